@@ -1,0 +1,76 @@
+"""Every error a user can meet, drawn as a tree; each kind knows its exit code.
+
+    GfsError                     1
+    +-- InputError               2   wrong usage, configuration or input (also a ValueError)
+    |   +-- ConfigError              a key or value of the configuration
+    |   +-- ShapeError               tensors that do not fit each other
+    |   +-- NonFiniteError           NaN or infinity; names neuron and sample
+    |   +-- DataError                a dataset that cannot be used
+    |   +-- CheckpointError          a checkpoint that cannot be read or does not fit
+    |   +-- RunFolderError           a run folder that exists, is foreign or has changed
+    +-- BudgetError              3   the budget cannot be met (also a ValueError)
+    +-- RunError                 1   the job failed (also a RuntimeError)
+        +-- WorkersLostError         workers died faster than they could be replaced
+        +-- PicksDifferError         a check that was asked for found other picks
+        +-- StorageError             a file could not be written (disk full, no permission)
+"""
+
+from __future__ import annotations
+
+
+class GfsError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class InputError(GfsError, ValueError):
+    """Something the user gave is wrong: the message names it, what was found, what is accepted."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A configuration key or value is unknown, of the wrong type or out of range."""
+
+
+class ShapeError(InputError):
+    """Tensors do not fit each other."""
+
+
+class NonFiniteError(InputError):
+    """NaN or infinity where numbers are needed."""
+
+
+class DataError(InputError):
+    """A dataset is missing, empty, one-class or malformed."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is missing, unreadable, unsafe or does not fit the network."""
+
+
+class RunFolderError(InputError):
+    """A run folder exists already, belongs to another configuration, or its inputs changed."""
+
+
+class BudgetError(GfsError, ValueError):
+    """The budget cannot be met; says the best that can be had."""
+
+    exit_code = 3
+
+
+class RunError(GfsError, RuntimeError):
+    """The job failed while it ran."""
+
+
+class WorkersLostError(RunError):
+    """Workers died faster than they could be replaced."""
+
+
+class PicksDifferError(RunError):
+    """Two searches that must agree picked differently."""
+
+
+class StorageError(RunError):
+    """A file could not be written."""

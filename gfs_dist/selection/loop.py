@@ -1,0 +1,159 @@
+"""Greedy forward selection, for one rank (Algorithm 1) or many (Algorithm 2 of the paper).
+
+Every rank runs this same loop. A step asks three questions: what is the best candidate that I
+own, which rank has the best, what does its pick change for me. The answers of the second are two
+reductions of 8 bytes: the smallest loss, then the lowest index that counts as tied with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gfs_dist.errors import InputError, NonFiniteError
+from gfs_dist.selection.communicator import Communicator, SingleRank
+from gfs_dist.selection.objective import Objective
+from gfs_dist.selection.partition import Partition
+from gfs_dist.selection.path import Path
+from gfs_dist.selection.stop import Stop
+from gfs_dist.selection.weights import NO_DECISION, decode, encode
+
+TIE = 1e-12
+REPLAY = 1e-9
+GAP_BATCH = 32
+
+
+def tie_tolerance(minimum: float, scale: float) -> float:
+    """How far above the minimum a loss still counts as tied with it.
+
+    ``1e-12 max(|minimum|, scale)``, with the loss of the empty network as scale: rounding of the
+    Gram form scales with the target's energy, not with what is left of it.
+    """
+    return TIE * max(abs(minimum), scale)
+
+
+def greedy(
+    objective: Objective,
+    stop: Stop,
+    communicator: Communicator | None = None,
+    partition: Partition | None = None,
+    *,
+    path: Path | None = None,
+    on_step: Callable[[Path], None] | None = None,
+) -> Path:
+    """Add the candidate that lowers the loss most, again and again (equations 9-11).
+
+        i_k = argmin_i L[(1 - g) u_{k-1} + g phi_i]     (ties: smallest i)
+        u_k = (1 - g_k) u_{k-1} + g_k phi_{i_k}         (uniform: g = 1/k, u_k the mean of picks)
+
+    Args:
+        objective: the loss, for the candidates this rank owns.
+        stop: when to end.
+        communicator: joins the ranks; None for a search by one rank.
+        partition: who owns what; None if this rank owns all.
+        path: picks already made (recovery): replayed, their losses compared, then continued.
+        on_step: called after every new pick, on every rank.
+
+    Returns:
+        The path, the same on every rank whatever the partition.
+
+    Raises:
+        InputError: a recorded loss is not what replaying its pick gives.
+        NonFiniteError: a score is NaN.
+    """
+    communicator = communicator or SingleRank()
+    partition = partition or Partition([torch.arange(objective.num_candidates)])
+    path = path or Path(objective.num_candidates)
+    gaps = _replay(objective, communicator, partition, path)
+
+    while not (reason := stop.after(path)):
+        k = len(path) + 1
+        scores = objective.scores()
+        own_best = float(scores.min()) if len(scores) else math.inf
+        if math.isnan(own_best):
+            raise NonFiniteError(f"rank {communicator.rank}, step {k}: a score is NaN")
+
+        best = float(communicator.minimum(torch.tensor([own_best], dtype=torch.float64)))
+        if math.isinf(best):
+            reason = "exhausted"
+            break
+        tied = scores <= best + tie_tolerance(best, objective.scale)
+        decision = communicator.minimum(torch.tensor([_proposal(objective, tied)]))
+        pick, code = decode(int(decision))
+        if reason := stop.before(path, pick):
+            break
+        step_size = objective.weights.decode(k, code)
+        if step_size == 0.0:
+            reason = "converged"
+            break
+
+        gaps.append(float(scores[~tied].min()) - best if not tied.all() else math.inf)
+        _add(objective, communicator, partition, pick, step_size, best)
+        path.append(pick, best, step_size)
+        if k % GAP_BATCH == 0:
+            _agree_on_gaps(communicator, path, gaps)
+        if on_step is not None:
+            on_step(path)
+
+    _agree_on_gaps(communicator, path, gaps)
+    path.stop_reason = reason
+    return path
+
+
+def _proposal(objective: Objective, tied: Tensor) -> int:
+    """The lowest own tied candidate with its step size, or what never wins a minimum."""
+    if not tied.any():
+        return NO_DECISION
+    pick = int(objective.own[int(tied.to(torch.uint8).argmax())])
+    return encode(pick, objective.step_size(pick))
+
+
+def _add(
+    objective: Objective,
+    communicator: Communicator,
+    partition: Partition,
+    pick: int,
+    step_size: float,
+    loss: float,
+    position: int | None = None,
+) -> None:
+    """Let every rank have what it needs of a pick, and add it where it is still missing."""
+    position = objective.position if position is None else position
+    column = objective.column(pick, position + 1)
+    if column is not None and communicator.num_ranks > 1:
+        column = communicator.share(column, partition.owner(pick))
+    if objective.position == position:
+        objective.add(pick, column, step_size, loss)
+
+
+def _replay(
+    objective: Objective, communicator: Communicator, partition: Partition, path: Path
+) -> list[float]:
+    """Bring every rank to the end of ``path``; a rank that is ahead of another only shares."""
+    behind = int(communicator.minimum(torch.tensor([objective.position])))
+    for position in range(behind, len(path)):
+        pick, loss = path.picks[position], path.loss[position]
+        mine = partition.owner(pick) == communicator.rank and objective.position == position
+        if mine and not abs((found := objective.score(pick)) - loss) <= REPLAY * max(
+            abs(loss), objective.scale
+        ):
+            raise InputError(
+                f"path: the recorded loss of pick {position + 1} (neuron {pick}) is {loss!r}, "
+                f"replaying it gives {found!r}; the data or the checkpoint has changed"
+            )
+        _add(objective, communicator, partition, pick, path.step_sizes[position], loss, position)
+    return [-math.inf] * (len(path) % GAP_BATCH)
+
+
+def _agree_on_gaps(communicator: Communicator, path: Path, gaps: list[float]) -> None:
+    """Reduce the gaps of the last steps, many in one message, and forget the own ones."""
+    if not gaps:
+        return
+    first = len(path) - len(gaps)
+    agreed = communicator.minimum(torch.tensor(gaps, dtype=torch.float64)).tolist()
+    for k, gap in enumerate(agreed, start=first):
+        path.gap[k] = gap if math.isfinite(gap) else path.gap[k]
+    gaps.clear()

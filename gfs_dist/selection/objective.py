@@ -1,0 +1,61 @@
+"""The first question of the search: how good is each candidate that I own?"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from gfs_dist.selection.weights import Weights
+
+
+class Objective(Protocol):
+    """One loss, built by one rank for the candidates it owns; holds the current output ``u``.
+
+    Attributes:
+        own: global indices of the candidates this rank owns, sorted, int64 (num_own,).
+        num_candidates: candidates of all ranks together.
+        weights: the rule that gives a pick its step size.
+        replacement: whether a candidate may be picked again.
+        scale: loss of the empty network; the unit of the tie tolerance.
+        position: picks added so far.
+    """
+
+    own: Tensor
+    num_candidates: int
+    weights: Weights
+    replacement: bool
+    scale: float
+    position: int
+
+    def scores(self) -> Tensor:
+        """Loss after adding each own candidate as the next pick: float64 (num_own,).
+
+        +inf for candidates that may not be picked. An objective that skips candidates gives
+        them a lower bound that lies above its own best score by more than the tie tolerance.
+        """
+        ...
+
+    def score(self, pick: int) -> float:
+        """Exact loss after adding one own candidate (global index) as the next pick."""
+        ...
+
+    def step_size(self, pick: int) -> float:
+        """Step size with which own candidate ``pick`` reaches its score; call after scores."""
+        ...
+
+    def column(self, pick: int, k: int) -> Tensor | None:
+        """What every rank needs of pick number ``k`` (counted from 1), or None.
+
+        The owner's tensor is filled, the others' is a buffer that receives it. Whether anything
+        travels depends on the path alone, so that all ranks agree.
+        """
+        ...
+
+    def add(self, pick: int, column: Tensor | None, step_size: float, loss: float) -> None:
+        """Make ``pick`` the next one: ``u <- (1 - step_size) u + step_size phi``, at ``loss``."""
+        ...
+
+    def loss(self) -> float:
+        """Loss of the current output."""
+        ...

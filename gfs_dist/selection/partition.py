@@ -1,0 +1,83 @@
+"""Who owns which candidates: disjoint, complete, any shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gfs_dist.errors import InputError
+
+KINDS = ("contiguous", "strided")
+
+
+class Partition:
+    """Candidates 0..n-1 divided among ranks; a part may be empty.
+
+    Args:
+        parts: one sequence of distinct candidate indices a rank; together each of 0..n-1 once.
+
+    Raises:
+        InputError: a candidate is missing, repeated or out of range; names the first one.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[int] | Tensor]) -> None:
+        self.parts = [torch.as_tensor(p, dtype=torch.int64).sort().values for p in parts]
+        self.num_candidates = sum(len(p) for p in self.parts)
+        self._owner = torch.full((self.num_candidates,), -1, dtype=torch.int64)
+        for rank, part in enumerate(self.parts):
+            outside = part[(part < 0) | (part >= self.num_candidates)]
+            if len(outside):
+                raise InputError(
+                    f"partition: part {rank} names candidate {int(outside[0])}, accepted each of "
+                    f"0 to {self.num_candidates - 1} once"
+                )
+            repeated = part[(self._owner[part] >= 0) | _repeats(part)]
+            if len(repeated):
+                raise InputError(
+                    f"partition: candidate {int(repeated[0])} is named twice, accepted once each"
+                )
+            self._owner[part] = rank
+
+    @classmethod
+    def contiguous(cls, num_candidates: int, num_ranks: int) -> Partition:
+        """Equal runs of neighbouring candidates; the first ranks take the remainder."""
+        return cls(list(torch.arange(num_candidates).tensor_split(num_ranks)))
+
+    @classmethod
+    def strided(cls, num_candidates: int, num_ranks: int) -> Partition:
+        """Rank r owns r, r + P, r + 2P, ..."""
+        return cls([torch.arange(r, num_candidates, num_ranks) for r in range(num_ranks)])
+
+    @property
+    def num_ranks(self) -> int:
+        return len(self.parts)
+
+    def owner(self, candidate: int) -> int:
+        """The rank that owns ``candidate``."""
+        return int(self._owner[candidate])
+
+    def over(self, num_ranks: int) -> Partition:
+        """The same division for another number of ranks: parts too many are shared out in turn."""
+        if num_ranks >= self.num_ranks:
+            empty = [torch.empty(0, dtype=torch.int64)] * (num_ranks - self.num_ranks)
+            return Partition([*self.parts, *empty])
+        kept = [[p] for p in self.parts[:num_ranks]]
+        for n, part in enumerate(self.parts[num_ranks:]):
+            for r in range(num_ranks):
+                kept[(n + r) % num_ranks].append(part[r::num_ranks])
+        return Partition([torch.cat(p) for p in kept])
+
+
+def _repeats(sorted_part: Tensor) -> Tensor:
+    repeats = torch.zeros(len(sorted_part), dtype=torch.bool)
+    repeats[1:] = sorted_part[1:] == sorted_part[:-1]
+    return repeats
+
+
+def make_partition(kind: str, num_candidates: int, num_ranks: int) -> Partition:
+    """A partition by name: one of ``KINDS``."""
+    if kind not in KINDS:
+        raise InputError(f"partition: found {kind!r}, accepted {', '.join(KINDS)}")
+    return getattr(Partition, kind)(num_candidates, num_ranks)
