@@ -1,0 +1,247 @@
+"""Lemma 1 of the paper, with its constants measured: a bound beside every path of a squared loss.
+
+All losses here are means over samples, ``||u - y||^2 / (2 m)``, and D^2 is divided by m too, so
+that the bound is on the scale of what the reports print (the paper sums over samples).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from gfs_dist.errors import NonFiniteError, ShapeError
+from gfs_dist.theory.arguments import at_least, whole_numbers
+from gfs_dist.theory.diameter import Tile, diameter_squared
+
+MEMORY_BYTES = 256 * 2**20
+MAX_PRODUCTS = 5e10
+LARGEST_TILE = 512
+
+
+def lemma1_bound(
+    k: ArrayLike, first_loss: float, diameter_squared: float, limit_loss: float
+) -> NDArray[np.float64]:
+    """Upper bound of the loss after ``k`` picks (equation 12).
+
+        L[u_k] <= L[u_1] / k  +  log(k) / (2 k) D^2  +  (k - 1) / k  L_N
+
+    Holds for squared loss, picks with replacement, and weights 1/k or by line search.
+
+    Args:
+        k: number of picks, at least 1; one number or an array of any shape.
+        first_loss: L[u_1], the loss after the first pick.
+        diameter_squared: D^2, the largest squared distance between two contributions divided by
+            the number of samples. A larger number gives a weaker bound that is still true.
+        limit_loss: L_N, the loss of the dense network (or of any average of its neurons).
+
+    Returns:
+        float64 of the shape of ``k``, in the units of the losses.
+
+    Raises:
+        InputError: k holds something other than whole numbers from 1, or a constant is negative,
+            NaN or infinite.
+
+    Source: PAPER Lemma 1 (arXiv:2108.00259).
+    """
+    steps = whole_numbers("k", k, least=1)
+    first = at_least("first_loss", first_loss, 0.0)
+    diameter = at_least("diameter_squared", diameter_squared, 0.0)
+    limit = at_least("limit_loss", limit_loss, 0.0)
+    bound: NDArray[np.float64] = (
+        first + 0.5 * np.log(steps) * diameter + (steps - 1) * limit
+    ) / steps
+    return bound
+
+
+def why_no_bound(objective: str, replacement: bool = True) -> str:
+    """Why Lemma 1 says nothing about a search; empty where it holds.
+
+    Args:
+        objective: name of the objective.
+        replacement: whether a neuron may be picked again.
+    """
+    if objective != "squared":
+        return f"Lemma 1 is proved for squared loss; it does not cover objective={objective}"
+    if not replacement:
+        return "Lemma 1 is proved for picks with replacement; it does not cover replacement=false"
+    return ""
+
+
+@dataclass(frozen=True)
+class Lemma1Constants:
+    """What Lemma 1 needs of one network on one dataset, per sample.
+
+    Attributes:
+        first_loss: smallest loss of a single neuron, L[u_1].
+        diameter_squared: D^2 / m, or an upper bound of it.
+        dense_loss: loss of the average of all neurons, L_N.
+        exact: whether ``diameter_squared`` is the diameter itself; if not, it is an upper bound.
+    """
+
+    first_loss: float
+    diameter_squared: float
+    dense_loss: float
+    exact: bool
+
+    def bound(self, num_steps: int) -> list[float]:
+        """The bound after 1, 2, ..., ``num_steps`` picks."""
+        steps = np.arange(1, num_steps + 1)
+        values = lemma1_bound(steps, self.first_loss, self.diameter_squared, self.dense_loss)
+        return [float(value) for value in values]
+
+    def row(self, num_steps: int) -> dict[str, Any]:
+        """The ``theory`` entry of a report's result, for a path of ``num_steps`` picks."""
+        return {
+            "bound": self.bound(num_steps),
+            "diameter_squared": self.diameter_squared,
+            "exact": self.exact,
+            "first_loss": self.first_loss,
+            "dense_loss": self.dense_loss,
+        }
+
+
+def lemma1_constants(
+    contributions: Tensor | NDArray[Any] | Tile,
+    target: Tensor | NDArray[Any],
+    *,
+    num_neurons: int | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+    max_products: float = MAX_PRODUCTS,
+) -> Lemma1Constants:
+    """Measure the constants of Lemma 1 in float64.
+
+    One pass over all contributions gives both losses and the distances from a centre; the
+    diameter is then searched among the neurons farthest out (see ``diameter.py``). The search
+    is exact unless it would cost more than ``max_products`` multiply-adds; then the result holds
+    an upper bound, at most 4 times the largest squared distance from the centre, and says so.
+
+    Args:
+        contributions: (samples, neurons) or (samples, neurons, outputs); or a function that
+            gives the contributions of the neurons in an int64 tensor as (len(neurons), samples)
+            (what ``TwoLayer.contributions`` gives), for networks too large to hold at once.
+        target: (samples,) or (samples, outputs).
+        num_neurons: how many neurons there are, if ``contributions`` is a function.
+        memory_bytes: memory for tiles of contributions (at least a tile of one neuron is held).
+        max_products: multiply-adds allowed for the search of the farthest pair; the default is
+            a few seconds of one core, and enough for all pairs of 5,000 neurons x 4,000 samples.
+
+    Raises:
+        ShapeError: contributions do not fit the target, or are empty.
+        NonFiniteError: NaN or infinity; names neuron and sample.
+    """
+    goal = torch.as_tensor(target).to(torch.float64)
+    tile, n = _as_tiles(contributions, goal, num_neurons)
+    m, flat = goal.shape[0], goal.reshape(-1)
+    tile_size = max(1, min(LARGEST_TILE, n, memory_bytes // (6 * 8 * flat.numel())))
+    if not bool(torch.isfinite(flat).all()):
+        sample = int((~torch.isfinite(flat)).nonzero()[0]) * m // flat.numel()
+        raise NonFiniteError(f"target: found NaN or infinity at sample {sample}")
+
+    # Any centre is allowed; the mean of neurons spread over the network is near the middle.
+    spread = torch.linspace(0, n - 1, tile_size, dtype=torch.float64).to(torch.int64)
+    centre = tile(spread).mean(0)
+    total, first, radii = torch.zeros_like(flat), math.inf, []
+    for neurons in torch.arange(n).tensor_split(range(tile_size, n, tile_size)):
+        rows = tile(neurons)
+        _refuse_non_finite(rows, neurons, flat.numel() // m)
+        total += rows.sum(0)
+        first = min(first, float(((rows - flat) ** 2).sum(1).min()))
+        radii.append(((rows - centre) ** 2).sum(1).sqrt())
+
+    widest, exact = diameter_squared(
+        tile, centre, torch.cat(radii), tile_size=tile_size, max_products=max_products
+    )
+    dense = float(((total / n - flat) ** 2).sum())
+    return Lemma1Constants(first / (2 * m), widest / m, dense / (2 * m), exact)
+
+
+def sparsity_for_tolerance(
+    tolerance: float, diameter_squared: float, first_excess: float = 0.0
+) -> int:
+    """Picks after which Lemma 1 promises a loss of at most dense loss + ``tolerance``.
+
+    The smallest k from which on ``(first_excess + log(k)/2 D^2) / k <= tolerance``. For
+    ``first_excess = 0`` and C = D^2/2 this is the paper's ``k = -(C/e) W_{-1}(-e/C)`` rounded up,
+    with e the tolerance and W_{-1} the lower branch of the Lambert function: O(1/e log 1/e)
+    neurons. Measured paths need far fewer.
+
+    Args:
+        tolerance: accepted loss above the dense loss, larger than 0.
+        diameter_squared: D^2 per sample.
+        first_excess: L[u_1] - L_N, at least 0.
+
+    Raises:
+        InputError: an argument is out of its range.
+
+    Source: PAPER Theorem 1 and its corollary.
+    """
+    accepted = at_least("tolerance", tolerance, 0.0, above=True)
+    constant = at_least("diameter_squared", diameter_squared, 0.0) / 2
+    excess = at_least("first_excess", first_excess, 0.0)
+
+    def promised(k: int) -> bool:
+        return excess + constant * math.log(k) <= accepted * k
+
+    # log(k)/k rises up to e and falls after it; adding excess/k only moves the peak to the left.
+    low, high = 0, 3
+    while not promised(high):
+        low, high = high, 2 * high
+    if low == 0:
+        return next(k for k in (1, 2, 3) if all(promised(j) for j in range(k, 4)))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if promised(middle) else (middle, high)
+    return high
+
+
+def _as_tiles(
+    contributions: Tensor | NDArray[Any] | Tile, target: Tensor, num_neurons: int | None
+) -> tuple[Tile, int]:
+    """One way to ask for contributions: float64 (len(neurons), samples * outputs)."""
+    if target.dim() not in (1, 2) or target.numel() == 0:
+        raise ShapeError(
+            f"target: found shape {tuple(target.shape)}, accepted (samples,) or "
+            "(samples, outputs), not empty"
+        )
+    if callable(contributions):
+        if num_neurons is None or num_neurons < 1:
+            raise ShapeError(
+                f"num_neurons: found {num_neurons}, accepted a number from 1 "
+                "(needed because contributions is a function)"
+            )
+        make = contributions
+        return lambda neurons: _fitted(make(neurons), neurons, target), num_neurons
+
+    held = torch.as_tensor(contributions)
+    expected = (target.shape[0], *target.shape[1:])
+    if held.dim() != target.dim() + 1 or (held.shape[0], *held.shape[2:]) != expected:
+        raise ShapeError(
+            f"contributions: found shape {tuple(held.shape)}, accepted (samples, neurons, ...) "
+            f"to fit a target of shape {tuple(target.shape)}"
+        )
+    if held.shape[1] == 0:
+        raise ShapeError("contributions: found 0 neurons, accepted at least 1")
+    return lambda neurons: _fitted(held[:, neurons].transpose(0, 1), neurons, target), held.shape[1]
+
+
+def _fitted(rows: Tensor, neurons: Tensor, target: Tensor) -> Tensor:
+    """A tile in float64, one neuron a row; refused if the function gave another shape."""
+    expected = (len(neurons), *target.shape)
+    if rows.shape != expected:
+        raise ShapeError(f"contributions: the function gave {tuple(rows.shape)}, not {expected}")
+    return rows.detach().to(torch.float64).reshape(len(neurons), -1)
+
+
+def _refuse_non_finite(rows: Tensor, neurons: Tensor, outputs: int) -> None:
+    if not bool(torch.isfinite(rows).all()):
+        row, number = (~torch.isfinite(rows)).nonzero()[0].tolist()
+        raise NonFiniteError(
+            f"contributions: found NaN or infinity at neuron {int(neurons[row])}, "
+            f"sample {number // outputs}"
+        )

@@ -1,0 +1,135 @@
+"""How much pre-training is enough: Theorem 3 and the spectrum it depends on (Definition 1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from gfs_dist.errors import InputError, NonFiniteError, ShapeError
+from gfs_dist.theory.arguments import at_least, whole_numbers
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Extreme singular values of the hidden outputs ``act(X A_0')`` at initialisation.
+
+    Attributes:
+        smallest: alpha, the smallest singular value.
+        largest: beta, the largest one.
+        num_samples, num_neurons: shape of the matrix.
+    """
+
+    smallest: float
+    largest: float
+    num_samples: int
+    num_neurons: int
+
+    @property
+    def condition_number(self) -> float:
+        """kappa = beta / alpha; infinite if alpha is 0 (fewer neurons than samples, or ties)."""
+        return self.largest / self.smallest if self.smallest > 0 else math.inf
+
+    def step_share(self, lr: float) -> float:
+        """Share that ``lr`` is of the largest step the theory allows, N^2 / beta^2.
+
+        ``lr`` multiplies the gradient of the mean loss, as everywhere in gfs-dist; the paper's
+        step, for the summed loss, is ``lr`` divided by the number of samples.
+        """
+        step = at_least("lr", lr, 0.0, above=True) / self.num_samples
+        return step * self.largest**2 / self.num_neurons**2
+
+
+def initial_spectrum(hidden: Tensor | NDArray[Any]) -> Spectrum:
+    """Singular values of Definition 1.
+
+    Args:
+        hidden: ``act(X A_0')``, (samples, neurons): the hidden layer's outputs at initialisation,
+            without the output weights. Computed in float64.
+
+    Raises:
+        ShapeError: not a matrix, or empty.
+        NonFiniteError: NaN or infinity.
+
+    Source: PAPER Definition 1.
+    """
+    matrix = torch.as_tensor(hidden).detach().to(torch.float64)
+    if matrix.dim() != 2 or matrix.numel() == 0:
+        raise ShapeError(
+            f"hidden: found shape {tuple(matrix.shape)}, accepted (samples, neurons), not empty"
+        )
+    if not bool(torch.isfinite(matrix).all()):
+        raise NonFiniteError("hidden: found NaN or infinity, accepted finite numbers")
+    num_samples, num_neurons = matrix.shape
+    values = torch.linalg.svdvals(matrix)
+    # Definition 1 takes all m directions of the output: with fewer neurons some are never reached.
+    smallest = float(values[-1]) if num_neurons >= num_samples else 0.0
+    return Spectrum(smallest, float(values[0]), num_samples, num_neurons)
+
+
+def pretraining_threshold(
+    k: ArrayLike,
+    initial_loss: float,
+    condition_number: float,
+    *,
+    step_share: float = 1.0,
+    rate_constant: float = 1.0,
+    loss_constant: float = 1.0,
+    sparsity_constant: float = 1.0,
+) -> NDArray[np.float64]:
+    """Iterations of pre-training after which the dense loss no longer limits ``k`` picks.
+
+        t >= log( c' k L(0) / (C log k) ) / -log(1 - c s / kappa^2)   ~  kappa^2 / (c s) log k
+
+    (equation 18 with the loss as mean over samples, which cancels the number of samples, and the
+    step as share ``s`` of its largest value N^2/beta^2, which cancels the width). Before it,
+    picking more neurons is not promised to help: pre-training was too short.
+
+    The paper does not give c, c' and C: with their defaults of 1 the numbers show how the
+    threshold moves with k, kappa and the step, not where it lies.
+
+    Args:
+        k: picks, at least 2; one number or an array of any shape.
+        initial_loss: mean loss at initialisation, larger than 0.
+        condition_number: kappa of Definition 1, at least 1 (``initial_spectrum``).
+        step_share: s, in (0, 1] (``Spectrum.step_share``).
+        rate_constant: c of the linear rate of gradient descent, larger than 0.
+        loss_constant: c' before the dense loss, larger than 0.
+        sparsity_constant: C before the terms in log(k)/k, larger than 0.
+
+    Returns:
+        float64 of the shape of ``k``, iterations, at least 0; infinite where kappa is.
+
+    Raises:
+        InputError: an argument is out of its range.
+
+    Source: PAPER Theorem 3.
+    """
+    steps = whole_numbers("k", k, least=2)
+    loss = at_least("initial_loss", initial_loss, 0.0, above=True)
+    if not condition_number >= 1:
+        raise InputError(f"condition_number: found {condition_number}, accepted numbers from 1")
+    share = at_least("step_share", step_share, 0.0, above=True)
+    if share > 1:
+        raise InputError(
+            f"step_share: found {share:g}, accepted numbers above 0 up to 1; the theory says "
+            "nothing about larger steps"
+        )
+    rate = at_least("rate_constant", rate_constant, 0.0, above=True)
+    ratio = at_least("loss_constant", loss_constant, 0.0, above=True) / at_least(
+        "sparsity_constant", sparsity_constant, 0.0, above=True
+    )
+    needed = np.maximum(0.0, np.log(ratio * steps * loss / np.log(steps)))
+    contraction = rate * share / condition_number**2
+    if contraction == 0.0:
+        per_iteration = math.inf
+    else:
+        per_iteration = 1.0 / -math.log1p(-contraction) if contraction < 1.0 else 0.0
+    threshold: NDArray[np.float64] = np.zeros_like(needed)
+    np.multiply(needed, per_iteration, out=threshold, where=needed > 0)
+    return threshold
