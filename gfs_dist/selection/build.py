@@ -1,0 +1,107 @@
+"""From names (loss, method, weights) to the objective of one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gfs_dist.errors import InputError
+from gfs_dist.selection.columns import METHODS, Panel, choose_method, make_columns
+from gfs_dist.selection.contributions import Contributions, check_target
+from gfs_dist.selection.exhaustive import Exhaustive
+from gfs_dist.selection.loop import tie_tolerance
+from gfs_dist.selection.losses import make_loss
+from gfs_dist.selection.objective import Objective
+from gfs_dist.selection.screened import Screened
+from gfs_dist.selection.squared import Squared
+from gfs_dist.selection.weights import WEIGHTS
+
+LOSSES = ("squared", "bce", "cross_entropy")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to search for; plain words, the same on every rank.
+
+    Attributes:
+        loss: one of ``LOSSES``.
+        method: squared: ``panel``, ``lazy``, ``streaming``, ``exhaustive``; others:
+            ``screened``, ``exhaustive``. ``auto`` is settled by :func:`settle` before ranks
+            start, since all of them must use the same.
+        weights: ``uniform`` or ``line_search``.
+        replacement: whether a candidate may be picked again.
+    """
+
+    loss: str = "squared"
+    method: str = "auto"
+    weights: str = "uniform"
+    replacement: bool = True
+
+    def __post_init__(self) -> None:
+        methods = ("auto", *(METHODS if self.loss == "squared" else ("screened",)), "exhaustive")
+        for name, found, accepted in (
+            ("loss", self.loss, LOSSES),
+            ("weights", self.weights, tuple(WEIGHTS)),
+            ("method", self.method, methods),
+        ):
+            if found not in accepted:
+                raise InputError(f"{name}: found {found!r}, accepted {', '.join(accepted)}")
+
+
+def settle(
+    recipe: Recipe, source: Contributions, num_ranks: int, steps: int, memory_bytes: int
+) -> tuple[Recipe, str]:
+    """The recipe with ``auto`` replaced by a method, and why."""
+    method, reason = recipe.method, f"{recipe.method}: as asked"
+    if method == "auto" and recipe.loss == "squared":
+        method, reason = choose_method(source, num_ranks, steps, memory_bytes)
+    elif method == "auto":
+        method, reason = "screened", "screened: exact, most candidates are ruled out by bounds"
+    return Recipe(recipe.loss, method, recipe.weights, recipe.replacement), reason
+
+
+def make_objective(
+    recipe: Recipe,
+    source: Contributions,
+    target: Tensor,
+    own: Tensor,
+    tick: Callable[[], None] = lambda: None,
+) -> Objective:
+    """The objective of a rank that owns ``own`` (int64, sorted).
+
+    Args:
+        recipe: a settled one.
+        source: contributions of all candidates.
+        target: (samples,) or (samples, outputs); class numbers (samples,) for cross_entropy.
+        tick: called after every tile of the set-up, to show that it goes on.
+
+    Raises:
+        ShapeError, NonFiniteError, InputError: as the message says.
+    """
+    weights = WEIGHTS[recipe.weights]
+    if recipe.loss == "cross_entropy":
+        flat = target.reshape(-1).to(source.device, torch.float64)
+    else:
+        flat = check_target(target, source)
+    if recipe.loss == "squared" and recipe.method in METHODS:
+        columns = make_columns(recipe.method, source, flat, own, tick)
+        energy = float(flat.square().sum()) / source.num_samples
+        return Squared(columns, energy, weights, recipe.replacement)
+    loss = make_loss(recipe.loss, flat, source.num_samples, source.num_outputs)
+    if recipe.method == "screened":
+        return Screened(source, loss, own, weights, recipe.replacement, tie_tolerance, tick)  # type: ignore[arg-type]
+    assert recipe.method == "exhaustive", f"method {recipe.method!r} is not settled"
+    return Exhaustive(source, loss, own, weights, recipe.replacement, tick)
+
+
+def moments_objective(
+    recipe: Recipe, gram: Tensor, correlation: Tensor, energy: float, own: Tensor
+) -> Objective:
+    """The squared objective from moments divided by the number of samples."""
+    columns = Panel.of_moments(gram.double(), correlation.double(), own)
+    if not energy >= 0 or energy == torch.inf:
+        raise InputError(f"energy: found {energy}, accepted a finite number of 0 or more")
+    return Squared(columns, energy, WEIGHTS[recipe.weights], recipe.replacement)

@@ -1,0 +1,269 @@
+"""Three exact ways to come by a Gram column, and the rule that chooses one.
+
+m numbers a contribution, n candidates, P ranks, s distinct picks; q the cost of making a number
+of a contribution again (1 if it is read):
+
+    method      set-up        memory              a step
+    panel       m n n/P       n n/P and a tile    n/P
+    lazy        m n/P         (m + s) n/P         m n/P for a new pick, else n/P
+    streaming   q m n/P       m + 3 n/P, a tile   q m n/P
+
+All sums are float64, whatever the contributions are held in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gfs_dist.errors import InputError, NonFiniteError, ShapeError
+from gfs_dist.selection.contributions import (
+    TILE_NUMBERS,
+    Contributions,
+    check_finite,
+    chunks,
+    hold,
+)
+
+METHODS = ("panel", "lazy", "streaming")
+
+
+class Columns(Protocol):
+    """Moments of the own candidates, divided by the number of samples; float64.
+
+    Attributes:
+        own: global indices, int64 (num_own,).
+        diagonal: ``|phi_i|^2`` (num_own,).
+        correlation: ``<phi_i, y>`` (num_own,).
+    """
+
+    num_candidates: int
+    own: Tensor
+    diagonal: Tensor
+    correlation: Tensor
+
+    def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
+        """What others need of a pick (its contribution), a buffer for it, or None."""
+        ...
+
+    def gram(self, pick: int, column: Tensor | None) -> tuple[Tensor, float]:
+        """``G_:j`` of the own candidates and ``p_j`` of pick j."""
+        ...
+
+
+class Panel:
+    """All Gram columns are there: ``gram`` (n, num_own) and ``correlation`` (n,), divided by m."""
+
+    def __init__(self, gram: Tensor, correlation: Tensor, own: Tensor) -> None:
+        self.num_candidates, self.own = len(gram), own
+        self._gram, self._all_correlation = gram, correlation
+        index = own.to(gram.device)
+        self.diagonal = gram[index, torch.arange(len(own), device=gram.device)]
+        self.correlation = correlation[index]
+
+    @classmethod
+    def of_moments(cls, gram: Tensor, correlation: Tensor, own: Tensor) -> Panel:
+        """From moments of all candidates: gram (n, n), correlation (n,).
+
+        Raises:
+            ShapeError: gram is not square and symmetric, or correlation does not fit it.
+            NonFiniteError: an entry is NaN or infinite.
+        """
+        check_moments(gram, correlation)
+        whole = len(own) == len(gram)
+        return cls(gram if whole else gram[:, own.to(gram.device)], correlation, own)
+
+    @classmethod
+    def of_contributions(
+        cls, source: Contributions, target: Tensor, own: Tensor, tick: Callable[[], None]
+    ) -> Panel:
+        """Every contribution is made or received once, by every rank."""
+        n, device, width = source.num_candidates, source.device, source.num_outputs
+        gram = torch.zeros(n, len(own), dtype=torch.float64, device=device)
+        correlation = torch.zeros(n, dtype=torch.float64, device=device)
+        index = None if len(own) == n else own.to(device)
+        for start, stop in chunks(source):
+            tile = source.tile(None, start, stop).to(torch.float64)
+            check_finite(tile, tile.square().sum(1), None, start, width)
+            gram.addmm_(tile, (tile if index is None else tile[index]).T)
+            correlation.addmv_(tile, target[start * width : stop * width])
+            tick()
+        return cls(gram.div_(source.num_samples), correlation.div_(source.num_samples), own)
+
+    def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
+        return None
+
+    def gram(self, pick: int, column: Tensor | None) -> tuple[Tensor, float]:
+        return self._gram[pick], float(self._all_correlation[pick])
+
+
+def check_moments(gram: Tensor, correlation: Tensor) -> None:
+    """Refuse moments that cannot be ``A'A / m`` and ``A'y / m``."""
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or len(gram) == 0:
+        raise ShapeError(f"gram: found shape {tuple(gram.shape)}, accepted (neurons, neurons)")
+    if correlation.shape != gram.shape[:1]:
+        raise ShapeError(
+            f"correlation: found shape {tuple(correlation.shape)}, accepted ({len(gram)},) "
+            "to fit gram"
+        )
+    for name, values in (("gram", gram), ("correlation", correlation)):
+        bad = (~torch.isfinite(values)).nonzero()
+        if len(bad):
+            place = bad[0].tolist()
+            raise NonFiniteError(f"{name}: entry {place} is not finite, accepted finite numbers")
+    if not torch.allclose(gram, gram.T, rtol=1e-9, atol=1e-12 * float(gram.abs().max())):
+        raise ShapeError("gram: found a matrix that is not symmetric, accepted A'A / m")
+
+
+class _FromContributions:
+    """What lazy and streaming share: own moments, and products with a contribution."""
+
+    def __init__(
+        self, source: Contributions, target: Tensor, own: Tensor, tick: Callable[[], None]
+    ) -> None:
+        self.num_candidates, self.own = source.num_candidates, own
+        self._source, self._target = source, target
+        self._rows = self._held(tick)
+        self.diagonal = self._empty()
+        self.correlation = self._empty()
+        width = source.num_outputs
+        for start, stop in chunks(source):
+            tile = self._tile(start, stop).to(torch.float64)
+            squares = tile.square().sum(1)
+            check_finite(tile, squares, own, start, width)
+            self.diagonal += squares
+            self.correlation.addmv_(tile, target[start * width : stop * width])
+            tick()
+        self.diagonal /= source.num_samples
+        self.correlation /= source.num_samples
+
+    def _held(self, tick: Callable[[], None]) -> Tensor | None:
+        return None
+
+    def _empty(self) -> Tensor:
+        return torch.zeros(len(self.own), dtype=torch.float64, device=self._source.device)
+
+    def _tile(self, start: int, stop: int) -> Tensor:
+        if self._rows is not None:
+            width = self._source.num_outputs
+            return self._rows[:, start * width : stop * width]
+        everything = len(self.own) == self.num_candidates
+        return self._source.tile(None if everything else self.own, start, stop)
+
+    def _contribution(self, pick: int, place: int | None) -> Tensor:
+        """The contribution of an own pick, or a buffer to receive another's."""
+        source = self._source
+        if place is None:
+            length = source.num_samples * source.num_outputs
+            return torch.empty(length, dtype=source.dtype, device=source.device)
+        if self._rows is not None:
+            return self._rows[place].contiguous()
+        return source.tile(torch.tensor([pick]), 0, source.num_samples)[0].contiguous()
+
+    def _products(self, contribution: Tensor) -> Tensor:
+        """``<phi_i, contribution> / m`` for all own candidates."""
+        vector = contribution.to(torch.float64)
+        if self._rows is not None and self._rows.dtype == torch.float64:
+            return self._rows.mv(vector).div_(self._source.num_samples)
+        sums, width = self._empty(), self._source.num_outputs
+        for start, stop in chunks(self._source):
+            tile = self._tile(start, stop).to(torch.float64)
+            sums.addmv_(tile, vector[start * width : stop * width])
+        return sums.div_(self._source.num_samples)
+
+    def _target_product(self, contribution: Tensor) -> float:
+        vector = contribution.to(torch.float64)
+        return float(vector.dot(self._target)) / self._source.num_samples
+
+
+class Lazy(_FromContributions):
+    """Own contributions are held; a column is computed once, when its candidate is first picked."""
+
+    def __init__(
+        self, source: Contributions, target: Tensor, own: Tensor, tick: Callable[[], None]
+    ) -> None:
+        super().__init__(source, target, own, tick)
+        self._known: dict[int, tuple[Tensor, float]] = {}
+
+    def _held(self, tick: Callable[[], None]) -> Tensor | None:
+        return hold(self._source, self.own, tick)
+
+    def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
+        return self._contribution(pick, place) if first else None
+
+    def gram(self, pick: int, column: Tensor | None) -> tuple[Tensor, float]:
+        if pick not in self._known:
+            assert column is not None, "a first pick travels with its contribution"
+            self._known[pick] = self._products(column), self._target_product(column)
+        return self._known[pick]
+
+
+class Streaming(_FromContributions):
+    """Nothing is held: a column is computed from tiles read or made again at every step."""
+
+    def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
+        return self._contribution(pick, place)
+
+    def gram(self, pick: int, column: Tensor | None) -> tuple[Tensor, float]:
+        assert column is not None, "a pick travels with its contribution"
+        return self._products(column), self._target_product(column)
+
+
+def make_columns(
+    method: str,
+    source: Contributions,
+    target: Tensor,
+    own: Tensor,
+    tick: Callable[[], None] = lambda: None,
+) -> Columns:
+    """Columns by name: one of ``METHODS``."""
+    kinds: dict[str, Callable[..., Columns]] = {
+        "panel": Panel.of_contributions,
+        "lazy": Lazy,
+        "streaming": Streaming,
+    }
+    if method not in kinds:
+        raise InputError(f"method: found {method!r}, accepted auto, {', '.join(METHODS)}")
+    return kinds[method](source, target, own, tick)
+
+
+def choose_method(
+    source: Contributions, num_ranks: int, steps: int, memory_bytes: int
+) -> tuple[str, str]:
+    """The method with the least work among those that fit, and the reason as a sentence.
+
+    Work in multiply-adds a rank: panel ``m n n/P``; lazy ``m n/P (s + 2)`` with s the picks that
+    may be distinct, ``min(steps, n)``; streaming ``q m n/P (steps + 2)``. Memory a rank: panel
+    ``8 n n/P`` bytes and a tile, lazy ``b m n/P + 8 s n/P`` (b: bytes a held number), streaming
+    ``8 m`` and a tile. Streaming always counts as fitting.
+
+    Args:
+        memory_bytes: what one rank may use.
+    """
+    n, m = source.num_candidates, source.num_samples * source.num_outputs
+    own = -(-n // num_ranks)
+    s = min(steps, n)
+    tile = 8 * 2 * max(TILE_NUMBERS, 64 * n * source.num_outputs)
+    work = {
+        "panel": m * n * own,
+        "lazy": m * own * (s + 2),
+        "streaming": source.remake_cost * m * own * (steps + 2),
+    }
+    memory = {
+        "panel": 8 * n * own + tile,
+        "lazy": source.dtype.itemsize * m * own + 8 * s * own + tile,
+        "streaming": 8 * m + 24 * own + tile,
+    }
+    fitting = [name for name in METHODS if memory[name] <= memory_bytes] or ["streaming"]
+    best = min(fitting, key=work.__getitem__)
+    left_out = [name for name in METHODS if name not in fitting]
+    reason = (
+        f"{best}: {work[best]:.2g} multiply-adds and {memory[best] / 2**20:,.0f} MiB a rank, the "
+        f"least work within {memory_bytes / 2**20:,.0f} MiB"
+    )
+    if left_out:
+        reason += f" ({' and '.join(left_out)} would not fit)"
+    return best, reason

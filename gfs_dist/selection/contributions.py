@@ -1,0 +1,152 @@
+"""What each candidate adds to the output, read or made tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gfs_dist.errors import NonFiniteError, ShapeError
+
+TILE_NUMBERS = 2**22
+
+
+class Contributions(Protocol):
+    """The matrix of contributions, candidates in rows; nobody has to hold it as a whole.
+
+    Attributes:
+        num_candidates: rows.
+        num_samples: samples the loss averages over.
+        num_outputs: outputs a sample has; a row holds ``num_samples * num_outputs`` numbers,
+            sample by sample.
+        dtype: float32 or float64, in which tiles come.
+        device: where tiles come.
+        remake_cost: multiply-adds to make one number of a tile again (1 if it is read).
+    """
+
+    num_candidates: int
+    num_samples: int
+    num_outputs: int
+    dtype: torch.dtype
+    device: torch.device
+    remake_cost: int
+
+    def tile(self, candidates: Tensor | None, start: int, stop: int) -> Tensor:
+        """Rows ``candidates`` (None: all) over samples start..stop-1; may be a view."""
+        ...
+
+
+class ArrayContributions:
+    """Contributions that are there as a tensor (samples, candidates[, outputs]), never copied."""
+
+    remake_cost = 1
+
+    def __init__(self, tensor: Tensor) -> None:
+        if tensor.ndim not in (2, 3) or 0 in tensor.shape:
+            raise ShapeError(
+                f"contributions: found shape {tuple(tensor.shape)}, accepted (samples, neurons) "
+                "or (samples, neurons, outputs), none of them empty"
+            )
+        self._tensor = tensor
+        self.num_samples, self.num_candidates = tensor.shape[:2]
+        self.num_outputs = tensor.shape[2] if tensor.ndim == 3 else 1
+        self.dtype, self.device = tensor.dtype, tensor.device
+
+    def tile(self, candidates: Tensor | None, start: int, stop: int) -> Tensor:
+        part = self._tensor[start:stop]
+        if candidates is not None:
+            part = part.index_select(1, candidates.to(self.device))
+        if part.ndim == 2:
+            return part.T
+        return part.transpose(0, 1).reshape(part.shape[1], -1)
+
+
+def chunks(source: Contributions) -> Iterator[tuple[int, int]]:
+    """Fixed runs of samples, whatever the partition: (start, stop) in order.
+
+    A tile of all candidates over one run holds about ``TILE_NUMBERS`` numbers.
+    """
+    width = source.num_candidates * source.num_outputs
+    size = max(64, min(4096, TILE_NUMBERS // width))
+    for start in range(0, source.num_samples, size):
+        yield start, min(start + size, source.num_samples)
+
+
+def hold(source: Contributions, own: Tensor, tick: Callable[[], None]) -> Tensor:
+    """The rows of ``own`` as one tensor; a view where the source has it that way already."""
+    if len(own) == source.num_candidates:
+        whole = source.tile(None, 0, source.num_samples) if source.remake_cost == 1 else None
+        if whole is not None:
+            return whole
+    length = source.num_samples * source.num_outputs
+    rows = torch.empty(len(own), length, dtype=source.dtype, device=source.device)
+    for start, stop in chunks(source):
+        rows[:, start * source.num_outputs : stop * source.num_outputs] = source.tile(
+            own, start, stop
+        )
+        tick()
+    return rows
+
+
+def check_finite(
+    tile: Tensor, square_sums: Tensor, candidates: Tensor | None, start: int, num_outputs: int
+) -> None:
+    """Refuse NaN and infinity, naming neuron and sample, once sums of squares show them."""
+    bad = ~torch.isfinite(square_sums)
+    if not bad.any():
+        return
+    row = int(bad.to(torch.uint8).argmax())
+    neuron = row if candidates is None else int(candidates[row])
+    places = (~torch.isfinite(tile[row])).nonzero()
+    if len(places) == 0:
+        raise NonFiniteError(
+            f"contributions: neuron {neuron} holds {float(tile[row].abs().max()):.3g}, whose "
+            "square overflows; accepted are magnitudes below 1e150"
+        )
+    sample = start + int(places[0]) // num_outputs
+    value = float(tile[row].reshape(-1)[int(places[0])])
+    raise NonFiniteError(
+        f"contributions: neuron {neuron}, sample {sample} holds {value}, accepted finite numbers"
+    )
+
+
+def check_target(target: Tensor, source: Contributions) -> Tensor:
+    """The target as float64 (samples * outputs,) on the device of the contributions."""
+    accepted = (source.num_samples, source.num_outputs)
+    shapes = [accepted, accepted[:1]] if source.num_outputs == 1 else [accepted]
+    if tuple(target.shape) not in shapes:
+        raise ShapeError(
+            f"target: found shape {tuple(target.shape)}, accepted {shapes[-1]} to fit the "
+            f"contributions of {source.num_samples} samples"
+        )
+    flat = target.reshape(-1).to(torch.float64)
+    bad = (~torch.isfinite(flat)).nonzero()
+    if len(bad):
+        place = int(bad[0])
+        raise NonFiniteError(
+            f"target: sample {place // source.num_outputs} holds {float(flat[place])}, "
+            "accepted finite numbers"
+        )
+    return flat.to(source.device)
+
+
+def as_tensor(name: str, values: Any) -> Tensor:
+    """A tensor from a tensor or numpy array without copying; float32 and float64 stay as they are.
+
+    Raises:
+        TypeError: ``values`` is neither; ``name`` is the argument the message names.
+    """
+    if not isinstance(values, Tensor):
+        if not hasattr(values, "__array__"):
+            raise TypeError(
+                f"{name}: found {type(values).__name__}, accepted a torch tensor or numpy array"
+            )
+        values = torch.as_tensor(values.__array__())
+    values = values.detach()
+    if values.is_complex() or values.dtype == torch.bool:
+        raise TypeError(f"{name}: found {values.dtype}, accepted real numbers")
+    if values.dtype not in (torch.float32, torch.float64):
+        values = values.to(torch.float64)
+    return values
