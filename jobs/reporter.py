@@ -1,0 +1,64 @@
+"""What a job tells while it works. Who listens (a terminal, a log, nobody) is not its business."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+
+class PlannedOnly(Exception):  # noqa: N818 - not an error
+    """Raised by :meth:`Reporter.plan` where the user wanted the plan alone (``--dry-run``)."""
+
+
+class Reporter(Protocol):
+    """Called by jobs, in this order: plan, run_folder, (phase, step ..., note) ..., table, next."""
+
+    def plan(self, lines: Sequence[str]) -> None:
+        """What is about to be done, before anything is written or any worker is started.
+
+        Raises:
+            PlannedOnly: the job ends here.
+        """
+
+    def run_folder(self, folder: Path) -> None:
+        """The run folder exists now: an interrupted run can be resumed from it."""
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """A new phase begins; ``total`` steps at most, None if that is not known."""
+
+    def step(
+        self, done: int, loss: float | None = None, kept: int | None = None, **facts: object
+    ) -> None:
+        """``done`` steps of the phase are finished. Cheap: may be called for every step."""
+
+    def note(self, line: str) -> None:
+        """Something worth a line of its own: a lost worker, a method chosen."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """A result; numbers as numbers, None where there is no value."""
+
+    def next(self, commands: Sequence[str]) -> None:
+        """The commands that make sense now."""
+
+
+class Silent:
+    """A reporter that nobody listens to."""
+
+    def plan(self, lines: Sequence[str]) -> None: ...
+
+    def run_folder(self, folder: Path) -> None: ...
+
+    def phase(self, name: str, total: int | None = None) -> None: ...
+
+    def step(
+        self, done: int, loss: float | None = None, kept: int | None = None, **facts: object
+    ) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+    def table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]
+    ) -> None: ...
+
+    def next(self, commands: Sequence[str]) -> None: ...
