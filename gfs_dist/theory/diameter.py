@@ -36,7 +36,7 @@ def diameter_squared(
         upper bound.
     """
     radii, order = radii.sort(descending=True, stable=True)
-    blocks = order.tensor_split(range(tile_size, len(order), tile_size))
+    blocks = order.tensor_split(list(range(tile_size, len(order), tile_size)))
     starts = radii[::tile_size]
     first, second = torch.triu_indices(len(blocks), len(blocks))
     bounds, by_bound = ((starts[first] + starts[second]) ** 2).sort(descending=True, stable=True)

@@ -147,7 +147,7 @@ def lemma1_constants(
     spread = torch.linspace(0, n - 1, tile_size, dtype=torch.float64).to(torch.int64)
     centre = tile(spread).mean(0)
     total, first, radii = torch.zeros_like(flat), math.inf, []
-    for neurons in torch.arange(n).tensor_split(range(tile_size, n, tile_size)):
+    for neurons in torch.arange(n).tensor_split(list(range(tile_size, n, tile_size))):
         rows = tile(neurons)
         _refuse_non_finite(rows, neurons, flat.numel() // m)
         total += rows.sum(0)
