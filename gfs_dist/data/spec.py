@@ -1,0 +1,111 @@
+"""What a dataset is: the request, the answer, and the target an objective aims at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gfs_dist.errors import DataError
+from gfs_dist.files import fingerprint
+
+FIRST_POSITIVE_DIGIT = 5
+TARGETS = ("squared", "bce")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Which data.
+
+    Attributes:
+        name: ``digits``, ``mnist`` or ``synthetic``.
+        root: folder of the files (mnist).
+        samples: training samples, balanced over classes; None for all (synthetic: 2,000).
+        seed: chooses the sub-dataset, or makes the synthetic problem.
+        features: inputs (synthetic).
+        planted: neurons whose mean is the target (synthetic).
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    samples: int | None = None
+    seed: int = 0
+    features: int = 64
+    planted: int = 10
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A two-layer network with a known best subset.
+
+    Attributes:
+        hidden: float64 (N, d), the ``a_i``.
+        output: float64 (N,), the ``b_i``.
+        support: sorted neurons whose mean contribution is the target.
+    """
+
+    hidden: Tensor
+    output: Tensor
+    support: list[int]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Inputs and labels of both splits.
+
+    Attributes:
+        x_train, x_test: float64 (m, d), in [0, 1] (synthetic: Gaussian).
+        labels_train, labels_test: int64 digits (m,); synthetic: float64 regression targets.
+        planted: the known answer (synthetic).
+    """
+
+    x_train: Tensor
+    labels_train: Tensor
+    x_test: Tensor
+    labels_test: Tensor
+    planted: Planted | None = None
+
+    @property
+    def features(self) -> int:
+        """Inputs, d."""
+        return self.x_train.shape[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all four tensors; changes whenever the data does."""
+        return fingerprint(self.x_train, self.labels_train, self.x_test, self.labels_test)
+
+
+def target(labels: Tensor, objective: str) -> Tensor:
+    """What the network's output aims at, float64 (m,).
+
+    Digits of 5 or more are the positive class: +1/-1 (``squared``), 1/0 (``bce``). Regression
+    targets stay as they are (``squared``), or become 1 where positive (``bce``).
+
+    Raises:
+        DataError: unknown objective.
+    """
+    if objective not in TARGETS:
+        raise DataError(f"objective: found {objective!r}, accepted {', '.join(TARGETS)}")
+    if labels.is_floating_point():
+        return labels.double() if objective == "squared" else (labels > 0).double()
+    positive = (labels >= FIRST_POSITIVE_DIGIT).double()
+    return 2 * positive - 1 if objective == "squared" else positive
+
+
+def check_classes(labels: Tensor, name: str) -> None:
+    """Refuse data that is empty or has one class only.
+
+    Raises:
+        DataError: names the data and what was found.
+    """
+    if len(labels) == 0:
+        raise DataError(f"data={name}: no samples")
+    positive = int((target(labels, "bce") > 0).sum())
+    if positive in (0, len(labels)):
+        raise DataError(
+            f"data={name}: all {len(labels)} samples are of one class "
+            f"({torch.unique(labels).tolist()[:5]}), at least two are needed; "
+            "take more with data.samples"
+        )

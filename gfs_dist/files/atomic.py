@@ -1,0 +1,158 @@
+"""Files that are either there whole or not at all.
+
+Everything is written under a temporary name beside its place, flushed to the disk, and moved. A
+process that dies leaves at most temporary names (:data:`PREFIX`), which :func:`sweep` removes and
+nothing else ever reads.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gfs_dist.errors import StorageError
+
+PREFIX = ".writing-"
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write one file atomically and durably.
+
+    Raises:
+        StorageError: disk full, no permission, missing folder; nothing is left behind.
+    """
+    path = Path(path)
+    aside = _aside(path)
+    with storage_errors(path):
+        try:
+            with aside.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def write_text(path: Path | str, content: str) -> None:
+    """Like :func:`write_bytes`, in UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path | str, content: Any, *, indent: int | None = 1) -> None:
+    """Like :func:`write_bytes`, as JSON; floats that are not finite become null."""
+    write_text(path, json_text(content, indent=indent) + "\n")
+
+
+def json_text(content: Any, *, indent: int | None = None) -> str:
+    """``content`` as JSON text; floats that are not finite become null."""
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+@contextmanager
+def folder(path: Path | str) -> Iterator[Path]:
+    """Fill a folder aside; it appears under ``path`` only when the block ends well.
+
+    A folder that is already there is replaced. Yields the folder to write into.
+
+    Raises:
+        StorageError: disk full, no permission, missing parent; nothing is left behind.
+    """
+    path = Path(path)
+    aside = _aside(path)
+    with storage_errors(path):
+        try:
+            aside.mkdir()
+            yield aside
+            _sync_folder(aside)
+            if path.exists():
+                old = _aside(path)
+                path.replace(old)
+                aside.replace(path)
+                shutil.rmtree(old)
+            else:
+                aside.replace(path)
+        except StorageError as error:
+            raise StorageError(str(error).replace(aside.name, path.name)) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        _sync_folder(path.parent)
+
+
+def append_line(path: Path | str, line: str) -> None:
+    """Add one line to a file; a line that does not fit on the disk is taken back.
+
+    Raises:
+        StorageError: disk full or no permission; the file is as before.
+    """
+    path = Path(path)
+    content = (line + "\n").encode()
+    with storage_errors(path), path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            if file.write(content) != len(content):
+                file.write(content[file.tell() - before :])
+        except BaseException:
+            file.truncate(before)
+            raise
+
+
+def drop_torn_line(path: Path | str) -> None:
+    """Cut a last line that a dying process left without its end."""
+    path = Path(path)
+    if not path.exists():
+        return
+    with storage_errors(path), path.open("r+b") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+
+
+def sweep(root: Path | str) -> None:
+    """Remove what dying writers left under ``root``; only for who alone may write there."""
+    for folder_name, folders, names in os.walk(root):
+        for name in [name for name in names if name.startswith(PREFIX)]:
+            Path(folder_name, name).unlink(missing_ok=True)
+        for name in [name for name in folders if name.startswith(PREFIX)]:
+            shutil.rmtree(Path(folder_name, name))
+            folders.remove(name)
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the system's errors into a :class:`StorageError` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _aside(path: Path) -> Path:
+    return path.parent / f"{PREFIX}{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

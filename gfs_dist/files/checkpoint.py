@@ -1,0 +1,176 @@
+"""Checkpoints: named tensors as safetensors, facts as JSON; reads trust nothing.
+
+A checkpoint folder holds ``model.safetensors``, ``state.json`` and, where training keeps more
+than weights, ``optimizer.safetensors``. Plain ``.safetensors`` and ``.pt`` state dicts of others
+are read too, the latter without ever running their code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from gfs_dist.errors import CheckpointError
+from gfs_dist.files import atomic
+from gfs_dist.files.fingerprint import fingerprint
+
+FORMAT = 1
+MODEL, STATE, OPTIMIZER = "model.safetensors", "state.json", "optimizer.safetensors"
+MAX_JSON_BYTES = 64 * 2**20
+UNSAFE_ENVIRONMENT = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        tensors: the network's state dict, on the CPU; floating ones are finite.
+        state: the facts beside it (format, iteration, ...); empty for a bare file.
+        optimizer: what else training needs to go on; empty where there is nothing.
+    """
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+    optimizer: dict[str, Tensor]
+
+
+def save(
+    folder: Path | str,
+    tensors: dict[str, Tensor],
+    state: dict[str, Any],
+    optimizer: dict[str, Tensor] | None = None,
+) -> None:
+    """Write a checkpoint folder, whole or not at all.
+
+    Args:
+        folder: where; its parent exists.
+        tensors: the network's state dict.
+        state: JSON facts; ``format`` and ``fingerprint`` are added.
+        optimizer: further tensors.
+
+    Raises:
+        StorageError: disk full, no permission.
+    """
+    facts = {"format": FORMAT, **state, "fingerprint": _fingerprint(tensors, optimizer or {})}
+    with atomic.folder(folder) as aside:
+        write_tensors(aside / MODEL, tensors)
+        if optimizer:
+            write_tensors(aside / OPTIMIZER, optimizer)
+        atomic.write_json(aside / STATE, facts)
+
+
+def load(path: Path | str) -> Checkpoint:
+    """Read a checkpoint folder, a ``.safetensors`` file or a ``.pt``/``.pth`` state dict.
+
+    Raises:
+        CheckpointError: missing, truncated, changed after it was written, of a newer format,
+            unsafe (a pickle that asks for code), or with NaN or infinity; names the file.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return Checkpoint(read_tensors(path), {}, {})
+    state = read_json(path / STATE)
+    tensors = read_tensors(path / MODEL)
+    optimizer = read_tensors(path / OPTIMIZER) if (path / OPTIMIZER).exists() else {}
+    if state.get("fingerprint") != _fingerprint(tensors, optimizer):
+        raise CheckpointError(f"{path}: its tensors are not those that {STATE} describes")
+    return Checkpoint(tensors, state, optimizer)
+
+
+def write_tensors(path: Path | str, tensors: dict[str, Tensor]) -> None:
+    """Write named tensors as safetensors, atomically."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    atomic.write_bytes(path, safetensors.torch.save(plain))
+
+
+def read_tensors(path: Path | str) -> dict[str, Tensor]:
+    """Read named tensors from a ``.safetensors`` or ``.pt``/``.pth`` file.
+
+    Raises:
+        CheckpointError: see :func:`load`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    if path.suffix == ".safetensors":
+        tensors = _read_safetensors(path)
+    elif path.suffix in (".pt", ".pth"):
+        tensors = _read_pickle(path)
+    else:
+        raise CheckpointError(f"{path}: found {path.suffix!r}, accepted .safetensors, .pt, .pth")
+    for name, tensor in tensors.items():
+        _refuse_non_finite(path, name, tensor)
+    return tensors
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """Read a JSON object whose ``format`` is one this version knows.
+
+    Raises:
+        CheckpointError: missing, not JSON, not an object, of another format.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path}: too large, accepted up to {MAX_JSON_BYTES} bytes")
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: found {type(content).__name__}, accepted a JSON object")
+    if content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: found format {content.get('format')!r}, accepted {FORMAT}")
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    if os.environ.get(UNSAFE_ENVIRONMENT, "0").lower() not in ("", "0", "n", "no", "false"):
+        raise CheckpointError(
+            f"{path}: {UNSAFE_ENVIRONMENT} is set, which lets pickles run code; unset it"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: refused, it holds more than tensors or is damaged; accepted: a state dict"
+        ) from error
+    except (OSError, EOFError, ValueError, RuntimeError, KeyError, IndexError) as error:
+        raise CheckpointError(f"{path}: not a whole state dict: {error}") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        raise CheckpointError(f"{path}: accepted is a dict of tensors by name (a state dict)")
+    return {name: value.detach() for name, value in content.items()}
+
+
+def _refuse_non_finite(path: Path, name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        return
+    wrong = ~torch.isfinite(tensor)
+    if wrong.any():
+        index = tuple(wrong.nonzero()[0].tolist())
+        raise CheckpointError(f"{path}: tensor {name!r} is {tensor[index].item()} at index {index}")
+
+
+def _fingerprint(tensors: dict[str, Tensor], optimizer: dict[str, Tensor]) -> str:
+    both = (sorted(tensors.items()), sorted(optimizer.items()))
+    return fingerprint(*(tensor for group in both for _, tensor in group))
