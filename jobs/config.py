@@ -10,6 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from gfs_dist.errors import ConfigError
+
+METHODS = {
+    "squared": ("auto", "panel", "lazy", "streaming", "exhaustive"),
+    "bce": ("auto", "screened", "exhaustive"),
+}
+"""How each objective can be searched."""
+
 
 def _among(*accepted: str) -> Any:
     return field(metadata={"accepted": accepted})
@@ -142,6 +150,13 @@ class _Job:
     seed: int = _between(0, 2**63)
     threads: int | None = _at_least(1)
 
+    def check(self) -> None:
+        """Refuse values that do not go together.
+
+        Raises:
+            ConfigError: names the keys.
+        """
+
 
 @dataclass
 class Pretrain(_Job):
@@ -171,7 +186,7 @@ class Prune(_Job):
     distinct: int | None = _at_least(1)
     tolerance: float | None = _at_least(0)
     replacement: bool = field()
-    method: str = _among("auto", "panel", "lazy", "streaming", "screened", "exhaustive")
+    method: str = _among(*dict.fromkeys(METHODS["squared"] + METHODS["bce"]))
     verify: bool = field()
     workers: int = _at_least(1)
     device: str = _among("auto", "cpu", "cuda")
@@ -180,6 +195,15 @@ class Prune(_Job):
     precision: str = _among("float64", "float32")
     out: str = field()
     resume: str | None = field()
+
+    def check(self) -> None:
+        if self.method not in METHODS[self.objective]:
+            raise ConfigError(
+                f"method: found {self.method!r}, "
+                f"accepted {', '.join(METHODS[self.objective])} with objective={self.objective}"
+            )
+        if self.runtime.kind == "none" and self.workers != 1:
+            raise ConfigError(f"workers: found {self.workers}, accepted 1 with runtime=none")
 
 
 @dataclass

@@ -1,0 +1,160 @@
+"""What a user sees while a job works: plain lines without a terminal, a live display on one."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from gfs_dist.jobs.reporter import PlannedOnly
+
+LINE_EVERY_S = 15.0
+RATE_WINDOW_S = 10.0
+
+
+class PlainReporter:
+    """Lines: every phase, note and result, and a line of progress every ``line_every_s``.
+
+    Args:
+        stream: where lines go.
+        dry_run: end the job after its plan.
+        line_every_s: seconds between lines of progress.
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        dry_run: bool = False,
+        line_every_s: float = LINE_EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.planned: list[str] = []
+        self.folder: Path | None = None
+        self._stream = stream
+        self._dry_run = dry_run
+        self._line_every_s = line_every_s
+        self._clock = clock
+        self._progress = Progress("", None, clock())
+        self._last_line_s = clock()
+
+    def plan(self, lines: Sequence[str]) -> None:
+        self.planned = list(lines)
+        for line in lines:
+            self._say(line)
+        if self._dry_run:
+            raise PlannedOnly
+
+    def run_folder(self, folder: Path) -> None:
+        self.folder = folder
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        self._progress = Progress(name, total, self._clock())
+        self._last_line_s = self._clock()
+        self._say(name)
+
+    def step(
+        self, done: int, loss: float | None = None, kept: int | None = None, **facts: object
+    ) -> None:
+        self._progress.update(done, loss, kept, facts, self._clock())
+        if self._clock() - self._last_line_s >= self._line_every_s:
+            self._last_line_s = self._clock()
+            self._say(f"{self._progress.name}: {self._progress.line()}")
+
+    def note(self, line: str) -> None:
+        self._say(line)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        self._say(f"\n{title}")
+        cells = [list(columns), *([show(value) for value in row] for row in rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+        for row in cells:
+            self._say("  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)))
+
+    def next(self, commands: Sequence[str]) -> None:
+        if self.folder is not None:
+            self._say(f"\nrun folder: {self.folder}")
+        for command in commands:
+            self._say(f"next: {command}")
+
+    def close(self) -> None:
+        """The job is over, well or not."""
+
+    def _say(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)  # noqa: T201 - this is the display
+
+
+class Progress:
+    """Where a phase is, how fast it goes, and how long it will take.
+
+    The rate is that of the last ``RATE_WINDOW_S`` seconds: the first steps are slow.
+    """
+
+    def __init__(self, name: str, total: int | None, now_s: float) -> None:
+        self.name = name
+        self.total = total
+        self.done = 0
+        self.facts: dict[str, object] = {}
+        self._seen = deque([(now_s, 0)])
+
+    def update(
+        self,
+        done: int,
+        loss: float | None,
+        kept: int | None,
+        facts: dict[str, object],
+        now_s: float,
+    ) -> None:
+        """``done`` steps are finished at ``now_s``."""
+        self.done = done
+        known = {"loss": loss, "kept": kept, **facts}
+        self.facts = {name: value for name, value in known.items() if value is not None}
+        self._seen.append((now_s, done))
+        while len(self._seen) > 2 and now_s - self._seen[1][0] >= RATE_WINDOW_S:
+            self._seen.popleft()
+
+    @property
+    def rate(self) -> float | None:
+        """Steps per second; None before the first one."""
+        (then_s, before), (now_s, done) = self._seen[0], self._seen[-1]
+        return (done - before) / (now_s - then_s) if done > before and now_s > then_s else None
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds left at this rate, at most; None where nobody can know."""
+        if self.rate is None or self.total is None:
+            return None
+        return max(0, self.total - self.done) / self.rate
+
+    def line(self) -> str:
+        """All of it in one line."""
+        of = "" if self.total is None else f"/{self.total}"
+        parts = [f"step {self.done}{of}", *(f"{k} {show(v)}" for k, v in self.facts.items())]
+        if self.rate is not None:
+            parts.append(f"{self.rate:.3g} steps/s")
+        if self.left_s is not None:
+            parts.append(f"{duration(self.left_s)} left")
+        return ", ".join(parts)
+
+
+def show(value: object) -> str:
+    """A value for reading: 5 significant digits, thousands apart, ``-`` for none."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """``12 s``, ``3:05``, ``2:03:05``."""
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    hours, minutes = divmod(total // 60, 60)
+    return f"{hours}:{minutes:02}:{total % 60:02}" if hours else f"{minutes}:{total % 60:02}"

@@ -1,0 +1,60 @@
+"""Pages of help, from the comments in conf/."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gfs_dist.cli.arguments import COMMANDS, OPTIONS, POSITIONAL
+from gfs_dist.jobs.describe import Group, Key, describe
+
+_COLUMN = 38
+
+
+def overview() -> str:
+    """``gfs --help``."""
+    return _page(
+        ["usage: gfs COMMAND [key=value ...] [options]", ""],
+        ["commands:", *_rows(COMMANDS.items()), ""],
+        ["options:", *_rows(OPTIONS.items()), ""],
+        ["gfs COMMAND --help shows the keys of a command."],
+    )
+
+
+def command_help(command: str) -> str:
+    """``gfs COMMAND --help``: every key with its default and one line."""
+    about = describe(command)
+    positional = f" {POSITIONAL[command].upper()}" if command in POSITIONAL else ""
+    return _page(
+        [f"usage: gfs {command}{positional} [key=value ...] [options]", "", about.help, ""],
+        ["keys, with their defaults:", *_rows(map(_row, about.keys)), ""],
+        *(_group(group) for group in about.groups),
+        ["options:", *_rows(OPTIONS.items())],
+    )
+
+
+def _group(group: Group) -> list[str]:
+    lines = [f"{group.name}: {group.help} ({', '.join(group.options)})"]
+    for option in sorted(group.options, key=lambda name: name != group.default):
+        name, *keys = group.options[option]
+        default = " (default)" if option == group.default else ""
+        lines += _rows([(f"{group.name}={option}", name.help + default)])
+        lines += _rows((f"  {row}", text) for row, text in map(_row, keys))
+    return [*lines, ""]
+
+
+def _row(key: Key) -> tuple[str, str]:
+    return f"{key.name}={key.default}", key.help
+
+
+def _rows(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    lines = []
+    for left, right in pairs:
+        if len(left) >= _COLUMN:
+            lines += [f"  {left}", f"  {'':{_COLUMN}} {right}"]
+        else:
+            lines.append(f"  {left:{_COLUMN}} {right}")
+    return lines
+
+
+def _page(*parts: Sequence[str]) -> str:
+    return "\n".join(line.rstrip() for part in parts for line in part)

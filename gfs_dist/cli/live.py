@@ -1,0 +1,70 @@
+"""The live display of a terminal: a bar for every phase, the last one moving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich import progress
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gfs_dist.cli.display import PlainReporter, show
+
+
+class LiveReporter(PlainReporter):
+    """A :class:`PlainReporter` whose progress is drawn in place."""
+
+    def __init__(self, stream: TextIO, *, dry_run: bool = False) -> None:
+        super().__init__(stream, dry_run=dry_run, line_every_s=float("inf"))
+        self._console = Console(file=stream, highlight=False)
+        self._bars = progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(bar_width=24),
+            progress.TextColumn("{task.fields[line]}", markup=False),
+            console=self._console,
+            refresh_per_second=4,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._bar: progress.TaskID | None = None
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        self._finish_bar()
+        super().phase(name, total)
+        self._bars.start()
+        self._bar = self._bars.add_task(name, total=total, line="")
+
+    def step(
+        self, done: int, loss: float | None = None, kept: int | None = None, **facts: object
+    ) -> None:
+        super().step(done, loss, kept, **facts)
+        if self._bar is not None:
+            self._bars.update(self._bar, completed=done, line=self._progress.line())
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        self.close()
+        drawn = Table(title=Text(title), title_justify="left")
+        for column in columns:
+            drawn.add_column(Text(column), justify="right")
+        for row in rows:
+            drawn.add_row(*(Text(show(value)) for value in row))
+        self._console.print(drawn)
+
+    def close(self) -> None:
+        self._finish_bar()
+        self._bars.stop()
+        for task in self._bars.task_ids:
+            self._bars.remove_task(task)
+
+    def _finish_bar(self) -> None:
+        """A phase that ended before its last step (a stop rule) is finished all the same."""
+        if self._bar is not None:
+            done = max(self._progress.done, 1)
+            self._bars.update(self._bar, total=done, completed=done)
+            self._bar = None
+
+    def _say(self, line: str) -> None:
+        if line != self._progress.name:  # the bar says it
+            self._console.print(Text(line), soft_wrap=True)

@@ -1,0 +1,142 @@
+"""``gfs``: read the words, compose, run the job, say how it ended."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import gfs_dist
+from gfs_dist.cli.arguments import Arguments, read_arguments
+from gfs_dist.cli.display import PlainReporter
+from gfs_dist.errors import GfsError
+from gfs_dist.jobs.reporter import PlannedOnly
+
+INTERRUPTED = 130
+MAX_ERROR_LINES = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; ``argv`` is without the program's name, None for the process's own.
+
+    Returns:
+        0 done; 1 the job failed; 2 wrong usage, configuration or input; 3 the budget cannot be
+        met; 130 interrupted.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    try:
+        with _sigterm_interrupts():
+            return _run(read_arguments(argv))
+    except GfsError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except KeyboardInterrupt as error:
+        return _fail("; ".join(["interrupted", *map(str, error.args)]), INTERRUPTED, debug)
+    except BrokenPipeError:
+        # Whoever read our output has left: nothing more to say, at exit neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 - the outermost frame: said, and exit 1
+        return _fail(f"{type(error).__name__}: {error}\n--debug shows where", 1, debug)
+
+
+def _run(arguments: Arguments) -> int:
+    if arguments.version:
+        _print(f"gfs-dist {gfs_dist.__version__}")
+    elif arguments.help or arguments.command is None:
+        from gfs_dist.cli.help import command_help, overview
+
+        _print(command_help(arguments.command) if arguments.command else overview())
+    else:
+        _run_command(arguments, arguments.command)
+    return 0
+
+
+def _run_command(arguments: Arguments, command: str) -> None:
+    from gfs_dist.jobs import compose
+
+    make = compose.sweep if arguments.multirun else _one
+    configs = make(command, arguments.words, arguments.config_dir)
+    if arguments.cfg:
+        _print("---\n".join(map(compose.to_yaml, configs)).rstrip())
+        return
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else Ray ships the uv project
+    run = importlib.import_module(f"gfs_dist.jobs.{command}").run
+    answers = [_run_job(run, config, arguments) for config in configs]
+    if arguments.json:
+        _print(json.dumps(answers[0] if len(answers) == 1 else {"runs": answers}))
+
+
+def _one(command: str, words: Sequence[str], config_dir: Any) -> list[Any]:
+    from gfs_dist.jobs.compose import compose
+
+    return [compose(command, words, config_dir)]
+
+
+def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Arguments) -> Any:
+    """Run one job; what ``--json`` prints of it."""
+    reporter = _reporter(arguments)
+    try:
+        report = run(config, reporter)
+    except PlannedOnly:
+        return {"plan": reporter.planned}
+    except KeyboardInterrupt as error:
+        if reporter.folder is None:
+            raise
+        raise KeyboardInterrupt(
+            f"go on with: gfs {arguments.command} resume={reporter.folder}"
+        ) from error
+    finally:
+        reporter.close()
+    folder = reporter.folder
+    return {
+        "run_folder": folder and str(folder),
+        "report": folder and str(folder / "report.json"),
+        **{key: report[key] for key in ("job", "status", "dense", "results") if key in report},
+    }
+
+
+def _reporter(arguments: Arguments) -> PlainReporter:
+    stream = sys.stderr if arguments.json else sys.stdout
+    if not stream.isatty():
+        return PlainReporter(stream, dry_run=arguments.dry_run)
+    from gfs_dist.cli.live import LiveReporter
+
+    return LiveReporter(stream, dry_run=arguments.dry_run)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end a job the way Ctrl-C does, so that it is cleaned up and can be resumed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    lines = [line for line in message.splitlines() if line.strip()][:MAX_ERROR_LINES]
+    print("gfs: " + "\n".join(lines), file=sys.stderr)  # noqa: T201 - this is the command line
+    return code
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - this is the command line

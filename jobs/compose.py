@@ -1,0 +1,250 @@
+"""One typed configuration from conf/, the user's own files and the words of a command line.
+
+Hydra joins the files. The result is laid on the schema of :mod:`gfs_dist.jobs.config`, so that
+every key is known and of its type, whoever set it; then ranges are checked. What is returned has
+no interpolations left and no missing values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gfs_dist._layout import conf_folder
+from gfs_dist.errors import ConfigError
+from gfs_dist.jobs.checks import check_ranges, check_type
+from gfs_dist.jobs.config import CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
+from gfs_dist.jobs.overrides import nearest, parse, points, raw_value
+
+
+def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = None) -> Any:
+    """The configuration of one run of ``command``, an instance of its class in ``COMMANDS``.
+
+    Args:
+        command: a key of ``COMMANDS``.
+        words: ``key=value``, as on the command line; the last one of a key counts.
+        config_dir: a folder of the user's own configurations, laid out as conf/ is.
+
+    Raises:
+        ConfigError: a key or value is unknown, missing, of the wrong type or out of range; names
+            the key, what was found and what is accepted, or the nearest valid name.
+    """
+    overrides = parse(words)
+    stored = _stored_config(command, overrides)
+    options, values = _split(command, overrides, config_dir)
+    if stored is not None:
+        options = _stored_options(stored, options) + options
+    try:
+        cfg = _typed(command, _join_files(command, options, config_dir))
+        if stored is not None:
+            cfg = OmegaConf.merge(cfg, _without_changed_runtime(stored, cfg))
+        for override in values:
+            _set(command, cfg, override)
+        if _kind(cfg) == "none" and not any(o.key_or_group == "workers" for o in values):
+            cfg.workers = 1  # this process is one rank
+        OmegaConf.resolve(cfg)
+        _refuse_missing(cfg)
+        config = OmegaConf.to_object(cfg)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error)) from error
+    check_ranges(config)
+    config.check()
+    if stored is not None:
+        _refuse_changes(stored, config)
+    return config
+
+
+def sweep(command: str, words: Sequence[str], config_dir: Path | None = None) -> list[Any]:
+    """One configuration for each combination of values; run ``i`` writes to ``OUT/i``.
+
+    Raises:
+        ConfigError: as :func:`compose`; nothing is run if any point is refused.
+    """
+    all_words = points(words)
+    configs = [compose(command, point, config_dir) for point in all_words]
+    if len({getattr(config, "out", None) for config in configs}) == len(configs) > 1:
+        sets_out = [w.partition("=")[0] == "out" for w in all_words[0]]
+        if any(sets_out):
+            return configs
+    out = getattr(configs[0], "out", None)
+    for number, config in enumerate(configs):
+        if out is not None:
+            config.out = str(Path(out) / str(number))
+    return configs
+
+
+def to_yaml(config: Any) -> str:
+    """A configuration as the text of its ``config.yaml``; composing it again gives the same."""
+    return str(OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+
+def _split(
+    command: str, overrides: list[Override], config_dir: Path | None
+) -> tuple[list[str], list[Override]]:
+    """Words that choose an option of a group, as Hydra takes them, and overrides of keys."""
+    options, values = [], []
+    for override in overrides:
+        key = override.key_or_group
+        known = _options(key, config_dir)
+        if not known:
+            values.append(override)
+            continue
+        if override.value() not in known:
+            raise ConfigError(
+                f"{key}: found {raw_value(override)}, accepted {', '.join(known)}"
+                + nearest(raw_value(override), known)
+            )
+        own = key in COMMANDS[command].__dataclass_fields__
+        if (override.is_add() or override.is_force_add()) and own:
+            raise ConfigError(f"{override.input_line}: {key} is a known key, write it without '+'")
+        if not override.is_add() and not own:
+            if key in GROUPS:
+                raise ConfigError(f"{key}: gfs {command} takes no {key}")
+            raise ConfigError(f"{override.input_line}: not part of gfs {command}, add it as +{key}")
+        options.append(f"{'' if own else '+'}{key}={override.value()}")
+    return options, values
+
+
+def _options(group: str, config_dir: Path | None) -> list[str]:
+    """The options of a group, ours and the user's; none if there is no such group."""
+    folders = [conf_folder(), *([config_dir] if config_dir else [])]
+    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+def _join_files(command: str, options: list[str], config_dir: Path | None) -> DictConfig:
+    if config_dir is not None:
+        if not config_dir.is_dir():
+            raise ConfigError(f"--config-dir: found {config_dir}, accepted a folder")
+        options = [f"hydra.searchpath=['file://{config_dir.resolve()}']", *options]
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return hydra.compose(command, options)
+
+
+def _typed(command: str, joined: DictConfig) -> Any:
+    """``joined`` laid on the schema of its command; the schema of a group follows its option."""
+    schema: Any = OmegaConf.structured(COMMANDS[command])
+    for group in GROUPS.keys() & set(COMMANDS[command].__dataclass_fields__):
+        options = GROUPS[group]
+        name = OmegaConf.select(joined, f"{group}.{OPTION_KEY[group]}")
+        if name not in options:
+            raise ConfigError(
+                f"{group}.{OPTION_KEY[group]}: found {name!r}, accepted {', '.join(options)}"
+                + nearest(str(name), options)
+            )
+        schema[group] = options[name]
+    return OmegaConf.merge(schema, joined)
+
+
+def _set(command: str, cfg: Any, override: Override) -> None:
+    key, value = override.key_or_group, override.value()
+    known = list(_keys(cfg))
+    if key not in known:
+        raise ConfigError(f"{key}: {_why_unknown(command, cfg, key)}")
+    if override.is_add() or override.is_force_add():
+        raise ConfigError(f"{override.input_line}: {key} is a known key, write it without '+'")
+    group, _, name = key.rpartition(".")
+    if group and name == OPTION_KEY[group]:
+        raise ConfigError(f"{key}: chosen by the group, write {group}={raw_value(override)}")
+    parent = OmegaConf.select(cfg, group) if group else cfg
+    schema = OmegaConf.get_type(parent)
+    assert schema is not None
+    if schema.__annotations__.get(name, "").startswith("str") and value is not None:
+        value = value if isinstance(value, str) else raw_value(override)
+    if not (isinstance(value, str) and "${" in value):
+        check_type(schema, name, key, value)
+    parent[name] = value
+
+
+def _why_unknown(command: str, cfg: Any, key: str) -> str:
+    group, _, name = key.rpartition(".")
+    if group in GROUPS and group in cfg:
+        chosen = cfg[group][OPTION_KEY[group]]
+        others = [o for o, s in GROUPS[group].items() if name in s.__dataclass_fields__]
+        if others:
+            return f"not a key of {group}={chosen}, it belongs to {group}={', '.join(others)}"
+    hint = nearest(key, _keys(cfg)) or f"; gfs {command} --help lists the keys"
+    return f"unknown key of gfs {command}{hint}"
+
+
+def _keys(cfg: Any, prefix: str = "") -> Iterator[str]:
+    for key in cfg:
+        if OmegaConf.is_config(cfg._get_node(key)):  # noqa: SLF001 - cfg[key] raises if missing
+            yield from _keys(cfg[key], f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _refuse_missing(cfg: Any) -> None:
+    for key in sorted(OmegaConf.missing_keys(cfg)):
+        raise ConfigError(f"{key}: has no default and was not given, accepted {key}=VALUE")
+
+
+def _explain(error: Exception) -> str:
+    """The lines of a message of Hydra or OmegaConf that say something to a user."""
+    key = getattr(error, "full_key", None)
+    cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
+    line = str(cause).strip().splitlines()[0]
+    return f"{key or 'configuration'}: {line}"
+
+
+def _kind(cfg: Any) -> str | None:
+    return OmegaConf.select(cfg, "runtime.kind")
+
+
+def _stored_config(command: str, overrides: list[Override]) -> dict[str, Any] | None:
+    """The configuration of the run folder that ``resume=`` names, if one does."""
+    folders = [raw_value(o).strip("\"'") for o in overrides if o.key_or_group == "resume"]
+    if not folders or folders[-1] == "null":
+        return None
+    file = Path(folders[-1]) / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"resume: found {folders[-1]}, accepted a run folder (with config.yaml)")
+    try:
+        stored = OmegaConf.to_container(OmegaConf.load(file))
+    except (OSError, ValueError, OmegaConfBaseException) as error:
+        raise ConfigError(f"resume: {file} cannot be read: {_explain(error)}") from error
+    if not isinstance(stored, dict) or set(stored) != set(COMMANDS[command].__dataclass_fields__):
+        raise ConfigError(f"resume: {file} is not a configuration of gfs {command}")
+    return {str(key): value for key, value in stored.items()}
+
+
+def _stored_options(stored: dict[str, Any], options: list[str]) -> list[str]:
+    """The options that the run folder was made with, so that the new ones can be laid over them."""
+    chosen = {group: stored[group][OPTION_KEY[group]] for group in GROUPS if group in stored}
+    for word in options:
+        group, _, option = word.partition("=")
+        if group not in CHANGEABLE and chosen.get(group) != option:
+            raise ConfigError(_changed(group, option, chosen.get(group)))
+    return [f"{group}={option}" for group, option in chosen.items()]
+
+
+def _without_changed_runtime(stored: dict[str, Any], cfg: Any) -> dict[str, Any]:
+    kept = {key: value for key, value in stored.items() if key != "resume"}
+    if "runtime" in kept and kept["runtime"]["kind"] != _kind(cfg):
+        del kept["runtime"]
+    return kept
+
+
+def _refuse_changes(stored: dict[str, Any], config: Any) -> None:
+    now: Any = OmegaConf.to_container(OmegaConf.structured(config))
+    for key in set(stored) - {*CHANGEABLE, "resume"}:
+        if now[key] != stored[key]:
+            found, kept = now[key], stored[key]
+            if isinstance(found, dict):
+                name = next(n for n in found if found[n] != kept.get(n))
+                key, found, kept = f"{key}.{name}", found[name], kept.get(name)
+            raise ConfigError(_changed(key, found, kept))
+
+
+def _changed(key: str, found: object, kept: object) -> str:
+    return (
+        f"{key}: found {found}, the run folder has {kept}; "
+        f"only {', '.join(CHANGEABLE)} may change when a run is resumed"
+    )

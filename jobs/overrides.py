@@ -1,0 +1,79 @@
+"""The words of a command line that set keys, ``key=value``: read, refused, multiplied.
+
+Hydra reads them; what it would accept although no key of the schema is meant is refused here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterable, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, Transformer
+from hydra.errors import HydraException
+
+from gfs_dist.errors import ConfigError
+
+
+def parse(words: Sequence[str], *, sweep: bool = False) -> list[Override]:
+    """Read ``key=value`` words; several values (``key=1,2``) only with ``sweep``.
+
+    Raises:
+        ConfigError: a word is no assignment, or takes a key away; says what is accepted.
+    """
+    return [_parse(word, sweep) for word in words]
+
+
+def points(words: Sequence[str]) -> list[list[str]]:
+    """The words of each run of a sweep: every combination of the values that have several.
+
+    Raises:
+        ConfigError: a word that :func:`parse` refuses, or a sweep that is not a plain list.
+    """
+    return [list(point) for point in itertools.product(*map(_values, words))]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` for the known name most like ``name``, else nothing."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:
+        last = {key.rpartition(".")[2]: key for key in reversed(known)}
+        close = [last[k] for k in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def raw_value(override: Override) -> str:
+    """What stands after the first ``=``, as it was typed."""
+    return (override.input_line or "").partition("=")[2]
+
+
+def _parse(word: str, sweep: bool) -> Override:
+    key, equals, value = word.partition("=")
+    if key.startswith("~"):
+        raise ConfigError(f"{word}: a key cannot be removed, accepted key=value")
+    if not equals or not key.strip("+"):
+        raise ConfigError(f"{word!r}: accepted key=value")
+    try:
+        (override,) = OverridesParser.create().parse_overrides([word])
+    except HydraException as error:
+        raise ConfigError(
+            f"{word}: the value cannot be read; accepted a plain value, or one in double quotes "
+            f"inside single ones, '{key}=\"...\"'"
+        ) from error
+    if override.package is not None:
+        raise ConfigError(f"{word}: '@' is not accepted in a key, accepted key=value")
+    if override.is_sweep_override() and not sweep:
+        raise ConfigError(f"{key}: found several values ({value}), accepted one without --multirun")
+    return override
+
+
+def _values(word: str) -> list[str]:
+    override = _parse(word, sweep=True)
+    if not override.is_sweep_override():
+        return [word]
+    if not isinstance(override.value(), ChoiceSweep):
+        raise ConfigError(f"{word}: accepted the values one by one, as in key=1,2,3")
+    key = override.get_key_element()
+    return [f"{key}={value}" for value in override.sweep_iterator(Transformer.encode)]
