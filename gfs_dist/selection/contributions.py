@@ -60,7 +60,7 @@ class ArrayContributions:
             part = part.index_select(1, candidates.to(self.device))
         if part.ndim == 2:
             return part.T
-        return part.transpose(0, 1).reshape(part.shape[1], -1)
+        return part.transpose(0, 1).reshape(part.shape[1], part.shape[0] * part.shape[2])
 
 
 def chunks(source: Contributions) -> Iterator[tuple[int, int]]:

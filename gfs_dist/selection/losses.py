@@ -19,7 +19,6 @@ from torch.nn import functional
 
 from gfs_dist.errors import InputError, ShapeError
 
-
 GROUP = 512
 
 

@@ -48,7 +48,8 @@ class Partition:
     @classmethod
     def strided(cls, num_candidates: int, num_ranks: int) -> Partition:
         """Rank r owns r, r + P, r + 2P, ..."""
-        return cls([torch.arange(r, num_candidates, num_ranks) for r in range(num_ranks)])
+        everything = torch.arange(num_candidates)
+        return cls([everything[rank::num_ranks] for rank in range(num_ranks)])
 
     @property
     def num_ranks(self) -> int:

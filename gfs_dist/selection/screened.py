@@ -75,10 +75,10 @@ class Screened(OwnCandidates):
         self._step_sizes.clear()
         self.num_scored += len(scores)
         best = torch.inf
-        for places in order.split(BATCH):
-            if float(scores[places[0]]) > best + self._tie_tolerance(best, self.scale):
-                break
-            if bool(torch.isinf(scores[places[0]])):
+        for first in range(0, len(order), BATCH):
+            places = order[first : first + BATCH]
+            lowest = float(scores[places[0]])
+            if lowest == torch.inf or lowest > best + self._tie_tolerance(best, self.scale):
                 break
             best = min(best, self._examine(places, slopes, scores, best))
             self._tick()
@@ -96,7 +96,7 @@ class Screened(OwnCandidates):
 
     def column(self, pick: int, k: int) -> Tensor | None:
         place = self.place(pick)
-        return torch.empty_like(self._rows[0]) if place is None else self._rows[place]
+        return self._rows.new_empty(self._rows.shape[1]) if place is None else self._rows[place]
 
     def add(self, pick: int, column: Tensor | None, step_size: float, loss: float) -> None:
         assert column is not None, "a pick travels with its contribution"
@@ -155,9 +155,7 @@ class Screened(OwnCandidates):
 
     def _evaluate(self, places: Tensor) -> Tensor:
         tile = self._rows[places.to(self._rows.device)].to(torch.float64)
-        values, steps = evaluate(
-            self._measure, self._output, tile, self.weights, self.position + 1
-        )
+        values, steps = evaluate(self._measure, self._output, tile, self.weights, self.position + 1)
         self._step_sizes.update(zip(places.tolist(), steps.tolist(), strict=True))
         self.num_evaluated += len(places)
         return values.cpu()

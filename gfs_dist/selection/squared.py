@@ -53,7 +53,8 @@ class Squared(OwnCandidates):
         steps = self.weights.step_sizes(self.position + 1, slope, curvature)
         self._step_sizes = steps
         slope += (steps * curvature).mul_(0.5)
-        return self.exclude(slope.mul_(steps).add_(self._loss))
+        # A loss that is zero may come out as rounding below it.
+        return self.exclude(slope.mul_(steps).add_(self._loss).clamp_(min=0.0))
 
     def score(self, pick: int) -> float:
         place = self.place(pick)

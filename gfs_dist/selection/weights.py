@@ -19,7 +19,8 @@ NO_DECISION = 2**63 - 1
 
 class Weights(Protocol):
     """A rule for step sizes. ``slope`` and ``curvature`` are those of the loss along
-    ``phi - u``; under a quadratic loss ``loss(g) = loss(0) + g slope + g**2 curvature / 2``."""
+    ``phi - u``; under a quadratic loss ``loss(g) = loss(0) + g slope + g**2 curvature / 2``.
+    """
 
     name: str
 

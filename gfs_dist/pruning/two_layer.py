@@ -1,0 +1,77 @@
+"""Two-layer networks as a search problem: one candidate a hidden neuron (PAPER: equations 1-3)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gfs_dist.networks.two_layer import TwoLayer
+from gfs_dist.selection.build import Recipe, make_objective, settle
+from gfs_dist.selection.objective import Objective
+
+
+class TwoLayerContributions:
+    """``phi_i = b_i act(a_i . x)`` for all neurons, made tile by tile and never held.
+
+    Pre-activations are computed in float64 and then rounded to ``dtype``, so that what a tile
+    holds does not depend on its shape, and with it not on the partition.
+
+    Args:
+        network: any device.
+        x: inputs, float64 (samples, features); its device is that of the tiles.
+        dtype: float64 or float32.
+    """
+
+    num_outputs = 1
+
+    def __init__(self, network: TwoLayer, x: Tensor, dtype: torch.dtype) -> None:
+        self._network = copy.deepcopy(network).to(device=x.device, dtype=torch.float64)
+        self._x = x
+        self.num_candidates, self.remake_cost = network.hidden.weight.shape
+        self.num_samples = len(x)
+        self.dtype, self.device = dtype, x.device
+
+    def tile(self, candidates: Tensor | None, start: int, stop: int) -> Tensor:
+        with torch.no_grad():
+            neurons = torch.arange(self.num_candidates) if candidates is None else candidates
+            made = self._network.contributions(self._x[start:stop], neurons.to(self.device))
+            return made.to(self.dtype)
+
+
+@dataclass(frozen=True)
+class TwoLayerProblem:
+    """Pruning one two-layer network; travels to every rank, which reads its inputs itself.
+
+    Attributes:
+        inputs: reads ``(x, target)``: float64 (samples, features) and (samples,).
+        network: reads the dense network.
+        num_candidates: its neurons.
+        recipe: loss, method, weights, replacement.
+        precision: ``float64`` or ``float32``: how contributions are held.
+    """
+
+    inputs: Callable[[], tuple[Tensor, Tensor]]
+    network: Callable[[], TwoLayer]
+    num_candidates: int
+    recipe: Recipe
+    precision: str = "float64"
+
+    def contributions(self, device: torch.device) -> tuple[TwoLayerContributions, Tensor]:
+        """All contributions, not yet made, and the target."""
+        x, target = self.inputs()
+        dtype = {"float64": torch.float64, "float32": torch.float32}[self.precision]
+        return TwoLayerContributions(self.network(), x.to(device), dtype), target.to(device)
+
+    def settled(self, num_ranks: int, steps: int, memory_bytes: int) -> tuple[Recipe, str]:
+        """The recipe with ``auto`` settled for that many ranks, and why."""
+        source, _ = self.contributions(torch.device("cpu"))
+        return settle(self.recipe, source, num_ranks, steps, memory_bytes)
+
+    def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
+        """The objective of the rank that owns ``own``."""
+        source, target = self.contributions(device)
+        return make_objective(self.recipe, source, target, own, tick)

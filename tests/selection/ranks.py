@@ -1,0 +1,74 @@
+"""Many ranks in one process: threads that meet at a barrier."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from gfs_dist.selection.loop import greedy
+from gfs_dist.selection.objective import Objective
+from gfs_dist.selection.partition import Partition
+from gfs_dist.selection.path import Path
+from gfs_dist.selection.stop import Stop
+
+
+class Threads:
+    """What the ranks of one search share; counts the bytes each of them sends."""
+
+    def __init__(self, num_ranks: int) -> None:
+        self.num_ranks = num_ranks
+        self.barrier = threading.Barrier(num_ranks, timeout=60)
+        self.slots: list[Tensor] = [torch.empty(0)] * num_ranks
+        self.reduced_bytes = 0
+        self.shared_bytes = 0
+
+    def exchange(self, rank: int, tensor: Tensor) -> list[Tensor]:
+        self.slots[rank] = tensor.clone()
+        self.barrier.wait()
+        everybody = list(self.slots)
+        self.barrier.wait()
+        return everybody
+
+
+class ThreadCommunicator:
+    """The communicator of one rank among threads."""
+
+    def __init__(self, threads: Threads, rank: int) -> None:
+        self._threads, self.rank, self.num_ranks = threads, rank, threads.num_ranks
+
+    def minimum(self, values: Tensor) -> Tensor:
+        if self.rank == 0:
+            self._threads.reduced_bytes += values.numel() * values.element_size()
+        return torch.stack(self._threads.exchange(self.rank, values)).amin(0)
+
+    def share(self, tensor: Tensor, owner: int) -> Tensor:
+        if self.rank == 0:
+            self._threads.shared_bytes += tensor.numel() * tensor.element_size()
+        return self._threads.exchange(self.rank, tensor)[owner]
+
+
+def search(
+    build: Callable[[Tensor], Objective],
+    partition: Partition,
+    stop: Stop,
+    path: Path | None = None,
+    objectives: list[Objective] | None = None,
+) -> tuple[list[Path], Threads]:
+    """One search by as many ranks as the partition has parts; the path of each rank."""
+    threads = Threads(partition.num_ranks)
+
+    def run(rank: int) -> Path:
+        try:
+            objective = objectives[rank] if objectives else build(partition.parts[rank])
+            start = path.prefix(len(path)) if path else None
+            return greedy(objective, stop, ThreadCommunicator(threads, rank), partition, path=start)
+        except BaseException:
+            threads.barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(partition.num_ranks) as pool:
+        return list(pool.map(run, range(partition.num_ranks))), threads
