@@ -7,6 +7,7 @@ no interpolations left and no missing values.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from gfs_dist.errors import ConfigError
 from gfs_dist.jobs.checks import check_ranges, check_type
 from gfs_dist.jobs.config import CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
 from gfs_dist.jobs.overrides import nearest, parse, points, raw_value
+from gfs_dist.jobs.rules import Accepted
 
 
 def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = None) -> Any:
@@ -51,7 +53,7 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
             cfg.workers = 1  # this process is one rank
         OmegaConf.resolve(cfg)
         _refuse_missing(cfg)
-        config = OmegaConf.to_object(cfg)
+        config: Any = OmegaConf.to_object(cfg)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error)) from error
     check_ranges(config)
@@ -67,15 +69,10 @@ def sweep(command: str, words: Sequence[str], config_dir: Path | None = None) ->
     Raises:
         ConfigError: as :func:`compose`; nothing is run if any point is refused.
     """
-    all_words = points(words)
-    configs = [compose(command, point, config_dir) for point in all_words]
-    if len({getattr(config, "out", None) for config in configs}) == len(configs) > 1:
-        sets_out = [w.partition("=")[0] == "out" for w in all_words[0]]
-        if any(sets_out):
-            return configs
+    configs = [compose(command, point, config_dir) for point in points(words)]
     out = getattr(configs[0], "out", None)
-    for number, config in enumerate(configs):
-        if out is not None:
+    if out is not None:
+        for number, config in enumerate(configs):
             config.out = str(Path(out) / str(number))
     return configs
 
@@ -101,7 +98,7 @@ def _split(
                 f"{key}: found {raw_value(override)}, accepted {', '.join(known)}"
                 + nearest(raw_value(override), known)
             )
-        own = key in COMMANDS[command].__dataclass_fields__
+        own = key in _fields(COMMANDS[command])
         if (override.is_add() or override.is_force_add()) and own:
             raise ConfigError(f"{override.input_line}: {key} is a known key, write it without '+'")
         if not override.is_add() and not own:
@@ -110,6 +107,10 @@ def _split(
             raise ConfigError(f"{override.input_line}: not part of gfs {command}, add it as +{key}")
         options.append(f"{'' if own else '+'}{key}={override.value()}")
     return options, values
+
+
+def _fields(schema: type) -> set[str]:
+    return set(typing.get_type_hints(schema))
 
 
 def _options(group: str, config_dir: Path | None) -> list[str]:
@@ -130,7 +131,7 @@ def _join_files(command: str, options: list[str], config_dir: Path | None) -> Di
 def _typed(command: str, joined: DictConfig) -> Any:
     """``joined`` laid on the schema of its command; the schema of a group follows its option."""
     schema: Any = OmegaConf.structured(COMMANDS[command])
-    for group in GROUPS.keys() & set(COMMANDS[command].__dataclass_fields__):
+    for group in GROUPS.keys() & _fields(COMMANDS[command]):
         options = GROUPS[group]
         name = OmegaConf.select(joined, f"{group}.{OPTION_KEY[group]}")
         if name not in options:
@@ -155,8 +156,8 @@ def _set(command: str, cfg: Any, override: Override) -> None:
     parent = OmegaConf.select(cfg, group) if group else cfg
     schema = OmegaConf.get_type(parent)
     assert schema is not None
-    if schema.__annotations__.get(name, "").startswith("str") and value is not None:
-        value = value if isinstance(value, str) else raw_value(override)
+    if Accepted.of(schema, name).kind is str and not isinstance(value, str | None):
+        value = raw_value(override)  # 001 is text here
     if not (isinstance(value, str) and "${" in value):
         check_type(schema, name, key, value)
     parent[name] = value
@@ -166,7 +167,7 @@ def _why_unknown(command: str, cfg: Any, key: str) -> str:
     group, _, name = key.rpartition(".")
     if group in GROUPS and group in cfg:
         chosen = cfg[group][OPTION_KEY[group]]
-        others = [o for o, s in GROUPS[group].items() if name in s.__dataclass_fields__]
+        others = [o for o, s in GROUPS[group].items() if name in _fields(s)]
         if others:
             return f"not a key of {group}={chosen}, it belongs to {group}={', '.join(others)}"
     hint = nearest(key, _keys(cfg)) or f"; gfs {command} --help lists the keys"
@@ -210,7 +211,7 @@ def _stored_config(command: str, overrides: list[Override]) -> dict[str, Any] | 
         stored = OmegaConf.to_container(OmegaConf.load(file))
     except (OSError, ValueError, OmegaConfBaseException) as error:
         raise ConfigError(f"resume: {file} cannot be read: {_explain(error)}") from error
-    if not isinstance(stored, dict) or set(stored) != set(COMMANDS[command].__dataclass_fields__):
+    if not isinstance(stored, dict) or set(stored) != _fields(COMMANDS[command]):
         raise ConfigError(f"resume: {file} is not a configuration of gfs {command}")
     return {str(key): value for key, value in stored.items()}
 

@@ -7,10 +7,11 @@ schema as read-only and then refuses every override; jobs treat them so all the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
 from gfs_dist.errors import ConfigError
+from gfs_dist.jobs.rules import Above, Among, AtLeast, Below
 
 METHODS = {
     "squared": ("auto", "panel", "lazy", "streaming", "exhaustive"),
@@ -19,21 +20,10 @@ METHODS = {
 """How each objective can be searched."""
 
 
-def _among(*accepted: str) -> Any:
-    return field(metadata={"accepted": accepted})
-
-
-def _at_least(minimum: float) -> Any:
-    return field(metadata={"at_least": minimum})
-
-
-def _above(minimum: float) -> Any:
-    return field(metadata={"above": minimum})
-
-
-def _between(low: float, high: float) -> Any:
-    """``low`` is inside, ``high`` is not."""
-    return field(metadata={"at_least": low, "below": high})
+Seed = Annotated[int, AtLeast(0), Below(2**63)]
+Device = Annotated[str, Among("auto", "cpu", "cuda")]
+Objective = Annotated[str, Among("squared", "bce")]
+Method = Annotated[str, Among(*dict.fromkeys(METHODS["squared"] + METHODS["bce"]))]
 
 
 @dataclass
@@ -41,32 +31,32 @@ class Data:
     """What every dataset has."""
 
     name: str
-    samples: int | None = _at_least(2)
-    seed: int = _between(0, 2**63)
+    samples: Annotated[int | None, AtLeast(2)]
+    seed: Seed
 
 
 @dataclass
 class Digits(Data):
     """scikit-learn's handwritten digits."""
 
-    name: str = _among("digits")
+    name: Annotated[str, Among("digits")]
 
 
 @dataclass
 class Mnist(Data):
     """MNIST's four idx files."""
 
-    name: str = _among("mnist")
-    root: str = field()
+    name: Annotated[str, Among("mnist")]
+    root: str
 
 
 @dataclass
 class Synthetic(Data):
     """A planted problem whose best subset is known."""
 
-    name: str = _among("synthetic")
-    features: int = _at_least(1)
-    planted: int = _at_least(1)
+    name: Annotated[str, Among("synthetic")]
+    features: Annotated[int, AtLeast(1)]
+    planted: Annotated[int, AtLeast(1)]
 
 
 @dataclass
@@ -80,9 +70,9 @@ class Model:
 class TwoLayer(Model):
     """The mean of ``width`` neurons."""
 
-    name: str = _among("two_layer")
-    width: int = _at_least(1)
-    activation: str = field()
+    name: Annotated[str, Among("two_layer")]
+    width: Annotated[int, AtLeast(1)]
+    activation: str
 
 
 @dataclass
@@ -90,25 +80,25 @@ class Train:
     """What every training method has."""
 
     method: str
-    iterations: int = _at_least(0)
-    lr: float = _above(0)
-    checkpoint_every: int = _at_least(1)
+    iterations: Annotated[int, AtLeast(0)]
+    lr: Annotated[float, Above(0)]
+    checkpoint_every: Annotated[int, AtLeast(1)]
 
 
 @dataclass
 class GradientDescent(Train):
     """Full-batch gradient descent."""
 
-    method: str = _among("gd")
+    method: Annotated[str, Among("gd")]
 
 
 @dataclass
 class Sgd(Train):
     """Mini-batches with momentum."""
 
-    method: str = _among("sgd")
-    batch: int = _at_least(1)
-    momentum: float = _between(0, 1)
+    method: Annotated[str, Among("sgd")]
+    batch: Annotated[int, AtLeast(1)]
+    momentum: Annotated[float, AtLeast(0), Below(1)]
 
 
 @dataclass
@@ -120,35 +110,35 @@ class Runtime:
 
 @dataclass
 class NoRuntime(Runtime):
-    """This process, one rank."""
+    """One rank, in the process of the command."""
 
-    kind: str = _among("none")
+    kind: Annotated[str, Among("none")]
 
 
 @dataclass
 class LocalRuntime(Runtime):
     """Worker processes of this machine."""
 
-    kind: str = _among("local")
-    spares: int = _at_least(0)
-    hang_floor_s: float = _above(0)
-    placement_timeout_s: float = _above(0)
+    kind: Annotated[str, Among("local")]
+    spares: Annotated[int, AtLeast(0)]
+    hang_floor_s: Annotated[float, Above(0)]
+    placement_timeout_s: Annotated[float, Above(0)]
 
 
 @dataclass
 class RayRuntime(LocalRuntime):
     """Ray actors."""
 
-    kind: str = _among("ray")
-    address: str | None = field()
+    kind: Annotated[str, Among("ray")]
+    address: str | None
 
 
 @dataclass
 class _Job:
     """What every job has."""
 
-    seed: int = _between(0, 2**63)
-    threads: int | None = _at_least(1)
+    seed: Seed
+    threads: Annotated[int | None, AtLeast(1)]
 
     def check(self) -> None:
         """Refuse values that do not go together.
@@ -162,39 +152,39 @@ class _Job:
 class Pretrain(_Job):
     """``gfs pretrain``."""
 
-    data: Data = field()
-    model: Model = field()
-    train: Train = field()
-    objective: str = _among("squared", "bce")
-    device: str = _among("auto", "cpu", "cuda")
-    out: str = field()
-    resume: str | None = field()
+    data: Data
+    model: Model
+    train: Train
+    objective: Objective
+    device: Device
+    out: str
+    resume: str | None
 
 
 @dataclass
 class Prune(_Job):
     """``gfs prune``."""
 
-    data: Data = field()
-    model: Model = field()
-    train: Train = field()
-    runtime: Runtime = field()
-    checkpoint: str | None = field()
-    objective: str = _among("squared", "bce")
-    weights: str = _among("uniform", "line_search")
-    steps: int = _at_least(1)
-    distinct: int | None = _at_least(1)
-    tolerance: float | None = _at_least(0)
-    replacement: bool = field()
-    method: str = _among(*dict.fromkeys(METHODS["squared"] + METHODS["bce"]))
-    verify: bool = field()
-    workers: int = _at_least(1)
-    device: str = _among("auto", "cpu", "cuda")
-    partition: str = field()
-    graph: str = field()
-    precision: str = _among("float64", "float32")
-    out: str = field()
-    resume: str | None = field()
+    data: Data
+    model: Model
+    train: Train
+    runtime: Runtime
+    checkpoint: str | None
+    objective: Objective
+    weights: Annotated[str, Among("uniform", "line_search")]
+    steps: Annotated[int, AtLeast(1)]
+    distinct: Annotated[int | None, AtLeast(1)]
+    tolerance: Annotated[float | None, AtLeast(0)]
+    replacement: bool
+    method: Method
+    verify: bool
+    workers: Annotated[int, AtLeast(1)]
+    device: Device
+    partition: str
+    graph: str
+    precision: Annotated[str, Among("float64", "float32")]
+    out: str
+    resume: str | None
 
     def check(self) -> None:
         if self.method not in METHODS[self.objective]:
@@ -210,19 +200,19 @@ class Prune(_Job):
 class Evaluate(_Job):
     """``gfs evaluate PATH``."""
 
-    path: str = field()
-    data: Data = field()
-    objective: str = _among("squared", "bce")
-    device: str = _among("auto", "cpu", "cuda")
+    path: str
+    data: Data
+    objective: Objective
+    device: Device
 
 
 @dataclass
 class Benchmark(_Job):
     """``gfs benchmark``."""
 
-    suite: str = _among("select")
-    preset: str = _among("smoke", "paper")
-    out: str = field()
+    suite: Annotated[str, Among("select")]
+    preset: Annotated[str, Among("smoke", "paper")]
+    out: str
 
 
 COMMANDS: dict[str, type[_Job]] = {

@@ -84,7 +84,7 @@ class PlainReporter:
         """The job is over, well or not."""
 
     def _say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)  # noqa: T201 - this is the display
+        print(line, file=self._stream, flush=True)
 
 
 class Progress:

@@ -1,0 +1,42 @@
+# From nothing but Python >= 3.11 and make:  make demo   make test
+# TORCH_INDEX=URL takes torch from that package index; PYTHON=... names the interpreter to use.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SETUP := sh tools/setup.sh
+
+.PHONY: setup demo test slow lint coverage clean
+
+setup: $(VENV)/.installed
+
+demo: setup
+	@$(BIN)/gfs prune
+
+test: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest
+
+slow: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest -m "slow and not multinode and not gpu and not soak"
+
+coverage: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest --cov --cov-report=term
+
+# mypy and import-linter see one package tree, laid out as it is installed: jobs/ inside gfs_dist.
+lint: $(VENV)/.installed-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@rm -rf build/lint && mkdir -p build/lint/gfs_dist
+	@ln -s "$(CURDIR)"/gfs_dist/* "$(CURDIR)/jobs" build/lint/gfs_dist/
+	@$(BIN)/mypy
+	@PYTHONPATH=build/lint $(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(VENV)/.installed: pyproject.toml constraints.txt tools/setup.sh
+	@$(SETUP) $(VENV) .
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt tools/setup.sh
+	@$(SETUP) $(VENV) ".[dev]"
+	@touch $(VENV)/.installed
