@@ -66,7 +66,7 @@ def greedy(
     """
     communicator = communicator or SingleRank()
     partition = partition or Partition([torch.arange(objective.num_candidates)])
-    path = path or Path(objective.num_candidates)
+    path = Path(objective.num_candidates) if path is None else path
     gaps = _replay(objective, communicator, partition, path)
 
     while not (reason := stop.after(path)):
