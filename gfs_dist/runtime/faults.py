@@ -1,0 +1,83 @@
+"""Faults on schedule, for tests: which rank, at which step, which fault.
+
+Given to ``open_runtime(spec, faults=...)``, or to any job by the environment variable
+``GFS_FAULTS``: a JSON list such as ``[{"rank": 1, "step": 5, "kind": "kill"}]``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gfs_dist.errors import InputError
+
+KINDS = ("kill", "stop", "exit")
+DRIVER = -1
+VARIABLE = "GFS_FAULTS"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault.
+
+    Attributes:
+        rank: who; -1 is the coordinator's own process, killed after ``step`` was reported.
+        step: before which pick (counted from 1); 0 is the set-up.
+        kind: "kill" (SIGKILL), "stop" (SIGSTOP: a hang), "exit" (the process ends itself).
+        generation: in which generation, counted from 0 over the whole life of the runtime.
+    """
+
+    rank: int
+    step: int
+    kind: str = "kill"
+    generation: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"fault: found kind {self.kind!r}, accepted {', '.join(KINDS)}")
+        if self.rank < DRIVER or self.step < 0 or self.generation < 0:
+            raise InputError(f"fault: found {self}, accepted rank -1 or more, step 0 or more")
+
+
+def from_environment() -> list[Fault]:
+    """The faults named by ``GFS_FAULTS``.
+
+    Raises:
+        InputError: the variable holds something else.
+    """
+    text = os.environ.get(VARIABLE, "")
+    if not text:
+        return []
+    try:
+        return [Fault(**row) for row in json.loads(text)]
+    except (json.JSONDecodeError, TypeError) as error:
+        raise InputError(f"{VARIABLE}: found {text[:80]!r}, accepted a JSON list of faults ({error})") from error
+
+
+def strike(kind: str) -> None:
+    """Let the fault happen to this process."""
+    if kind == "exit":
+        os._exit(1)
+    os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
+
+
+class Saboteur:
+    """Carries out, in one worker and generation, the faults of its rank.
+
+    Args:
+        faults: those of this rank and generation.
+        announce: called just before a fault, so that the delay of its detection is known.
+    """
+
+    def __init__(self, faults: Sequence[Fault], announce: Callable[[], None]) -> None:
+        self._kinds = {fault.step: fault.kind for fault in faults}
+        self._announce = announce
+
+    def before(self, step: int) -> None:
+        """To be called before pick number ``step`` is sought; 0 for the set-up."""
+        if kind := self._kinds.pop(step, ""):
+            self._announce()
+            strike(kind)

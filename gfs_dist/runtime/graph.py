@@ -1,0 +1,167 @@
+"""Algorithm 2 as the paper draws it: ranks talk along the edges of a connected graph only."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gfs_dist.errors import InputError
+from gfs_dist.runtime.process_group import GroupCommunicator, Traffic
+from gfs_dist.runtime.spec import Edges
+
+NAMES = ("line", "ring", "star", "tree", "random:SEED")
+
+
+class Graph:
+    """An undirected connected graph over ranks 0..num_ranks-1.
+
+    Args:
+        num_ranks: nodes.
+        edges: pairs of ranks, in any order and direction; repeated ones count once.
+
+    Raises:
+        InputError: an edge leaves the range or joins a rank to itself, or some rank cannot be
+            reached.
+    """
+
+    def __init__(self, num_ranks: int, edges: Iterable[Sequence[int]]) -> None:
+        self.num_ranks = num_ranks
+        near: list[set[int]] = [set() for _ in range(num_ranks)]
+        for a, b in edges:
+            if not (0 <= a < num_ranks and 0 <= b < num_ranks):
+                raise InputError(f"graph: edge ({a}, {b}), accepted ranks 0 to {num_ranks - 1}")
+            if a == b:
+                raise InputError(f"graph: edge ({a}, {b}) joins a rank to itself")
+            near[a].add(b)
+            near[b].add(a)
+        self.neighbours = [sorted(n) for n in near]
+        reached = {rank for level in self.levels(0) for rank in level}
+        if missing := sorted(set(range(num_ranks)) - reached):
+            raise InputError(
+                f"graph: rank {missing[0]} cannot be reached from rank 0; accepted a connected "
+                f"graph of {num_ranks} ranks"
+            )
+
+    @classmethod
+    def line(cls, num_ranks: int) -> Graph:
+        """0 - 1 - 2 - ..."""
+        return cls(num_ranks, [(r, r + 1) for r in range(num_ranks - 1)])
+
+    @classmethod
+    def ring(cls, num_ranks: int) -> Graph:
+        """A line whose ends are joined."""
+        closing = [(num_ranks - 1, 0)] if num_ranks > 1 else []
+        return cls(num_ranks, [*((r, r + 1) for r in range(num_ranks - 1)), *closing])
+
+    @classmethod
+    def star(cls, num_ranks: int) -> Graph:
+        """Rank 0 in the middle."""
+        return cls(num_ranks, [(0, r) for r in range(1, num_ranks)])
+
+    @classmethod
+    def tree(cls, num_ranks: int) -> Graph:
+        """Binary, rank 0 its root."""
+        return cls(num_ranks, [((r - 1) // 2, r) for r in range(1, num_ranks)])
+
+    @classmethod
+    def random(cls, num_ranks: int, seed: int) -> Graph:
+        """A random tree and about half as many edges again."""
+        draw = random.Random(seed)
+        edges = [(draw.randrange(r), r) for r in range(1, num_ranks)]
+        for _ in range(num_ranks // 2 if num_ranks > 2 else 0):
+            a, b = draw.sample(range(num_ranks), 2)
+            edges.append((a, b))
+        return cls(num_ranks, edges)
+
+    @property
+    def edges(self) -> list[tuple[int, int]]:
+        """Each edge once, the smaller rank first, sorted."""
+        return [(a, b) for a, near in enumerate(self.neighbours) for b in near if a < b]
+
+    def levels(self, root: int) -> list[list[int]]:
+        """Ranks by their distance from ``root``, those that can be reached."""
+        levels, seen = [[root]], {root}
+        while level := sorted({b for a in levels[-1] for b in self.neighbours[a]} - seen):
+            seen.update(level)
+            levels.append(level)
+        return levels
+
+    def spanning(self, root: int) -> list[int]:
+        """Each rank's parent in the breadth-first tree of ``root``; the root is its own."""
+        parents = [root] * self.num_ranks
+        levels = self.levels(root)
+        for above, level in zip(levels, levels[1:], strict=False):
+            for rank in level:
+                parents[rank] = min(set(above) & set(self.neighbours[rank]))
+        return parents
+
+    def diameter(self) -> int:
+        """The largest distance of two ranks, in edges."""
+        return max(len(self.levels(r)) - 1 for r in range(self.num_ranks))
+
+    def without(self, rank: int) -> Graph | None:
+        """What is left when ``rank`` goes (later ranks move down); None if that falls apart."""
+        kept = [(a - (a > rank), b - (b > rank)) for a, b in self.edges if rank not in (a, b)]
+        try:
+            return Graph(self.num_ranks - 1, kept)
+        except InputError:
+            return None
+
+
+def make_graph(edges: Edges, num_ranks: int) -> Graph:
+    """A graph by name (see ``NAMES``) or from its edges."""
+    if not isinstance(edges, str):
+        return Graph(num_ranks, edges)
+    name, _, seed = edges.partition(":")
+    if name == "random" and seed.isdigit():
+        return Graph.random(num_ranks, int(seed))
+    if name not in ("line", "ring", "star", "tree") or seed:
+        raise InputError(f"graph: found {edges!r}, accepted {', '.join(NAMES)} or edges")
+    made: Graph = getattr(Graph, name)(num_ranks)
+    return made
+
+
+class GraphCommunicator(GroupCommunicator):
+    """Messages between neighbours only. Needs the Gloo backend: values travel from the CPU.
+
+    ``minimum`` floods: every rank sends what it holds to all neighbours and keeps the least,
+    diameter times; then all hold the minimum. ``share`` forwards the owner's tensor along the
+    breadth-first tree of the owner, each rank receiving once.
+    """
+
+    def __init__(self, graph: Graph, traffic: Traffic | None = None) -> None:
+        super().__init__(traffic)
+        assert graph.num_ranks == self.num_ranks and self.device.type == "cpu"
+        self.graph = graph
+        self.near = graph.neighbours[self.rank]
+        self.diameter = graph.diameter()
+        self._parents: dict[int, list[int]] = {}
+
+    def _minimum(self, values: Tensor) -> None:
+        for _ in range(self.diameter):
+            outgoing = values.clone()
+            incoming = [torch.empty_like(values) for _ in self.near]
+            works = [dist.isend(outgoing, rank) for rank in self.near]
+            works += [dist.irecv(t, rank) for t, rank in zip(incoming, self.near, strict=True)]
+            for work in works:
+                assert work is not None
+                work.wait()
+            self.traffic.sent(outgoing, len(self.near))
+            for received in incoming:
+                torch.minimum(values, received, out=values)
+
+    def _share(self, tensor: Tensor, owner: int) -> None:
+        if owner not in self._parents:
+            self._parents[owner] = self.graph.spanning(owner)
+        parents = self._parents[owner]
+        if self.rank != owner:
+            dist.recv(tensor, parents[self.rank])
+        children = [r for r in self.near if r != owner and parents[r] == self.rank]
+        for work in [dist.isend(tensor, rank) for rank in children]:
+            assert work is not None
+            work.wait()
+        self.traffic.sent(tensor, len(children))

@@ -1,0 +1,70 @@
+"""What the coordinator needs of a kind of worker; processes and Ray actors offer it alike."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from gfs_dist.errors import RunError
+from gfs_dist.runtime.store import Address
+
+
+class WorkerDied(Exception):
+    """The process behind a call is gone; never reaches a user."""
+
+
+class PlacementError(RunError):
+    """No worker could be started."""
+
+
+class Worker(Protocol):
+    """One worker, from the coordinator's side.
+
+    Attributes:
+        name: never used twice in a runtime.
+        slot: its place with the launcher; a successor may take it.
+    """
+
+    name: str
+    slot: int
+
+    def call(self, method: str, *arguments: Any) -> Future[Any]:
+        """Ask :class:`gfs_dist.runtime.worker.RankHost`. The future raises the error of a user,
+        or :class:`WorkerDied`."""
+        ...
+
+    def kill(self) -> None:
+        """End it now, even if stopped; what it was asked fails with :class:`WorkerDied`."""
+        ...
+
+
+class Launcher(Protocol):
+    """Starts workers.
+
+    Attributes:
+        host: an address of this machine which every worker reaches.
+        device: what workers are started for, "cpu" or "cuda" or "auto".
+    """
+
+    host: str
+    device: str
+
+    def open(self, num_workers: int) -> int:
+        """Make room for ``num_workers``; the number of slots that there is room for.
+
+        Raises:
+            PlacementError: there is room for none.
+        """
+        ...
+
+    def start(self, name: str, slot: int, address: Address) -> Worker:
+        """Start a worker and return at once."""
+        ...
+
+    def share(self, payload: bytes) -> Any:
+        """A handle that stands for ``payload`` as an argument of calls to many workers."""
+        ...
+
+    def close(self) -> None:
+        """End all workers and leave nothing behind."""
+        ...

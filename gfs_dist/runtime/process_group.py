@@ -1,0 +1,129 @@
+"""The communicator of many ranks over torch.distributed: Gloo on CPUs, NCCL on GPUs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gfs_dist.runtime.store import Address, connect, name_interface
+
+# A slow rank is no fault: who hangs is the coordinator's question, not the group's.
+GROUP_TIMEOUT_S = 1800.0
+
+
+class CommunicationError(Exception):
+    """A collective failed, most likely because another rank died; never reaches a user."""
+
+
+@dataclass
+class Traffic:
+    """What one rank has exchanged in a search.
+
+    Attributes:
+        calls: exchanges begun (``minimum`` and ``share``).
+        done: exchanges completed; one behind ``calls`` while the rank is inside one.
+        messages: tensors handed to the network by this rank.
+        bytes: their size.
+        seconds: time inside exchanges, waiting for slower ranks included.
+    """
+
+    calls: int = 0
+    done: int = 0
+    messages: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+    def sent(self, tensor: Tensor, times: int = 1) -> None:
+        """Count ``tensor`` as sent."""
+        self.messages += times
+        self.bytes += times * tensor.numel() * tensor.element_size()
+
+
+class GroupCommunicator:
+    """Collectives of the default process group. Any failure leaves the group at once, so that
+    the ranks that wait for this one fail too instead of waiting for a timeout.
+
+    Args:
+        traffic: counts are added here.
+    """
+
+    def __init__(self, traffic: Traffic | None = None) -> None:
+        self.rank = dist.get_rank()
+        self.num_ranks = dist.get_world_size()
+        self.traffic = traffic if traffic is not None else Traffic()
+        self.device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+
+    def minimum(self, values: Tensor) -> Tensor:
+        """See :class:`gfs_dist.selection.communicator.Communicator`."""
+        with self._exchange():
+            on_device = self._copy(values)
+            self._minimum(on_device)
+            return on_device.to(values.device)
+
+    def share(self, tensor: Tensor, owner: int) -> Tensor:
+        """See :class:`gfs_dist.selection.communicator.Communicator`."""
+        with self._exchange():
+            on_device = tensor.to(self.device).contiguous()
+            self._share(on_device, owner)
+            return on_device.to(tensor.device)
+
+    def _minimum(self, values: Tensor) -> None:
+        self.traffic.sent(values)
+        dist.all_reduce(values, op=dist.ReduceOp.MIN)
+
+    def _share(self, tensor: Tensor, owner: int) -> None:
+        if self.rank == owner:
+            self.traffic.sent(tensor)
+        dist.broadcast(tensor, src=owner)
+
+    def _copy(self, values: Tensor) -> Tensor:
+        return values.clone() if values.device == self.device else values.to(self.device)
+
+    @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        traffic, began = self.traffic, time.perf_counter()
+        traffic.calls += 1
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:  # ValueError: the group is gone already
+            leave()
+            first_line = (str(error) or type(error).__name__).splitlines()[0]
+            raise CommunicationError(first_line) from error
+        finally:
+            traffic.seconds += time.perf_counter() - began
+        traffic.done += 1
+
+
+def join(address: Address, prefix: str, rank: int, num_ranks: int, backend: str) -> None:
+    """Become ``rank`` of ``num_ranks`` in the group ``prefix``; waits for all others.
+
+    Raises:
+        CommunicationError: the others did not come, or the store is gone.
+    """
+    leave()
+    name_interface(address)
+    try:
+        store = dist.PrefixStore(prefix, connect(address))
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=rank,
+            world_size=num_ranks,
+            timeout=timedelta(seconds=GROUP_TIMEOUT_S),
+        )
+    except RuntimeError as error:  # torch's DistError and its kin are RuntimeErrors
+        leave()
+        raise CommunicationError(f"joining {prefix}: {str(error).splitlines()[0]}") from error
+
+
+def leave() -> None:
+    """Leave the group, if in one: its connections close and the other ranks notice."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

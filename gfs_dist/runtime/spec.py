@@ -1,0 +1,83 @@
+"""What is searched, and by whom: the two descriptions a caller hands to the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gfs_dist.errors import InputError
+from gfs_dist.selection.objective import Objective
+
+KINDS = ("ray", "local", "none")
+DEVICES = ("auto", "cpu", "cuda")
+Edges = str | Sequence[tuple[int, int]]
+
+
+class Problem(Protocol):
+    """What every rank needs to build its objective; travels to the workers by pickle."""
+
+    @property
+    def num_candidates(self) -> int: ...
+
+    def objective(
+        self, own: Tensor, device: torch.device, tick: Callable[[], None]
+    ) -> Objective:
+        """The loss for the candidates ``own`` (sorted int64); no rank is asked anything here.
+
+        ``tick`` says "still working"; call it from long loops, also later from ``scores``.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class RuntimeSpec:
+    """Where the ranks run and how patient the coordinator is.
+
+    Attributes:
+        kind: "ray" (actors), "local" (processes of this machine), "none" (this process).
+        workers: ranks.
+        device: "auto" takes GPUs if every rank can have its own.
+        threads: torch threads a rank; None divides the cores of a machine among its ranks.
+        address: an existing Ray cluster; None starts an embedded one.
+        spares: idle workers that stand by, so that a lost rank is replaced at once.
+        hang_floor_s: without a sign of life for this long (or 20 steps) a rank counts as hung.
+        placement_timeout_s: how long to wait for workers before going on with fewer.
+        graph: None (collectives), a name (line, ring, star, tree, random:SEED) or edges.
+        log_folder: where ``rank_N.log`` go; None keeps the runtime's own choice.
+    """
+
+    kind: str = "ray"
+    workers: int = 2
+    device: str = "auto"
+    threads: int | None = None
+    address: str | None = None
+    spares: int = 0
+    hang_floor_s: float = 10.0
+    placement_timeout_s: float = 60.0
+    graph: Edges | None = None
+    log_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        _choice("runtime", self.kind, KINDS)
+        _choice("device", self.device, DEVICES)
+        _at_least("workers", self.workers, 1)
+        _at_least("spares", self.spares, 0)
+        if self.threads is not None:
+            _at_least("threads", self.threads, 1)
+        for name in ("hang_floor_s", "placement_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}: found {getattr(self, name)}, accepted above 0")
+
+
+def _choice(name: str, found: str, accepted: Sequence[str]) -> None:
+    if found not in accepted:
+        raise InputError(f"{name}: found {found!r}, accepted {', '.join(accepted)}")
+
+
+def _at_least(name: str, found: int, least: int) -> None:
+    if found < least:
+        raise InputError(f"{name}: found {found}, accepted {least} or more")
