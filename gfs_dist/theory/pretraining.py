@@ -32,7 +32,7 @@ class Spectrum:
 
     @property
     def condition_number(self) -> float:
-        """kappa = beta / alpha; infinite if alpha is 0 (fewer neurons than samples, or ties)."""
+        """The ratio kappa = beta / alpha; infinite if alpha is 0 (fewer neurons than samples)."""
         return self.largest / self.smallest if self.smallest > 0 else math.inf
 
     def step_share(self, lr: float) -> float:

@@ -1,0 +1,63 @@
+"""What a run ran on: facts of the machine and versions of the packages, and nothing private."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = (
+    "gfs-dist",
+    "torch",
+    "ray",
+    "numpy",
+    "hydra-core",
+    "omegaconf",
+    "safetensors",
+    "scikit-learn",
+    "matplotlib",
+)
+
+
+def machine() -> dict[str, Any]:
+    """Facts of this machine, JSON-ready: no host name, user, address or environment variable.
+
+    Returns:
+        ``cpu`` (model), ``cores`` (this process may use), ``memory_bytes`` (physical),
+        ``gpus`` (names), ``python``, ``os``.
+    """
+    gpus = range(torch.cuda.device_count())
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": [torch.cuda.get_device_name(index) for index in gpus],
+        "python": platform.python_version(),
+        "os": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Version of every package that can change a result, of those that are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # an optional package, or a plain checkout of ours
+    return found
+
+
+def _cpu_model() -> str:
+    """The processor's marketing name where the system tells it, else its architecture."""
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,78 @@
+"""How every plot looks: one size of type, colours that colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+# Okabe and Ito's palette.
+BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
+
+DPI = 150
+
+RC: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "figure.facecolor": "white",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The style above for what is drawn inside; the caller's own settings come back after it."""
+    with mpl.rc_context(RC):
+        yield
+
+
+def canvas(width: float, height: float) -> Figure:
+    """An empty figure in inches that needs no display and no global state."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def ordered_colours(number: int) -> list[Any]:
+    """Colours that darken in order, told apart by lightness as well as by hue."""
+    scale = mpl.colormaps["viridis_r"]
+    return [scale(0.12 + 0.88 * i / (number - 1)) for i in range(number)] if number > 1 else [BLUE]
+
+
+def log_where_sensible(axes: Axes, axis: str, values: Sequence[float], spread: float = 4.0) -> None:
+    """A logarithmic axis with plain numbers if all values are positive and spread widely."""
+    if not values or min(values) <= 0 or max(values) < spread * min(values):
+        return
+    axes.set(**{f"{axis}scale": "log"})
+    chosen = axes.xaxis if axis == "x" else axes.yaxis
+    subs = (1.0, 2.0, 5.0) if max(values) < 300 * min(values) else (1.0,)
+    chosen.set_major_locator(LogLocator(base=10.0, subs=subs))
+    chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    chosen.set_minor_formatter(NullFormatter())
