@@ -1,0 +1,277 @@
+"""Workers as Ray actors: on a Ray cluster that exists, or on one embedded in this process.
+
+The actors are placed together and live as long as the runtime; Ray restarts none of them, since
+a restarted actor would come back without its group and state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else workers get a copy of the venv
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from gfs_dist.errors import InputError
+from gfs_dist.runtime.launcher import PlacementError, WorkerDied
+from gfs_dist.runtime.spec import RuntimeSpec
+from gfs_dist.runtime.store import Address
+
+CONNECT_TIMEOUT_S = 5.0
+OBJECT_STORE_BYTES = 256 * 2**20
+
+
+def _actor_class() -> Any:
+    """The actor. Ray sends a class that is made in a function by value, so it can mend the
+    module search path of a worker before anything of ours is imported there."""
+
+    class RankActor:
+        def __init__(self, path: list[str], address: Address, name: str) -> None:
+            import os
+            import sys
+
+            sys.path += [p for p in path if p not in sys.path and os.path.exists(p)]
+            import ray
+
+            from gfs_dist.runtime.worker import RankHost
+
+            self.host = RankHost(address, name, ray.get_runtime_context().get_node_id())
+
+        def handle(self, method: str, *arguments: Any) -> Any:
+            return self.host.handle(method, *arguments)
+
+    return RankActor
+
+
+class RayWorker:
+    """One actor."""
+
+    def __init__(self, name: str, slot: int, actor: Any, node: str) -> None:
+        self.name, self.slot = name, slot
+        self._actor, self._node = actor, node
+        self._pid: int | None = None
+        self._lock = threading.Lock()
+        self._asked: set[Future[Any]] = set()
+        self._killed = False
+
+    def call(self, method: str, *arguments: Any) -> Future[Any]:
+        answer: Future[Any] = Future()
+        with self._lock:
+            if self._killed:
+                answer.set_exception(WorkerDied(f"actor {self.name} was ended"))
+                return answer
+            self._asked.add(answer)
+        reply = self._actor.handle.remote(method, *arguments).future()
+        reply.add_done_callback(lambda done: self._answer(answer, done))
+        return answer
+
+    def kill(self) -> None:
+        with self._lock:
+            self._killed = True
+            asked, self._asked = self._asked, set()
+        # Ray takes five seconds to end a stopped process; on this machine there is a faster way.
+        if self._pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+        ray.kill(self._actor, no_restart=True)
+        for answer in asked:
+            answer.set_exception(WorkerDied(f"actor {self.name} was ended"))
+
+    def _answer(self, answer: Future[Any], done: Future[Any]) -> None:
+        with self._lock:
+            if answer not in self._asked:
+                return
+            self._asked.discard(answer)
+        error = done.exception()
+        if isinstance(error, RayActorError):
+            answer.set_exception(WorkerDied(_first_line(error)))
+        elif error is not None:
+            answer.set_exception(error)
+        elif (reply := done.result()).error is not None:
+            answer.set_exception(reply.error)
+        else:
+            if type(reply.value).__name__ == "Identity" and reply.value.node == self._node:
+                self._pid = reply.value.pid
+            answer.set_result(reply.value)
+
+
+class RayLauncher:
+    """Places actors on a cluster.
+
+    The cluster is, in this order: one that this process has joined already (it is left running),
+    ``spec.address``, Ray's own ``RAY_ADDRESS``, an embedded one that ends with :meth:`close`.
+    """
+
+    def __init__(self, spec: RuntimeSpec) -> None:
+        self.spec = spec
+        self._embedded: EmbeddedRay | None = None
+        self._joined = False
+        address = spec.address or os.environ.get("RAY_ADDRESS")
+        if not ray.is_initialized():
+            if address:
+                join_cluster(address)
+                self._joined = True
+            else:
+                self._embedded = EmbeddedRay(spec.workers + spec.spares)
+        self.host = ray.util.get_node_ip_address()
+        self._node = ray.get_runtime_context().get_node_id()
+        self._group: PlacementGroup | None = None
+        self._workers: list[RayWorker] = []
+        self._actor = ray.remote(_actor_class())
+        gpus = ray.cluster_resources().get("GPU", 0)
+        if spec.device == "cuda" and not gpus:
+            self.close()
+            raise InputError("device: found 'cuda', but the Ray cluster has no GPU; accepted 'cpu'")
+        self._gpus = spec.device == "cuda" or (spec.device == "auto" and gpus >= spec.workers)
+        self.device = "cuda" if self._gpus else "cpu"
+
+    def open(self, num_workers: int) -> int:
+        cpus = ray.cluster_resources().get("CPU", 0.0)
+        share = min(1.0, int(100 * cpus / num_workers) / 100)
+        bundle = {"CPU": share} if share > 0 else {"CPU": 0.01}
+        if self._gpus:
+            bundle["GPU"] = 1.0
+        if self._place(bundle, num_workers):
+            return num_workers
+        free = ray.available_resources()
+        room = min(int(free.get(kind, 0.0) / need) for kind, need in bundle.items())
+        for fewer in range(min(room, num_workers - 1), 0, -1):
+            if self._place(bundle, fewer):
+                return fewer
+        raise PlacementError(
+            f"workers: no room for one on the Ray cluster within {self.spec.placement_timeout_s:g} "
+            f"s (each needs {bundle}); see `ray status`"
+        )
+
+    def _place(self, bundle: dict[str, float], num_workers: int) -> bool:
+        group = placement_group([bundle] * num_workers, strategy="PACK")
+        try:
+            ray.get(group.ready(), timeout=self.spec.placement_timeout_s)
+        except GetTimeoutError:
+            remove_placement_group(group)
+            return False
+        self._group = group
+        return True
+
+    def start(self, name: str, slot: int, address: Address) -> RayWorker:
+        assert self._group is not None
+        bundle = self._group.bundle_specs[slot]
+        actor = self._actor.options(
+            num_cpus=bundle["CPU"],
+            num_gpus=bundle.get("GPU", 0),
+            max_restarts=0,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=slot
+            ),
+        ).remote([p or str(Path.cwd()) for p in sys.path], address, name)
+        worker = RayWorker(name, slot, actor, self._node)
+        self._workers.append(worker)
+        return worker
+
+    def share(self, payload: bytes) -> Any:
+        return ray.put(payload)
+
+    def close(self) -> None:
+        if ray.is_initialized():
+            for worker in self._workers:
+                worker.kill()
+            if self._group is not None:
+                remove_placement_group(self._group)
+        if self._embedded is not None:
+            self._embedded.close()
+        elif self._joined:
+            ray.shutdown()
+
+
+class EmbeddedRay:
+    """A Ray of this process's own: no dashboard, its own token, its own folder, nothing left.
+
+    Args:
+        num_workers: workers that it will hold.
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="gfs-ray-"))
+        token = self.folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        paths = [*(p or str(Path.cwd()) for p in sys.path)]
+        ours = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PYTHONPATH": os.pathsep.join(paths),
+        }
+        self._before = {key: os.environ.get(key) for key in ours}
+        os.environ.update(ours)
+        _read_environment_again()
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_workers,
+                include_dashboard=False,
+                logging_level="ERROR",
+                log_to_driver=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(self.folder),
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End its processes, remove its folder, restore the environment."""
+        ray.shutdown()
+        for key, value in self._before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+        _read_environment_again()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _read_environment_again() -> None:
+    """Ray reads its mode of authentication once, when imported, and a token when first needed."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # there is no public way
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def join_cluster(address: str) -> None:
+    """Connect to a Ray cluster that runs.
+
+    Raises:
+        InputError: nobody listens there. Ray itself would try for minutes.
+        PlacementError: Ray refused.
+    """
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise InputError(f"runtime.address: found {address!r}, accepted HOST:PORT or auto")
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            raise InputError(f"runtime.address: no Ray cluster at {address} ({error})") from error
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    except (ConnectionError, RuntimeError, RayError) as error:
+        raise PlacementError(f"Ray cluster at {address}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
