@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -54,7 +55,7 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
         OmegaConf.resolve(cfg)
         _refuse_missing(cfg)
         config: Any = OmegaConf.to_object(cfg)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(_explain(error)) from error
     check_ranges(config)
     config.check()
@@ -209,11 +210,19 @@ def _stored_config(command: str, overrides: list[Override]) -> dict[str, Any] | 
         raise ConfigError(f"resume: found {folders[-1]}, accepted a run folder (with config.yaml)")
     try:
         stored = OmegaConf.to_container(OmegaConf.load(file))
-    except (OSError, ValueError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(f"resume: {file} cannot be read: {_explain(error)}") from error
-    if not isinstance(stored, dict) or set(stored) != _fields(COMMANDS[command]):
+    if not _is_of(command, stored):
         raise ConfigError(f"resume: {file} is not a configuration of gfs {command}")
-    return {str(key): value for key, value in stored.items()}
+    return typing.cast(dict[str, Any], stored)
+
+
+def _is_of(command: str, stored: object) -> bool:
+    """True if ``stored`` has the keys of ``command``, and groups where groups belong."""
+    if not isinstance(stored, dict) or set(stored) != _fields(COMMANDS[command]):
+        return False
+    groups = [(stored[group], OPTION_KEY[group]) for group in GROUPS if group in stored]
+    return all(isinstance(value, dict) and key in value for value, key in groups)
 
 
 def _stored_options(stored: dict[str, Any], options: list[str]) -> list[str]:

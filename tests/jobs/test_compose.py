@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from gfs_dist.errors import ConfigError
+from gfs_dist.jobs.compose import compose, sweep, to_yaml
+from gfs_dist.jobs.config import COMMANDS, GradientDescent, Mnist, Prune, RayRuntime, Sgd
+
+NEEDED = {"evaluate": ["path=x"]}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_defaults_compose(command: str) -> None:
+    assert type(compose(command, NEEDED.get(command, []))) is COMMANDS[command]
+
+
+def test_defaults_are_the_run_with_no_arguments() -> None:
+    config = compose("prune")
+    assert isinstance(config.train, GradientDescent)
+    assert isinstance(config.runtime, RayRuntime)
+    assert (config.data.name, config.model.name, config.model.width) == (
+        "digits",
+        "two_layer",
+        1000,
+    )
+    assert (config.workers, config.steps, config.objective) == (2, 200, "squared")
+    assert config.train.iterations // config.train.checkpoint_every + 1 == 5
+    assert config.out.startswith("runs/")
+    assert config.out.endswith("_prune")
+
+
+def test_values_and_groups_are_set() -> None:
+    words = ["data=mnist", "data.root=/data", "train=sgd", "train.batch=7", "distinct=3", "seed=5"]
+    config = compose("prune", words)
+    assert isinstance(config.data, Mnist)
+    assert isinstance(config.train, Sgd)
+    assert (config.data.root, config.train.batch, config.distinct) == ("/data", 7, 3)
+    assert config.data.seed == 5, "the seed of the data follows the seed of the run"
+
+
+def test_last_word_of_a_key_counts() -> None:
+    assert compose("prune", ["steps=3", "steps=4"]).steps == 4
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("out=001", "001"),
+        ('out="a=b, c"', "a=b, c"),
+        ("out=/tmp/x.y", "/tmp/x.y"),
+        ("out=${oc.env:HOMELESS,there}/x", "there/x"),
+    ],
+)
+def test_text_stays_text(word: str, value: str) -> None:
+    assert compose("prune", [word]).out == value
+
+
+def test_this_process_is_one_rank() -> None:
+    assert compose("prune", ["runtime=none"]).workers == 1
+    assert compose("prune", ["runtime=none", "workers=1"]).workers == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        # unknown keys, with the nearest valid name
+        ("stesp=3", r"^stesp: unknown key of gfs prune; did you mean steps\?$"),
+        ("modle.width=3", r"^modle\.width: unknown key of gfs prune; did you mean model\.width\?$"),
+        ("width=3", r"^width: .*did you mean model\.width\?$"),
+        ("zzzqq=3", r"^zzzqq: unknown key of gfs prune; gfs prune --help lists the keys$"),
+        ("hydra.run.dir=x", r"^hydra\.run\.dir: unknown key"),
+        ("data.features=3", r"^data\.features: not a key of data=digits, it belongs to data=synth"),
+        ("runtime=none runtime.address=x", r"^runtime\.address: .*belongs to runtime=ray$"),
+        # wrong types: key, found, accepted
+        ("steps=abc", r"^steps: found 'abc', accepted a whole number, 1 or more$"),
+        ("steps=1.5", r"^steps: found 1\.5, accepted a whole number, 1 or more$"),
+        ("steps=1e3", r"^steps: found 1000\.0, accepted a whole number, 1 or more$"),
+        ("steps=true", r"^steps: found true, accepted a whole number, 1 or more$"),
+        ("steps=null", r"^steps: found null, accepted a whole number, 1 or more$"),
+        ("steps=[1]", r"^steps: found \[1\], accepted a whole number"),
+        ("steps=", r"^steps: found '', accepted a whole number"),
+        ("tolerance=x", r"^tolerance: found 'x', accepted a number, 0 or more, or null$"),
+        ("verify=1", r"^verify: found 1, accepted true or false$"),
+        ("objective=null", r"^objective: found null, accepted squared, bce$"),
+        # ranges
+        ("steps=0", r"^steps: found 0, accepted a whole number, 1 or more$"),
+        ("workers=0", r"^workers: found 0, accepted a whole number, 1 or more$"),
+        ("distinct=0", r"^distinct: found 0, accepted a whole number, 1 or more, or null$"),
+        ("tolerance=-1", r"^tolerance: found -1\.0, accepted a number, 0 or more, or null$"),
+        ("tolerance=nan", r"^tolerance: found nan, accepted a number, 0 or more, or null$"),
+        ("train.lr=0", r"^train\.lr: found 0\.0, accepted a number, above 0$"),
+        ("train.lr=inf", r"^train\.lr: found inf, accepted a number, above 0$"),
+        ("train=sgd train.momentum=1", r"^train\.momentum: found 1\.0, .*0 or more, below 1$"),
+        ("model.width=0", r"^model\.width: found 0, accepted a whole number, 1 or more$"),
+        ("seed=-1", r"^seed: found -1, accepted a whole number, 0 or more, below \d+$"),
+        # words to choose from
+        ("objective=sqared", r"^objective: found 'sqared', accepted squared, bce; did you mean sq"),
+        ("data=mnits", r"^data: found mnits, accepted digits, .*; did you mean mnist\?$"),
+        ("data={a:1}", r"^data: found \{a:1\}, accepted digits, mnist, synthetic$"),
+        ("objective=bce method=panel", r"^method: found 'panel', accepted auto, screened, exhaus"),
+        (
+            "method=screened",
+            r"^method: found 'screened', accepted auto, panel, .* objective=squared",
+        ),
+        ("runtime=none workers=2", r"^workers: found 2, accepted 1 with runtime=none$"),
+        ("data.name=mnist", r"^data\.name: chosen by the group, write data=mnist$"),
+        # additions and removals
+        ("+steps=3", r"^\+steps=3: steps is a known key, write it without '\+'$"),
+        ("++steps=3", r"^\+\+steps=3: steps is a known key, write it without '\+'$"),
+        ("+data=mnist", r"^\+data=mnist: data is a known key, write it without '\+'$"),
+        ("+zzzqq=3", r"^zzzqq: unknown key"),
+        ("+data.zzzqq=3", r"^data\.zzzqq: unknown key"),
+        ("~steps", r"^~steps: a key cannot be removed, accepted key=value$"),
+        ("~data=digits", r"^~data=digits: a key cannot be removed"),
+        # syntax
+        ("=3", r"^'=3': accepted key=value$"),
+        ("steps", r"^'steps': accepted key=value$"),
+        (
+            "out=a=b",
+            r"^out=a=b: the value cannot be read; accepted a plain value, or one in double",
+        ),
+        ("data@x=mnist", r"^data@x=mnist: '@' is not accepted in a key"),
+        ("steps=1,2", r"^steps: found several values \(1,2\), accepted one without --multirun$"),
+        # values that are not there
+        (
+            "data=mnist",
+            r"^data\.root: has no default and was not given, accepted data\.root=VALUE$",
+        ),
+        ("out=${nope}", r"Interpolation key 'nope' not found"),
+        ("seed=${out}", r"^seed: .*could not be converted to Integer$"),
+        ("resume=/nope", r"^resume: found /nope, accepted a run folder \(with config\.yaml\)$"),
+    ],
+)
+def test_bad_words_are_refused(words: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        compose("prune", words.split(" "))
+    assert caught.value.exit_code == 2
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_group_of_another_command_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^runtime: gfs pretrain takes no runtime$"):
+        compose("pretrain", ["runtime=ray"])
+
+
+def test_text_of_a_configuration_gives_it_again(tmp_path: Path) -> None:
+    config = compose("prune", ["data=synthetic", "data.features=3", "runtime=local", "steps=7"])
+    text = to_yaml(config)
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    again = compose("prune", [f"resume={tmp_path}"])
+    again.resume = None
+    assert again == config
+    assert "${" not in text
+
+
+class TestConfigDir:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        (tmp_path / "experiment").mkdir()
+        (tmp_path / "experiment" / "mine.yaml").write_text(
+            "# @package _global_\ndefaults:\n  - override /train: sgd\nsteps: 11\n"
+            "train:\n  batch: 9\n"
+        )
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "few.yaml").write_text(
+            "defaults: [digits]\nsamples: 20\n", encoding="utf-8"
+        )
+        return tmp_path
+
+    def test_own_experiment_is_laid_over_ours(self, folder: Path) -> None:
+        config = compose("prune", ["+experiment=mine", "train.batch=8"], folder)
+        assert isinstance(config.train, Sgd)
+        assert (config.steps, config.train.batch) == (11, 8)
+
+    def test_own_option_stands_beside_ours(self, folder: Path) -> None:
+        assert compose("prune", ["data=few"], folder).data.samples == 20
+
+    def test_own_group_is_added_with_a_plus(self, folder: Path) -> None:
+        with pytest.raises(ConfigError, match=r"add it as \+experiment"):
+            compose("prune", ["experiment=mine"], folder)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("zzz: 3\n", "zzz: Key 'zzz' not in 'Prune'"),
+            (
+                "steps: many\n",
+                "steps: Value 'many' of type 'str' could not be converted to Integer",
+            ),
+            ("steps: 0\n", "steps: found 0, accepted a whole number, 1 or more"),
+            ("data:\n  name: nope\n", "data.name: found 'nope', accepted digits"),
+            ("a: [\n", "while parsing"),
+        ],
+    )
+    def test_own_file_is_checked_too(self, folder: Path, text: str, message: str) -> None:
+        file = folder / "experiment" / "bad.yaml"
+        file.write_text(f"# @package _global_\n{text}", encoding="utf-8")
+        with pytest.raises(ConfigError, match=message):
+            compose("prune", ["+experiment=bad"], folder)
+
+    def test_missing_folder_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"--config-dir: found .*nope, accepted a folder"):
+            compose("prune", [], tmp_path / "nope")
+
+
+class TestResume:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        config = compose("prune", ["steps=7", "data.samples=50", "train=sgd", "workers=3"])
+        (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        return tmp_path
+
+    def test_everything_is_taken_from_the_run_folder(self, folder: Path) -> None:
+        config = compose("prune", [f"resume={folder}"])
+        assert isinstance(config, Prune)
+        assert isinstance(config.train, Sgd)
+        assert (config.steps, config.data.samples, config.workers) == (7, 50, 3)
+        assert config.resume == str(folder)
+
+    def test_workers_runtime_device_threads_may_change(self, folder: Path) -> None:
+        words = ["workers=1", "runtime=local", "runtime.spares=1", "device=cpu", "threads=1"]
+        config = compose("prune", [f"resume={folder}", *words])
+        assert (config.workers, config.runtime.kind, config.runtime.spares) == (1, "local", 1)
+        assert compose("prune", [f"resume={folder}", "runtime=none"]).workers == 1
+
+    def test_the_same_value_may_be_repeated(self, folder: Path) -> None:
+        assert compose("prune", [f"resume={folder}", "steps=7", "train=sgd"]).steps == 7
+
+    @pytest.mark.parametrize(
+        ("word", "message"),
+        [
+            ("steps=8", "steps: found 8, the run folder has 7; only workers, runtime, device, thr"),
+            ("data.samples=51", r"data\.samples: found 51, the run folder has 50; only workers"),
+            ("train=gd", "train: found gd, the run folder has sgd; only workers"),
+            ("out=elsewhere", "out: found elsewhere, the run folder has runs/"),
+        ],
+    )
+    def test_nothing_else_may(self, folder: Path, word: str, message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            compose("prune", [f"resume={folder}", word])
+
+    def test_run_folder_of_another_command_is_refused(self, folder: Path) -> None:
+        with pytest.raises(
+            ConfigError, match=r"config\.yaml is not a configuration of gfs pretrain"
+        ):
+            compose("pretrain", [f"resume={folder}"])
+
+    @pytest.mark.parametrize("text", ["a: [", "3", "", "\x00", "data: 3\n"])
+    def test_broken_configuration_is_refused(self, folder: Path, text: str) -> None:
+        (folder / "config.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"^resume: .*config\.yaml"):
+            compose("prune", [f"resume={folder}"])
+
+    def test_group_without_its_option_is_refused(self, folder: Path) -> None:
+        stored = OmegaConf.load(folder / "config.yaml")
+        stored.data = {"samples": 3}
+        OmegaConf.save(stored, folder / "config.yaml")
+        with pytest.raises(ConfigError, match=r"config\.yaml is not a configuration of gfs prune"):
+            compose("prune", [f"resume={folder}"])
+
+
+class TestSweep:
+    def test_every_combination_is_a_run(self) -> None:
+        configs = sweep("prune", ["steps=1,2", "weights=uniform,line_search", "out=there"])
+        assert [(c.steps, c.weights) for c in configs] == [
+            (1, "uniform"),
+            (1, "line_search"),
+            (2, "uniform"),
+            (2, "line_search"),
+        ]
+        assert [c.out for c in configs] == ["there/0", "there/1", "there/2", "there/3"]
+
+    def test_groups_and_quoted_values_can_be_swept(self) -> None:
+        configs = sweep("prune", ["train=gd,sgd", "checkpoint='a,b','c'"])
+        assert [c.checkpoint for c in configs] == ["a,b", "c", "a,b", "c"]
+        assert [c.train.method for c in configs] == ["gd", "gd", "sgd", "sgd"]
+
+    def test_ranges_are_written_out(self) -> None:
+        with pytest.raises(ConfigError, match=r"accepted the values one by one, as in key=1,2,3"):
+            sweep("prune", ["steps=range(1,3)"])
+
+    def test_one_bad_point_refuses_all(self) -> None:
+        with pytest.raises(ConfigError, match=r"^steps: found 0"):
+            sweep("prune", ["steps=1,0"])

@@ -1,0 +1,69 @@
+"""conf/ and the schema say the same, and every key says what it means."""
+
+from __future__ import annotations
+
+import typing
+
+import pytest
+from omegaconf import OmegaConf
+
+from gfs_dist._layout import conf_folder
+from gfs_dist.cli.arguments import COMMANDS as SHELL_COMMANDS
+from gfs_dist.cli.arguments import POSITIONAL
+from gfs_dist.jobs.config import CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
+from gfs_dist.jobs.describe import describe
+from gfs_dist.jobs.rules import Accepted
+
+OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
+
+
+def test_shell_and_schema_have_the_same_commands() -> None:
+    assert list(SHELL_COMMANDS) == list(COMMANDS)
+    for command, key in POSITIONAL.items():
+        assert key in typing.get_type_hints(COMMANDS[command])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_keys_of_a_command_are_those_of_its_schema(command: str) -> None:
+    about = describe(command)
+    names = [key.name for key in about.keys] + [group.name for group in about.groups]
+    assert sorted(names) == sorted(typing.get_type_hints(COMMANDS[command]))
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_keys_of_an_option_are_those_of_its_schema(group: str, option: str) -> None:
+    file = OmegaConf.load(conf_folder() / group / f"{option}.yaml")
+    assert sorted(map(str, file)) == sorted(typing.get_type_hints(GROUPS[group][option]))
+    assert file[OPTION_KEY[group]] == option
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_file_of_a_group_has_a_schema(group: str) -> None:
+    assert {file.stem for file in (conf_folder() / group).glob("*.yaml")} == set(GROUPS[group])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_key_has_a_line_of_help(command: str) -> None:
+    about = describe(command)
+    assert about.help
+    for key in about.keys:
+        assert key.help, f"{command}.yaml: {key.name} has no comment above it"
+    for group in about.groups:
+        assert group.help, f"{command}.yaml: {group.name} has no comment above it"
+        assert group.default in group.options
+        for keys in group.options.values():
+            for key in keys:
+                assert key.help, f"{key.name} has no comment above it"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_word_to_choose_from_stands_in_the_help(command: str) -> None:
+    for key in describe(command).keys:
+        for word in Accepted.of(COMMANDS[command], key.name).choices:
+            assert word in key.help, (
+                f"{command}.yaml: {key.name} accepts {word} and does not say so"
+            )
+
+
+def test_changeable_keys_exist() -> None:
+    assert set(CHANGEABLE) <= set(typing.get_type_hints(COMMANDS["prune"]))

@@ -1,0 +1,58 @@
+"""What import-linter cannot say: submodules of other packages, and all that is allowed."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted([*(ROOT / "gfs_dist").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")])
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def users_of(module: str) -> set[str]:
+    """Floors that import ``module`` or something in it."""
+    return {
+        file.relative_to(ROOT).parts[-2]
+        for file in FILES
+        if any(name == module or name.startswith(f"{module}.") for name in imports(file))
+    }
+
+
+@pytest.mark.parametrize(
+    ("module", "floor"),
+    [
+        ("torch.distributed", "runtime"),
+        ("torch.multiprocessing", "runtime"),
+        ("ray", "runtime"),
+        ("hydra", "jobs"),
+        ("omegaconf", "jobs"),
+        ("argparse", "cli"),
+        ("rich", "cli"),
+    ],
+)
+def test_a_library_is_used_on_its_floor_only(module: str, floor: str) -> None:
+    assert users_of(module) <= {floor}
+
+
+def test_selection_knows_torch_alone() -> None:
+    allowed = {*sys.stdlib_module_names, "torch"} - {"logging", "pathlib", "os", "subprocess"}
+    for file in (ROOT / "gfs_dist" / "selection").glob("*.py"):
+        for name in imports(file):
+            own = name == "gfs_dist" or name.startswith(("gfs_dist.selection", "gfs_dist.errors"))
+            assert own or name.split(".")[0] in allowed, f"{file.name} imports {name}"
+            functional = name == "torch.nn" or name.startswith("torch.nn.functional")
+            assert functional or not name.startswith("torch.nn"), f"{file.name} imports {name}"
