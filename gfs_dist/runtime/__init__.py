@@ -1,13 +1,13 @@
 """Ranks, worker processes, Ray actors, process groups, supervision, recovery.
 
-    with open_runtime(RuntimeSpec(kind="local", workers=2)) as runtime:
-        result = runtime.search(problem, Stop(steps=200))
+with open_runtime(RuntimeSpec(kind="local", workers=2)) as runtime:
+    result = runtime.search(problem, Stop(steps=200))
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 from gfs_dist.runtime.alone import AloneRuntime
 from gfs_dist.runtime.coordinator import WorkersRuntime
@@ -53,7 +53,7 @@ class Runtime(Protocol):
 
     def close(self) -> None: ...
 
-    def __enter__(self) -> Runtime: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
 

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 
@@ -33,9 +34,10 @@ class AloneRuntime:
         if spec.device == "cuda" and not has_gpu:
             raise InputError("device: found 'cuda', but there is no GPU; accepted 'cpu', 'auto'")
         self.spec, self.faults = spec, faults
+        self.generation = -1
         self.device = torch.device("cuda" if has_gpu and spec.device != "cpu" else "cpu")
 
-    def __enter__(self) -> AloneRuntime:
+    def __enter__(self) -> Self:
         self._threads = torch.get_num_threads()
         if self.spec.threads is not None:
             torch.set_num_threads(self.spec.threads)
@@ -61,7 +63,8 @@ class AloneRuntime:
         path = path or Path(problem.num_candidates)
         path = path.prefix(len(path))
         tracker = Tracker(path, on_progress, self.faults)
-        tracker.num_ranks = 1
+        self.generation += 1
+        tracker.generation, tracker.num_ranks = self.generation, 1
         who = {"pid": os.getpid(), "host": socket.gethostname()}
         tracker.event("rank_started", 0, **who)
         tracker.report("setup")
@@ -70,11 +73,11 @@ class AloneRuntime:
         objective = problem.objective(everything, self.device, lambda: None)
         timing = Timing(setup_s=time.perf_counter() - began)
 
-        def on_step(path: Path) -> None:
+        def on_step(_: Path) -> None:
             tracker.step(PERIOD_S)
 
         began = time.perf_counter()
-        tracker.begin(0, path, 1)
+        tracker.begin(self.generation, path, 1)
         path = greedy(objective, stop, path=path, on_step=on_step)
         timing.compute_s = time.perf_counter() - began
         timing.peak_rss_bytes = peak_rss_bytes()

@@ -8,14 +8,12 @@ are never read: their calls are over, their keys carry another number.
 
 from __future__ import annotations
 
-import os
 import pickle
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
-
-from torch.distributed import TCPStore
+from pathlib import Path as FilePath
+from typing import Any, Self
 
 from gfs_dist.errors import InputError, WorkersLostError
 from gfs_dist.runtime.faults import Fault
@@ -76,7 +74,7 @@ class WorkersRuntime:
         """Ranks that a search will have, if no worker is lost."""
         return self.spec.workers
 
-    def __enter__(self) -> WorkersRuntime:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -162,7 +160,7 @@ class Search:
         self.team.refill()
         self.tracker.report("start")
         while True:
-            began = time.perf_counter()
+            began, known = time.perf_counter(), len(self.path)
             members = self._muster()
             layout = self._layout(members)
             ended = self._prepare(members, layout)
@@ -173,7 +171,9 @@ class Search:
                 self.steps_s += time.perf_counter() - began
             if done := [v for v in ended.values.values() if isinstance(v, Finished)]:
                 return self._result(done[0], members, ended)
-            self._settle(ended)
+            self.futile = 0 if len(self.path) > known else self.futile + 1
+            if self.futile >= MAX_FUTILE:
+                raise WorkersLostError(self._last_words())
 
     def _muster(self) -> list[Worker]:
         runtime = self.runtime
@@ -216,7 +216,7 @@ class Search:
             calls[rank] = worker.call("prepare", assignment, None if known else runtime.payload)
             self._event("rank_started", rank, worker)
         self._preload()
-        verdict = self._watch(members, calls, lambda watch: None)
+        verdict = self._watch(members, calls, lambda _: None)
         for rank, value in verdict.values.items():
             assert value is None
             runtime.loaded[members[rank].name] = problem
@@ -260,7 +260,7 @@ class Search:
         watch.poll_s = EAGER_POLL_S if self.open_faults else POLL_S
         verdict = watch.run()
         if verdict.errors:
-            raise verdict.errors[0]
+            raise verdict.errors[min(verdict.errors)]
         self._record(verdict)
         return verdict
 
@@ -278,7 +278,6 @@ class Search:
         """Take over the longest path, and note what went wrong."""
         paths = [v.path for v in verdict.values.values() if isinstance(v, Interrupted | Finished)]
         longest = max([self.path, self.tracker.path, *paths], key=len)
-        self.futile = 0 if len(longest) > len(self.path) else self.futile + 1
         self.path = longest.prefix(len(longest))
         finished = any(isinstance(v, Finished) for v in verdict.values.values())
         kinds = verdict.dead
@@ -308,16 +307,14 @@ class Search:
             row["recovered_s"] = time.time() - detected
             self.tracker.event("recovered", row["rank"])
         self.open_faults.clear()
+        self.team.restock()
 
-    def _settle(self, verdict: Verdict) -> None:
-        """Give up if generations keep failing; their number says nothing if steps were made."""
-        if self.futile >= MAX_FUTILE:
-            last = self.faults[-1]
-            raise WorkersLostError(
-                f"workers: {MAX_FUTILE} attempts in a row made no step after step "
-                f"{len(self.path)}; the last fault: rank {last['rank']} {last['kind']}, "
-                f"{last['reason']}"
-            )
+    def _last_words(self) -> str:
+        last = self.faults[-1]
+        return (
+            f"workers: {MAX_FUTILE} attempts in a row made no step after step {len(self.path)}; "
+            f"the last fault: rank {last['rank']} {last['kind']}, {last['reason']}"
+        )
 
     def _result(self, done: Finished, members: Sequence[Worker], ended: Verdict) -> SearchResult:
         self._recovered()
@@ -339,7 +336,7 @@ class Search:
 
     def _log_file(self, rank: int) -> str | None:
         folder = self.runtime.spec.log_folder
-        return None if folder is None else os.path.join(os.path.abspath(folder), f"rank_{rank}.log")
+        return None if folder is None else str(FilePath(folder).resolve() / f"rank_{rank}.log")
 
 
 def summary(ranks: list[Row], setup_s: float, steps_s: float) -> Row:

@@ -54,7 +54,9 @@ def from_environment() -> list[Fault]:
     try:
         return [Fault(**row) for row in json.loads(text)]
     except (json.JSONDecodeError, TypeError) as error:
-        raise InputError(f"{VARIABLE}: found {text[:80]!r}, accepted a JSON list of faults ({error})") from error
+        raise InputError(
+            f"{VARIABLE}: found {text[:80]!r}, accepted a JSON list of faults ({error})"
+        ) from error
 
 
 def strike(kind: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
@@ -70,7 +71,7 @@ class Graph:
     @classmethod
     def random(cls, num_ranks: int, seed: int) -> Graph:
         """A random tree and about half as many edges again."""
-        draw = random.Random(seed)
+        draw = random.Random(seed)  # noqa: S311 - a drawing, not a secret
         edges = [(draw.randrange(r), r) for r in range(1, num_ranks)]
         for _ in range(num_ranks // 2 if num_ranks > 2 else 0):
             a, b = draw.sample(range(num_ranks), 2)
@@ -94,7 +95,7 @@ class Graph:
         """Each rank's parent in the breadth-first tree of ``root``; the root is its own."""
         parents = [root] * self.num_ranks
         levels = self.levels(root)
-        for above, level in zip(levels, levels[1:], strict=False):
+        for above, level in pairwise(levels):
             for rank in level:
                 parents[rank] = min(set(above) & set(self.neighbours[rank]))
         return parents

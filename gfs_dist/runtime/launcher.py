@@ -5,15 +5,15 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from gfs_dist.errors import RunError
+from gfs_dist.errors import WorkersLostError
 from gfs_dist.runtime.store import Address
 
 
-class WorkerDied(Exception):
+class WorkerDiedError(Exception):
     """The process behind a call is gone; never reaches a user."""
 
 
-class PlacementError(RunError):
+class PlacementError(WorkersLostError):
     """No worker could be started."""
 
 
@@ -30,11 +30,12 @@ class Worker(Protocol):
 
     def call(self, method: str, *arguments: Any) -> Future[Any]:
         """Ask :class:`gfs_dist.runtime.worker.RankHost`. The future raises the error of a user,
-        or :class:`WorkerDied`."""
+        or :class:`WorkerDiedError`.
+        """
         ...
 
     def kill(self) -> None:
-        """End it now, even if stopped; what it was asked fails with :class:`WorkerDied`."""
+        """End it now, even if stopped; what it was asked fails with :class:`WorkerDiedError`."""
         ...
 
 

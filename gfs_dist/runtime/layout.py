@@ -46,7 +46,9 @@ def lay_out(
     own_gpu = all(on_node[who.node] <= who.gpus for who in identities)
     cuda = own_gpu if device == "auto" else device == "cuda"
     if cuda and (bare := next((who for who in identities if not who.gpus), None)):
-        raise InputError(f"device: found 'cuda', but {bare.host} has no GPU; accepted 'cpu', 'auto'")
+        raise InputError(
+            f"device: found 'cuda', but {bare.host} has no GPU; accepted 'cpu', 'auto'"
+        )
     seen: Counter[str] = Counter()
     devices, threads = [], []
     for who in identities:
@@ -61,7 +63,8 @@ def lay_out(
 
 def _graph(spec: RuntimeSpec, num_ranks: int, before: Graph | None) -> Graph | None:
     """The graph for ``num_ranks``. A named one is drawn anew; of given edges those among the
-    ranks that are left are kept if they connect them, else the ranks form a line."""
+    ranks that are left are kept if they connect them, else the ranks form a line.
+    """
     if spec.graph is None or (before is not None and before.num_ranks == num_ranks):
         return before
     if isinstance(spec.graph, str):

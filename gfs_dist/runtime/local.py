@@ -12,9 +12,10 @@ import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
-from gfs_dist.runtime.launcher import PlacementError, WorkerDied
+from gfs_dist.runtime.launcher import PlacementError, WorkerDiedError
 from gfs_dist.runtime.store import Address
 
 
@@ -37,7 +38,7 @@ class LocalWorker:
         future: Future[Any] = Future()
         with self._lock:
             if self._death:
-                future.set_exception(WorkerDied(self._death))
+                future.set_exception(WorkerDiedError(self._death))
                 return future
             self._count += 1
             number = self._count
@@ -63,7 +64,7 @@ class LocalWorker:
     def _receive(self) -> None:
         while True:
             try:
-                number, reply = pickle.loads(self._connection.recv_bytes())
+                number, reply = pickle.loads(self._connection.recv_bytes())  # noqa: S301 - own child
             except (EOFError, OSError):
                 break
             with self._lock:
@@ -83,7 +84,7 @@ class LocalWorker:
             asked, self._asked = self._asked, {}
         self._outgoing.put(None)
         for future in asked.values():
-            future.set_exception(WorkerDied(self._death))
+            future.set_exception(WorkerDiedError(self._death))
         self._connection.close()
 
 
@@ -118,10 +119,13 @@ class LocalLauncher:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             command = [sys.executable, "-m", "gfs_dist.runtime.local_worker"]
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - our own module
                 [*command, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(p or str(Path.cwd()) for p in sys.path),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is the coordinator's to handle

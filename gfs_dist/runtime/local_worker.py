@@ -20,6 +20,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
+    """Serve the parent until it is gone."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     _die_with(parent)
     connection = Connection(descriptor)
@@ -30,7 +31,7 @@ def main() -> None:
 
     host: RankHost | None = None
     while True:
-        number, method, arguments = pickle.loads(calls.get())
+        number, method, arguments = pickle.loads(calls.get())  # noqa: S301 - the parent
         if host is None:
             host = RankHost(*arguments)
             continue
@@ -48,7 +49,8 @@ def _receive(connection: Connection[Any, Any], calls: queue.SimpleQueue[bytes]) 
 
 def _die_with(parent: int) -> None:
     """Ask Linux to kill this process with the thread that started it; elsewhere the end of the
-    stream is enough for all but a stopped process."""
+    stream is enough for all but a stopped process.
+    """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:

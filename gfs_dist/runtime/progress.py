@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from torch.distributed import TCPStore
@@ -150,5 +151,5 @@ class Tracker:
     def step_s(self) -> float | None:
         """Median seconds a step over the last reports; None before the second."""
         marks = list(self._marks)
-        times = [(b - a) / (k - j) for (a, j), (b, k) in zip(marks, marks[1:], strict=False)]
+        times = [(b - a) / (k - j) for (a, j), (b, k) in pairwise(marks)]
         return statistics.median(times) if times else None

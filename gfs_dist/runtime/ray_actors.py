@@ -7,6 +7,7 @@ a restarted actor would come back without its group and state.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -26,7 +27,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from gfs_dist.errors import InputError
-from gfs_dist.runtime.launcher import PlacementError, WorkerDied
+from gfs_dist.runtime.launcher import PlacementError, WorkerDiedError
 from gfs_dist.runtime.spec import RuntimeSpec
 from gfs_dist.runtime.store import Address
 
@@ -36,14 +37,15 @@ OBJECT_STORE_BYTES = 256 * 2**20
 
 def _actor_class() -> Any:
     """The actor. Ray sends a class that is made in a function by value, so it can mend the
-    module search path of a worker before anything of ours is imported there."""
+    module search path of a worker before anything of ours is imported there.
+    """
 
     class RankActor:
         def __init__(self, path: list[str], address: Address, name: str) -> None:
-            import os
             import sys
+            from pathlib import Path
 
-            sys.path += [p for p in path if p not in sys.path and os.path.exists(p)]
+            sys.path += [p for p in path if p not in sys.path and Path(p).exists()]
             import ray
 
             from gfs_dist.runtime.worker import RankHost
@@ -71,7 +73,7 @@ class RayWorker:
         answer: Future[Any] = Future()
         with self._lock:
             if self._killed:
-                answer.set_exception(WorkerDied(f"actor {self.name} was ended"))
+                answer.set_exception(WorkerDiedError(f"actor {self.name} was ended"))
                 return answer
             self._asked.add(answer)
         reply = self._actor.handle.remote(method, *arguments).future()
@@ -88,7 +90,7 @@ class RayWorker:
                 os.kill(self._pid, signal.SIGKILL)
         ray.kill(self._actor, no_restart=True)
         for answer in asked:
-            answer.set_exception(WorkerDied(f"actor {self.name} was ended"))
+            answer.set_exception(WorkerDiedError(f"actor {self.name} was ended"))
 
     def _answer(self, answer: Future[Any], done: Future[Any]) -> None:
         with self._lock:
@@ -97,7 +99,7 @@ class RayWorker:
             self._asked.discard(answer)
         error = done.exception()
         if isinstance(error, RayActorError):
-            answer.set_exception(WorkerDied(_first_line(error)))
+            answer.set_exception(WorkerDiedError(_first_line(error)))
         elif error is not None:
             answer.set_exception(error)
         elif (reply := done.result()).error is not None:
@@ -223,7 +225,7 @@ class EmbeddedRay:
                 address="local",
                 num_cpus=num_workers,
                 include_dashboard=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 log_to_driver=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=str(self.folder),
@@ -245,8 +247,10 @@ class EmbeddedRay:
 
 
 def _read_environment_again() -> None:
-    """Ray reads its mode of authentication once, when imported, and a token when first needed."""
-    from ray._raylet import AuthenticationTokenLoader, Config  # there is no public way
+    """Ray reads its mode of authentication once, when imported, and a token when first needed;
+    there is no public way to change that.
+    """
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
@@ -268,7 +272,7 @@ def join_cluster(address: str) -> None:
         except OSError as error:
             raise InputError(f"runtime.address: no Ray cluster at {address} ({error})") from error
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, RayError) as error:
         raise PlacementError(f"Ray cluster at {address}: {_first_line(error)}") from error
 

@@ -23,9 +23,7 @@ class Problem(Protocol):
     @property
     def num_candidates(self) -> int: ...
 
-    def objective(
-        self, own: Tensor, device: torch.device, tick: Callable[[], None]
-    ) -> Objective:
+    def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
         """The loss for the candidates ``own`` (sorted int64); no rank is asked anything here.
 
         ``tick`` says "still working"; call it from long loops, also later from ``scores``.

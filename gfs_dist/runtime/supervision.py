@@ -15,7 +15,7 @@ from typing import Any
 
 from torch.distributed import TCPStore
 
-from gfs_dist.runtime.launcher import Worker, WorkerDied
+from gfs_dist.runtime.launcher import Worker, WorkerDiedError
 from gfs_dist.runtime.pulse import Beat, beat_key
 from gfs_dist.runtime.worker import Interrupted
 
@@ -97,7 +97,7 @@ class Verdict:
     values: dict[int, Any] = field(default_factory=dict)
     dead: dict[int, str] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
-    errors: list[BaseException] = field(default_factory=list)
+    errors: dict[int, BaseException] = field(default_factory=dict)
     trouble: float | None = None
 
 
@@ -173,11 +173,11 @@ class Watch:
 
     def _collect(self, rank: int, future: Future[Any]) -> None:
         error = future.exception()
-        if isinstance(error, WorkerDied):
+        if isinstance(error, WorkerDiedError):
             self._lost(rank, "killed", str(error))
         elif error is not None:
             self._note()
-            self.verdict.errors.append(error)
+            self.verdict.errors[rank] = error
         else:
             value = self.verdict.values[rank] = future.result()
             if isinstance(value, Interrupted):

@@ -8,7 +8,7 @@ from concurrent.futures import wait as wait_for
 
 from torch.distributed import TCPStore
 
-from gfs_dist.runtime.launcher import Launcher, PlacementError, Worker, WorkerDied
+from gfs_dist.runtime.launcher import Launcher, PlacementError, Worker, WorkerDiedError
 from gfs_dist.runtime.pulse import beat_key
 from gfs_dist.runtime.store import Address
 from gfs_dist.runtime.worker import Identity
@@ -45,6 +45,7 @@ class Team:
         self._tries: dict[str, int] = {}
         self._count = 0
         self._free: list[int] = []
+        self._spare_slots: list[int] = []
         room = launcher.open(size + num_spares)
         self.ranks: list[Worker | None] = [self._start(slot) for slot in range(min(size, room))]
         self.spares = [w for s in range(size, room) if (w := self._start(s)) is not None]
@@ -74,15 +75,20 @@ class Team:
         worker = self.ranks[rank]
         assert worker is not None
         worker.kill()
-        fresh = self._start(worker.slot)
         spare = next((s for s in self.spares if self._ready(s)), None)
         if spare is None:
-            self.ranks[rank] = fresh
+            self.ranks[rank] = self._start(worker.slot)
             return
         self.spares.remove(spare)
         self.ranks[rank] = spare
-        if fresh is not None:
-            self.spares.append(fresh)
+        self._spare_slots.append(worker.slot)
+
+    def restock(self) -> None:
+        """Start new spares for those used up; later than :meth:`replace`, so that starting them
+        does not slow the recovery.
+        """
+        slots, self._spare_slots = self._spare_slots, []
+        self.spares += [w for slot in slots if (w := self._start(slot)) is not None]
 
     def refill(self) -> None:
         """Try again to have as many ranks as were asked for."""
@@ -110,7 +116,7 @@ class Team:
     def _up(self, worker: Worker, deadline: float) -> bool:
         hello = self._hellos[worker.name]
         wait_for([hello], timeout=max(0.0, deadline - time.monotonic()))
-        if not hello.done() or isinstance(hello.exception(), WorkerDied):
+        if not hello.done() or isinstance(hello.exception(), WorkerDiedError):
             return False
         self.identities[worker.name] = hello.result()
         return True

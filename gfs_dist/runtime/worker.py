@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path as FilePath
 from typing import Any
 
 import torch
@@ -186,7 +187,7 @@ class RankHost:
     def load(self, problem: int, pickled: bytes) -> None:
         """Receive a problem; the one before it is forgotten."""
         self.held = None
-        self.problems = {problem: pickle.loads(pickled)}
+        self.problems = {problem: pickle.loads(pickled)}  # noqa: S301 - the coordinator
 
     def prepare(self, assignment: Assignment, pickled: bytes | None = None) -> None:
         """Build the objective, unless what is held still fits; ``pickled`` is a new problem."""
@@ -285,7 +286,7 @@ class RankHost:
         if log_file is None or log_file == self.log_file:
             return
         self.log_file = log_file
-        if not os.path.isdir(os.path.dirname(log_file)):  # a machine that does not share it
+        if not FilePath(log_file).parent.is_dir():  # a machine that does not share it
             return
         target = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(target, 1)
@@ -318,7 +319,7 @@ def timing_row(timing: Timing) -> dict[str, float]:
 def _portable(error: Exception) -> Exception:
     """``error`` if it survives the journey, else a RuntimeError with the same text."""
     try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever an error class of a user may do
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - made just now
+    except Exception:  # noqa: BLE001 - whatever an error class of a user may do
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error

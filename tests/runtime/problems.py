@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ class MatrixProblem:
 
     contributions: Tensor
     target: Tensor
-    recipe: Recipe = Recipe(method="lazy")
+    recipe: Recipe
     step_s: float = 0.0
 
     @property
