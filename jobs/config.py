@@ -81,7 +81,7 @@ class Train:
 
     method: str
     iterations: Annotated[int, AtLeast(0)]
-    lr: Annotated[float, Above(0)]
+    lr: Annotated[float | None, Above(0)]
     checkpoint_every: Annotated[int, AtLeast(1)]
 
 

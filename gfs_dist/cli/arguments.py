@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,5 +97,10 @@ def _with_positional(command: str | None, words: Sequence[str]) -> list[str]:
         return list(words)
     if command not in POSITIONAL or len(plain) > 1:
         raise InputError(f"{plain[-1]!r} has no place in gfs {command}, accepted key=value")
-    quoted = plain[0].replace("\\", "\\\\").replace('"', '\\"')
+    quoted = re.sub(r'(\\*)("|$)', _escape, plain[0])
     return [f'{POSITIONAL[command]}="{quoted}"', *(word for word in words if word != plain[0])]
+
+
+def _escape(found: re.Match[str]) -> str:
+    """Backslashes are doubled before a quote, and nowhere else: so Hydra reads them."""
+    return found[1] * 2 + ('\\"' if found[2] else "")

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gfs_dist.cli.arguments import COMMANDS, OPTIONS, read_arguments
+from gfs_dist.cli.help import command_help, overview
+from gfs_dist.errors import InputError
+from gfs_dist.jobs.compose import compose
+
+
+def test_options_may_stand_anywhere() -> None:
+    one = read_arguments(["--json", "prune", "steps=3", "--dry-run", "out=x", "--config-dir", "d"])
+    assert (one.command, one.words) == ("prune", ("steps=3", "out=x"))
+    assert (one.json, one.dry_run, one.config_dir, one.debug) == (True, True, Path("d"), False)
+
+
+def test_nothing_asks_for_the_overview() -> None:
+    assert read_arguments([]).command is None
+
+
+@pytest.mark.parametrize("path", ["runs/x", "a b", 'say "hi"', "back\\slash", "end\\", "käse"])
+def test_path_becomes_its_key(path: str) -> None:
+    words = read_arguments(["evaluate", path, "seed=3"]).words
+    assert compose("evaluate", words).path == path
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["prne"], r"^'prne' is no command, accepted pretrain, prune, .*; did you mean prune\?$"),
+        (["steps=3"], r"^'steps=3' is no command"),
+        (["prune", "RUN"], r"^'RUN' has no place in gfs prune, accepted key=value$"),
+        (["evaluate", "a", "b"], r"^'b' has no place in gfs evaluate"),
+        (["prune", "--verbose"], r"^unrecognized arguments: --verbose; gfs --help lists"),
+        (["prune", "--cfg", "all"], r"^argument --cfg: invalid choice: 'all'"),
+        (["prune", "--config-dir"], r"^argument --config-dir: expected one argument"),
+        (["prune", "--js"], r"^unrecognized arguments: --js"),
+    ],
+)
+def test_bad_usage_is_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        read_arguments(argv)
+    assert caught.value.exit_code == 2
+
+
+def test_overview_lists_commands_and_options() -> None:
+    page = overview()
+    assert all(f"\n  {command} " in page for command in COMMANDS)
+    assert all(f"\n  {option} " in page for option in OPTIONS)
+
+
+def test_help_of_a_command_lists_keys_with_defaults_and_meaning() -> None:
+    page = command_help("prune")
+    assert "usage: gfs prune [key=value ...]" in page
+    for line in (
+        r"steps=200  .*picks at most",
+        r"data=digits  .*\(default\)",
+        r"data\.planted=10  .*neurons that make the target",
+    ):
+        assert any(re.search(line, row) for row in page.splitlines()), line
+    assert "usage: gfs evaluate PATH" in command_help("evaluate")

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from gfs_dist.cli.display import PlainReporter, Progress, duration, show
+from gfs_dist.cli.live import LiveReporter
+from gfs_dist.jobs.reporter import PlannedOnly, Reporter, Silent
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def work(reporter: Reporter) -> None:
+    reporter.plan(["prune 2 checkpoints"])
+    reporter.run_folder(Path("runs/x"))
+    reporter.phase("train", 10)
+    reporter.step(5, loss=0.123456789)
+    reporter.phase("prune [1/2]", 20)
+    reporter.step(7, 0.5, 3, workers=2)
+    reporter.note("rank 1 was lost and replaced")
+    reporter.table("result", ["name", "loss", "kept"], [["[a]", 0.25, 1000], ["b", None, 3]])
+    reporter.next(["gfs evaluate runs/x/models/a"])
+
+
+def test_plain_lines_tell_the_whole_run() -> None:
+    stream = io.StringIO()
+    work(PlainReporter(stream))
+    assert stream.getvalue().splitlines() == [
+        "prune 2 checkpoints",
+        "train",
+        "prune [1/2]",
+        "rank 1 was lost and replaced",
+        "",
+        "result",
+        "name  loss   kept",
+        " [a]  0.25  1,000",
+        "   b     -      3",
+        "",
+        "run folder: runs/x",
+        "next: gfs evaluate runs/x/models/a",
+    ]
+
+
+def test_progress_is_a_few_lines_a_minute() -> None:
+    stream, clock = io.StringIO(), Clock()
+    reporter = PlainReporter(stream, line_every_s=15, clock=clock)
+    reporter.phase("prune", 1000)
+    for done in range(1, 481):
+        clock.now_s += 0.125
+        reporter.step(done, loss=0.5, kept=9)
+    lines = stream.getvalue().splitlines()
+    assert 4 <= len(lines) <= 5
+    assert lines[1] == "prune: step 120/1000, loss 0.5, kept 9, 8 steps/s, 1:50 left"
+
+
+def test_rate_forgets_a_slow_beginning() -> None:
+    progress = Progress("x", 1000, 0.0)
+    progress.update(1, None, None, {}, 100.0)
+    for k in range(1, 31):
+        progress.update(1 + 10 * k, None, None, {}, 100.0 + k)
+    assert progress.rate == pytest.approx(10.0)
+    assert progress.left_s == pytest.approx(69.9)
+
+
+def test_rate_and_time_left_are_not_guessed() -> None:
+    progress = Progress("x", None, 0.0)
+    assert (progress.rate, progress.left_s) == (None, None)
+    progress.update(5, None, None, {}, 2.0)
+    assert (progress.rate, progress.left_s) == (2.5, None)
+    assert progress.line() == "step 5, 2.5 steps/s"
+
+
+def test_live_display_shows_the_same_facts() -> None:
+    stream = Terminal()
+    reporter = LiveReporter(stream)
+    work(reporter)
+    reporter.close()
+    seen = stream.getvalue()
+    for fact in (
+        "prune 2 checkpoints",
+        "train",
+        "prune [1/2]",
+        "step 7/20",
+        "loss 0.5",
+        "kept 3",
+        "rank 1 was lost",
+        "[a]",
+        "1,000",
+        "runs/x",
+        "gfs evaluate",
+    ):
+        assert fact in seen, fact
+
+
+def test_live_display_can_be_closed_at_any_time() -> None:
+    for steps in range(3):
+        reporter = LiveReporter(Terminal())
+        if steps:
+            reporter.phase("train", 3)
+        if steps > 1:
+            reporter.step(1)
+        reporter.close()
+        reporter.close()
+
+
+def test_dry_run_ends_after_the_plan() -> None:
+    reporter = PlainReporter(io.StringIO(), dry_run=True)
+    with pytest.raises(PlannedOnly):
+        reporter.plan(["a", "b"])
+    assert reporter.planned == ["a", "b"]
+
+
+def test_nobody_needs_to_listen() -> None:
+    work(Silent())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (True, "yes"),
+        (False, "no"),
+        (1234567, "1,234,567"),
+        (0.123456789, "0.12346"),
+        (3.0, "3"),
+        ("x", "x"),
+    ],
+)
+def test_values_are_short(value: object, text: str) -> None:
+    assert show(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1:00"), (3661, "1:01:01")]
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

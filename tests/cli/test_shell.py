@@ -1,0 +1,168 @@
+"""Exit codes, what is printed where, and what a job is given; the job itself is a stand-in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gfs_dist.cli import main
+from gfs_dist.errors import BudgetError, InputError, RunError
+from gfs_dist.jobs.config import Prune
+
+ROOT = Path(__file__).parent.parent.parent
+Run = Callable[[Any, Any], dict[str, Any]]
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], None]:
+    """Takes the place of the job behind ``gfs prune``."""
+
+    def install(run: Run) -> None:
+        module = types.ModuleType("gfs_dist.jobs.prune")
+        module.run = run  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "gfs_dist.jobs.prune", module)
+
+    return install
+
+
+def failing(error: BaseException) -> Run:
+    def run(config: Any, reporter: Any) -> dict[str, Any]:
+        raise error
+
+    return run
+
+
+def well(config: Any, reporter: Any) -> dict[str, Any]:
+    reporter.plan([f"{config.steps} steps"])
+    reporter.run_folder(Path(config.out))
+    reporter.table("result", ["loss"], [[0.5]])
+    reporter.next(["gfs evaluate PATH"])
+    return {"job": "prune", "status": "finished", "results": [{"loss": 0.5}], "timing": {}}
+
+
+def test_job_gets_a_typed_configuration(job: Callable[[Run], None]) -> None:
+    seen = []
+    job(lambda config, reporter: seen.append(config) or {})
+    assert main(["prune", "steps=3"]) == 0
+    assert isinstance(seen[0], Prune)
+    assert seen[0].steps == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("wrong"), 2, "gfs: wrong\n"),
+        (BudgetError("too small"), 3, "gfs: too small\n"),
+        (RunError("failed"), 1, "gfs: failed\n"),
+        (KeyboardInterrupt(), 130, "gfs: interrupted\n"),
+        (ZeroDivisionError("oh"), 1, "gfs: ZeroDivisionError: oh\n--debug shows where\n"),
+        (RunError("1\n2\n\n3\n4"), 1, "gfs: 1\n2\n3\n"),
+    ],
+)
+def test_errors_are_short_and_have_their_exit_code(
+    job: Callable[[Run], None],
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    job(failing(error))
+    assert main(["prune"]) == code
+    assert capsys.readouterr() == ("", said)
+    assert main(["prune", "--debug"]) == code
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_interrupted_run_says_how_to_go_on(
+    job: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(config: Any, reporter: Any) -> dict[str, Any]:
+        reporter.run_folder(Path("runs/x"))
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+        raise AssertionError("SIGTERM did not interrupt")
+
+    job(run)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["prune"]) == 130
+    assert capsys.readouterr().err == "gfs: interrupted; go on with: gfs prune resume=runs/x\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_bad_words_never_reach_the_job(
+    job: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job(failing(AssertionError("the job was run")))
+    assert main(["prune", "stesp=3"]) == 2
+    assert main(["prune", "-m", "steps=1,0"]) == 2
+    assert main(["prun"]) == 2
+    assert "did you mean steps?" in capsys.readouterr().err
+
+
+def test_json_is_the_only_line_of_standard_output(
+    job: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job(well)
+    assert main(["prune", "out=there", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {
+        "run_folder": "there",
+        "report": "there/report.json",
+        "job": "prune",
+        "status": "finished",
+        "results": [{"loss": 0.5}],
+    }
+    assert "200 steps" in err
+    assert "next: gfs evaluate PATH" in err
+
+
+def test_dry_run_prints_the_plan_alone(
+    job: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job(well)
+    assert main(["prune", "--dry-run"]) == 0
+    assert capsys.readouterr() == ("200 steps\n", "")
+    assert main(["prune", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"plan": ["200 steps"]}
+
+
+def test_multirun_runs_every_point(
+    job: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job(well)
+    assert main(["prune", "-m", "steps=1,2", "out=there", "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [run["run_folder"] for run in runs] == ["there/0", "there/1"]
+
+
+def test_cfg_prints_what_would_be_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prune", "--cfg", "job", "steps=7", "seed=3"]) == 0
+    out = capsys.readouterr().out
+    assert "\nsteps: 7\n" in out
+    assert "  seed: 3\n" in out
+    assert "${" not in out
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["--help"], ["-h"]):
+        assert main(argv) == 0
+        assert capsys.readouterr().out.startswith("usage: gfs COMMAND")
+    assert main(["prune", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: gfs prune")
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("gfs-dist 0.")
+
+
+def test_reader_that_leaves_is_no_error() -> None:
+    command = f"{sys.executable} -m gfs_dist prune --help | true"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, check=False)
+    assert done.stderr == b""
