@@ -15,7 +15,7 @@ from gfs_dist.report.document import (
     Plot,
     Table,
 )
-from gfs_dist.report.facts import Result
+from gfs_dist.report.facts import Result, time_split
 from gfs_dist.report.summary import summary
 
 CAPTIONS = {
@@ -47,12 +47,7 @@ COLUMNS: tuple[Column, ...] = (
     ("ended by", lambda r: r.row.get("stop_reason") or words.NOTHING),
     ("picks (SHA-256)", lambda r: _short_hash(r.row.get("picks_sha256"))),
 )
-RANK_TIMES = (
-    ("set-up", "setup_s"),
-    ("compute", "compute_s"),
-    ("exchange", "exchange_s"),
-    ("wait", "wait_s"),
-)
+RANK_TIMES = ("set-up", "joining", "compute", "exchange", "wait")
 
 
 def title(report: Mapping[str, Any]) -> str:
@@ -132,11 +127,8 @@ def _plots(names: Sequence[str]) -> list[Block]:
 def _theory(results: Sequence[Result]) -> list[Block]:
     bounded = [r for r in results if r.bound]
     if not bounded:
-        objectives = {r.row.get("objective") for r in results if r.losses}
-        if objectives != {"bce"}:
-            return []
-        reason = "Lemma 1 is proved for squared loss; it does not cover cross-entropy: no bound."
-        return [Heading(2, "Theory"), Paragraph(reason)]
+        reasons = sorted({str(r.theory["reason"]) for r in results if r.theory.get("reason")})
+        return [Heading(2, "Theory"), Paragraph(f"{'. '.join(reasons)}.")] if reasons else []
     text = (
         "Lemma 1 bounds the loss after k picks: "
         "`L[u_k] <= L[u_1]/k + log(k)/(2k) D^2 + (k-1)/k L_N`, where `L[u_1]` is the loss of the "
@@ -188,16 +180,26 @@ def _timing(timing: Mapping[str, Any]) -> list[Block]:
     blocks: list[Block] = [Heading(2, "Time"), Paragraph(f"The job took {', '.join(phases)}.")]
     ranks = timing.get("ranks") or []
     if ranks:
-        rows = [
-            [
-                str(rank.get("rank", position)),
-                str(rank.get("host") or words.NOTHING),
-                *(words.seconds(rank.get(key)) for _, key in RANK_TIMES),
-            ]
-            for position, rank in enumerate(ranks)
-        ]
-        blocks.append(_table(["rank", "host", *(name for name, _ in RANK_TIMES)], rows))
+        rows = [_rank_row(rank, position) for position, rank in enumerate(ranks)]
+        header = ["rank", "host", *RANK_TIMES, "peak memory", "messages", "bytes sent"]
+        text = (
+            "Seconds of each rank, all searches together: `exchange` is the time inside exchanges "
+            "that the network costs, `wait` the time in them that slower ranks cost."
+        )
+        blocks += [_table(header, rows), Paragraph(text)]
     return blocks
+
+
+def _rank_row(rank: Mapping[str, Any], position: int) -> list[str]:
+    split = time_split(rank)
+    return [
+        str(rank.get("rank", position)),
+        str(rank.get("host") or words.NOTHING),
+        *(words.seconds(split.get(name)) for name in RANK_TIMES),
+        words.memory(rank.get("peak_rss_bytes")),
+        words.count(rank.get("messages")),
+        words.count(rank.get("bytes")),
+    ]
 
 
 def _faults(faults: Sequence[Mapping[str, Any]]) -> list[Block]:
@@ -205,16 +207,18 @@ def _faults(faults: Sequence[Mapping[str, Any]]) -> list[Block]:
         return []
     rows = [
         [
-            str(fault.get("time", words.NOTHING)),
+            words.clock(fault.get("time")),
             str(fault.get("rank", words.NOTHING)),
             str(fault.get("kind", words.NOTHING)),
             words.count(fault.get("step")),
+            words.seconds(fault.get("detected_s")),
             words.seconds(fault.get("recovered_s")),
+            str(fault.get("reason") or words.NOTHING),
         ]
         for fault in faults
     ]
-    header = ["time", "rank", "kind", "step", "recovered after"]
-    return [Heading(2, "Faults"), Table(header, rows)]
+    header = ["time", "rank", "kind", "step", "noticed after", "recovered after", "reason"]
+    return [Heading(2, "Faults"), _table(header, rows)]
 
 
 def _reproduce(report: Mapping[str, Any], config: str | None) -> list[Block]:

@@ -101,6 +101,24 @@ def results(report: Mapping[str, Any], paths: Mapping[str, Mapping[str, Any]]) -
     return [_result(row, paths.get(row.get("name", ""), {})) for row in report.get("results", [])]
 
 
+def time_split(rank: Mapping[str, Any]) -> dict[str, float]:
+    """Where a rank's time went, in seconds that add up: exchange is without the wait in it.
+
+    In report.json a rank's ``exchange_s`` is all its time inside exchanges, ``wait_s`` the part
+    of it that it spent waiting for slower ranks.
+    """
+    split = {
+        name: rank[key]
+        for name, key in (("set-up", "setup_s"), ("joining", "join_s"), ("compute", "compute_s"))
+        if rank.get(key) is not None
+    }
+    if rank.get("exchange_s") is not None:
+        split["exchange"] = rank["exchange_s"] - (rank.get("wait_s") or 0.0)
+    if rank.get("wait_s") is not None:
+        split["wait"] = rank["wait_s"]
+    return split
+
+
 def _result(row: Mapping[str, Any], path: Mapping[str, Any]) -> Result:
     losses = path.get("loss", [])
     bound = (row.get("theory") or {}).get("bound") or []

@@ -10,16 +10,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from gfs_dist.report import style
-from gfs_dist.report.facts import Result
+from gfs_dist.report.facts import Result, time_split
 
 MOST_PANELS = 9
 DENSE_LINE: Any = {"linestyle": (0, (5, 3)), "linewidth": 1.1, "label": "dense network"}
-TIMES = (
-    ("setup_s", "set-up", style.GREY),
-    ("compute_s", "compute", style.BLUE),
-    ("exchange_s", "exchange", style.ORANGE),
-    ("wait_s", "wait for other ranks", style.VERMILION),
-)
+TIMES = {
+    "set-up": style.GREY,
+    "joining": style.SKY,
+    "compute": style.BLUE,
+    "exchange": style.ORANGE,
+    "wait": style.VERMILION,
+}
 
 
 def draw(results: Sequence[Result], timing: Mapping[str, Any]) -> dict[str, bytes]:
@@ -67,9 +68,9 @@ def loss_against_steps(results: Sequence[Result]) -> bytes | None:
     shown = _spread_out([result for result in results if result.losses], MOST_PANELS)
     if not shown:
         return None
-    columns = min(3, len(shown))
+    columns = 2 if len(shown) == 4 else min(3, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = style.canvas(max(3.1 * columns, 5.2), 2.7 * rows + 0.7)
+    figure = style.canvas(max(3.1 * columns, 6.4), max(2.7 * rows + 0.7, 4.2))
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, result in zip(panels, shown, strict=False):
         steps = range(1, len(result.losses) + 1)
@@ -86,7 +87,7 @@ def loss_against_steps(results: Sequence[Result]) -> bytes | None:
     bounds = [bound for result in shown for bound in result.bound]
     style.log_where_sensible(panels[0], "x", [1, most], 10)
     style.log_where_sensible(panels[0], "y", [*_losses(shown), *bounds])
-    figure.supxlabel("greedy steps (picks; a neuron may be picked again)", fontsize=10)
+    figure.supxlabel("greedy steps (number of picks)", fontsize=10)
     figure.supylabel(_loss_label(shown), fontsize=10)
     handles = [Line2D([], [], color=style.BLUE, label="pruned network")]
     if any(result.dense_loss is not None for result in shown):
@@ -129,18 +130,18 @@ def accuracy_against_pretraining(results: Sequence[Result]) -> bytes | None:
 def time_per_rank(timing: Mapping[str, Any]) -> bytes | None:
     """Where the time of each rank went."""
     ranks = timing.get("ranks") or []
-    parts = [part for part in TIMES if any(rank.get(part[0]) for rank in ranks)]
+    splits = [time_split(rank) for rank in ranks]
+    parts = [part for part in TIMES if any(split.get(part) for split in splits)]
     if not parts:
         return None
     figure = style.canvas(7.0, 1.5 + 0.42 * len(ranks))
     axes = figure.add_subplot()
     ends = [0.0] * len(ranks)
     labels = [f"rank {rank.get('rank', position)}" for position, rank in enumerate(ranks)]
-    for key, name, colour in parts:
-        widths = [rank.get(key) or 0.0 for rank in ranks]
-        axes.barh(
-            range(len(ranks)), widths, 0.62, ends, color=colour, edgecolor="white", label=name
-        )
+    for part in parts:
+        widths = [split.get(part, 0.0) for split in splits]
+        rows = range(len(ranks))
+        axes.barh(rows, widths, 0.62, ends, color=TIMES[part], edgecolor="white", label=part)
         ends = [end + width for end, width in zip(ends, widths, strict=True)]
     axes.set_yticks(range(len(ranks)), labels)
     axes.invert_yaxis()

@@ -150,7 +150,12 @@ def _lemma1(results: Sequence[Result]) -> list[str]:
             f"The loss is above the bound of Lemma 1 at {where}. The lemma is proved, so the "
             "losses or the constants must be wrong: please report this run."
         ]
-    return ["The loss stays within the bound of Lemma 1 after every pick of every path."]
+    line = "The loss stays within the bound of Lemma 1 after every pick of every path"
+    ratios = [r.bound[-1] / r.losses[-1] for r in bounded if r.losses[-1] > 0]
+    if not ratios:
+        return [f"{line}."]
+    loose = " to ".join(dict.fromkeys([f"{min(ratios):.3g}", f"{max(ratios):.3g}"]))
+    return [f"{line}; the bound is {loose} times the loss after the last pick."]
 
 
 def _faults(faults: Sequence[Mapping[str, Any]]) -> list[str]:

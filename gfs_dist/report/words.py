@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 NOTHING = "-"
@@ -30,6 +31,11 @@ def seconds(value: float | None) -> str:
     if value == 0 or value >= 1:
         return f"{value:.2f} s"
     return f"{value * 1e3:.1f} ms" if value >= 1e-3 else f"{value * 1e6:.0f} us"
+
+
+def clock(time: float | None) -> str:
+    """Seconds since 1970 as date and time (UTC)."""
+    return NOTHING if time is None else f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def memory(value: float | None) -> str:

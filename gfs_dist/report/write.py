@@ -22,8 +22,10 @@ def write(
     Args:
         folder: the run folder; made if it does not exist.
         report: what ``report.json`` holds. A result may also have ``theory`` (``bound``,
-            ``diameter_squared``, ``exact``, ``first_loss``), ``stop_reason`` and
-            ``evaluated_share``; the report ``command``, ``error`` and ``notes`` (list of lines).
+            ``diameter_squared``, ``exact``, ``first_loss``; or only ``reason``, why there is no
+            bound), ``stop_reason`` and ``evaluated_share``; the report
+            ``command``, ``error`` and ``notes`` (list of lines). A rank's ``exchange_s`` is
+            with its ``wait_s`` in it.
         paths: path files' contents by the name of their result.
 
     Raises:

@@ -11,6 +11,7 @@ from matplotlib.image import imread
 
 from gfs_dist.errors import InputError, StorageError
 from gfs_dist.report import content, document, facts, machine, versions, write
+from gfs_dist.theory import why_no_bound
 
 ITERATIONS = (0, 500, 2000)
 ALL_PLOTS = {
@@ -37,7 +38,7 @@ def run(steps=40):
             "exchange_s": 0.01,
             "ranks": [
                 {"rank": 0, "host": "one", "compute_s": 0.3, "exchange_s": 0.1, "wait_s": 0.05},
-                {"rank": 1, "host": "one", "compute_s": 0.2, "exchange_s": 0.1, "wait_s": 0.15},
+                {"rank": 1, "host": "one", "compute_s": 0.2, "exchange_s": 0.2, "wait_s": 0.15},
             ],
         },
         "faults": [],
@@ -188,7 +189,8 @@ def test_summary_says_what_pruning_kept():
     assert "less accurate than the dense one it came from at iteration 2,000" in markdown
     assert "comes from iteration 2,000 (94.21 %)" in markdown
     assert "pre-training was too short at iterations 0 and 500 (93.00 % at best)" in markdown
-    assert "within the bound of Lemma 1 after every pick of every path" in markdown
+    assert "within the bound of Lemma 1 after every pick of every path; the bound" in markdown
+    assert "3 times the loss after the last pick" in markdown
 
 
 def test_summary_says_when_no_checkpoint_was_enough():
@@ -249,10 +251,11 @@ def test_a_failed_run_names_its_error():
 
 def test_cross_entropy_has_no_bound_and_says_why():
     report, paths = run()
+    reason = why_no_bound("bce")
     for result in report["results"]:
-        result |= {"objective": "bce", "theory": None, "evaluated_share": 0.193}
+        result |= {"objective": "bce", "theory": {"reason": reason}, "evaluated_share": 0.193}
     markdown = page(report, paths)
-    assert "Lemma 1 is proved for squared loss; it does not cover cross-entropy" in markdown
+    assert f"## Theory\n\n{reason}." in markdown
     rows = table(markdown, "Results")
     assert "Lemma 1 bound" not in rows[0]
     assert rows[0]["evaluated"] == "19.3 %"
@@ -291,20 +294,23 @@ def test_many_checkpoints_fit_one_figure(tmp_path):
 def test_faults_have_a_row_each():
     report, paths = run()
     report["faults"] = [
-        {"time": 12.5, "rank": 1, "kind": "died", "step": 40, "recovered_s": 2.25},
+        {"time": 1.5, "rank": 1, "kind": "killed", "step": 40, "recovered_s": 2.25},
         {"time": 14.0, "rank": 0, "kind": "hung", "step": 61, "recovered_s": None},
     ]
     markdown = page(report, paths)
     assert "2 faults in the run, 1 recovered, the slowest in 2.25 s." in markdown
     rows = table(markdown, "Faults")
     assert rows[0] == {
-        "time": "12.5", "rank": "1", "kind": "died", "step": "40", "recovered after": "2.25 s",
+        "time": "1970-01-01 00:00:01", "rank": "1", "kind": "killed", "step": "40",
+        "recovered after": "2.25 s",
     }  # fmt: skip
     assert rows[1]["recovered after"] == "-"
 
 
-def test_time_of_each_rank_is_split():
+def test_time_of_each_rank_is_split_without_counting_twice():
     rows = table(page(*run()), "Time")
+    assert [row["compute"] for row in rows] == ["300.0 ms", "200.0 ms"]
+    assert [row["exchange"] for row in rows] == ["50.0 ms", "50.0 ms"]
     assert [row["wait"] for row in rows] == ["50.0 ms", "150.0 ms"]
     assert "set-up" not in rows[0]
 
