@@ -1,0 +1,50 @@
+"""What README.md shows can be typed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from gfs_dist.cli.arguments import COMMANDS, read_arguments
+from gfs_dist.jobs.compose import compose
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHELL = [
+    line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()
+]
+GFS = [line.split("#")[0].strip() for line in SHELL if line.startswith("gfs ")]
+CODE = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.mark.parametrize("line", GFS)
+def test_command_lines_compose(line: str) -> None:
+    found = read_arguments(shlex.split(line)[1:])
+    assert found.command is not None
+    if not found.help and not any(word.startswith("resume=") for word in found.words):
+        compose(found.command, found.words)
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    shown = {line.split()[1] for line in SHELL if line.startswith("make ")}
+    assert {"demo", "test"} <= shown <= targets
+
+
+def test_every_command_is_in_the_table() -> None:
+    assert set(re.findall(r"^\| `gfs (\w+)", README, re.M)) == set(COMMANDS)
+
+
+def test_ten_lines_of_python_run() -> None:
+    assert CODE
+    for block in CODE:
+        assert len(block.splitlines()) <= 12
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
