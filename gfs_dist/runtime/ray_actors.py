@@ -30,6 +30,7 @@ from gfs_dist.errors import InputError
 from gfs_dist.runtime.launcher import PlacementError, WorkerDiedError
 from gfs_dist.runtime.spec import RuntimeSpec
 from gfs_dist.runtime.store import Address
+from gfs_dist.runtime.worker import Identity
 
 CONNECT_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -105,7 +106,7 @@ class RayWorker:
         elif (reply := done.result()).error is not None:
             answer.set_exception(reply.error)
         else:
-            if type(reply.value).__name__ == "Identity" and reply.value.node == self._node:
+            if isinstance(reply.value, Identity) and reply.value.node == self._node:
                 self._pid = reply.value.pid
             answer.set_result(reply.value)
 

@@ -1,0 +1,36 @@
+"""What a rank may use of a machine's memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+SHARE = 0.7
+
+
+def memory_per_rank_bytes(num_ranks: int, device: str) -> int:
+    """Bytes a rank may plan with: 70 % of what is free here, divided among ranks.
+
+    Of this machine, which on a cluster stands for the others. On GPUs every rank has its own.
+
+    Args:
+        num_ranks: ranks of the search.
+        device: ``cpu``, ``cuda`` or ``auto`` (a GPU a rank if there are as many).
+    """
+    gpus = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    if gpus and (device == "cuda" or gpus >= num_ranks):
+        free, _ = torch.cuda.mem_get_info(0)
+        return int(SHARE * free)
+    return int(SHARE * free_memory_bytes() / num_ranks)
+
+
+def free_memory_bytes() -> int:
+    """Memory of this machine that is free or can be freed, within the limit of its container."""
+    facts = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in facts if line.startswith("MemAvailable:"))
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text(encoding="ascii").strip()) != "max":
+        used = int((limit.parent / "memory.current").read_text(encoding="ascii"))
+        free = min(free, max(int(text) - used, 0))
+    return free
