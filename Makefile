@@ -3,7 +3,6 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
 SETUP := sh tools/setup.sh
 
 .PHONY: setup demo test slow lint coverage clean
@@ -39,4 +38,3 @@ $(VENV)/.installed: pyproject.toml constraints.txt tools/setup.sh
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt tools/setup.sh
 	@$(SETUP) $(VENV) ".[dev]"
-	@touch $(VENV)/.installed

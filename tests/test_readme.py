@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gfs_dist.cli.arguments import COMMANDS, read_arguments
-from gfs_dist.jobs.compose import compose
+from gfs_dist.jobs.compose import compose, sweep
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,7 +25,7 @@ def test_command_lines_compose(line: str) -> None:
     found = read_arguments(shlex.split(line)[1:])
     assert found.command is not None
     if not found.help and not any(word.startswith("resume=") for word in found.words):
-        compose(found.command, found.words)
+        (sweep if found.multirun else compose)(found.command, found.words)
 
 
 def test_make_targets_exist() -> None:

@@ -32,8 +32,12 @@ pip() {
     "$venv/bin/python" -m pip --disable-pip-version-check "$@"
 }
 
+# Someone who watches sees what is downloaded; a log is spared that.
+quiet=
+[ -t 1 ] || quiet=--quiet
+
 if [ -n "${TORCH_INDEX:-}" ]; then
-    pip install --quiet --index-url "$TORCH_INDEX" -c constraints.txt torch
+    pip install $quiet --index-url "$TORCH_INDEX" -c constraints.txt torch
 elif ! "$venv/bin/python" -c 'import torch' 2>/dev/null && ! [ -e /dev/nvidiactl ]; then
     if pip install --dry-run --quiet --report - -c constraints.txt torch 2>/dev/null |
         grep -q '"name": "nvidia-'; then
@@ -42,9 +46,6 @@ elif ! "$venv/bin/python" -c 'import torch' 2>/dev/null && ! [ -e /dev/nvidiactl
 fi
 
 echo "installing (a minute or two the first time)"
-pip install --quiet -c constraints.txt -e "$what"
-if [ "$what" = . ]; then
-    touch "$venv/.installed"
-else
-    touch "$venv/.installed-dev"
-fi
+pip install $quiet -c constraints.txt -e "$what"
+touch "$venv/.installed"
+[ "$what" = . ] || touch "$venv/.installed-dev"
