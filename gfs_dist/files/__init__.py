@@ -1,5 +1,7 @@
 """Everything that touches the disk: atomic files, checkpoints, run folders, fingerprints."""
 
+from gfs_dist.files.checkpoint import Checkpoint
 from gfs_dist.files.fingerprint import fingerprint
+from gfs_dist.files.run_folder import RunFolder
 
-__all__ = ["fingerprint"]
+__all__ = ["Checkpoint", "RunFolder", "fingerprint"]

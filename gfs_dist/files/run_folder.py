@@ -1,0 +1,169 @@
+"""The folder of one run: every path in it, and who may write there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from gfs_dist.errors import RunFolderError
+from gfs_dist.files import atomic
+from gfs_dist.files.lock import NAME as LOCK_NAME
+from gfs_dist.files.lock import FolderLock
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,199}")
+_CHECKPOINT = re.compile(r"step_(\d{8,})")
+
+
+class RunFolder:
+    """Knows where everything of a run lies.
+
+    Made by :meth:`create` or :meth:`resume` it is locked: no other process can create or resume
+    it until :meth:`close`. ``RunFolder(path)`` alone only knows the paths, for readers.
+    Subfolders are made when a path in them is first asked for by a locked run folder.
+    """
+
+    def __init__(self, path: Path | str, lock: FolderLock | None = None) -> None:
+        self.path = Path(path)
+        self._lock = lock
+
+    @classmethod
+    def create(cls, path: Path | str, config_text: str) -> Self:
+        """A new run folder that holds ``config.yaml``.
+
+        Raises:
+            RunFolderError: exists and is not empty, is no folder, or another run just made it.
+            StorageError: cannot be written.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"out: {path} exists and is no folder")
+        with atomic.storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        cls._refuse_full(path)
+        folder = cls(path, FolderLock(path))
+        try:
+            cls._refuse_full(path)
+            atomic.write_text(folder.config, config_text)
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    @classmethod
+    def resume(cls, path: Path | str) -> Self:
+        """The folder of a run that was interrupted; what it left half-written is removed.
+
+        Raises:
+            RunFolderError: no run folder, or another process works in it.
+        """
+        path = Path(path)
+        if not (path / "config.yaml").is_file():
+            raise RunFolderError(f"resume: {path} is no run folder (it has no config.yaml)")
+        folder = cls(path, FolderLock(path))
+        atomic.sweep(path)
+        atomic.drop_torn_line(folder.events)
+        return folder
+
+    def close(self) -> None:
+        """Give up the lock."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def config(self) -> Path:
+        """The configuration as composed."""
+        return self.path / "config.yaml"
+
+    @property
+    def report(self) -> Path:
+        """Facts of the run, JSON."""
+        return self.path / "report.json"
+
+    @property
+    def events(self) -> Path:
+        """What happened, a JSON object a line."""
+        return self.path / "events.jsonl"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of plots."""
+        return self._folder("plots")
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the ranks' logs."""
+        return self._folder("logs")
+
+    def path_file(self, name: str) -> Path:
+        """Where the path of result ``name`` is (``RESULT`` or ``RESULT/LAYER``)."""
+        return self._named("paths", name, ".json")
+
+    def model(self, name: str) -> Path:
+        """Folder of the pruned network of result ``name``."""
+        return self._named("models", name)
+
+    def checkpoint(self, iteration: int) -> Path:
+        """Folder of the network after ``iteration`` steps of training."""
+        return self._named("checkpoints", f"step_{iteration:08d}")
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """Iteration and folder of each checkpoint that is there, in order."""
+        found = (self.path / "checkpoints").glob("step_*")
+        matches = [(_CHECKPOINT.fullmatch(folder.name), folder) for folder in found]
+        return sorted((int(match[1]), folder) for match, folder in matches if match)
+
+    def relative(self, path: Path) -> str:
+        """A path in this folder as reports write it."""
+        return path.relative_to(self.path).as_posix()
+
+    def inside(self, relative: str) -> Path:
+        """The path that a report calls ``relative``.
+
+        Raises:
+            RunFolderError: it leads out of the run folder.
+        """
+        path = self.path / relative
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise RunFolderError(f"{self.path}: {relative!r} leads out of the run folder")
+        return path
+
+    def append_event(self, row: dict[str, Any]) -> None:
+        """Add one row to the events."""
+        atomic.append_line(self.events, atomic.json_text(row))
+
+    def _named(self, kind: str, name: str, suffix: str = "") -> Path:
+        parts = name.split("/")
+        if not all(_NAME.fullmatch(part) for part in parts):
+            raise RunFolderError(
+                f"{self.path}: {name!r} cannot name a file; accepted are letters, digits, _ . = + -"
+            )
+        return self._folder("/".join([kind, *parts[:-1]])) / (parts[-1] + suffix)
+
+    def _folder(self, name: str) -> Path:
+        folder = self.path / name
+        if self._lock is not None:
+            with atomic.storage_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @staticmethod
+    def _refuse_full(path: Path) -> None:
+        found = sorted(item.name for item in path.iterdir() if item.name != LOCK_NAME)
+        if found:
+            raise RunFolderError(
+                f"out: {path} exists and is not empty ({found[0]}); choose another, "
+                f"or continue it with resume={path}"
+            )

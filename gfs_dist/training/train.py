@@ -1,0 +1,134 @@
+"""Gradient descent on a two-layer network, from any iteration to the last, always the same way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gfs_dist.errors import DataError, RunError, ShapeError
+from gfs_dist.networks import TwoLayer, loss_sum
+from gfs_dist.networks.measures import row_chunks
+from gfs_dist.training.spec import TrainSpec, TrainState, default_lr
+
+OnCheckpoint = Callable[[int, TwoLayer, TrainState], None]
+OnProgress = Callable[[int, float], None]
+
+
+def train(
+    network: TwoLayer,
+    x: Tensor,
+    target: Tensor,
+    loss: str,
+    spec: TrainSpec,
+    *,
+    start: TrainState | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Train ``network`` in place: ``theta <- theta - lr grad L(theta)`` (equation 5).
+
+    ``L`` is the mean loss over all samples (``gd``) or a mini-batch (``sgd``). Stopped at any
+    checkpoint and started again from its weights and state, training gives the same bits as in
+    one go, with the same number of threads.
+
+    Args:
+        network: the weights to start from; changed.
+        x: inputs (m, d), on the network's device.
+        target: float64 (m,), see :func:`gfs_dist.data.target`.
+        loss: ``squared`` or ``bce``.
+        spec: how.
+        start: where an earlier training stopped; None to start at iteration 0.
+        on_checkpoint: called with iteration, network and state at iteration 0 (at ``start``:
+            not again), every ``checkpoint_every``, and the last; must copy what it keeps.
+        on_progress: called with the number of finished iterations and the last one's loss.
+
+    Raises:
+        DataError: no samples.
+        ShapeError: inputs and target do not fit.
+        RunError: the loss is no longer finite; names iteration and step size.
+
+    Source: arXiv 2108.00259, equation 5.
+    """
+    if len(x) == 0:
+        raise DataError("training: no samples")
+    if target.shape != (len(x),):
+        raise ShapeError(f"target: found shape {tuple(target.shape)}, accepted ({len(x)},)")
+    x = x.to(network.hidden.weight.dtype)
+    target = target.to(network.hidden.weight.dtype)
+    lr = default_lr(network.width, network.activation, loss) if spec.lr is None else spec.lr
+    velocity = {name: tensor.clone() for name, tensor in (start.velocity if start else {}).items()}
+
+    for iteration in range(start.iteration if start else 0, spec.iterations + 1):
+        is_new = start is None or iteration > start.iteration
+        if is_new and _is_checkpoint(iteration, spec):
+            whole = _loss_and_gradient(network, x, target, loss, gradient=False)
+            _refuse_divergence(whole, iteration, lr)
+            if on_checkpoint is not None:
+                on_checkpoint(iteration, network, TrainState(iteration, whole, velocity))
+        if iteration == spec.iterations:
+            return
+        if spec.method == "gd":
+            value = _loss_and_gradient(network, x, target, loss)
+        else:
+            rows = _mini_batch(len(x), iteration, spec).to(x.device)
+            value = _loss_and_gradient(network, x[rows], target[rows], loss)
+        _refuse_divergence(value, iteration, lr)
+        _step(network, lr, spec.momentum, velocity)
+        if on_progress is not None:
+            on_progress(iteration + 1, value)
+
+
+def _is_checkpoint(iteration: int, spec: TrainSpec) -> bool:
+    return iteration % spec.checkpoint_every == 0 or iteration == spec.iterations
+
+
+def _loss_and_gradient(
+    network: TwoLayer, x: Tensor, target: Tensor, loss: str, *, gradient: bool = True
+) -> float:
+    """Mean loss; its gradient is left in the parameters. Chunk by chunk, to bound memory."""
+    network.zero_grad(set_to_none=True)
+    total = 0.0
+    for rows in row_chunks(len(x), network.width):
+        with torch.set_grad_enabled(gradient):
+            part = loss_sum(network(x[rows]), target[rows], loss) / len(x)
+        if gradient:
+            torch.autograd.backward(part)
+        total += float(part.detach())
+    return total
+
+
+def _mini_batch(num_samples: int, iteration: int, spec: TrainSpec) -> Tensor:
+    """Rows of one mini-batch: a new order every epoch, drawn from seed and epoch alone.
+
+    The last batch of an epoch is kept, smaller if it has to be.
+    """
+    per_epoch = math.ceil(num_samples / spec.batch)
+    epoch, position = divmod(iteration, per_epoch)
+    generator = torch.Generator().manual_seed((spec.seed * 1_000_003 + epoch) % 2**63)
+    order = torch.randperm(num_samples, generator=generator)
+    return order[position * spec.batch : (position + 1) * spec.batch]
+
+
+@torch.no_grad()
+def _step(network: TwoLayer, lr: float, momentum: float, velocity: dict[str, Tensor]) -> None:
+    """``v <- momentum v + grad``, ``theta <- theta - lr v``; without momentum ``v`` is not kept."""
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None
+        step = parameter.grad
+        if momentum:
+            if name in velocity:
+                step = velocity[name].mul_(momentum).add_(step)
+            else:
+                velocity[name] = step.clone()
+        parameter.add_(step, alpha=-lr)
+
+
+def _refuse_divergence(loss: float, iteration: int, lr: float) -> None:
+    if not math.isfinite(loss):
+        raise RunError(
+            f"training diverged: the loss is {loss} at iteration {iteration} with "
+            f"train.lr={lr:g}; take a smaller train.lr"
+        )
