@@ -12,6 +12,8 @@ from gfs_dist._layout import bind_jobs
 from gfs_dist._version import __version__
 
 _LAZY = {
+    "load": "gfs_dist.networks:load",
+    "select": "gfs_dist.api:select",
     "theory": "gfs_dist.theory",
 }
 """Public name, and where it is: a module, or ``module:attribute``."""

@@ -22,7 +22,7 @@ def make_problem(seed: int, loss: str = "squared", samples: int = 40, neurons: i
     """A random problem with a duplicated neuron; the target lies near the mean of some neurons."""
     rng = np.random.default_rng(seed)
     shape = (samples, neurons, 3) if loss == "cross_entropy" else (samples, neurons)
-    contributions = rng.standard_normal(shape) * rng.uniform(0.5, 2.0, (1, neurons) + shape[2:])
+    contributions = rng.standard_normal(shape) * rng.uniform(0.5, 2.0, (1, neurons, *shape[2:]))
     contributions[:, neurons // 2] = contributions[:, neurons // 3]
     mean = contributions[:, : neurons // 4].mean(1)
     if loss == "squared":

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gfs_dist.networks.two_layer import TwoLayer
-from gfs_dist.selection.build import Recipe, make_objective, settle
+from gfs_dist.networks.two_layer import DTYPES, TwoLayer
+from gfs_dist.selection.build import Recipe, make_objective
 from gfs_dist.selection.objective import Objective
 
 
@@ -42,36 +42,29 @@ class TwoLayerContributions:
             return made.to(self.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TwoLayerProblem:
     """Pruning one two-layer network; travels to every rank, which reads its inputs itself.
 
     Attributes:
         inputs: reads ``(x, target)``: float64 (samples, features) and (samples,).
-        network: reads the dense network.
-        num_candidates: its neurons.
-        recipe: loss, method, weights, replacement.
+        network: the dense network.
+        recipe: loss, method (settled), weights, replacement.
         precision: ``float64`` or ``float32``: how contributions are held.
     """
 
     inputs: Callable[[], tuple[Tensor, Tensor]]
-    network: Callable[[], TwoLayer]
-    num_candidates: int
+    network: TwoLayer
     recipe: Recipe
     precision: str = "float64"
 
-    def contributions(self, device: torch.device) -> tuple[TwoLayerContributions, Tensor]:
-        """All contributions, not yet made, and the target."""
-        x, target = self.inputs()
-        dtype = {"float64": torch.float64, "float32": torch.float32}[self.precision]
-        return TwoLayerContributions(self.network(), x.to(device), dtype), target.to(device)
-
-    def settled(self, num_ranks: int, steps: int, memory_bytes: int) -> tuple[Recipe, str]:
-        """The recipe with ``auto`` settled for that many ranks, and why."""
-        source, _ = self.contributions(torch.device("cpu"))
-        return settle(self.recipe, source, num_ranks, steps, memory_bytes)
+    @property
+    def num_candidates(self) -> int:
+        """Hidden neurons of the dense network."""
+        return self.network.width
 
     def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
         """The objective of the rank that owns ``own``."""
-        source, target = self.contributions(device)
-        return make_objective(self.recipe, source, target, own, tick)
+        x, target = self.inputs()
+        source = TwoLayerContributions(self.network, x.to(device), DTYPES[self.precision])
+        return make_objective(self.recipe, source, target.to(device), own, tick)

@@ -49,13 +49,13 @@ class ArrayContributions:
                 f"contributions: found shape {tuple(tensor.shape)}, accepted (samples, neurons) "
                 "or (samples, neurons, outputs), none of them empty"
             )
-        self._tensor = tensor
+        self.tensor = tensor
         self.num_samples, self.num_candidates = tensor.shape[:2]
         self.num_outputs = tensor.shape[2] if tensor.ndim == 3 else 1
         self.dtype, self.device = tensor.dtype, tensor.device
 
     def tile(self, candidates: Tensor | None, start: int, stop: int) -> Tensor:
-        part = self._tensor[start:stop]
+        part = self.tensor[start:stop]
         if candidates is not None:
             part = part.index_select(1, candidates.to(self.device))
         if part.ndim == 2:

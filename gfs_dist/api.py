@@ -1,0 +1,223 @@
+"""Pruning from Python: ``gfs_dist.select``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gfs_dist.errors import InputError
+from gfs_dist.runtime import RuntimeSpec, open_runtime
+from gfs_dist.runtime.memory import memory_per_rank_bytes
+from gfs_dist.selection.build import (
+    Recipe,
+    make_objective,
+    moments_objective,
+    settle,
+)
+from gfs_dist.selection.contributions import ArrayContributions, as_tensor
+from gfs_dist.selection.objective import Objective
+from gfs_dist.selection.partition import Partition, make_partition
+from gfs_dist.selection.path import Path
+from gfs_dist.selection.stop import Stop
+
+
+def select(
+    contributions: Any = None,
+    target: Any = None,
+    *,
+    steps: int = 200,
+    distinct: int | None = None,
+    tolerance: float | None = None,
+    loss: str = "squared",
+    weights: str = "uniform",
+    replacement: bool = True,
+    method: str = "auto",
+    gram: Any = None,
+    correlation: Any = None,
+    energy: float | None = None,
+    workers: int = 1,
+    runtime: str = "none",
+    device: str = "auto",
+    partition: str | Sequence[Sequence[int]] = "contiguous",
+    graph: str | Sequence[tuple[int, int]] | None = None,
+) -> Path:
+    """Pick neurons one by one so that the mean of their contributions approaches the target.
+
+        i_k = argmin_i L[((k - 1) u_{k-1} + phi_i) / k]     (ties: smallest i)
+        u_k = ((k - 1) u_{k-1} + phi_{i_k}) / k
+
+    Args:
+        contributions: ``phi_i`` in columns: (samples, neurons) or (samples, neurons, outputs),
+            tensor or array; float32 is held as float32, sums and decisions are float64.
+        target: (samples,) or (samples, outputs); 0 or 1 for ``bce``; class numbers (samples,) for
+            ``cross_entropy``.
+        steps: picks to make at most.
+        distinct: end before the pick that would make more distinct neurons than this.
+        tolerance: end once the loss is at most that of the mean of all neurons plus this.
+        loss: ``squared`` (``sum (u - y)^2 / (2 samples)``), ``bce`` or ``cross_entropy``, of
+            logits.
+        weights: ``uniform`` (the paper's 1/k), or ``line_search``, the best weight in [0, 1].
+        replacement: whether a neuron may be picked again.
+        method: squared: ``panel``, ``lazy``, ``streaming``; others: ``screened``; any:
+            ``auto``, ``exhaustive``. All give the same picks.
+        gram, correlation, energy: ``A'A / samples``, ``A'y / samples``, ``y'y / samples``
+            instead of contributions and target (squared loss).
+        workers: ranks that share the candidates; kills are survived.
+        runtime: ``none`` (this process, one worker), ``local`` (processes), ``ray`` (actors).
+        device: where to compute: ``auto`` (GPUs if every worker can have one), ``cpu``, ``cuda``.
+        partition: ``contiguous``, ``strided``, or the candidates of each worker.
+        graph: edges along which workers talk (Algorithm 2 on a graph): None for collectives,
+            ``line``, ``ring``, ``star``, ``tree``, or pairs of ranks.
+
+    Returns:
+        The path: picks in order and the loss after each; the same for any number of workers.
+
+    Raises:
+        ValueError, TypeError: names the argument, what was found and what is accepted.
+
+    Source: arXiv 2108.00259, Algorithms 1 and 2; equations 9-11.
+    """
+    recipe = Recipe(loss, method, weights, replacement)
+    spec = RuntimeSpec(kind=runtime, workers=workers, device=device, graph=graph)
+    given = {"gram": gram, "correlation": correlation, "energy": energy}
+    if gram is not None or correlation is not None or energy is not None:
+        problem: MomentsProblem | ArrayProblem = _moments(recipe, contributions, target, given)
+    else:
+        problem = _arrays(recipe, contributions, target, spec, steps)
+    stop = Stop(steps, distinct, _limit(problem, tolerance))
+    stop.check(problem.num_candidates)
+    divided = (
+        make_partition(partition, problem.num_candidates, workers)
+        if isinstance(partition, str)
+        else Partition(partition).over(workers)
+    )
+    with _travelling(problem, runtime) as packed, open_runtime(spec) as ranks:
+        return ranks.search(packed, stop, divided).path
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayProblem:
+    """Contributions and target that are there as arrays, or as files of arrays.
+
+    Attributes:
+        contributions: tensor (samples, neurons[, outputs]), or a ``.npy`` file.
+        target: tensor, or a ``.npy`` file.
+        num_candidates: neurons.
+        recipe: settled.
+    """
+
+    contributions: Tensor | str
+    target: Tensor | str
+    num_candidates: int
+    recipe: Recipe
+
+    def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
+        source = ArrayContributions(_opened(self.contributions).to(device))
+        return make_objective(self.recipe, source, _opened(self.target).to(device), own, tick)
+
+    def dense_loss(self) -> float:
+        """Loss of the mean of all contributions."""
+        contributions, target = _opened(self.contributions), _opened(self.target)
+        mean = contributions.to(torch.float64).mean(1, keepdim=True)
+        recipe = Recipe(self.recipe.loss, "exhaustive")
+        dense = make_objective(recipe, ArrayContributions(mean), target, torch.arange(1))
+        return dense.score(0)
+
+
+@dataclass(frozen=True, eq=False)
+class MomentsProblem:
+    """Squared loss known by its moments alone: gram (n, n), correlation (n,), energy."""
+
+    gram: Tensor
+    correlation: Tensor
+    energy: float
+    recipe: Recipe
+
+    @property
+    def num_candidates(self) -> int:
+        """Neurons."""
+        return len(self.gram)
+
+    def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
+        del tick  # nothing is set up
+        return moments_objective(
+            self.recipe, self.gram.to(device), self.correlation.to(device), self.energy, own
+        )
+
+    def dense_loss(self) -> float:
+        """Loss of the mean of all contributions."""
+        n = self.num_candidates
+        inner = float(self.gram.sum()) / n**2 - 2 * float(self.correlation.sum()) / n
+        return (inner + self.energy) / 2
+
+
+def _arrays(
+    recipe: Recipe, contributions: Any, target: Any, spec: RuntimeSpec, steps: int
+) -> ArrayProblem:
+    for name, value in (("contributions", contributions), ("target", target)):
+        if value is None:
+            raise TypeError(f"{name}: missing; give contributions and target, or gram, ...")
+    source = ArrayContributions(as_tensor("contributions", contributions))
+    memory = memory_per_rank_bytes(spec.workers, spec.device)
+    settled, _ = settle(recipe, source, spec.workers, steps, memory)
+    return ArrayProblem(source.tensor, as_tensor("target", target), source.num_candidates, settled)
+
+
+def _moments(
+    recipe: Recipe, contributions: Any, target: Any, given: dict[str, Any]
+) -> MomentsProblem:
+    if contributions is not None or target is not None:
+        raise InputError(
+            "gram: found together with contributions or target, accepted one or the other"
+        )
+    missing = [name for name, value in given.items() if value is None]
+    if missing:
+        raise InputError(f"{missing[0]}: missing; gram, correlation and energy go together")
+    if recipe.loss != "squared" or recipe.method not in ("auto", "panel"):
+        raise InputError(
+            f"gram: moments give loss='squared' by method='panel' only, found "
+            f"loss={recipe.loss!r}, method={recipe.method!r}"
+        )
+    gram = as_tensor("gram", given["gram"]).to(torch.float64)
+    correlation = as_tensor("correlation", given["correlation"]).to(torch.float64)
+    return MomentsProblem(gram, correlation, float(given["energy"]), recipe)
+
+
+def _limit(problem: ArrayProblem | MomentsProblem, tolerance: float | None) -> float | None:
+    if tolerance is None:
+        return None
+    if not tolerance >= 0:
+        raise InputError(f"tolerance: found {tolerance}, accepted 0 or more")
+    return problem.dense_loss() + tolerance
+
+
+@contextmanager
+def _travelling(
+    problem: ArrayProblem | MomentsProblem, runtime: str
+) -> Iterator[ArrayProblem | MomentsProblem]:
+    """The problem as workers get it: on this machine large arrays go by way of files."""
+    if runtime != "local" or isinstance(problem, MomentsProblem):
+        yield problem
+        return
+    assert isinstance(problem.contributions, Tensor)
+    assert isinstance(problem.target, Tensor)
+    with tempfile.TemporaryDirectory(prefix="gfs_select_") as folder:
+        files = [str(FilePath(folder) / name) for name in ("contributions.npy", "target.npy")]
+        for file, tensor in zip(files, (problem.contributions, problem.target), strict=True):
+            np.save(file, tensor.cpu().numpy(), allow_pickle=False)
+        yield ArrayProblem(files[0], files[1], problem.num_candidates, problem.recipe)
+
+
+def _opened(values: Tensor | str) -> Tensor:
+    """A tensor, mapped from a file copy-on-write if it is one."""
+    if isinstance(values, Tensor):
+        return values
+    return torch.from_numpy(np.load(values, mmap_mode="c", allow_pickle=False))

@@ -1,0 +1,61 @@
+"""What jobs on two-layer networks share: inputs that ranks can read, and what is measured."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gfs_dist import data, networks
+from gfs_dist.data import Dataset, DataSpec
+from gfs_dist.jobs import config as schema
+from gfs_dist.networks import ACTIVATIONS, TwoLayer
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The training split as a rank reads it: called, it gives ``(x, target)``.
+
+    Attributes:
+        spec: which data.
+        width, activation: of the planted network (synthetic data).
+        objective: decides the target, ``squared`` or ``bce``.
+    """
+
+    spec: DataSpec
+    width: int
+    activation: str
+    objective: str
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        dataset = self.dataset()
+        return dataset.x_train, data.target(dataset.labels_train, self.objective)
+
+    def dataset(self) -> Dataset:
+        """Both splits; read once a process."""
+        return _load(self.spec, self.width, self.activation)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(spec: DataSpec, width: int, activation: str) -> Dataset:
+    return data.load(spec, width=width, activation=ACTIVATIONS[activation])
+
+
+def data_spec(config: schema.Data) -> DataSpec:
+    """The dataset that a configuration asks for."""
+    names = DataSpec.__dataclass_fields__
+    return DataSpec(**{key: value for key, value in vars(config).items() if key in names})
+
+
+def measure(network: TwoLayer, inputs: Inputs) -> dict[str, float | int]:
+    """Loss on the training split, accuracy on the test split, multiply-adds, parameters."""
+    dataset = inputs.dataset()
+    x, target = inputs()
+    test_target = data.target(dataset.labels_test, inputs.objective)
+    return {
+        "loss": networks.mean_loss(networks.outputs(network, x), target, inputs.objective),
+        "accuracy": networks.accuracy(networks.outputs(network, dataset.x_test), test_target),
+        "macs": networks.macs(network),
+        "params": networks.params(network),
+    }
