@@ -28,7 +28,7 @@ lint: $(VENV)/.installed-dev
 	@rm -rf build/lint && mkdir -p build/lint/gfs_dist
 	@ln -s "$(CURDIR)"/gfs_dist/* "$(CURDIR)/jobs" build/lint/gfs_dist/
 	@$(BIN)/mypy
-	@PYTHONPATH=build/lint $(BIN)/lint-imports
+	@cd build/lint && "$(CURDIR)/$(BIN)/lint-imports" --config ../../pyproject.toml --no-cache
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -60,14 +60,7 @@ class Synthetic(Data):
 
 
 @dataclass
-class Model:
-    """What every network has."""
-
-    name: str
-
-
-@dataclass
-class TwoLayer(Model):
+class TwoLayer:
     """The mean of ``width`` neurons."""
 
     name: Annotated[str, Among("two_layer")]
@@ -153,7 +146,7 @@ class Pretrain(_Job):
     """``gfs pretrain``."""
 
     data: Data
-    model: Model
+    model: TwoLayer
     train: Train
     objective: Objective
     device: Device
@@ -166,7 +159,7 @@ class Prune(_Job):
     """``gfs prune``."""
 
     data: Data
-    model: Model
+    model: TwoLayer
     train: Train
     runtime: Runtime
     checkpoint: str | None

@@ -99,8 +99,7 @@ def test_checkout_runs_without_an_install() -> None:
     assert found.split() == ["gfs_dist.jobs.compose", "200"]
 
 
-@pytest.mark.slow
-def test_wheel_holds_everything(tmp_path: Path) -> None:
+def test_source_distribution_and_wheel_hold_everything(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"  # a copy: setuptools takes what an older build/ still holds
     for name in ("gfs_dist", "jobs", "conf"):
         shutil.copytree(ROOT / name, checkout / name)
