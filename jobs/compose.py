@@ -59,6 +59,7 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
         raise ConfigError(_explain(error)) from error
     check_ranges(config)
     config.check()
+    _refuse_unused_training(config, overrides)
     if stored is not None:
         _refuse_changes(stored, config)
     return config
@@ -186,6 +187,18 @@ def _keys(cfg: Any, prefix: str = "") -> Iterator[str]:
 def _refuse_missing(cfg: Any) -> None:
     for key in sorted(OmegaConf.missing_keys(cfg)):
         raise ConfigError(f"{key}: has no default and was not given, accepted {key}=VALUE")
+
+
+def _refuse_unused_training(config: Any, overrides: list[Override]) -> None:
+    """A network that is given is not trained: who says how to train it expects something else."""
+    if getattr(config, "checkpoint", None) is None:
+        return
+    for override in overrides:
+        if override.key_or_group.partition(".")[0] == "train":
+            raise ConfigError(
+                f"{override.key_or_group}: found with checkpoint={config.checkpoint}, "
+                "accepted only where gfs prune trains the network itself"
+            )
 
 
 def _explain(error: Exception) -> str:

@@ -107,6 +107,8 @@ def test_this_process_is_one_rank() -> None:
         ),
         ("runtime=none workers=2", r"^workers: found 2, accepted 1 with runtime=none$"),
         ("data.name=mnist", r"^data\.name: chosen by the group, write data=mnist$"),
+        ("checkpoint=x train.lr=3", r"^train\.lr: found with checkpoint=x, accepted only where"),
+        ("checkpoint=x train=sgd", r"^train: found with checkpoint=x, accepted only where"),
         # additions and removals
         ("+steps=3", r"^\+steps=3: steps is a known key, write it without '\+'$"),
         ("++steps=3", r"^\+\+steps=3: steps is a known key, write it without '\+'$"),
@@ -274,8 +276,8 @@ class TestSweep:
         assert [c.out for c in configs] == ["there/0", "there/1", "there/2", "there/3"]
 
     def test_groups_and_quoted_values_can_be_swept(self) -> None:
-        configs = sweep("prune", ["train=gd,sgd", "checkpoint='a,b','c'"])
-        assert [c.checkpoint for c in configs] == ["a,b", "c", "a,b", "c"]
+        configs = sweep("prune", ["train=gd,sgd", "partition='a,b','c'"])
+        assert [c.partition for c in configs] == ["a,b", "c", "a,b", "c"]
         assert [c.train.method for c in configs] == ["gd", "gd", "sgd", "sgd"]
 
     def test_ranges_are_written_out(self) -> None:
