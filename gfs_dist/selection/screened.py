@@ -67,6 +67,11 @@ class Screened(OwnCandidates):
         self._loss = loss.scale
         self.num_evaluated = self.num_scored = 0
 
+    @property
+    def evaluated_share(self) -> float | None:
+        """Losses evaluated of those asked for; None before the first step."""
+        return self.num_evaluated / self.num_scored if self.num_scored else None
+
     def scores(self) -> Tensor:
         """Exact losses where they matter, lower bounds above best plus tolerance elsewhere."""
         slopes = self._slopes()
