@@ -172,8 +172,8 @@ class RankHost:
         """Do one call; an error becomes part of the answer, with where it came from as note."""
         try:
             return Reply(getattr(self, method)(*arguments))
-        except Exception as error:  # it is raised again by the coordinator
-            log.exception("%s failed", method)
+        except Exception as error:
+            log.info("%s failed", method, exc_info=True)
             error.add_note(f"in a worker (pid {os.getpid()}):\n{traceback.format_exc()}")
             return Reply(error=_portable(error))
         finally:

@@ -53,6 +53,6 @@ def matrix_problem(
     phi = torch.randn(samples, neurons, generator=generator, dtype=torch.float64)
     phi[:, neurons // 2] = phi[:, neurons // 3]
     phi[:, neurons - 1] = phi[:, 0]
-    target = phi[:, : neurons // 4].mean(1)
+    target = phi[:, : max(1, neurons // 4)].mean(1)
     target += 0.3 * torch.randn(samples, generator=generator, dtype=torch.float64)
     return MatrixProblem(phi, target, Recipe(method=method), step_s)

@@ -26,9 +26,7 @@ def _communicator(
 ) -> Iterator[GroupCommunicator]:
     process_group.join(address, prefix, rank, num_ranks, "gloo")
     try:
-        yield (
-            GraphCommunicator(make_graph(graph, num_ranks)) if graph else GroupCommunicator()
-        )
+        yield (GraphCommunicator(make_graph(graph, num_ranks)) if graph else GroupCommunicator())
     finally:
         process_group.leave()
 

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gfs_dist.errors import InputError
+from gfs_dist.runtime import Fault, RuntimeSpec, open_runtime
+from gfs_dist.runtime.faults import from_environment
+from gfs_dist.runtime.layout import lay_out
+from gfs_dist.runtime.ray_actors import join_cluster
+from gfs_dist.runtime.store import interface_of
+from gfs_dist.runtime.worker import Identity
+from gfs_dist.selection.partition import Partition
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"kind": "mpi"}, "runtime: found 'mpi', accepted ray, local, none"),
+        ({"device": "tpu"}, "device: found 'tpu', accepted auto, cpu, cuda"),
+        ({"workers": 0}, "workers: found 0, accepted 1 or more"),
+        ({"spares": -1}, "spares: found -1, accepted 0 or more"),
+        ({"threads": 0}, "threads: found 0, accepted 1 or more"),
+        ({"hang_floor_s": 0.0}, "hang_floor_s: found 0.0, accepted above 0"),
+        ({"placement_timeout_s": -1.0}, "placement_timeout_s: found -1.0, accepted above 0"),
+    ],
+)
+def test_a_spec_out_of_range_is_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        RuntimeSpec(**keys)
+
+
+def test_a_graph_that_does_not_fit_is_refused_before_workers_start() -> None:
+    with pytest.raises(InputError, match="rank 2 cannot be reached"):
+        open_runtime(RuntimeSpec(kind="local", workers=3, graph=[(0, 1)]))
+
+
+@pytest.mark.parametrize("address", ["somewhere", "host:", ":10"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(InputError, match=r"runtime.address: found .* accepted HOST:PORT or auto"):
+        join_cluster(address)
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match=r"runtime\.address: no Ray cluster at 127.0.0.1:9"):
+        join_cluster("127.0.0.1:9")
+
+
+def who(node: str, cores: int = 8, gpus: int = 0) -> Identity:
+    return Identity(1, node, node, cores, gpus)
+
+
+def test_ranks_of_a_machine_share_its_cores() -> None:
+    ranks = [who("a"), who("b", 4), who("a"), who("a")]
+    layout = lay_out(RuntimeSpec(), ranks, "auto", Partition.contiguous(9, 2), None)
+    assert layout.threads == [2, 4, 2, 2]
+    assert layout.devices == ["cpu"] * 4
+    assert layout.backend == "gloo"
+    assert layout.partition.num_ranks == 4
+
+
+def test_gpus_are_taken_if_every_rank_has_its_own() -> None:
+    partition = Partition.contiguous(9, 2)
+    two = lay_out(RuntimeSpec(), [who("a", gpus=2)] * 2, "auto", partition, None)
+    assert (two.devices, two.backend) == (["cuda:0", "cuda:1"], "nccl")
+    one = lay_out(RuntimeSpec(), [who("a", gpus=1)] * 2, "auto", partition, None)
+    assert (one.devices, one.backend) == (["cpu", "cpu"], "gloo")
+    shared = lay_out(RuntimeSpec(), [who("a", gpus=1)] * 2, "cuda", partition, None)
+    assert (shared.devices, shared.backend) == (["cuda:0", "cuda:0"], "gloo")
+    graph = lay_out(RuntimeSpec(graph="line"), [who("a", gpus=2)] * 2, "auto", partition, None)
+    assert (graph.devices, graph.backend) == (["cuda:0", "cuda:1"], "gloo")
+    with pytest.raises(InputError, match="device: found 'cuda', but a has no GPU"):
+        lay_out(RuntimeSpec(), [who("a")] * 2, "cuda", partition, None)
+
+
+def test_a_graph_of_given_edges_shrinks_with_the_ranks() -> None:
+    spec = RuntimeSpec(workers=4, graph=[(0, 1), (1, 2), (0, 3)])
+    partition = Partition.contiguous(9, 4)
+    graph = lay_out(spec, [who("a")] * 4, "cpu", partition, None).graph
+    assert graph is not None
+    fewer = lay_out(spec, [who("a")] * 3, "cpu", partition, graph).graph
+    assert fewer is not None
+    assert fewer.edges == [(0, 1), (1, 2)]
+    spec = RuntimeSpec(workers=4, graph=[(0, 3), (1, 3), (2, 3)])
+    line = lay_out(spec, [who("a")] * 3, "cpu", partition, None).graph
+    assert line is not None
+    assert line.edges == [(0, 1), (1, 2)]
+
+
+def test_faults_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GFS_FAULTS", raising=False)
+    assert from_environment() == []
+    monkeypatch.setenv("GFS_FAULTS", '[{"rank": 1, "step": 5}, {"rank": -1, "step": 7}]')
+    assert from_environment() == [Fault(1, 5, "kill", 0), Fault(-1, 7)]
+
+
+@pytest.mark.parametrize("text", ["{", "[3]", '[{"rank": 1}]', '[{"who": 1}]'])
+def test_other_contents_of_that_variable_are_refused(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("GFS_FAULTS", text)
+    with pytest.raises(InputError, match=r"GFS_FAULTS: found .* accepted a JSON list of faults"):
+        from_environment()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"rank": 0, "step": 1, "kind": "melt"}, "found kind 'melt', accepted kill, stop, exit"),
+        ({"rank": -2, "step": 1}, "accepted rank -1 or more, step 0 or more"),
+    ],
+)
+def test_a_fault_that_cannot_be_is_refused(fault: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Fault(**fault)
+
+
+def test_the_loopback_address_belongs_to_lo() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("203.0.113.7") is None
