@@ -195,6 +195,7 @@ class Evaluate(_Job):
 
     path: str
     data: Data
+    model: TwoLayer
     objective: Objective
     device: Device
 

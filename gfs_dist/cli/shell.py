@@ -88,12 +88,10 @@ def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Argumen
         report = run(config, reporter)
     except PlannedOnly:
         return {"plan": reporter.planned}
-    except KeyboardInterrupt as error:
-        if reporter.folder is None:
-            raise
-        raise KeyboardInterrupt(
-            f"go on with: gfs {arguments.command} resume={reporter.folder}"
-        ) from error
+    except (KeyboardInterrupt, SystemExit) as error:  # ray.init sets a SIGTERM handler that exits
+        folder = reporter.folder
+        how = [f"go on with: gfs {arguments.command} resume={folder}"] if folder else []
+        raise KeyboardInterrupt(*how) from error
     finally:
         reporter.close()
     folder = reporter.folder
