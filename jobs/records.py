@@ -1,0 +1,96 @@
+"""Paths in a run folder: written while a search goes on, read when it is resumed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+from gfs_dist.errors import CheckpointError, RunFolderError
+from gfs_dist.files import RunFolder, atomic
+from gfs_dist.files.checkpoint import read_json
+from gfs_dist.selection.path import Path
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PathRecord:
+    """The file of one result's path; a search in progress has one beside it.
+
+    Attributes:
+        folder: of the run.
+        name: of the result.
+        facts: what the file says besides the path: neurons, samples, objective, weights,
+            dense_loss, and ``inputs``, fingerprints by name of what the search depends on.
+    """
+
+    folder: RunFolder
+    name: str
+    facts: dict[str, Any]
+
+    def write(self, path: Path, *, finished: bool) -> FilePath:
+        """Write the path; once it is finished the file of the search in progress goes."""
+        content = {
+            "format": FORMAT,
+            **self.facts,
+            "picks": path.picks,
+            "loss": path.loss,
+            "coefficients": path.coefficients().tolist(),
+            "step_sizes": path.step_sizes,
+            "gap": path.gap,
+            "stop_reason": path.stop_reason,
+        }
+        file = self._finished if finished else self._partial
+        atomic.write_json(file, content)
+        if finished:
+            self._partial.unlink(missing_ok=True)
+        return file
+
+    def read(self) -> Path | None:
+        """The picks that an earlier run left, to be replayed; None if it left none.
+
+        Raises:
+            RunFolderError: the file is damaged, or belongs to other inputs; names which.
+        """
+        for file in (self._finished, self._partial):
+            if file.exists():
+                return self._parse(file)
+        return None
+
+    @property
+    def _finished(self) -> FilePath:
+        return self.folder.path_file(self.name)
+
+    @property
+    def _partial(self) -> FilePath:
+        return self.folder.path_file(self.name + ".partial")
+
+    def _parse(self, file: FilePath) -> Path:
+        try:
+            stored = read_json(file)
+        except CheckpointError as error:
+            raise RunFolderError(f"resume: {error}") from error
+        for name, now in self.facts["inputs"].items():
+            if stored.get("inputs", {}).get(name) != now:
+                raise RunFolderError(
+                    f"resume: {name} changed since {file} was written; bring the old one back, "
+                    "or start a new run"
+                )
+        path = Path(self.facts["neurons"])
+        try:
+            for pick, loss, step in zip(
+                stored["picks"], stored["loss"], stored["step_sizes"], strict=True
+            ):
+                if not (isinstance(pick, int) and 0 <= pick < path.num_candidates):
+                    raise ValueError(f"pick {pick!r}")
+                if not (math.isfinite(loss) and 0.0 < step <= 1.0):
+                    raise ValueError(f"loss {loss!r}, step size {step!r}")
+                path.append(pick, loss, step)
+            path.gap = [None if gap is None else float(gap) for gap in stored["gap"]]
+            if len(path.gap) != len(path):
+                raise ValueError(f"{len(path.gap)} gaps of {len(path)} picks")
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunFolderError(f"resume: {file} holds no path: {error}") from error
+        return path
