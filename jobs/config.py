@@ -127,11 +127,8 @@ class RayRuntime(LocalRuntime):
 
 
 @dataclass
-class _Job:
-    """What every job has."""
-
-    seed: Seed
-    threads: Annotated[int | None, AtLeast(1)]
+class Job:
+    """What every command has."""
 
     def check(self) -> None:
         """Refuse values that do not go together.
@@ -142,7 +139,15 @@ class _Job:
 
 
 @dataclass
-class Pretrain(_Job):
+class _Computing(Job):
+    """A command that computes."""
+
+    seed: Seed
+    threads: Annotated[int | None, AtLeast(1)]
+
+
+@dataclass
+class Pretrain(_Computing):
     """``gfs pretrain``."""
 
     data: Data
@@ -155,7 +160,7 @@ class Pretrain(_Job):
 
 
 @dataclass
-class Prune(_Job):
+class Prune(_Computing):
     """``gfs prune``."""
 
     data: Data
@@ -190,7 +195,7 @@ class Prune(_Job):
 
 
 @dataclass
-class Evaluate(_Job):
+class Evaluate(_Computing):
     """``gfs evaluate PATH``."""
 
     path: str
@@ -201,7 +206,7 @@ class Evaluate(_Job):
 
 
 @dataclass
-class Benchmark(_Job):
+class Benchmark(_Computing):
     """``gfs benchmark``."""
 
     suite: Annotated[str, Among("select")]
@@ -209,11 +214,20 @@ class Benchmark(_Job):
     out: str
 
 
-COMMANDS: dict[str, type[_Job]] = {
+@dataclass
+class Report(Job):
+    """``gfs report RUN_DIR``."""
+
+    path: str
+    open: bool
+
+
+COMMANDS: dict[str, type[Job]] = {
     "pretrain": Pretrain,
     "prune": Prune,
     "evaluate": Evaluate,
     "benchmark": Benchmark,
+    "report": Report,
 }
 
 GROUPS: dict[str, dict[str, type]] = {

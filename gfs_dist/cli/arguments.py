@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from gfs_dist.errors import InputError
 
-POSITIONAL = {"evaluate": "path"}
+POSITIONAL = {"evaluate": "path", "report": "path"}
 """Commands that take a word without ``=``, and the key that it sets."""
 
 COMMANDS = {
@@ -20,6 +20,7 @@ COMMANDS = {
     "prune": "prune one or many checkpoints",
     "evaluate": "measure a stored network: gfs evaluate PATH",
     "benchmark": "measure the exact methods against the exhaustive one",
+    "report": "write the pages and plots of a run folder again: gfs report RUN_DIR",
 }
 
 
@@ -46,6 +47,7 @@ OPTIONS = {
     "--config-dir DIR": "add your own configurations, laid out as conf/ is",
     "--dry-run": "print the plan and stop",
     "--json": "one JSON object on standard output, the rest on standard error",
+    "--open": "show the page of gfs report in a browser",
     "--debug": "show the traceback of an error",
     "--version": "show the version",
 }
@@ -66,7 +68,7 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
     parser.add_argument("words", nargs="*")
     for flags in (("-h", "--help"), ("-m", "--multirun")):
         parser.add_argument(*flags, action="store_true")
-    for flag in ("--version", "--dry-run", "--json", "--debug"):
+    for flag in ("--version", "--dry-run", "--json", "--debug", "--open"):
         parser.add_argument(flag, action="store_true")
     parser.add_argument("--cfg", choices=["job"])
     parser.add_argument("--config-dir", type=Path)
@@ -76,6 +78,10 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise InputError(f"{command!r} is no command, accepted {', '.join(COMMANDS)}{hint}")
+    if found.open:
+        if command != "report":
+            raise InputError("--open: accepted by gfs report only")
+        words.append("open=true")
     return Arguments(
         command=command,
         words=tuple(_with_positional(command, words)),

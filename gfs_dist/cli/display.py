@@ -52,6 +52,7 @@ class PlainReporter:
         self.folder = folder
 
     def phase(self, name: str, total: int | None = None) -> None:
+        self.finish_phase()
         self._progress = Progress(name, total, self._clock())
         self._last_line_s = self._clock()
         self._say(name)
@@ -67,7 +68,14 @@ class PlainReporter:
     def note(self, line: str) -> None:
         self._say(line)
 
+    def finish_phase(self) -> None:
+        """The phase is over, whether it took all of its steps or not."""
+        if self._progress.done:
+            self._say(f"{self._progress.name}: {self._progress.summary(self._clock())}")
+        self._progress = Progress("", None, self._clock())
+
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        self.finish_phase()
         self._say(f"\n{title}")
         cells = [list(columns), *([show(value) for value in row] for row in rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
@@ -90,14 +98,17 @@ class PlainReporter:
 class Progress:
     """Where a phase is, how fast it goes, and how long it will take.
 
-    The rate is that of the last ``RATE_WINDOW_S`` seconds: the first steps are slow.
+    The rate is that of the last ``RATE_WINDOW_S`` seconds, without the wait for the first step.
     """
 
     def __init__(self, name: str, total: int | None, now_s: float) -> None:
         self.name = name
         self.total = total
         self.done = 0
+        self.loss: float | None = None
+        self.kept: int | None = None
         self.facts: dict[str, object] = {}
+        self._began_s = now_s
         self._seen = deque([(now_s, 0)])
 
     def update(
@@ -109,9 +120,9 @@ class Progress:
         now_s: float,
     ) -> None:
         """``done`` steps are finished at ``now_s``."""
-        self.done = done
-        known = {"loss": loss, "kept": kept, **facts}
-        self.facts = {name: value for name, value in known.items() if value is not None}
+        if done <= self._seen[0][1]:
+            self._seen.clear()
+        self.done, self.loss, self.kept, self.facts = done, loss, kept, facts
         self._seen.append((now_s, done))
         while len(self._seen) > 2 and now_s - self._seen[1][0] >= RATE_WINDOW_S:
             self._seen.popleft()
@@ -130,14 +141,23 @@ class Progress:
         return max(0, self.total - self.done) / self.rate
 
     def line(self) -> str:
-        """All of it in one line."""
-        of = "" if self.total is None else f"/{self.total}"
-        parts = [f"step {self.done}{of}", *(f"{k} {show(v)}" for k, v in self.facts.items())]
+        """All of it in one line, what matters first: a narrow terminal cuts the end off."""
+        parts = self._where()
         if self.rate is not None:
             parts.append(f"{self.rate:.3g} steps/s")
         if self.left_s is not None:
             parts.append(f"{duration(self.left_s)} left")
-        return ", ".join(parts)
+        return ", ".join([*parts, *(f"{k} {show(v)}" for k, v in self.facts.items())])
+
+    def summary(self, now_s: float) -> str:
+        """What a finished phase came to."""
+        return ", ".join([*self._where(), f"took {duration(now_s - self._began_s)}"])
+
+    def _where(self) -> list[str]:
+        of = "" if self.total is None else f"/{self.total}"
+        known = {"loss": self.loss, "kept": self.kept}
+        facts = [f"{name} {show(value)}" for name, value in known.items() if value is not None]
+        return [f"step {self.done}{of}", *facts]
 
 
 def show(value: object) -> str:
@@ -152,9 +172,9 @@ def show(value: object) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``12 s``, ``3:05``, ``2:03:05``."""
+    """``1.2 s``, ``12 s``, ``3:05``, ``2:03:05``."""
     total = round(seconds)
     if total < 60:
-        return f"{total} s"
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{total} s"
     hours, minutes = divmod(total // 60, 60)
     return f"{hours}:{minutes:02}:{total % 60:02}" if hours else f"{minutes}:{total % 60:02}"

@@ -31,10 +31,16 @@ class LiveReporter(PlainReporter):
         self._bar: progress.TaskID | None = None
 
     def phase(self, name: str, total: int | None = None) -> None:
-        self._finish_bar()
         super().phase(name, total)
         self._bars.start()
         self._bar = self._bars.add_task(name, total=total, line="")
+
+    def finish_phase(self) -> None:
+        if self._bar is not None:
+            done = max(self._progress.done, 1)  # a stop rule ends a phase before its last step
+            line = self._progress.summary(self._clock())
+            self._bars.update(self._bar, total=done, completed=done, line=line)
+            self._bar = None
 
     def step(
         self, done: int, loss: float | None = None, kept: int | None = None, **facts: object
@@ -44,6 +50,7 @@ class LiveReporter(PlainReporter):
             self._bars.update(self._bar, completed=done, line=self._progress.line())
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        self.finish_phase()
         self.close()
         drawn = Table(title=Text(title), title_justify="left")
         for column in columns:
@@ -53,17 +60,10 @@ class LiveReporter(PlainReporter):
         self._console.print(drawn)
 
     def close(self) -> None:
-        self._finish_bar()
+        self._bar = None
         self._bars.stop()
         for task in self._bars.task_ids:
             self._bars.remove_task(task)
-
-    def _finish_bar(self) -> None:
-        """A phase that ended before its last step (a stop rule) is finished all the same."""
-        if self._bar is not None:
-            done = max(self._progress.done, 1)
-            self._bars.update(self._bar, total=done, completed=done)
-            self._bar = None
 
     def _say(self, line: str) -> None:
         if line != self._progress.name:  # the bar says it

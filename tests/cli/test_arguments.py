@@ -34,6 +34,7 @@ def test_path_becomes_its_key(path: str) -> None:
         (["steps=3"], r"^'steps=3' is no command"),
         (["prune", "RUN"], r"^'RUN' has no place in gfs prune, accepted key=value$"),
         (["evaluate", "a", "b"], r"^'b' has no place in gfs evaluate"),
+        (["prune", "--open"], r"^--open: accepted by gfs report only$"),
         (["prune", "--verbose"], r"^unrecognized arguments: --verbose; gfs --help lists"),
         (["prune", "--cfg", "all"], r"^argument --cfg: invalid choice: 'all'"),
         (["prune", "--config-dir"], r"^argument --config-dir: expected one argument"),
@@ -44,6 +45,10 @@ def test_bad_usage_is_refused(argv: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         read_arguments(argv)
     assert caught.value.exit_code == 2
+
+
+def test_open_is_a_key_of_report() -> None:
+    assert read_arguments(["report", "--open", "RUN"]).words == ('path="RUN"', "open=true")
 
 
 def test_overview_lists_commands_and_options() -> None:

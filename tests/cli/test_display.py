@@ -38,12 +38,14 @@ def work(reporter: Reporter) -> None:
 
 def test_plain_lines_tell_the_whole_run() -> None:
     stream = io.StringIO()
-    work(PlainReporter(stream))
+    work(PlainReporter(stream, clock=Clock()))
     assert stream.getvalue().splitlines() == [
         "prune 2 checkpoints",
         "train",
+        "train: step 5/10, loss 0.12346, took 0.0 s",
         "prune [1/2]",
         "rank 1 was lost and replaced",
+        "prune [1/2]: step 7/20, loss 0.5, kept 3, took 0.0 s",
         "",
         "result",
         "name  loss   kept",
@@ -74,6 +76,14 @@ def test_rate_forgets_a_slow_beginning() -> None:
         progress.update(1 + 10 * k, None, None, {}, 100.0 + k)
     assert progress.rate == pytest.approx(10.0)
     assert progress.left_s == pytest.approx(69.9)
+
+
+def test_rate_leaves_the_wait_for_the_first_step_out() -> None:
+    progress = Progress("x", 10, 0.0)
+    progress.update(0, None, None, {"state": "setup"}, 5.0)
+    progress.update(4, None, None, {}, 6.0)
+    assert progress.rate == pytest.approx(4.0)
+    assert progress.line() == "step 4/10, 4 steps/s, 1.5 s left"
 
 
 def test_rate_and_time_left_are_not_guessed() -> None:
@@ -145,7 +155,8 @@ def test_values_are_short(value: object, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1:00"), (3661, "1:01:01")]
+    ("seconds", "text"),
+    [(0.2, "0.2 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1:00"), (3661, "1:01:01")],
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration(seconds) == text

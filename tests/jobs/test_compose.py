@@ -9,7 +9,7 @@ from gfs_dist.errors import ConfigError
 from gfs_dist.jobs.compose import compose, sweep, to_yaml
 from gfs_dist.jobs.config import COMMANDS, GradientDescent, Mnist, Prune, RayRuntime, Sgd
 
-NEEDED = {"evaluate": ["path=x"]}
+NEEDED = {"evaluate": ["path=x"], "report": ["path=x"]}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,41 @@
+"""``gfs report``: the pages and plots of a run folder, written again from its facts."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+from gfs_dist import report as pages
+from gfs_dist.errors import RunFolderError
+from gfs_dist.files import RunFolder
+from gfs_dist.files.checkpoint import read_json
+from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.reporter import Reporter
+
+
+def run(config: schema.Report, reporter: Reporter) -> dict[str, Any]:
+    """Write the pages of ``config.path``; returns what its ``report.json`` holds.
+
+    Raises:
+        RunFolderError: it holds no report, or one that names files elsewhere.
+        CheckpointError: its report or a path in it cannot be read.
+    """
+    folder = RunFolder(config.path)
+    if not folder.report.is_file():
+        raise RunFolderError(f"path: found {folder.path}, accepted a run folder with report.json")
+    report = read_json(folder.report)
+    page = folder.path / "report.html"
+    reporter.plan([f"write {folder.path / 'report.md'}, {page.name} and plots"])
+    results = report.get("results") or []
+    files = {row["name"]: folder.inside(row["path"]) for row in results if row.get("path")}
+    pages.write(folder.path, report, {name: read_json(file) for name, file in files.items()})
+    reporter.run_folder(folder.path)
+    if config.open and not _show(page):
+        reporter.note(f"no browser was found, open {page.resolve()}")
+    reporter.next([])
+    return report
+
+
+def _show(page: Path) -> bool:
+    return webbrowser.open(page.resolve().as_uri())
