@@ -15,7 +15,7 @@ from gfs_dist.runtime.coordinator import summary
 from gfs_dist.runtime.faults import Fault
 from gfs_dist.runtime.progress import OnProgress, SearchResult, Tracker
 from gfs_dist.runtime.spec import Problem, RuntimeSpec
-from gfs_dist.runtime.worker import Timing, peak_rss_bytes, timing_row
+from gfs_dist.runtime.worker import Timing, timing_row
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import Path
@@ -80,7 +80,7 @@ class AloneRuntime:
         tracker.begin(self.generation, path, 1)
         path = greedy(objective, stop, path=path, on_step=on_step)
         timing.compute_s = time.perf_counter() - began
-        timing.peak_rss_bytes = peak_rss_bytes()
+        timing.finish(objective)
         tracker.event("finished")
         tracker.report("search")
         row = {"rank": 0, **who, **timing_row(timing)}

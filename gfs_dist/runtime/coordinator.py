@@ -345,16 +345,19 @@ def summary(ranks: list[Row], setup_s: float, steps_s: float) -> Row:
     The wait of a rank is its exchange time minus the least of all ranks: the rank that comes last
     to every exchange waits for nobody, so its time is what the network costs. ``setup_s`` and
     ``steps_s`` are wall times of the coordinator (starting workers included, recoveries too);
-    ``exchange_s`` is the least over ranks, ``wait_s`` the most.
+    ``exchange_s`` is the least over ranks, ``wait_s`` the most. ``evaluated_share`` is the part
+    of losses that a screened objective evaluated, None for others.
     """
     least = min(row["exchange_s"] for row in ranks)
     for row in ranks:
         row["wait_s"] = row["exchange_s"] - least
     wait_s = max(row["wait_s"] for row in ranks)
+    scored = sum(row["scored"] for row in ranks)
     return {
         "setup_s": setup_s,
         "steps_s": steps_s,
         "exchange_s": least,
         "wait_s": wait_s,
+        "evaluated_share": sum(row["evaluated"] for row in ranks) / scored if scored else None,
         "ranks": ranks,
     }

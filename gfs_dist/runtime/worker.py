@@ -91,6 +91,8 @@ class Timing:
         join_s: forming groups.
         compute_s: the loop without its exchanges.
         exchange_s: inside exchanges, waiting for slower ranks included.
+        evaluated, scored: candidates' losses evaluated, and asked for, since the objective was
+            built; 0 for objectives that evaluate all.
     """
 
     setup_s: float = 0.0
@@ -100,6 +102,14 @@ class Timing:
     messages: int = 0
     bytes: int = 0
     peak_rss_bytes: int = 0
+    evaluated: int = 0
+    scored: int = 0
+
+    def finish(self, objective: Objective) -> None:
+        """Add what is known at the end."""
+        self.peak_rss_bytes = peak_rss_bytes()
+        self.evaluated = getattr(objective, "num_evaluated", 0)
+        self.scored = getattr(objective, "num_scored", 0)
 
 
 @dataclass(frozen=True)
@@ -255,7 +265,7 @@ class RankHost:
             timing.exchange_s += traffic.seconds - exchanged
             timing.compute_s += spent - (traffic.seconds - exchanged)
             timing.messages, timing.bytes = traffic.messages, traffic.bytes
-            timing.peak_rss_bytes = peak_rss_bytes()
+            timing.finish(self.held.objective)
 
     @contextmanager
     def _group(self, order: Order) -> Iterator[GroupCommunicator]:

@@ -14,13 +14,3 @@ def processes() -> Iterator[ProcessPoolExecutor]:
     """Four processes to be ranks in."""
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
         yield pool
-
-
-@pytest.fixture(scope="session")
-def embedded_ray() -> Iterator[None]:
-    """One Ray for all tests: starting one takes seconds. Runtimes find it and leave it running."""
-    from gfs_dist.runtime.ray_actors import EmbeddedRay
-
-    embedded = EmbeddedRay(4)
-    yield
-    embedded.close()

@@ -11,6 +11,7 @@ import torch
 
 from gfs_dist.errors import InputError, NonFiniteError
 from gfs_dist.runtime import Progress, Runtime, RuntimeSpec, open_runtime
+from gfs_dist.selection.build import Recipe
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import Path
 from gfs_dist.selection.stop import Stop
@@ -138,6 +139,16 @@ def test_timing_is_told_for_every_rank(local: Runtime) -> None:
     assert timing["wait_s"] == max(row["wait_s"] for row in ranks)
     assert all(0.4 < row["compute_s"] < timing["steps_s"] for row in ranks)
     assert all(row["messages"] >= 2 * 40 and row["bytes"] > 0 for row in ranks)
+
+
+def test_the_share_of_losses_that_was_evaluated_is_told(local: Runtime) -> None:
+    problem = matrix_problem(method="lazy")
+    assert local.search(problem, STEPS).timing["evaluated_share"] is None
+    labels = (problem.target > 0).double()
+    screened = replace(problem, target=labels, recipe=Recipe("bce", "screened"))
+    found = local.search(screened, STEPS)
+    assert 0.0 < found.timing["evaluated_share"] < 1.0
+    assert found.path.picks == alone(screened).picks
 
 
 def test_what_a_rank_refuses_is_raised_and_the_workers_live_on(local: Runtime) -> None:
