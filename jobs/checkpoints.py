@@ -1,0 +1,205 @@
+"""Checkpoints as jobs use them: found where a user says, read into networks, made by training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gfs_dist import networks
+from gfs_dist.errors import CheckpointError, ConfigError, RunFolderError
+from gfs_dist.files import RunFolder, checkpoint
+from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.local import local_device, own_event
+from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.two_layer import Inputs
+from gfs_dist.networks import TwoLayer
+from gfs_dist.networks.store import ARCHITECTURE
+from gfs_dist.training import TrainSpec, TrainState, train
+
+
+def find_checkpoints(path: Path | str) -> list[tuple[int, Path]]:
+    """Iteration and place of each checkpoint that ``path`` names, in order of iterations.
+
+    Args:
+        path: a run folder (all its checkpoints), a checkpoint folder, a stored network
+            (``models/NAME``), or a ``.safetensors``, ``.pt`` or ``.pth`` file. What does not
+            know its iteration counts as 0.
+
+    Raises:
+        CheckpointError: nothing of these, or a run folder without checkpoints.
+    """
+    path = Path(path)
+    if (path / checkpoint.STATE).is_file():
+        return [(_iteration(checkpoint.read_json(path / checkpoint.STATE)), path)]
+    if path.is_file() or (path / ARCHITECTURE).is_file():
+        return [(0, path)]
+    found = RunFolder(path).checkpoints()
+    if not found:
+        raise CheckpointError(
+            f"checkpoint: found none in {path}; accepted are a run folder with checkpoints/, a "
+            "checkpoint folder, a models/NAME folder, a .safetensors or .pt file"
+        )
+    return found
+
+
+def load_network(path: Path | str, model: schema.TwoLayer) -> TwoLayer:
+    """Read one network, whatever it is stored as (see :func:`find_checkpoints`).
+
+    Args:
+        path: one place that :func:`find_checkpoints` gave.
+        model: the keys ``model.*``, which describe a bare file; folders describe themselves.
+
+    Raises:
+        CheckpointError: damaged, unsafe, NaN, or not the described network.
+    """
+    path = Path(path)
+    if (path / ARCHITECTURE).is_file():
+        return networks.load(path)
+    found = checkpoint.load(path)
+    if not path.is_dir():
+        return networks.load_tensors(_described(path, found.tensors, model), found.tensors, path)
+    architecture = found.state.get("architecture")
+    try:
+        return networks.load_tensors(
+            architecture if isinstance(architecture, dict) else {}, found.tensors, path
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{path / checkpoint.STATE}: {error}") from error
+
+
+def train_checkpoints(
+    config: schema.Pretrain | schema.Prune, inputs: Inputs, folder: RunFolder, reporter: Reporter
+) -> list[tuple[int, TwoLayer]]:
+    """Train into a run folder, from its last checkpoint if it has one.
+
+    Killed anywhere and called again with the same configuration, data and number of threads, the
+    last checkpoint has the same bits as without. Training runs on a GPU unless ``device=cpu`` or
+    there is none. On synthetic data it starts from the planted network.
+
+    Returns:
+        Iteration and network of each checkpoint, in order, on the CPU.
+
+    Raises:
+        RunFolderError: the run folder's checkpoints come from other data or settings.
+        RunError: training diverged.
+    """
+    spec, facts = train_spec(config), _facts(config, inputs)
+    done = folder.checkpoints()
+    start = None
+    if done:
+        network, start = _resume(done[-1][1], facts, config.model)
+    else:
+        network = _first_network(config, inputs)
+    x, target = inputs()
+    # Where ranks of other machines have GPUs, this process may have none: then it trains without.
+    device = local_device("cpu" if config.device == "cpu" else "auto")
+    network.to(device)
+
+    def on_checkpoint(iteration: int, network: TwoLayer, state: TrainState) -> None:
+        known = {"iteration": iteration, "loss": state.loss, "architecture": network.architecture}
+        checkpoint.save(
+            folder.checkpoint(iteration), network.state_dict(), known | facts, state.velocity
+        )
+        folder.append_event(own_event("step", iteration))
+
+    reporter.phase("train", spec.iterations)
+    train(
+        network,
+        x.to(device),
+        target.to(device),
+        config.objective,
+        spec,
+        start=start,
+        on_checkpoint=on_checkpoint,
+        on_progress=lambda iteration, loss: reporter.step(iteration, loss),
+    )
+    return [(step, load_network(path, config.model)) for step, path in folder.checkpoints()]
+
+
+def train_spec(config: schema.Pretrain | schema.Prune) -> TrainSpec:
+    """How the keys ``train.*`` want it."""
+    names = TrainSpec.__dataclass_fields__
+    known = {key: value for key, value in vars(config.train).items() if key in names}
+    return TrainSpec(**known, seed=config.seed)
+
+
+def _facts(config: schema.Pretrain | schema.Prune, inputs: Inputs) -> dict[str, Any]:
+    """What has to be the same for training to go on."""
+    spec = {f"train.{key}": value for key, value in asdict(train_spec(config)).items()}
+    return {
+        "objective": config.objective,
+        "training": spec,
+        "inputs": {f"data={config.data.name}": inputs.dataset().fingerprint},
+    }
+
+
+def _first_network(config: schema.Pretrain | schema.Prune, inputs: Inputs) -> TwoLayer:
+    """The planted network of synthetic data, else Gaussian weights."""
+    dataset = inputs.dataset()
+    if dataset.planted is None:
+        return TwoLayer.initialise(
+            config.model.width, dataset.features, config.model.activation, config.seed
+        )
+    network = TwoLayer(config.model.width, dataset.features, config.model.activation)
+    planted = {"hidden.weight": dataset.planted.hidden, "output.weight": dataset.planted.output}
+    network.load_state_dict(planted)
+    return network
+
+
+def _resume(
+    path: Path, facts: dict[str, Any], model: schema.TwoLayer
+) -> tuple[TwoLayer, TrainState]:
+    """The last checkpoint, if it comes from this training."""
+    found = checkpoint.load(path)
+    before = {key: found.state.get(key) for key in facts}
+    for key, now in _flat(facts).items():
+        if _flat(before).get(key) != now:
+            raise RunFolderError(
+                f"resume: {key} changed since {path} was written "
+                f"(found {now!r}, it has {_flat(before).get(key)!r}); start a new run"
+            )
+    state = TrainState(_iteration(found.state), float(found.state["loss"]), found.optimizer)
+    return load_network(path, model), state
+
+
+def _flat(facts: dict[str, Any]) -> dict[str, Any]:
+    """One level of nested facts laid beside the others."""
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        flat |= value if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def _iteration(state: dict[str, Any]) -> int:
+    iteration = state.get("iteration")
+    if not isinstance(iteration, int) or iteration < 0:
+        raise CheckpointError(f"{checkpoint.STATE}: iteration: found {iteration!r}")
+    return iteration
+
+
+def _described(
+    path: Path, tensors: dict[str, torch.Tensor], model: schema.TwoLayer
+) -> dict[str, Any]:
+    """The architecture of a bare file: ``model.*`` with the number of inputs it holds."""
+    hidden = tensors.get("hidden.weight")
+    if hidden is None or hidden.ndim != 2:
+        raise CheckpointError(
+            f"{path}: no two-layer network; found {', '.join(sorted(tensors)[:3]) or 'nothing'}, "
+            "accepted hidden.weight (N, d) and output.weight (N)"
+        )
+    if len(hidden) != model.width:
+        raise CheckpointError(
+            f"{path}: found {len(hidden)} neurons, accepted model.width={model.width}; "
+            f"set model.width={len(hidden)} and model.activation"
+        )
+    dtype = "float64" if hidden.dtype == torch.float64 else "float32"
+    return {
+        "model": "two_layer",
+        "width": len(hidden),
+        "features": hidden.shape[1],
+        "activation": model.activation,
+        "dtype": dtype,
+    }

@@ -1,0 +1,131 @@
+"""``gfs pretrain``: train a two-layer network and keep checkpoints on the way."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gfs_dist import report
+from gfs_dist.files import RunFolder, atomic
+from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.checkpoints import train_checkpoints, train_spec
+from gfs_dist.jobs.compose import to_yaml
+from gfs_dist.jobs.local import local_device, own_event, use_threads
+from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.two_layer import Inputs, data_spec, measure
+from gfs_dist.networks import TwoLayer
+from gfs_dist.training import default_lr
+
+
+def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
+    """Train, and write the run folder; returns what ``report.json`` holds."""
+    local_device(config.device)
+    inputs = Inputs(
+        data_spec(config.data), config.model.width, config.model.activation, config.objective
+    )
+    reporter.plan(_plan(config, inputs))
+    with use_threads(config.threads), _open_folder(config) as folder:
+        reporter.run_folder(folder.path)
+        began = time.perf_counter()
+        facts: dict[str, Any] = {}
+        try:
+            trained = train_checkpoints(config, inputs, folder, reporter)
+            facts["train_s"] = time.perf_counter() - began
+            results = _results(config, inputs, folder, trained)
+        except BaseException as error:
+            status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            words = {"error": str(error) or type(error).__name__}
+            _write(folder, status, [], {**facts, "total_s": time.perf_counter() - began}, words)
+            raise
+        facts["total_s"] = time.perf_counter() - began
+        folder.append_event(own_event("finished", results[-1]["iteration"]))
+        written = _write(folder, "finished", results, facts)
+        _tell(config, folder, results, reporter)
+        return written
+
+
+def _open_folder(config: schema.Pretrain) -> RunFolder:
+    if config.resume is not None:
+        return RunFolder.resume(config.resume)
+    return RunFolder.create(config.out, to_yaml(config))
+
+
+def _plan(config: schema.Pretrain, inputs: Inputs) -> list[str]:
+    """What is about to be done; checks that it can be."""
+    spec, dataset = train_spec(config), inputs.dataset()
+    network = TwoLayer(config.model.width, dataset.features, config.model.activation)
+    lr = spec.lr or default_lr(network.width, network.activation, config.objective)
+    count = len({*range(0, spec.iterations, spec.checkpoint_every), spec.iterations})
+    size = sum(parameter.nbytes for parameter in network.parameters())
+    batch = "" if spec.method == "gd" else f" of {spec.batch} samples, momentum {spec.momentum:g}"
+    return [
+        f"data      {config.data.name}: {len(dataset.x_train):,} samples to train on, "
+        f"{len(dataset.x_test):,} to test on, {dataset.features:,} inputs",
+        f"network   two-layer, {network.width:,} {network.activation} neurons",
+        f"training  {config.objective} loss, {spec.iterations:,} iterations of {spec.method}"
+        f"{batch}, lr {lr:g}",
+        f"files     {count} checkpoints, {count * size / 2**20:.1f} MiB",
+    ]
+
+
+def _results(
+    config: schema.Pretrain,
+    inputs: Inputs,
+    folder: RunFolder,
+    trained: list[tuple[int, TwoLayer]],
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": folder.checkpoint(iteration).name,
+            "iteration": iteration,
+            "objective": config.objective,
+            "kept": network.width,
+            **measure(network, inputs),
+            "path": None,
+            "model": folder.relative(folder.checkpoint(iteration)),
+        }
+        for iteration, network in trained
+    ]
+
+
+def _write(
+    folder: RunFolder,
+    status: str,
+    results: list[dict[str, Any]],
+    timing: dict[str, Any],
+    more: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    measured = ("loss", "accuracy", "macs", "params")
+    content = {
+        "format": 1,
+        "job": "pretrain",
+        "status": status,
+        "dense": {key: results[-1][key] for key in measured} if results else None,
+        "results": results,
+        "timing": timing,
+        "faults": [],
+        "machine": report.machine(),
+        "versions": report.versions(),
+        **(more or {}),
+    }
+    atomic.write_json(folder.report, content)
+    return content
+
+
+def _tell(
+    config: schema.Pretrain, folder: RunFolder, results: list[dict[str, Any]], reporter: Reporter
+) -> None:
+    columns = ("iteration", "loss", "accuracy")
+    reporter.table("trained", columns, [[row[column] for column in columns] for row in results])
+    keys = {key: value for key, value in vars(config.data).items() if key != "name"}
+    words = f"data={config.data.name} objective={config.objective}" + "".join(
+        f" data.{key}={value}" for key, value in keys.items() if value not in (None, config.seed)
+    )
+    if config.data.name == "synthetic":
+        words += f" model.width={config.model.width} model.activation={config.model.activation}"
+    reporter.next(
+        [
+            f"gfs prune checkpoint={folder.path} {words}",
+            f"gfs evaluate {folder.path / results[-1]['model']} {words}",
+        ]
+    )
