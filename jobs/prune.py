@@ -8,6 +8,7 @@ killed anywhere goes on from there.
 from __future__ import annotations
 
 import functools
+import math
 import time
 from typing import Any
 
@@ -142,7 +143,7 @@ class PruneJob:
         }
 
     def _progress(self, record: PathRecord) -> Any:
-        written = time.monotonic()
+        written = -math.inf
 
         def on_progress(progress: Progress) -> None:
             nonlocal written

@@ -10,7 +10,7 @@ from torch import Tensor
 from gfs_dist import data, networks
 from gfs_dist.data import Dataset, DataSpec
 from gfs_dist.jobs import config as schema
-from gfs_dist.networks import ACTIVATIONS, TwoLayer
+from gfs_dist.networks import TwoLayer
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Inputs:
 
 @functools.lru_cache(maxsize=1)
 def _load(spec: DataSpec, width: int, activation: str) -> Dataset:
-    return data.load(spec, width=width, activation=ACTIVATIONS[activation])
+    return data.load(spec, width=width, activation=networks.find_activation(activation))
 
 
 def data_spec(config: schema.Data) -> DataSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,3 +38,13 @@ def make_problem(seed: int, loss: str = "squared", samples: int = 40, neurons: i
 def problem() -> Callable[..., Problem]:
     """Makes a seeded problem: ``problem(seed, loss)``."""
     return make_problem
+
+
+@pytest.fixture(scope="session")
+def embedded_ray() -> Iterator[None]:
+    """One Ray for all tests: starting one takes seconds. Runtimes find it and leave it running."""
+    from gfs_dist.runtime.ray_actors import EmbeddedRay
+
+    embedded = EmbeddedRay(4)
+    yield
+    embedded.close()

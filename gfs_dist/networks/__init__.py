@@ -14,7 +14,7 @@ from gfs_dist.networks.measures import (
     params,
 )
 from gfs_dist.networks.store import MODELS, build, load, load_tensors, save
-from gfs_dist.networks.two_layer import ACTIVATIONS, Activation, TwoLayer
+from gfs_dist.networks.two_layer import ACTIVATIONS, Activation, TwoLayer, find_activation
 
 __all__ = [
     "ACTIVATIONS",
@@ -24,6 +24,7 @@ __all__ = [
     "TwoLayer",
     "accuracy",
     "build",
+    "find_activation",
     "latency",
     "load",
     "load_tensors",

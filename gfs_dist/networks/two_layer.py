@@ -26,6 +26,17 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 HIDDEN_SCALE = 4.0
 
 
+def find_activation(name: str) -> Activation:
+    """The activation called ``name``.
+
+    Raises:
+        ConfigError: there is none; names those that there are.
+    """
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"model.activation: found {name!r}, accepted {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
 class TwoLayer(nn.Module):
     """``f(x) = (1/N) sum_i b_i act(a_i . x)``, no bias (equations 1 and 2).
 
@@ -51,10 +62,7 @@ class TwoLayer(nn.Module):
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ConfigError(
-                f"model.activation: found {activation!r}, accepted {', '.join(ACTIVATIONS)}"
-            )
+        find_activation(activation)
         for name, value in (("width", width), ("features", features)):
             if value < 1:
                 raise ConfigError(f"model.{name}: found {value}, accepted 1 or more")

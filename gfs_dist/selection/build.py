@@ -57,7 +57,7 @@ def settle(
     """The recipe with ``auto`` replaced by a method, and why."""
     method, reason = recipe.method, f"{recipe.method}: as asked"
     if method == "auto" and recipe.loss == "squared":
-        method, reason = choose_method(source, num_ranks, steps, memory_bytes)
+        method, reason = choose_method(source, num_ranks, steps, memory_bytes, recipe.replacement)
     elif method == "auto":
         method, reason = "screened", "screened: exact, most candidates are ruled out by bounds"
     return Recipe(recipe.loss, method, recipe.weights, recipe.replacement), reason
