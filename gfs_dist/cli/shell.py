@@ -68,7 +68,6 @@ def _run_command(arguments: Arguments, command: str) -> None:
     if arguments.cfg:
         _print("---\n".join(map(compose.to_yaml, configs)).rstrip())
         return
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else Ray ships the uv project
     run = importlib.import_module(f"gfs_dist.jobs.{command}").run
     answers = [_run_job(run, config, arguments) for config in configs]
     if arguments.json:
@@ -88,7 +87,7 @@ def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Argumen
         report = run(config, reporter)
     except PlannedOnly:
         return {"plan": reporter.planned}
-    except (KeyboardInterrupt, SystemExit) as error:  # ray.init sets a SIGTERM handler that exits
+    except (KeyboardInterrupt, SystemExit) as error:  # SIGTERM exits while ray.init runs
         folder = reporter.folder
         how = [f"go on with: gfs {arguments.command} resume={folder}"] if folder else []
         raise KeyboardInterrupt(*how) from error

@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -222,15 +223,16 @@ class EmbeddedRay:
         os.environ.update(ours)
         _read_environment_again()
         try:
-            ray.init(
-                address="local",
-                num_cpus=num_workers,
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(self.folder),
-            )
+            with _sigterm_kept():
+                ray.init(
+                    address="local",
+                    num_cpus=num_workers,
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(self.folder),
+                )
         except BaseException:
             self.close()
             raise
@@ -273,9 +275,19 @@ def join_cluster(address: str) -> None:
         except OSError as error:
             raise InputError(f"runtime.address: no Ray cluster at {address} ({error})") from error
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        with _sigterm_kept():
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, RayError) as error:
         raise PlacementError(f"Ray cluster at {address}: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Put back the handler of SIGTERM: Ray's dumps the stack and exits where ours interrupts."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _first_line(error: BaseException) -> str:
