@@ -1,18 +1,18 @@
 """Every error a user can meet, drawn as a tree; each kind knows its exit code.
 
-    GfsError                     1
-    +-- InputError               2   wrong usage, configuration or input (also a ValueError)
-    |   +-- ConfigError              a key or value of the configuration
-    |   +-- ShapeError               tensors that do not fit each other
-    |   +-- NonFiniteError           NaN or infinity; names neuron and sample
-    |   +-- DataError                a dataset that cannot be used
-    |   +-- CheckpointError          a checkpoint that cannot be read or does not fit
-    |   +-- RunFolderError           a run folder that exists, is foreign or has changed
-    +-- BudgetError              3   the budget cannot be met (also a ValueError)
-    +-- RunError                 1   the job failed (also a RuntimeError)
-        +-- WorkersLostError         workers died faster than they could be replaced
-        +-- PicksDifferError         a check that was asked for found other picks
-        +-- StorageError             a file could not be written (disk full, no permission)
+GfsError                     1
++-- InputError               2   wrong usage, configuration or input (also a ValueError)
+|   +-- ConfigError              a key or value of the configuration
+|   +-- ShapeError               tensors that do not fit each other
+|   +-- NonFiniteError           NaN or infinity; names neuron and sample
+|   +-- DataError                a dataset that cannot be used
+|   +-- CheckpointError          a checkpoint that cannot be read or does not fit
+|   +-- RunFolderError           a run folder that exists, is foreign or has changed
++-- BudgetError              3   the budget cannot be met (also a ValueError)
++-- RunError                 1   the job failed (also a RuntimeError)
+    +-- WorkersLostError         workers died faster than they could be replaced
+    +-- PicksDifferError         a check that was asked for found other picks
+    +-- StorageError             a file could not be written (disk full, no permission)
 """
 
 from __future__ import annotations
