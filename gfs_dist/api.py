@@ -87,6 +87,8 @@ def select(
     """
     recipe = Recipe(loss, method, weights, replacement)
     spec = RuntimeSpec(kind=runtime, workers=workers, device=device, graph=graph)
+    if runtime == "none" and workers != 1:
+        raise InputError(f"workers: found {workers}, accepted 1 with runtime='none'")
     given = {"gram": gram, "correlation": correlation, "energy": energy}
     if gram is not None or correlation is not None or energy is not None:
         problem: MomentsProblem | ArrayProblem = _moments(recipe, contributions, target, given)
@@ -99,6 +101,11 @@ def select(
         if isinstance(partition, str)
         else Partition(partition).over(workers)
     )
+    if divided.num_candidates != problem.num_candidates:
+        raise InputError(
+            f"partition: found {divided.num_candidates} candidates, "
+            f"accepted {problem.num_candidates}"
+        )
     with _travelling(problem, runtime) as packed, open_runtime(spec) as ranks:
         return ranks.search(packed, stop, divided).path
 

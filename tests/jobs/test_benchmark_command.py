@@ -1,0 +1,62 @@
+"""``gfs benchmark``: rows, ratios, and the refusal of picks that differ."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gfs_dist.cli import main
+from gfs_dist.errors import PicksDifferError
+from gfs_dist.jobs import benchmark
+from gfs_dist.jobs.benchmark import METHODS, Preset
+from gfs_dist.jobs.compose import compose
+from gfs_dist.jobs.reporter import Silent
+
+
+@pytest.fixture
+def tiny(monkeypatch) -> None:
+    monkeypatch.setitem(benchmark.PRESETS, "smoke", Preset(300, (40,), 12, 2, 40))
+
+
+def test_every_method_is_measured_beside_the_exhaustive_one(tiny, tmp_path) -> None:
+    assert main(["benchmark", "suite=select", f"out={tmp_path / 'run'}"]) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    rows = [row for row in report["results"] if row["suite"] == "select"]
+    assert [(row["objective"], row["method"]) for row in rows] == [
+        (objective, method) for objective, methods in METHODS.items() for method in methods
+    ]
+    for objective in METHODS:
+        picked = {row["picks_sha256"] for row in rows if row["objective"] == objective}
+        assert len(picked - {None}) == 1
+    for row in rows:
+        assert row["total_s"]["minimum"] <= row["total_s"]["median"] <= row["total_s"]["maximum"]
+        assert row["total_s"]["median"] > 0
+        assert row["peak_memory_bytes"] > 0
+    base = rows[0]["total_s"]["median"]
+    assert all(
+        row["speedup"] == pytest.approx(base / row["total_s"]["median"])
+        for row in rows
+        if row["objective"] == "squared"
+    )
+    scaling = [row for row in report["results"] if row["suite"] == "scaling"]
+    assert [(row["method"], row["workers"]) for row in scaling] == [
+        ("lazy", 1), ("lazy", 2), ("streaming", 1), ("streaming", 2),
+    ]  # fmt: skip
+    assert len({row["picks_sha256"] for row in scaling}) == 1
+    assert (tmp_path / "run" / "report.md").stat().st_size > 0
+
+
+def test_picks_that_differ_fail_the_benchmark(tiny, tmp_path, monkeypatch) -> None:
+    measure = benchmark._measure
+
+    def other_picks(cell):
+        row = measure(cell)
+        if cell.method == "lazy":
+            row["picks"][3] += 1
+        return row
+
+    monkeypatch.setattr(benchmark, "_measure", other_picks)
+    config = compose("benchmark", [f"out={tmp_path / 'run'}"])
+    with pytest.raises(PicksDifferError, match="lazy on 40 neurons"):
+        benchmark.run(config, Silent())
