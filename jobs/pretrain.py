@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
 from gfs_dist import report
+from gfs_dist.errors import StorageError
 from gfs_dist.files import RunFolder, atomic
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.checkpoints import train_checkpoints, train_spec
@@ -35,7 +37,9 @@ def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
         except BaseException as error:
             status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             words = {"error": str(error) or type(error).__name__}
-            _write(folder, status, [], {**facts, "total_s": time.perf_counter() - began}, words)
+            # A full disk may be what ended the job: its own error is the one to tell.
+            with contextlib.suppress(StorageError):
+                _write(folder, status, [], {**facts, "total_s": time.perf_counter() - began}, words)
             raise
         facts["total_s"] = time.perf_counter() - began
         folder.append_event(own_event("finished", results[-1]["iteration"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from gfs_dist.errors import DataError
@@ -95,17 +94,16 @@ def target(labels: Tensor, objective: str) -> Tensor:
 
 
 def check_classes(labels: Tensor, name: str) -> None:
-    """Refuse data that is empty or has one class only.
+    """Refuse data that is empty or has one class only (regression: one value).
 
     Raises:
         DataError: names the data and what was found.
     """
     if len(labels) == 0:
         raise DataError(f"data={name}: no samples")
-    positive = int((target(labels, "bce") > 0).sum())
-    if positive in (0, len(labels)):
+    sides = labels if labels.is_floating_point() else target(labels, "bce")
+    if bool((sides == sides[0]).all()):
         raise DataError(
-            f"data={name}: all {len(labels)} samples are of one class "
-            f"({torch.unique(labels).tolist()[:5]}), at least two are needed; "
-            "take more with data.samples"
+            f"data={name}: all {len(labels)} samples are of one class (the first: "
+            f"{labels[0].item()}), at least two are needed; take more with data.samples"
         )

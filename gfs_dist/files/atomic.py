@@ -118,12 +118,13 @@ def drop_torn_line(path: Path | str) -> None:
 
 def sweep(root: Path | str) -> None:
     """Remove what dying writers left under ``root``; only for who alone may write there."""
-    for folder_name, folders, names in os.walk(root):
-        for name in [name for name in names if name.startswith(PREFIX)]:
-            Path(folder_name, name).unlink(missing_ok=True)
-        for name in [name for name in folders if name.startswith(PREFIX)]:
-            shutil.rmtree(Path(folder_name, name))
-            folders.remove(name)
+    with storage_errors(Path(root)):
+        for folder_name, folders, names in os.walk(root):
+            for name in [name for name in names if name.startswith(PREFIX)]:
+                Path(folder_name, name).unlink(missing_ok=True)
+            for name in [name for name in folders if name.startswith(PREFIX)]:
+                shutil.rmtree(Path(folder_name, name))
+                folders.remove(name)
 
 
 @contextmanager

@@ -161,7 +161,8 @@ class RunFolder:
 
     @staticmethod
     def _refuse_full(path: Path) -> None:
-        found = sorted(item.name for item in path.iterdir() if item.name != LOCK_NAME)
+        ours = (LOCK_NAME, atomic.PREFIX)  # what a run that died at once may leave
+        found = sorted(item.name for item in path.iterdir() if not item.name.startswith(ours))
         if found:
             raise RunFolderError(
                 f"out: {path} exists and is not empty ({found[0]}); choose another, "

@@ -32,7 +32,7 @@ def loss_sum(outputs: Tensor, target: Tensor, loss: str) -> Tensor:
 
 def mean_loss(outputs: Tensor, target: Tensor, loss: str) -> float:
     """Loss averaged over samples: ``sum (u - y)^2 / (2 m)``, or mean BCE of logits."""
-    return float(loss_sum(outputs, target, loss)) / len(target)
+    return float(loss_sum(outputs.detach(), target, loss)) / len(target)
 
 
 def accuracy(outputs: Tensor, target: Tensor) -> float:

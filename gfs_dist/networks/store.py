@@ -93,7 +93,7 @@ def _two_layer(architecture: dict[str, Any]) -> TwoLayer:
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**28:
             raise ConfigError(f"model.{key}: found {value!r}, accepted a whole number from 1")
     dtype = architecture.get("dtype", "float64")
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ConfigError(f"model.dtype: found {dtype!r}, accepted {', '.join(DTYPES)}")
     return TwoLayer(
         architecture["width"],

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gfs_dist.errors import CheckpointError
+from gfs_dist.files import checkpoint, fingerprint
+
+TENSORS = {"hidden.weight": torch.arange(6.0).reshape(2, 3), "output.weight": torch.ones(2)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    checkpoint.save(tmp_path / "c", TENSORS, {"iteration": 7}, {"velocity": torch.zeros(3)})
+    return tmp_path / "c"
+
+
+class Evil:
+    """A pickle of this touches a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_what_is_saved_is_loaded(folder: Path) -> None:
+    tensors, state, optimizer = checkpoint.load(folder)
+    assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+    assert (state["iteration"], state["format"]) == (7, 1)
+    assert torch.equal(optimizer["velocity"], torch.zeros(3))
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.safetensors"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_bare_state_dicts_are_read(tmp_path: Path, name: str, nested: bool) -> None:
+    if name.endswith("safetensors"):
+        checkpoint.write_tensors(tmp_path / name, TENSORS)
+    else:
+        torch.save({"state_dict": TENSORS} if nested else TENSORS, tmp_path / name)
+    found = checkpoint.load(tmp_path / name)
+    assert torch.equal(found.tensors["hidden.weight"], TENSORS["hidden.weight"])
+    assert found.state == {}
+
+
+@pytest.mark.parametrize("keep", [0, 4, 60, 150])
+def test_a_truncated_file_is_refused(folder: Path, keep: int) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"model.safetensors: not a whole safetensors file"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"w": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}},
+        {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 2**60]}},
+        {"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}},
+        {"w": {"dtype": "nonsense", "shape": [1], "data_offsets": [0, 4]}},
+        ["no", "dict"],
+    ],
+)
+def test_absurd_headers_are_refused(tmp_path: Path, header: Any) -> None:
+    text = json.dumps(header).encode()
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * 4)
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        checkpoint.load(tmp_path / "w.safetensors")
+
+
+def test_an_absurd_header_length_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}")
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        checkpoint.load(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, protocol: int) -> None:
+    torch.save({"w": Evil(tmp_path / "ran")}, tmp_path / "w.pt", pickle_protocol=protocol)
+    with pytest.raises(CheckpointError, match=r"w.pt: refused, it holds more than tensors"):
+        checkpoint.load(tmp_path / "w.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_switch_that_lets_pickles_run_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"w": Evil(tmp_path / "ran")}, tmp_path / "w.pt")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    with pytest.raises(CheckpointError, match="TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set"):
+        checkpoint.load(tmp_path / "w.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a zip", b"\x80\x02nonsense"])
+def test_a_damaged_pickle_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"w.pt: (not a whole state dict|refused)"):
+        checkpoint.load(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_flipped_bytes_are_refused_or_read_but_never_anything_else(
+    tmp_path: Path, name: str
+) -> None:
+    file = tmp_path / name
+    if name == "w.pt":
+        torch.save(TENSORS, file, _use_new_zipfile_serialization=False)
+    else:
+        checkpoint.write_tensors(file, TENSORS)
+    whole = file.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for place in torch.randint(len(whole), (3,), generator=generator).tolist():
+            damaged[place] ^= 1 + int(torch.randint(255, (), generator=generator))
+        file.write_bytes(damaged)
+        with contextlib.suppress(CheckpointError):
+            checkpoint.load(file)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [torch.ones(1)],
+        {"w": 1.0},
+        {1: torch.ones(1)},
+        {"w": torch.eye(2).to_sparse()},
+        {"w": torch.ones(1, device="meta")},
+    ],
+)
+def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match="accepted is a dict of dense tensors by name"):
+        checkpoint.load(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float) -> None:
+    wrong = torch.zeros(2, 3)
+    wrong[1, 2] = value
+    checkpoint.write_tensors(tmp_path / "w.safetensors", {"hidden.weight": wrong})
+    with pytest.raises(CheckpointError, match=rf"'hidden.weight' is {value} at index \(1, 2\)"):
+        checkpoint.load(tmp_path / "w.safetensors")
+
+
+def test_tensors_of_another_checkpoint_are_refused(folder: Path) -> None:
+    checkpoint.write_tensors(folder / "model.safetensors", {**TENSORS, "more": torch.ones(1)})
+    with pytest.raises(CheckpointError, match=r"not those that state.json describes"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "found list, accepted a JSON object"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"format": 2}', "found format 2, accepted 1"),
+        ("{}", "found format None, accepted 1"),
+        (b"\xff\xfe", "cannot be read"),
+    ],
+)
+def test_malformed_facts_are_refused(folder: Path, content: str | bytes, message: str) -> None:
+    raw = content if isinstance(content, bytes) else content.encode()
+    (folder / "state.json").write_bytes(raw)
+    with pytest.raises(CheckpointError, match=f"state.json: {message}"):
+        checkpoint.load(folder)
+
+
+def test_facts_of_absurd_size_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "MAX_JSON_BYTES", 10)
+    with pytest.raises(CheckpointError, match=r"state.json: too large"):
+        checkpoint.load(folder)
+
+
+def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none.pt: no such checkpoint file"):
+        checkpoint.load(tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match=r"state.json: cannot be read"):
+        checkpoint.load(tmp_path)
+    (tmp_path / "w.npy").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"found '.npy', accepted .safetensors, .pt, .pth"):
+        checkpoint.load(tmp_path / "w.npy")
+
+
+def test_a_fingerprint_knows_dtype_shape_and_bytes() -> None:
+    x = torch.arange(6.0)
+    known = [x, x.double(), x.reshape(2, 3), x + 1, x.to(torch.bfloat16), torch.tensor(0.0)]
+    assert len({fingerprint(tensor) for tensor in known}) == len(known)
+    assert fingerprint(x.reshape(2, 3).T) == fingerprint(x.reshape(2, 3).T.contiguous())
+    assert fingerprint(x, x) != fingerprint(x)
+    assert fingerprint(torch.zeros(0)) == fingerprint(torch.zeros(0))
