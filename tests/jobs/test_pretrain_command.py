@@ -1,0 +1,233 @@
+"""``gfs pretrain`` from the outside, and killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gfs_dist import data, networks
+from gfs_dist.cli import main
+from gfs_dist.errors import StorageError
+from gfs_dist.files import checkpoint
+from gfs_dist.jobs import pretrain, two_layer
+from gfs_dist.jobs.compose import compose
+from gfs_dist.jobs.reporter import Silent
+
+SMALL = ["data.samples=200", "model.width=20", "train.iterations=25", "train.checkpoint_every=10"]
+SGD = [*SMALL, "train=sgd", "train.batch=32"]
+
+KILLED = """
+import os, sys
+from gfs_dist.files import atomic
+from gfs_dist.jobs import pretrain
+from gfs_dist.jobs.compose import compose
+from gfs_dist.jobs.reporter import Silent
+
+class Deadly(Silent):
+    def step(self, done, *_, **__):
+        if sys.argv[1] == f"step {done}":
+            os.kill(os.getpid(), 9)
+
+write_bytes = atomic.write_bytes
+def deadly(path, content):
+    if sys.argv[1] == f"write {path.name}" and "step_00000010" in str(path):
+        path.write_bytes(content[:20])
+        os.kill(os.getpid(), 9)
+    write_bytes(path, content)
+atomic.write_bytes = deadly
+pretrain.run(compose("pretrain", sys.argv[2:]), Deadly())
+"""
+
+
+def train(*words: str) -> int:
+    return main(["pretrain", *words])
+
+
+def weights(folder: Path, iteration: int = 25) -> dict[str, torch.Tensor]:
+    return checkpoint.load(folder / "checkpoints" / f"step_{iteration:08d}").tensors
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(tensor, second[name]) for name, tensor in first.items()
+    )
+
+
+def test_the_run_folder_is_that_of_the_interface(tmp_path: Path) -> None:
+    assert train(*SMALL, f"out={tmp_path / 'run'}") == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert (report["format"], report["job"], report["status"]) == (1, "pretrain", "finished")
+    assert [row["iteration"] for row in report["results"]] == [0, 10, 20, 25]
+    assert report["dense"] == {
+        key: report["results"][-1][key] for key in ("loss", "accuracy", "macs", "params")
+    }
+    assert report["dense"]["macs"] == 20 * 65
+    assert report["results"][0]["loss"] > report["results"][-1]["loss"]
+    assert {"total_s", "train_s"} <= set(report["timing"])
+    rows = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 10, 20, 25, 25]
+    assert all(
+        list(row) == ["time", "event", "generation", "rank", "pid", "host", "step"] for row in rows
+    )
+    for row in report["results"]:
+        state = checkpoint.load(tmp_path / "run" / row["model"]).state
+        assert state["iteration"] == row["iteration"]
+        assert state["loss"] == pytest.approx(row["loss"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("moment", "words"),
+    [
+        ("step 3", SMALL),
+        ("step 24", SGD),
+        ("write model.safetensors", SGD),
+        ("write state.json", SMALL),
+    ],
+)
+def test_killed_anywhere_it_goes_on_to_the_same_bits(
+    tmp_path: Path, moment: str, words: list[str]
+) -> None:
+    assert train(*words, f"out={tmp_path / 'whole'}") == 0
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, moment, *words, f"out={out}"]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    assert train(f"resume={out}") == 0
+    assert same(weights(out), weights(tmp_path / "whole"))
+    report = json.loads((out / "report.json").read_text())
+    assert report["status"] == "finished"
+    assert [row["iteration"] for row in report["results"]] == [0, 10, 20, 25]
+    assert not list(out.rglob(".writing-*"))
+
+
+def test_a_finished_run_may_be_resumed_and_stays(tmp_path: Path) -> None:
+    train(*SMALL, f"out={tmp_path / 'run'}")
+    before = weights(tmp_path / "run")
+    assert train(f"resume={tmp_path / 'run'}") == 0
+    assert same(weights(tmp_path / "run"), before)
+
+
+def test_an_interrupted_run_says_so_and_can_go_on(tmp_path: Path) -> None:
+    class Interrupting(Silent):
+        def step(self, done: int, *_: Any, **__: Any) -> None:
+            if done == 12:
+                raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.run(compose("pretrain", [*SMALL, f"out={out}"]), Interrupting())
+    assert json.loads((out / "report.json").read_text())["status"] == "stopped"
+    assert train(f"resume={out}") == 0
+
+
+def test_another_configuration_is_refused_by_key(tmp_path: Path, capsys: Any) -> None:
+    train(*SMALL, f"out={tmp_path / 'run'}")
+    assert train(f"resume={tmp_path / 'run'}", "model.width=30") == 2
+    assert "model.width: found 30, the run folder has 20" in capsys.readouterr().err
+
+
+def test_checkpoints_of_other_settings_are_refused_by_name(tmp_path: Path, capsys: Any) -> None:
+    train(*SMALL, f"out={tmp_path / 'run'}")
+    file = tmp_path / "run" / "config.yaml"
+    file.write_text(file.read_text().replace("checkpoint_every: 10", "checkpoint_every: 5"))
+    assert train(f"resume={tmp_path / 'run'}") == 2
+    assert "train.checkpoint_every changed since" in capsys.readouterr().err
+
+
+def test_data_that_changed_is_refused_by_name(tmp_path: Path, capsys: Any) -> None:
+    pixels, labels = bytes(range(256)) * 784, bytes(index % 10 for index in range(256))
+    for split in ("train", "t10k"):
+        images = struct.pack(">4I", 2051, 256, 28, 28) + pixels
+        (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(images)
+        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">2I", 2049, 256) + labels
+        )
+    words = ["data=mnist", f"data.root={tmp_path}", "model.width=4", "train.iterations=1"]
+    assert train(*words, f"out={tmp_path / 'run'}") == 0
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 2049, 256) + labels[::-1])
+    two_layer._load.cache_clear()  # as in a process of its own
+    assert train(f"resume={tmp_path / 'run'}") == 2
+    assert "resume: data=mnist changed since" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_as_itself_and_leaves_whole_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, full = os.fsync, False
+
+    def full_from_the_third_checkpoint(descriptor: int) -> None:
+        nonlocal full
+        full = full or bool(list(tmp_path.glob("run/checkpoints/.writing-step_00000020*")))
+        if full:
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_from_the_third_checkpoint)
+    config = compose("pretrain", [*SMALL, f"out={tmp_path / 'run'}"])
+    with pytest.raises(StorageError, match=r"step_00000020/model.safetensors: .*No space left"):
+        pretrain.run(config, Silent())
+    monkeypatch.undo()
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "checkpoints", "config.yaml", "events.jsonl",
+    ]  # fmt: skip
+    assert train(f"resume={tmp_path / 'run'}") == 0
+
+
+def test_divergence_is_a_failed_run(tmp_path: Path, capsys: Any) -> None:
+    words = [*SMALL, "model.activation=identity", "train.lr=1e9", f"out={tmp_path / 'run'}"]
+    assert train(*words) == 1
+    assert "training diverged: the loss is" in capsys.readouterr().err
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["status"] == "failed"
+    assert "take a smaller train.lr" in report["error"]
+
+
+def test_synthetic_training_starts_at_the_planted_network(tmp_path: Path) -> None:
+    words = ["data=synthetic", "data.samples=100", "model.width=30", "train.iterations=1"]
+    assert train(*words, f"out={tmp_path / 'run'}") == 0
+    planted = data.load(data.DataSpec("synthetic", samples=100), width=30).planted
+    assert planted is not None
+    assert torch.equal(weights(tmp_path / "run", 0)["hidden.weight"], planted.hidden)
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: Any) -> None:
+    assert train(*SMALL, f"out={tmp_path / 'run'}", "--dry-run") == 0
+    assert "20 tanh neurons" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, capsys: Any) -> None:
+    assert train(*SMALL, "device=cuda", f"out={tmp_path / 'run'}") == 2
+    assert "device: found cuda, accepted here auto, cpu" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_threads_are_set_for_the_job_alone(tmp_path: Path) -> None:
+    before, seen = torch.get_num_threads(), []
+
+    class Watching(Silent):
+        def step(self, *_: Any, **__: Any) -> None:
+            seen.append(torch.get_num_threads())
+
+    pretrain.run(compose("pretrain", [*SMALL, "threads=3", f"out={tmp_path / 'r'}"]), Watching())
+    assert set(seen) == {3}
+    assert torch.get_num_threads() == before
+
+
+def test_the_stored_network_computes_what_was_measured(tmp_path: Path) -> None:
+    train(*SMALL, f"out={tmp_path / 'run'}")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    found = checkpoint.load(tmp_path / "run" / report["results"][-1]["model"])
+    network = networks.load_tensors(found.state["architecture"], found.tensors, "here")
+    digits = data.load(data.DataSpec())
+    outputs, target = network(digits.x_test), data.target(digits.labels_test, "squared")
+    assert networks.accuracy(outputs, target) == report["dense"]["accuracy"]
