@@ -101,7 +101,7 @@ class Tracker:
 
     def read(self, store: TCPStore, beat: Beat) -> bool:
         """Fetch what rank 0 has written since; whether there was anything."""
-        if beat.generation != self.generation or beat.parts == self._parts:
+        if beat.generation != self.generation or beat.parts <= self._parts:
             return False
         for number in range(self._parts, beat.parts):
             key = part_key(self.generation, number)

@@ -97,8 +97,10 @@ class Pulse:
         threading.Thread(target=self._run, name="pulse", daemon=True).start()
 
     def enter(self, phase: str, generation: int) -> None:
-        """Begin a phase of work."""
+        """Begin a phase of work; nothing of an older generation is reported in a new one."""
         with self._lock:
+            if generation != self.beat.generation:
+                self.path, self.beat.parts = None, 0
             self.beat.phase, self.beat.generation = phase, generation
         self._wake.set()
 
@@ -106,8 +108,7 @@ class Pulse:
         """Report ``path`` from here on: what it holds now is known to the coordinator."""
         with self._lock:
             self.path = path
-            self.steps = self._sent = len(path) if path else 0
-            self.beat.parts = 0
+            self.steps = self._sent = len(path) if path is not None else 0
 
     def tick(self) -> None:
         """Still working."""

@@ -130,6 +130,7 @@ class RayLauncher:
                 self._joined = True
             else:
                 self._embedded = EmbeddedRay(spec.workers + spec.spares)
+            _print_messages(False)
         self.host = ray.util.get_node_ip_address()
         self._node = ray.get_runtime_context().get_node_id()
         self._group: PlacementGroup | None = None
@@ -194,6 +195,8 @@ class RayLauncher:
                 worker.kill()
             if self._group is not None:
                 remove_placement_group(self._group)
+        if self._embedded is not None or self._joined:
+            _print_messages(True)
         if self._embedded is not None:
             self._embedded.close()
         elif self._joined:
@@ -257,6 +260,13 @@ def _read_environment_again() -> None:
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _print_messages(wanted: bool) -> None:
+    """Ray prints a paragraph on standard output for every worker that dies, whatever
+    ``log_to_driver`` says; its debugger silences it by this switch.
+    """
+    ray._private.worker._worker_logs_enabled = wanted  # noqa: SLF001 - there is no public way
 
 
 def join_cluster(address: str) -> None:

@@ -1,0 +1,59 @@
+"""How long a lost rank costs: ``python -m tests.runtime.recovery_times local ray``.
+
+Prints, over repeats, the median and the range of the time from the fault to its detection and
+from there to the first new step.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+
+from gfs_dist.runtime import Fault, RuntimeSpec, open_runtime
+from gfs_dist.selection.stop import Stop
+from tests.runtime.problems import matrix_problem
+
+REPEATS = 5
+CASES = {
+    "killed, fresh worker": ("kill", 0),
+    "killed, idle spare": ("kill", 1),
+    "stopped (floor 2 s), fresh worker": ("stop", 0),
+}
+
+
+def measure(kind: str, fault: str, spares: int) -> list[tuple[float, float]]:
+    """(detected_s, recovered_s) of each repeat.
+
+    A repeat is a search of 60 picks with a fault before the 30th (two generations), and one of
+    400 picks that gives a new spare the time to come up.
+    """
+    problem = matrix_problem(step_s=0.01)
+    schedule = [Fault(1, 30, fault, generation=1 + 3 * n) for n in range(REPEATS)]
+    rows = []
+    spec = RuntimeSpec(kind, workers=2, spares=spares, threads=1, hang_floor_s=2.0)
+    with open_runtime(spec, schedule) as runtime:
+        runtime.search(problem, Stop(steps=400))
+        for _ in range(REPEATS):
+            rows += runtime.search(problem, Stop(steps=60)).faults
+            runtime.search(problem, Stop(steps=400))
+    return [(row["detected_s"], row["recovered_s"]) for row in rows]
+
+
+def main() -> None:
+    """Measure the kinds named on the command line."""
+    for kind in sys.argv[1:]:
+        for name, (fault, spares) in CASES.items():
+            for what, times in zip(
+                ("detection", "recovery"),
+                zip(*measure(kind, fault, spares), strict=True),
+                strict=True,
+            ):
+                ms = [1000 * t for t in times]
+                print(
+                    f"{kind}: {name}: {what} {statistics.median(ms):.0f} ms "
+                    f"({min(ms):.0f}-{max(ms):.0f}, n={len(ms)})"
+                )
+
+
+if __name__ == "__main__":
+    main()
