@@ -35,6 +35,7 @@ from gfs_dist.runtime.worker import Identity
 
 CONNECT_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 256 * 2**20
+FOLDER = "gfs-ray-"
 
 
 def _actor_class() -> Any:
@@ -195,12 +196,12 @@ class RayLauncher:
                 worker.kill()
             if self._group is not None:
                 remove_placement_group(self._group)
-        if self._embedded is not None or self._joined:
-            _print_messages(True)
         if self._embedded is not None:
             self._embedded.close()
         elif self._joined:
             ray.shutdown()
+        if self._embedded is not None or self._joined:
+            _print_messages(True)
 
 
 class EmbeddedRay:
@@ -211,7 +212,8 @@ class EmbeddedRay:
     """
 
     def __init__(self, num_workers: int) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="gfs-ray-"))
+        _sweep()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-"))
         token = self.folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
@@ -250,6 +252,24 @@ class EmbeddedRay:
                 os.environ[key] = value
         _read_environment_again()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Remove what embedded Rays left whose process was killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*-*"):
+        pid = folder.name.removeprefix(FOLDER).split("-")[0]
+        if pid.isdigit() and folder.stat().st_uid == os.getuid() and not _runs(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _read_environment_again() -> None:

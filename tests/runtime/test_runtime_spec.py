@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +13,7 @@ from gfs_dist.errors import InputError
 from gfs_dist.runtime import Fault, RuntimeSpec, open_runtime
 from gfs_dist.runtime.faults import from_environment
 from gfs_dist.runtime.layout import lay_out
-from gfs_dist.runtime.ray_actors import join_cluster
+from gfs_dist.runtime.ray_actors import _sweep, join_cluster
 from gfs_dist.runtime.store import interface_of
 from gfs_dist.runtime.worker import Identity
 from gfs_dist.selection.partition import Partition
@@ -119,3 +124,17 @@ def test_a_fault_that_cannot_be_is_refused(fault: dict[str, Any], message: str) 
 def test_the_loopback_address_belongs_to_lo() -> None:
     assert interface_of("127.0.0.1") == "lo"
     assert interface_of("203.0.113.7") is None
+
+
+def test_what_a_killed_embedded_ray_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / f"gfs-ray-{gone.pid}-abc").mkdir()
+    (tmp_path / f"gfs-ray-{os.getpid()}-abc").mkdir()
+    (tmp_path / "gfs-ray-other-abc").mkdir()
+    _sweep()
+    left = sorted(folder.name for folder in tmp_path.iterdir())
+    assert left == sorted([f"gfs-ray-{os.getpid()}-abc", "gfs-ray-other-abc"])
