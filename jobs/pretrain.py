@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from typing import Any
 
@@ -14,7 +15,7 @@ from gfs_dist.jobs.checkpoints import train_checkpoints, train_spec
 from gfs_dist.jobs.compose import to_yaml
 from gfs_dist.jobs.local import local_device, own_event, use_threads
 from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.jobs.two_layer import Inputs, data_spec, measure
+from gfs_dist.jobs.two_layer import Inputs, data_spec, input_words, measure
 from gfs_dist.networks import TwoLayer
 from gfs_dist.training import default_lr
 
@@ -121,15 +122,10 @@ def _tell(
 ) -> None:
     columns = ("iteration", "loss", "accuracy")
     reporter.table("trained", columns, [[row[column] for column in columns] for row in results])
-    keys = {key: value for key, value in vars(config.data).items() if key != "name"}
-    words = f"data={config.data.name} objective={config.objective}" + "".join(
-        f" data.{key}={value}" for key, value in keys.items() if value not in (None, config.seed)
-    )
-    if config.data.name == "synthetic":
-        words += f" model.width={config.model.width} model.activation={config.model.activation}"
+    words = input_words(config)
     reporter.next(
         [
-            f"gfs prune checkpoint={folder.path} {words}",
-            f"gfs evaluate {folder.path / results[-1]['model']} {words}",
+            f"gfs prune checkpoint={shlex.quote(str(folder.path))} {words}",
+            f"gfs evaluate {shlex.quote(str(folder.path / results[-1]['model']))} {words}",
         ]
     )

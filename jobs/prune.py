@@ -7,8 +7,10 @@ killed anywhere goes on from there.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import shlex
 import time
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gfs_dist import networks, report
-from gfs_dist.errors import PicksDifferError, RunError
+from gfs_dist.errors import PicksDifferError, RunError, StorageError
 from gfs_dist.files import RunFolder, atomic, fingerprint
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.checkpoints import train_checkpoints
@@ -24,7 +26,7 @@ from gfs_dist.jobs.compose import to_yaml
 from gfs_dist.jobs.prune_plan import Plan, make_plan
 from gfs_dist.jobs.records import PathRecord
 from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.jobs.two_layer import measure
+from gfs_dist.jobs.two_layer import input_words, measure
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.two_layer import DTYPES
 from gfs_dist.pruning.two_layer import TwoLayerContributions, TwoLayerProblem
@@ -51,7 +53,10 @@ def run(config: schema.Prune, reporter: Reporter) -> dict[str, Any]:
                 for iteration, network in job.checkpoints():
                     job.prune(iteration, network, runtime)
         except BaseException as error:
-            job.write_report("stopped" if isinstance(error, KeyboardInterrupt) else "failed", error)
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            # A full disk may be what ended the job: its own error is the one to tell.
+            with contextlib.suppress(StorageError):
+                job.write_report("stopped" if stopped else "failed", error)
             raise
         job.write_report("finished")
         job.tell()
@@ -238,10 +243,11 @@ class PruneJob:
                 for row in self.results
             ],
         )
-        last = self.folder.path / self.results[-1]["model"]
-        self.reporter.next(
-            [f"gfs evaluate {last} data={self.config.data.name}", f"gfs report {self.folder.path}"]
+        run, last = (
+            shlex.quote(str(path))
+            for path in (self.folder.path, self.folder.path / self.results[-1]["model"])
         )
+        self.reporter.next([f"gfs evaluate {last} {input_words(self.config)}", f"gfs report {run}"])
 
 
 def _refuse_other_loss(name: str, recorded: float, measured: float) -> None:

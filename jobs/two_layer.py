@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -46,6 +47,20 @@ def data_spec(config: schema.Data) -> DataSpec:
     """The dataset that a configuration asks for."""
     names = DataSpec.__dataclass_fields__
     return DataSpec(**{key: value for key, value in vars(config).items() if key in names})
+
+
+def input_words(config: schema.Pretrain | schema.Prune) -> str:
+    """The words of a command line that name the same data and target once more."""
+    words = [f"data={config.data.name}", f"objective={config.objective}"]
+    for key, value in vars(config.data).items():
+        if key != "name" and value not in (None, config.seed):
+            words.append(f"data.{key}={value}")
+    if config.data.name == "synthetic":
+        words += [
+            f"model.width={config.model.width}",
+            f"model.activation={config.model.activation}",
+        ]
+    return shlex.join(words)
 
 
 def measure(network: TwoLayer, inputs: Inputs) -> dict[str, float | int]:

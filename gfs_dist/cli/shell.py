@@ -89,7 +89,8 @@ def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Argumen
         return {"plan": reporter.planned}
     except (KeyboardInterrupt, SystemExit) as error:  # SIGTERM exits while ray.init runs
         folder = reporter.folder
-        how = [f"go on with: gfs {arguments.command} resume={folder}"] if folder else []
+        resumable = folder is not None and hasattr(config, "resume")
+        how = [f"go on with: gfs {arguments.command} resume={folder}"] if resumable else []
         raise KeyboardInterrupt(*how) from error
     finally:
         reporter.close()
