@@ -39,6 +39,8 @@ METHODS = {
 }
 SCALED_ABOVE = 1000
 SCALED_PICKS = 10
+ALL_PAIRS = ("panel", "omp_gram")
+ONCE_ABOVE = 5000
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def _cells(preset: Preset, threads: int, seed: int) -> Iterator[Cell]:
         for objective, methods in METHODS.items():
             for method in methods:
                 slow = method == "exhaustive"
+                once = slow or (method in ALL_PAIRS and neurons > ONCE_ABOVE)
                 scaled = slow and neurons > SCALED_ABOVE
                 yield Cell(
                     preset.samples,
@@ -105,7 +108,7 @@ def _cells(preset: Preset, threads: int, seed: int) -> Iterator[Cell]:
                     min(SCALED_PICKS, preset.picks) if scaled else preset.picks,
                     objective,
                     method,
-                    1 if slow else preset.repeats,
+                    1 if once else preset.repeats,
                     threads,
                     seed,
                 )
@@ -240,7 +243,8 @@ def _words(preset: Preset, cells: list[Cell], threads: int) -> list[str]:
         f"{preset.picks} picks, float64, {threads} threads; {len(cells)} cells, each in a process "
         "of its own",
         f"medians of {preset.repeats} searches after one that is not timed; the exhaustive search "
-        f"runs once, above {SCALED_ABOVE:,} neurons for {SCALED_PICKS} picks, scaled",
+        f"runs once, above {SCALED_ABOVE:,} neurons for {SCALED_PICKS} picks, scaled; above "
+        f"{ONCE_ABOVE:,} neurons {' and '.join(ALL_PAIRS)} run once too",
         "peak memory is what a search needs above the contributions themselves",
         "omp_gram is scikit-learn's orthogonal_mp_gram on the same moments, as many picks: another "
         "rule (refitted weights, no repeats), so only its time compares",

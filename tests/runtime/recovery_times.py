@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import statistics
 import sys
+from typing import Any
 
 from gfs_dist.runtime import Fault, RuntimeSpec, open_runtime
 from gfs_dist.selection.stop import Stop
+from tests.records.record import keep
 from tests.runtime.problems import matrix_problem
 
 REPEATS = 5
@@ -40,19 +42,30 @@ def measure(kind: str, fault: str, spares: int) -> list[tuple[float, float]]:
 
 
 def main() -> None:
-    """Measure the kinds named on the command line."""
+    """Measure the kinds named on the command line, print and keep what was found."""
+    rows = []
     for kind in sys.argv[1:]:
         for name, (fault, spares) in CASES.items():
-            for what, times in zip(
-                ("detection", "recovery"),
-                zip(*measure(kind, fault, spares), strict=True),
-                strict=True,
-            ):
-                ms = [1000 * t for t in times]
-                print(
-                    f"{kind}: {name}: {what} {statistics.median(ms):.0f} ms "
-                    f"({min(ms):.0f}-{max(ms):.0f}, n={len(ms)})"
-                )
+            times = measure(kind, fault, spares)
+            row: dict[str, Any] = {"runtime": kind, "fault": name, "repeats": len(times)}
+            for place, what in enumerate(("detected_s", "recovered_s")):
+                values = [pair[place] for pair in times]
+                row[what] = {
+                    "median": statistics.median(values),
+                    "minimum": min(values),
+                    "maximum": max(values),
+                }
+            rows.append(row)
+            print(row, flush=True)
+    keep(
+        "recovery",
+        "python -m tests.runtime.recovery_times " + " ".join(sys.argv[1:]),
+        rows,
+        [
+            "2 ranks, 10 ms a step; detected_s: from the fault to its detection; recovered_s: "
+            "from there to the first new step",
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,96 @@
+"""Keep a measurement: JSON for scripts, Markdown for readers, with command, machine, date.
+
+python -m tests.records.record NAME RUN_DIR "COMMAND"   # keeps a run folder's report
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from pathlib import Path
+from typing import Any
+
+from gfs_dist import report as pages
+from gfs_dist.files import atomic
+from gfs_dist.files.checkpoint import read_json
+
+FOLDER = Path(__file__).parent
+LONG = ("bound", "picks")
+
+
+def keep(name: str, command: str, rows: list[dict[str, Any]], notes: list[str]) -> None:
+    """Write ``NAME.json`` and ``NAME.md`` beside this file."""
+    content = {
+        "format": 1,
+        "job": "record",
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": pages.machine(),
+        "versions": pages.versions(),
+        "notes": notes,
+        "results": rows,
+    }
+    atomic.write_json(FOLDER / f"{name}.json", content)
+    atomic.write_text(FOLDER / f"{name}.md", _markdown(name, content))
+
+
+def keep_run(name: str, run: Path, command: str) -> None:
+    """Keep the results, timing and faults of a run folder, without its long lists."""
+    report = read_json(run / "report.json")
+    rows = [_short(row) for row in report["results"]]
+    notes = [
+        *report.get("notes", []),
+        f"the whole job took {report['timing']['total_s']:.0f} s",
+        *(
+            f"rank {rank['rank']}: set-up {rank['setup_s']:.1f} s, "
+            f"compute {rank['compute_s']:.1f} s, exchange {rank['exchange_s']:.1f} s, "
+            f"peak memory {rank['peak_rss_bytes'] / 2**20:,.0f} MiB"
+            for rank in report["timing"].get("ranks", [])
+        ),
+    ]
+    keep(name, command, rows, notes)
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if key in LONG or value is None:
+            continue
+        if isinstance(value, dict) and {"median", "minimum", "maximum"} != set(value):
+            flat |= {f"{key}.{k}": v for k, v in value.items() if k not in LONG}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _markdown(name: str, content: dict[str, Any]) -> str:
+    machine = content["machine"]
+    lines = [
+        f"# {name}",
+        "",
+        f"`{content['command']}`",
+        "",
+        f"{content['date']}; {machine['cpu']}, {machine['cores']} cores, "
+        f"Python {machine['python']}, torch {content['versions'].get('torch')}",
+        "",
+        *(f"- {note}" for note in content["notes"]),
+    ]
+    for columns in dict.fromkeys(tuple(row) for row in content["results"]):
+        rows = [row for row in content["results"] if tuple(row) == columns]
+        lines += ["", "| " + " | ".join(columns) + " |", "|" + " --: |" * len(columns)]
+        lines += ["| " + " | ".join(_cell(row[c]) for c in columns) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['median']:.4g} ({value['minimum']:.4g} to {value['maximum']:.4g})"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, str) and len(value) == 64:
+        return f"`{value[:12]}`"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+if __name__ == "__main__":
+    keep_run(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
