@@ -22,7 +22,7 @@ from gfs_dist.selection.build import (
     moments_objective,
     settle,
 )
-from gfs_dist.selection.contributions import ArrayContributions, as_tensor
+from gfs_dist.selection.contributions import ArrayContributions
 from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.partition import Partition, make_partition
 from gfs_dist.selection.path import Path
@@ -228,3 +228,32 @@ def _opened(values: Tensor | str) -> Tensor:
     if isinstance(values, Tensor):
         return values
     return torch.from_numpy(np.load(values, mmap_mode="c", allow_pickle=False))
+
+
+def as_tensor(name: str, values: Any) -> Tensor:
+    """A tensor from a tensor or numpy array without copying; float32 and float64 stay as they are.
+
+    Raises:
+        TypeError: ``values`` is neither; ``name`` is the argument the message names.
+    """
+    if not isinstance(values, Tensor):
+        if not hasattr(values, "__array__"):
+            raise TypeError(
+                f"{name}: found {type(values).__name__}, accepted a torch tensor or numpy array"
+            )
+        array = np.asarray(values)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"{name}: found {array.dtype}, accepted real numbers")
+        if (
+            not (array.flags.writeable and array.dtype.isnative)
+            or min(array.strides, default=0) < 0
+        ):
+            array = array.astype(array.dtype.newbyteorder("="))
+        values = torch.as_tensor(array)
+    values = values.detach()
+    if values.is_complex() or values.layout != torch.strided:
+        found = values.dtype if values.is_complex() else values.layout
+        raise TypeError(f"{name}: found {found}, accepted dense real numbers")
+    if values.dtype not in (torch.float32, torch.float64):
+        values = values.to(torch.float64)
+    return values

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 import shlex
 import time
@@ -197,12 +198,10 @@ class PruneJob:
             on_step=lambda p: self.reporter.step(len(p), p.loss[-1], p.num_kept, state="verify"),
         )
         if expected.picks != path.picks:
-            pairs = enumerate(zip(expected.picks, path.picks, strict=False), start=1)
-            k, (right, wrong) = next(
-                (row for row in pairs if row[1][0] != row[1][1]), (len(path) + 1, (None, None))
-            )
+            pairs = enumerate(itertools.zip_longest(path.picks, expected.picks), start=1)
+            k, (found, right) = next(row for row in pairs if row[1][0] != row[1][1])
             raise PicksDifferError(
-                f"verify: pick {k} is neuron {wrong}, the exhaustive search picks {right} "
+                f"verify: pick {k} is {found}, of the exhaustive search {right} "
                 f"({len(path)} and {len(expected)} picks)"
             )
 

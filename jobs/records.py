@@ -72,8 +72,11 @@ class PathRecord:
             stored = read_json(file)
         except CheckpointError as error:
             raise RunFolderError(f"resume: {error}") from error
+        inputs = stored.get("inputs")
+        if not isinstance(inputs, dict):
+            raise RunFolderError(f"resume: {file} holds no path: it does not name its inputs")
         for name, now in self.facts["inputs"].items():
-            if stored.get("inputs", {}).get(name) != now:
+            if inputs.get(name) != now:
                 raise RunFolderError(
                     f"resume: {name} changed since {file} was written; bring the old one back, "
                     "or start a new run"

@@ -133,7 +133,6 @@ def _omp(cell: Cell, contributions: Tensor, target: Tensor) -> dict[str, Any]:
     began = time.perf_counter()
     gram = (contributions.T @ contributions).div_(cell.samples)
     correlation = contributions.T @ target / cell.samples
-    energy = float(target @ target) / cell.samples
     ready = time.perf_counter()
     weights = orthogonal_mp_gram(
         gram.numpy(), correlation.numpy(), n_nonzero_coefs=cell.timed_picks, copy_Gram=False
@@ -144,7 +143,6 @@ def _omp(cell: Cell, contributions: Tensor, target: Tensor) -> dict[str, Any]:
         "steps_s": ended - ready,
         "picks": None,
         "distinct": int(np.count_nonzero(weights)),
-        "energy": energy,
     }
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import gfs_dist
+from gfs_dist.api import as_tensor
 from gfs_dist.selection.path import Path
 
 
@@ -141,3 +142,33 @@ def test_nan_is_named_by_neuron_and_sample_wherever_it_is_found() -> None:
     for ranks in ({}, {"runtime": "local", "workers": 2}):
         with pytest.raises(ValueError, match="neuron 50, sample 17 holds nan"):
             gfs_dist.select(contributions, target, **ranks)
+
+
+def test_arrays_are_taken_without_copying_and_others_refused() -> None:
+    array = np.ones((3, 2), dtype=np.float32)
+    assert as_tensor("x", array).data_ptr() == array.ctypes.data
+    assert as_tensor("x", np.ones((3, 2), dtype=np.int64)).dtype == torch.float64
+    with pytest.raises(TypeError, match="contributions: found list, accepted a torch tensor"):
+        as_tensor("contributions", [[1.0]])
+    for wrong in (np.ones(3, dtype=complex), np.array(["a"]), np.array([None])):
+        with pytest.raises(
+            TypeError, match=f"target: found {wrong.dtype}, accepted real".replace("<", ".")
+        ):
+            as_tensor("target", wrong)
+    with pytest.raises(TypeError, match=r"x: found torch.sparse_coo, accepted dense real"):
+        as_tensor("x", torch.ones(2, 2).to_sparse())
+
+
+def test_arrays_of_any_layout_are_taken() -> None:
+    contributions, target = hard_problem()
+    expected = gfs_dist.select(contributions[::-1].copy(), target[::-1].copy(), steps=9)
+    frozen = target[::-1].copy()
+    frozen.flags.writeable = False
+    assert gfs_dist.select(contributions[::-1], frozen, steps=9).picks == expected.picks
+    big_endian = contributions[::-1].astype(">f8")
+    assert gfs_dist.select(big_endian, frozen, steps=9).picks == expected.picks
+    labels = gfs_dist.select(contributions, target > 0, loss="bce", steps=3)
+    assert (
+        labels.picks
+        == gfs_dist.select(contributions, (target > 0) * 1.0, loss="bce", steps=3).picks
+    )

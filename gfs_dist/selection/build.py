@@ -8,8 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gfs_dist.errors import InputError
-from gfs_dist.selection.columns import METHODS, Panel, choose_method, make_columns
+from gfs_dist.errors import InputError, ShapeError
+from gfs_dist.selection.columns import (
+    METHODS,
+    Panel,
+    check_moments,
+    choose_method,
+    make_columns,
+    memory_needed,
+)
 from gfs_dist.selection.contributions import Contributions, check_target
 from gfs_dist.selection.exhaustive import Exhaustive
 from gfs_dist.selection.loop import tie_tolerance
@@ -55,12 +62,20 @@ def settle(
     recipe: Recipe, source: Contributions, num_ranks: int, steps: int, memory_bytes: int
 ) -> tuple[Recipe, str]:
     """The recipe with ``auto`` replaced by a method, and why."""
-    method, reason = recipe.method, f"{recipe.method}: as asked"
+    method, reason = recipe.method, "as asked"
     if method == "auto" and recipe.loss == "squared":
         method, reason = choose_method(source, num_ranks, steps, memory_bytes, recipe.replacement)
     elif method == "auto":
-        method, reason = "screened", "screened: exact, most candidates are ruled out by bounds"
+        method, reason = "screened", "exact, most candidates are ruled out by bounds"
+    needed = memory_needed(source, num_ranks, steps)[method]
+    reason = f"{method}: {reason}; memory a rank {_mib(needed)} of {_mib(memory_bytes)}"
+    if needed > memory_bytes:
+        reason += ": it may not fit, more workers or precision=float32 need less"
     return Recipe(recipe.loss, method, recipe.weights, recipe.replacement), reason
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.0f} MiB"
 
 
 def make_objective(
@@ -83,7 +98,12 @@ def make_objective(
     """
     weights = WEIGHTS[recipe.weights]
     if recipe.loss == "cross_entropy":
-        flat = target.reshape(-1).to(source.device, torch.float64)
+        if tuple(target.shape) != (source.num_samples,):
+            raise ShapeError(
+                f"target: found shape {tuple(target.shape)}, accepted ({source.num_samples},) "
+                "class numbers"
+            )
+        flat = target.to(source.device, torch.float64)
     else:
         flat = check_target(target, source)
     if recipe.loss == "squared" and recipe.method in METHODS:
@@ -101,7 +121,9 @@ def moments_objective(
     recipe: Recipe, gram: Tensor, correlation: Tensor, energy: float, own: Tensor
 ) -> Objective:
     """The squared objective from moments divided by the number of samples."""
-    columns = Panel.of_moments(gram.double(), correlation.double(), own)
     if not energy >= 0 or energy == torch.inf:
         raise InputError(f"energy: found {energy}, accepted a finite number of 0 or more")
+    gram, correlation = gram.double(), correlation.double()
+    check_moments(gram, correlation, energy)
+    columns = Panel.of_moments(gram, correlation, own)
     return Squared(columns, energy, WEIGHTS[recipe.weights], recipe.replacement)

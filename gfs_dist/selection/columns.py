@@ -70,13 +70,7 @@ class Panel:
 
     @classmethod
     def of_moments(cls, gram: Tensor, correlation: Tensor, own: Tensor) -> Panel:
-        """From moments of all candidates: gram (n, n), correlation (n,).
-
-        Raises:
-            ShapeError: gram is not square and symmetric, or correlation does not fit it.
-            NonFiniteError: an entry is NaN or infinite.
-        """
-        check_moments(gram, correlation)
+        """From checked moments of all candidates: gram (n, n), correlation (n,)."""
         whole = len(own) == len(gram)
         return cls(gram if whole else gram[:, own.to(gram.device)], correlation, own)
 
@@ -126,8 +120,14 @@ def _mirror(gram: Tensor) -> None:
         square.copy_(square.tril() + square.tril(-1).T)
 
 
-def check_moments(gram: Tensor, correlation: Tensor) -> None:
-    """Refuse moments that cannot be ``A'A / m`` and ``A'y / m``."""
+def check_moments(gram: Tensor, correlation: Tensor, energy: float) -> None:
+    """Refuse moments that cannot be ``A'A / m``, ``A'y / m`` and ``y'y / m``.
+
+    Raises:
+        ShapeError: gram is not square and symmetric, or correlation does not fit it.
+        NonFiniteError: an entry is NaN or infinite.
+        InputError: ``p_i^2 <= G_ii e`` (Cauchy-Schwarz) does not hold; names the neuron.
+    """
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or len(gram) == 0:
         raise ShapeError(f"gram: found shape {tuple(gram.shape)}, accepted (neurons, neurons)")
     if correlation.shape != gram.shape[:1]:
@@ -142,6 +142,14 @@ def check_moments(gram: Tensor, correlation: Tensor) -> None:
             raise NonFiniteError(f"{name}: entry {place} is not finite, accepted finite numbers")
     if not torch.allclose(gram, gram.T, rtol=1e-9, atol=1e-12 * float(gram.abs().max())):
         raise ShapeError("gram: found a matrix that is not symmetric, accepted A'A / m")
+    diagonal = gram.diagonal()
+    bad = ((diagonal < 0) | (correlation.square() > diagonal * energy * (1 + 1e-9))).nonzero()
+    if len(bad):
+        i = int(bad[0])
+        raise InputError(
+            f"correlation: neuron {i} has {float(correlation[i])} with gram {float(diagonal[i])} "
+            f"and energy {energy}; accepted are moments of the same samples, all divided by m"
+        )
 
 
 class _FromContributions:
@@ -251,8 +259,6 @@ def make_columns(
         "lazy": Lazy,
         "streaming": Streaming,
     }
-    if method not in kinds:
-        raise InputError(f"method: found {method!r}, accepted auto, {', '.join(METHODS)}")
     return kinds[method](source, target, own, tick)
 
 
@@ -262,11 +268,10 @@ def choose_method(
     """The method with the least work among those that fit, and the reason as a sentence.
 
     Work a rank in multiply-adds, where one of a matrix-vector product counts as ``MATVEC`` of a
-    matrix product, because it waits for memory: panel ``m n n/P``; lazy ``m n/P (s + 2) MATVEC``
-    with s the distinct picks to expect, all ``min(steps, n)`` without replacement and half of
-    them with it; streaming ``q m n/P (steps + 2) MATVEC``. Memory a rank: panel ``8 n n/P`` bytes
-    and a tile, lazy ``b m n/P + 8 min(steps, n) n/P`` (b: bytes a held number), streaming ``8 m``
-    and a tile. Streaming always counts as fitting.
+    matrix product, because it waits for memory: panel ``m n n/P`` (half for one rank, by
+    symmetry); lazy ``m n/P (s + 2) MATVEC`` with s the distinct picks to expect, all
+    ``min(steps, n)`` without replacement and half of them with it; streaming
+    ``q m n/P (steps + 2) MATVEC``. Streaming always counts as fitting.
 
     Args:
         memory_bytes: what one rank may use.
@@ -274,24 +279,35 @@ def choose_method(
     n, m = source.num_candidates, source.num_samples * source.num_outputs
     own, most = -(-n // num_ranks), min(steps, n)
     expected = most / 2 if replacement else most
-    tile = 8 * 2 * max(TILE_NUMBERS, 64 * n * source.num_outputs)
     work = {
-        "panel": m * n * own,
+        "panel": m * n * own / (2 if num_ranks == 1 else 1),
         "lazy": m * own * (expected + 2) * MATVEC,
         "streaming": source.remake_cost * m * own * (steps + 2) * MATVEC,
     }
-    memory = {
-        "panel": 8 * n * own + tile,
-        "lazy": source.dtype.itemsize * m * own + 8 * most * own + tile,
-        "streaming": 8 * m + 24 * own + tile,
-    }
+    memory = memory_needed(source, num_ranks, steps)
     fitting = [name for name in METHODS if memory[name] <= memory_bytes] or ["streaming"]
     best = min(fitting, key=work.__getitem__)
     left_out = [name for name in METHODS if name not in fitting]
-    reason = (
-        f"{best}: least work ({work[best]:.2g} multiply-adds a rank) within "
-        f"{memory_bytes / 2**20:,.0f} MiB a rank, of which it needs {memory[best] / 2**20:,.0f}"
-    )
+    reason = f"least work ({work[best]:.2g} multiply-adds a rank) of the methods that fit"
     if left_out:
-        reason += f" ({' and '.join(left_out)} would not fit)"
+        reason += f"; {' and '.join(left_out)} would not"
     return best, reason
+
+
+def memory_needed(source: Contributions, num_ranks: int, steps: int) -> dict[str, int]:
+    """Bytes a rank needs by method, the tiles it works on included.
+
+    Panel ``8 n n/P``; lazy ``b m n/P + 8 min(steps, n) n/P`` (b: bytes a held number); screened
+    ``b m n/P``; streaming ``8 m + 24 n/P``; exhaustive ``8 m``.
+    """
+    n, m = source.num_candidates, source.num_samples * source.num_outputs
+    own = -(-n // num_ranks)
+    held = source.dtype.itemsize * m * own
+    tile = 8 * 2 * max(TILE_NUMBERS, 64 * n * source.num_outputs)
+    return {
+        "panel": 8 * n * own + tile,
+        "lazy": held + 8 * min(steps, n) * own + tile,
+        "streaming": 8 * m + 24 * own + tile,
+        "screened": held + tile,
+        "exhaustive": 8 * m + tile,
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -76,10 +76,8 @@ def chunks(source: Contributions) -> Iterator[tuple[int, int]]:
 
 def hold(source: Contributions, own: Tensor, tick: Callable[[], None]) -> Tensor:
     """The rows of ``own`` as one tensor; a view where the source has it that way already."""
-    if len(own) == source.num_candidates:
-        whole = source.tile(None, 0, source.num_samples) if source.remake_cost == 1 else None
-        if whole is not None:
-            return whole
+    if len(own) == source.num_candidates and source.remake_cost == 1:
+        return source.tile(None, 0, source.num_samples)
     length = source.num_samples * source.num_outputs
     rows = torch.empty(len(own), length, dtype=source.dtype, device=source.device)
     for start, stop in chunks(source):
@@ -129,24 +127,10 @@ def check_target(target: Tensor, source: Contributions) -> Tensor:
             f"target: sample {place // source.num_outputs} holds {float(flat[place])}, "
             "accepted finite numbers"
         )
+    if not torch.isfinite(flat.square().sum()):
+        place = int(flat.abs().argmax())
+        raise NonFiniteError(
+            f"target: sample {place // source.num_outputs} holds {float(flat[place]):.3g}, whose "
+            "square overflows; accepted are magnitudes below 1e150"
+        )
     return flat.to(source.device)
-
-
-def as_tensor(name: str, values: Any) -> Tensor:
-    """A tensor from a tensor or numpy array without copying; float32 and float64 stay as they are.
-
-    Raises:
-        TypeError: ``values`` is neither; ``name`` is the argument the message names.
-    """
-    if not isinstance(values, Tensor):
-        if not hasattr(values, "__array__"):
-            raise TypeError(
-                f"{name}: found {type(values).__name__}, accepted a torch tensor or numpy array"
-            )
-        values = torch.as_tensor(values.__array__())
-    values = values.detach()
-    if values.is_complex() or values.dtype == torch.bool:
-        raise TypeError(f"{name}: found {values.dtype}, accepted real numbers")
-    if values.dtype not in (torch.float32, torch.float64):
-        values = values.to(torch.float64)
-    return values

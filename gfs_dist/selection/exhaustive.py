@@ -43,7 +43,6 @@ class Exhaustive(OwnCandidates):
         self._rows = max(1, TILE_NUMBERS // length)
         self._step_sizes = torch.zeros(len(own), dtype=torch.float64)
         self.scale = loss.scale
-        self._loss = loss.scale
         for part in self.own.split(self._rows):
             tile = self._contributions(part)
             check_finite(tile, tile.square().sum(1), part, 0, source.num_outputs)
@@ -61,7 +60,7 @@ class Exhaustive(OwnCandidates):
             values, steps = evaluate(
                 self._measure,
                 self._output,
-                self._contributions(part),
+                self._contributions(part) - self._output,
                 self.weights,
                 self.position + 1,
             )
@@ -71,9 +70,9 @@ class Exhaustive(OwnCandidates):
         return self.exclude(torch.cat(scores))
 
     def score(self, pick: int) -> float:
-        tile = self._contributions(torch.tensor([pick]))
+        direction = self._contributions(torch.tensor([pick])) - self._output
         k = self.position + 1
-        return float(evaluate(self._measure, self._output, tile, self.weights, k)[0])
+        return float(evaluate(self._measure, self._output, direction, self.weights, k)[0])
 
     def step_size(self, pick: int) -> float:
         place = self.place(pick)
@@ -88,20 +87,18 @@ class Exhaustive(OwnCandidates):
     def add(self, pick: int, column: Tensor | None, step_size: float, loss: float) -> None:
         assert column is not None, "a pick travels with its contribution"
         self._output += step_size * (column - self._output)
-        self._loss = loss
         self.advance(pick)
-
-    def loss(self) -> float:
-        return self._loss
 
 
 def evaluate(
-    loss: Loss, output: Tensor, contributions: Tensor, weights: Weights, k: int
+    loss: Loss, output: Tensor, directions: Tensor, weights: Weights, k: int
 ) -> tuple[Tensor, Tensor]:
-    """Loss after adding each row of ``contributions`` as pick ``k``, and its step size."""
-    directions = contributions - output
+    """Loss after adding each candidate as pick ``k``, and its step size.
+
+    ``directions`` are the rows ``phi_i - output``.
+    """
     if isinstance(weights, Uniform) or k == 1:
-        ones = torch.ones(len(contributions), dtype=torch.float64, device=output.device)
+        ones = torch.ones(len(directions), dtype=torch.float64, device=output.device)
         steps = weights.step_sizes(k, ones, ones)
     else:
         steps = line_search(loss, output, directions)

@@ -80,17 +80,18 @@ def greedy(
         if math.isinf(best):
             reason = "exhausted"
             break
-        tied = scores <= best + tie_tolerance(best, objective.scale)
+        tolerance = tie_tolerance(best, objective.scale)
+        if k > 1 and objective.weights.never_rises and path.loss[-1] - best <= tolerance:
+            reason = "converged"
+            break
+        tied = scores <= best + tolerance
         decision = communicator.minimum(torch.tensor([_proposal(objective, tied)]))
         pick, code = decode(int(decision))
         if reason := stop.before(path, pick):
             break
         step_size = objective.weights.decode(k, code)
-        if step_size == 0.0:
-            reason = "converged"
-            break
 
-        gaps.append(float(scores[~tied].min()) - best if not tied.all() else math.inf)
+        gaps.append(_own_gap(scores, tied, best))
         _add(objective, communicator, partition, pick, step_size, best)
         path.append(pick, best, step_size)
         if k % GAP_BATCH == 0:
@@ -101,6 +102,12 @@ def greedy(
     _agree_on_gaps(communicator, path, gaps)
     path.stop_reason = reason
     return path
+
+
+def _own_gap(scores: Tensor, tied: Tensor, best: float) -> float:
+    """Loss difference to the best own candidate outside the tie; inf if there is none."""
+    others = scores.masked_fill(tied, torch.inf)
+    return float(others.min()) - best if len(others) else math.inf
 
 
 def _proposal(objective: Objective, tied: Tensor) -> int:

@@ -71,21 +71,21 @@ class BinaryCrossEntropy:
 
     name = "bce"
 
-    def __init__(self, target: Tensor, num_samples: int) -> None:
+    def __init__(self, target: Tensor) -> None:
         wrong = ((target != 0) & (target != 1)).nonzero()
         if len(wrong):
             place = int(wrong[0])
             raise InputError(
                 f"target: sample {place} holds {float(target[place])}, accepted 0 or 1 for bce"
             )
-        if len(target) != num_samples:
-            raise ShapeError("target: bce takes one output a sample")
         self._target, self.scale = target, math.log(2.0)
+        self._signs = 1 - 2 * target
 
     def values(self, outputs: Tensor) -> Tensor:
-        # log(1 + exp(u)) = max(u, 0) + log(1 + exp(-|u|)); the sum of logarithms is taken as the
-        # logarithm of products of GROUP factors in [1, 2], which cannot overflow.
-        linear = outputs.clamp(min=0.0).sum(1) - outputs @ self._target
+        # log(1 + exp(u)) - y u = max(v, 0) + log(1 + exp(-|v|)) with v = -u where y is 1, else u:
+        # no two large terms cancel. The sum of logarithms is taken as the logarithm of products
+        # of GROUP factors in [1, 2], which cannot overflow.
+        linear = (outputs * self._signs).clamp_(min=0.0).sum(1)
         factors = outputs.abs().neg_().exp_().add_(1.0)
         whole = factors.shape[1] // GROUP * GROUP
         products = factors[:, :whole].unflatten(1, (-1, GROUP)).prod(2).log_().sum(1)
@@ -124,8 +124,10 @@ class CrossEntropy:
         return rows.unflatten(-1, (self._num_samples, self._classes))
 
     def values(self, outputs: Tensor) -> Tensor:
-        entropy = self._split(outputs).logsumexp(-1).sum(-1)
-        return (entropy - outputs @ self._hot.reshape(-1)) / self._num_samples
+        # The logit of the right class goes out of every sample before anything is summed.
+        logits = self._split(outputs)
+        right = (logits * self._hot).sum(-1, keepdim=True)
+        return (logits - right).logsumexp(-1).sum(-1) / self._num_samples
 
     def gradient(self, output: Tensor) -> Tensor:
         p = self._split(output).softmax(-1)
@@ -148,7 +150,7 @@ def make_loss(name: str, target: Tensor, num_samples: int, num_outputs: int) -> 
     if name == "bce":
         if num_outputs != 1:
             raise ShapeError(f"contributions: found {num_outputs} outputs, accepted 1 for bce")
-        return BinaryCrossEntropy(target, num_samples)
+        return BinaryCrossEntropy(target)
     if name == "cross_entropy":
         if num_outputs < 2:
             raise ShapeError("contributions: found 1 output, accepted 2 or more for cross_entropy")

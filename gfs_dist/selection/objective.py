@@ -16,7 +16,6 @@ class Objective(Protocol):
         own: global indices of the candidates this rank owns, sorted, int64 (num_own,).
         num_candidates: candidates of all ranks together.
         weights: the rule that gives a pick its step size.
-        replacement: whether a candidate may be picked again.
         scale: loss of the empty network; the unit of the tie tolerance.
         position: picks added so far.
     """
@@ -24,7 +23,6 @@ class Objective(Protocol):
     own: Tensor
     num_candidates: int
     weights: Weights
-    replacement: bool
     scale: float
     position: int
 
@@ -54,8 +52,4 @@ class Objective(Protocol):
 
     def add(self, pick: int, column: Tensor | None, step_size: float, loss: float) -> None:
         """Make ``pick`` the next one: ``u <- (1 - step_size) u + step_size phi``, at ``loss``."""
-        ...
-
-    def loss(self) -> float:
-        """Loss of the current output."""
         ...

@@ -23,7 +23,7 @@ class Partition:
     """
 
     def __init__(self, parts: Sequence[Sequence[int] | Tensor]) -> None:
-        self.parts = [torch.as_tensor(p, dtype=torch.int64).sort().values for p in parts]
+        self.parts = [_indices(part).sort().values for part in parts]
         self.num_candidates = sum(len(p) for p in self.parts)
         self._owner = torch.full((self.num_candidates,), -1, dtype=torch.int64)
         for rank, part in enumerate(self.parts):
@@ -69,6 +69,17 @@ class Partition:
             for r in range(num_ranks):
                 kept[(n + r) % num_ranks].append(part[r::num_ranks])
         return Partition([torch.cat(p) for p in kept])
+
+
+def _indices(part: Sequence[int] | Tensor) -> Tensor:
+    try:
+        found = torch.as_tensor(part)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"partition: found {part!r}, accepted lists of whole numbers") from error
+    whole = found.numel() == 0 or not (found.is_floating_point() or found.dtype == torch.bool)
+    if found.ndim != 1 or not whole:
+        raise InputError(f"partition: found {part!r}, accepted lists of whole numbers")
+    return found.to(torch.int64)
 
 
 def _repeats(sorted_part: Tensor) -> Tensor:

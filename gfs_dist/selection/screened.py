@@ -27,6 +27,8 @@ from gfs_dist.selection.state import OwnCandidates
 from gfs_dist.selection.weights import Uniform, Weights
 
 BATCH = 16
+# Bounds are lowered by this share of their terms, so that rounding cannot rule out a tie.
+SLACK = 1e-13
 
 
 class Screened(OwnCandidates):
@@ -75,7 +77,8 @@ class Screened(OwnCandidates):
     def scores(self) -> Tensor:
         """Exact losses where they matter, lower bounds above best plus tolerance elsewhere."""
         slopes = self._slopes()
-        scores = self.exclude(self._loss + self._furthest(slopes) * slopes)
+        change = self._furthest(slopes) * slopes
+        scores = self.exclude(self._loss + change - SLACK * (self._loss + change.abs()))
         order = scores.argsort()
         self._step_sizes.clear()
         self.num_scored += len(scores)
@@ -92,7 +95,8 @@ class Screened(OwnCandidates):
     def score(self, pick: int) -> float:
         place = self.place(pick)
         assert place is not None, "only the owner scores a pick"
-        return float(self._evaluate(torch.tensor([place]))[0])
+        direction = self._directions(torch.tensor([place]))
+        return float(self._evaluate(torch.tensor([place]), direction)[0])
 
     def step_size(self, pick: int) -> float:
         place = self.place(pick)
@@ -108,9 +112,6 @@ class Screened(OwnCandidates):
         self._output += step_size * (column.to(torch.float64) - self._output)
         self._loss = loss
         self.advance(pick)
-
-    def loss(self) -> float:
-        return self._loss
 
     def _slopes(self) -> Tensor:
         """``<g, phi_i - u>`` of the own candidates, on the CPU."""
@@ -131,7 +132,7 @@ class Screened(OwnCandidates):
 
     def _examine(self, places: Tensor, slopes: Tensor, scores: Tensor, best: float) -> float:
         """Tighten the scores of some candidates, by the second bound or exactly."""
-        directions = self._rows[places.to(self._rows.device)].to(torch.float64) - self._output
+        directions = self._directions(places)
         q = self._measure.curvatures(self._output, directions).cpu()
         r = self._measure.radius(directions).cpu()
         bounds = torch.maximum(self._second_bound(slopes[places], q, r), scores[places])
@@ -141,7 +142,8 @@ class Screened(OwnCandidates):
             few = few[torch.isfinite(bounds[few])]
             if len(few) == 0:
                 break
-            values = self._evaluate(places[few])
+            values = self._evaluate(places[few], directions[few.to(directions.device)])
+            self.num_evaluated += len(few)
             scores[places[few]] = values
             best = min(best, float(values.min()))
         return best
@@ -156,11 +158,15 @@ class Screened(OwnCandidates):
         x = t * r
         # (exp(-x) + x - 1) / x^2 loses all digits for small x; there its series is 1/2 - x/6.
         psi = torch.where(x > 1e-4, (torch.expm1(-x) + x) / x.square(), 0.5 - x / 6)
-        return self._loss + t * s + q * t.square() * psi * (1.0 - 1e-9)
+        bound = self._loss + t * s + q * t.square() * psi * (1.0 - 1e-9)
+        return bound - SLACK * (self._loss + (t * s).abs())
 
-    def _evaluate(self, places: Tensor) -> Tensor:
-        tile = self._rows[places.to(self._rows.device)].to(torch.float64)
-        values, steps = evaluate(self._measure, self._output, tile, self.weights, self.position + 1)
+    def _directions(self, places: Tensor) -> Tensor:
+        """``phi_i - u`` of some own candidates, float64."""
+        return self._rows[places.to(self._rows.device)].to(torch.float64) - self._output
+
+    def _evaluate(self, places: Tensor, directions: Tensor) -> Tensor:
+        k = self.position + 1
+        values, steps = evaluate(self._measure, self._output, directions, self.weights, k)
         self._step_sizes.update(zip(places.tolist(), steps.tolist(), strict=True))
-        self.num_evaluated += len(places)
         return values.cpu()

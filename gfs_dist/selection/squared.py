@@ -77,6 +77,3 @@ class Squared(OwnCandidates):
         self._output_energy = 2 * loss - self._energy + 2 * self._output_correlation
         self._loss = loss
         self.advance(pick)
-
-    def loss(self) -> float:
-        return self._loss

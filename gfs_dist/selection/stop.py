@@ -25,6 +25,9 @@ class Stop:
 
     def check(self, num_candidates: int) -> None:
         """Refuse rules that cannot be met by ``num_candidates`` neurons."""
+        for name, found in (("steps", self.steps), ("distinct", self.distinct)):
+            if type(found) is not int and not (name == "distinct" and found is None):
+                raise InputError(f"{name}: found {found!r}, accepted a whole number of 1 or more")
         if self.steps < 1:
             raise InputError(f"steps: found {self.steps}, accepted 1 or more")
         if self.distinct is not None and not 1 <= self.distinct <= num_candidates:

@@ -23,6 +23,9 @@ class Weights(Protocol):
     """
 
     name: str
+    never_rises: bool
+    """Whether a step size of 0 is allowed, so that no pick has to raise the loss. The search then
+    ends where the best pick lowers it by no more than the tie tolerance."""
 
     def step_sizes(self, k: int, slope: Tensor, curvature: Tensor) -> Tensor:
         """Step size of each candidate as pick ``k``: float64, shape of ``slope``."""
@@ -37,6 +40,7 @@ class Uniform:
     """The paper's: every pick weighs 1/k, so that ``u_k`` is the mean of the picks."""
 
     name = "uniform"
+    never_rises = False
 
     def step_sizes(self, k: int, slope: Tensor, curvature: Tensor) -> Tensor:
         return torch.full_like(slope, 1.0 / k)
@@ -49,6 +53,7 @@ class LineSearch:
     """The best step size in [0, 1] for each candidate (1 at the first pick)."""
 
     name = "line_search"
+    never_rises = True
 
     def step_sizes(self, k: int, slope: Tensor, curvature: Tensor) -> Tensor:
         if k == 1:
