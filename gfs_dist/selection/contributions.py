@@ -56,11 +56,24 @@ class ArrayContributions:
 
     def tile(self, candidates: Tensor | None, start: int, stop: int) -> Tensor:
         part = self.tensor[start:stop]
-        if candidates is not None:
+        if candidates is not None and (run := _as_slice(candidates)):
+            part = part[:, run]  # neighbours are a view
+        elif candidates is not None:
             part = part.index_select(1, candidates.to(self.device))
         if part.ndim == 2:
             return part.T
         return part.transpose(0, 1).reshape(part.shape[1], part.shape[0] * part.shape[2])
+
+
+def _as_slice(candidates: Tensor) -> slice | None:
+    """The slice that candidates are if they are neighbours in order."""
+    if len(candidates) == 0:
+        return None
+    run = slice(int(candidates[0]), int(candidates[-1]) + 1)
+    if run.stop - run.start != len(candidates):
+        return None
+    neighbours = torch.arange(run.start, run.stop, device=candidates.device)
+    return run if torch.equal(candidates, neighbours) else None
 
 
 def chunks(source: Contributions) -> Iterator[tuple[int, int]]:
