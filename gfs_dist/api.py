@@ -89,6 +89,10 @@ def select(
     spec = RuntimeSpec(kind=runtime, workers=workers, device=device, graph=graph)
     if runtime == "none" and workers != 1:
         raise InputError(f"workers: found {workers}, accepted 1 with runtime='none'")
+    if runtime == "none" and graph is not None:
+        raise InputError(f"graph: found {graph!r}, accepted None with runtime='none'")
+    if not isinstance(replacement, bool):
+        raise TypeError(f"replacement: found {replacement!r}, accepted True or False")
     given = {"gram": gram, "correlation": correlation, "energy": energy}
     if gram is not None or correlation is not None or energy is not None:
         problem: MomentsProblem | ArrayProblem = _moments(recipe, contributions, target, given)

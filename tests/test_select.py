@@ -113,6 +113,8 @@ def test_classes_and_logits_are_searched_too() -> None:
         ({"method": "fast"}, ValueError, "method: found 'fast', accepted auto, panel"),
         ({"runtime": "slurm"}, ValueError, "runtime: found 'slurm', accepted ray, local, none"),
         ({"workers": 2}, ValueError, "workers: found 2, accepted 1"),
+        ({"graph": "ring"}, ValueError, "graph: found 'ring', accepted None"),
+        ({"replacement": "false"}, TypeError, "replacement: found 'false', accepted True or False"),
         ({"workers": 0}, ValueError, "workers: found 0, accepted 1 or more"),
         ({"partition": "random"}, ValueError, "partition: found 'random', accepted contiguous"),
         ({"partition": [[0, 1]]}, ValueError, "partition: found 2 candidates, accepted 60"),
