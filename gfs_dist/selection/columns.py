@@ -85,11 +85,13 @@ class Panel:
         index = None if len(own) == n else own.to(device)
         for start, stop in chunks(source):
             tile = source.tile(None, start, stop).to(torch.float64)
-            check_finite(tile, tile.square().sum(1), None, start, width)
             if index is None:
                 _add_lower_triangle(gram, tile)
+                squares = gram.diagonal()  # there already, and as telling as those of the tile
             else:
                 gram.addmm_(tile, tile[index].T)
+                squares = tile.square().sum(1)
+            check_finite(tile, squares, None, start, width)
             correlation.addmv_(tile, target[start * width : stop * width])
             tick()
         if index is None:

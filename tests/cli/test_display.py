@@ -118,13 +118,16 @@ def test_live_display_shows_the_same_facts() -> None:
 
 def test_live_display_can_be_closed_at_any_time() -> None:
     for steps in range(3):
-        reporter = LiveReporter(Terminal())
+        terminal = Terminal()
+        reporter = LiveReporter(terminal)
         if steps:
             reporter.phase("train", 3)
         if steps > 1:
             reporter.step(1)
         reporter.close()
+        shown = terminal.getvalue()
         reporter.close()
+        assert terminal.getvalue() == shown
 
 
 def test_dry_run_ends_after_the_plan() -> None:
@@ -134,8 +137,9 @@ def test_dry_run_ends_after_the_plan() -> None:
     assert reporter.planned == ["a", "b"]
 
 
-def test_nobody_needs_to_listen() -> None:
+def test_nobody_needs_to_listen(capsys) -> None:
     work(Silent())
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

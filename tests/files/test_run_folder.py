@@ -32,7 +32,8 @@ def test_an_existing_folder_is_refused_unless_empty(tmp_path: Path) -> None:
 def test_what_a_run_that_died_at_once_left_is_no_content(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     (tmp_path / f"{atomic.PREFIX}config.yaml-1-2").touch()
-    RunFolder.create(tmp_path, "").close()
+    with RunFolder.create(tmp_path, "steps: 3\n") as folder:
+        assert folder.config.read_text() == "steps: 3\n"
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
