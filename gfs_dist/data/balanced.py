@@ -1,4 +1,4 @@
-"""Sub-datasets with equal classes."""
+"""Parts of a dataset with equal classes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ def balanced_rows(labels: Tensor, samples: int | None, seed: int) -> Tensor:
     if samples < 1:
         raise DataError(f"data.samples: found {samples}, accepted 1 to {len(labels)}")
     share, rest = divmod(samples, len(classes))
-    rows = []
     for position, (label, count) in enumerate(zip(classes, counts, strict=True)):
         wanted = share + (position < rest)
         if wanted > count:
@@ -41,7 +40,38 @@ def balanced_rows(labels: Tensor, samples: int | None, seed: int) -> Tensor:
                 f"{int(count)}; accepted 1 to {int(counts.min()) * len(classes)}, or all "
                 f"{len(labels)}"
             )
+    return _dealt(labels, seed)[:samples].sort().values
+
+
+def calibration_rows(labels: Tensor, samples: int, seed: int) -> Tensor:
+    """Rows to calibrate on, dealt class by class so that every stretch of them is balanced.
+
+    A class that has run out is passed over; where there are fewer than ``samples``, all are
+    taken. The first n rows are the n rows that the same seed gives for ``samples=n``, so they are
+    not sorted: consecutive mini-batches have equal classes even where a file is sorted by class.
+
+    Args:
+        labels: int64 (m,).
+        samples: how many, at least 1.
+        seed: chooses which.
+
+    Returns:
+        Distinct rows, int64 (min(samples, m),).
+
+    Raises:
+        DataError: fewer than one.
+    """
+    if samples < 1:
+        raise DataError(f"calibration.samples: found {samples}, accepted 1 or more")
+    return _dealt(labels, seed)[:samples]
+
+
+def _dealt(labels: Tensor, seed: int) -> Tensor:
+    """All rows: one of each class in ascending order, then the next of each, and so on."""
+    rows, turns = [], []
+    for position, label in enumerate(torch.unique(labels)):
+        own = (labels == label).nonzero().flatten()
         generator = torch.Generator().manual_seed((seed * 1_000_003 + position) % 2**63)
-        order = torch.randperm(int(count), generator=generator)[:wanted]
-        rows.append((labels == label).nonzero().flatten()[order])
-    return torch.cat(rows).sort().values
+        rows.append(own[torch.randperm(len(own), generator=generator)])
+        turns.append(torch.arange(len(own)))
+    return torch.cat(rows)[torch.cat(turns).argsort(stable=True)]

@@ -5,20 +5,28 @@ from __future__ import annotations
 import torch
 
 from gfs_dist.data.balanced import balanced_rows
-from gfs_dist.data.spec import Dataset, DataSpec
+from gfs_dist.data.spec import Dataset, DataSpec, Splits
 
 TEST_EVERY = 5
+SIDE = 8
+NUM_CLASSES = 10
 MAX_PIXEL = 16.0
 
 
 def load_digits(spec: DataSpec) -> Dataset:
     """1,437 training and 360 test images; the test split is every fifth row from row 0."""
+    x_train, labels_train, x_test, labels_test, _ = read_digits(spec)
+    return Dataset(x_train.flatten(1), labels_train, x_test.flatten(1), labels_test)
+
+
+def read_digits(spec: DataSpec) -> Splits:
+    """The same as images, float64 (m, 1, 8, 8) in [0, 1]."""
     from sklearn import datasets
 
     images, digits = datasets.load_digits(return_X_y=True)
-    x = torch.tensor(images, dtype=torch.float64) / MAX_PIXEL
+    x = torch.tensor(images, dtype=torch.float64).reshape(-1, 1, SIDE, SIDE) / MAX_PIXEL
     labels = torch.tensor(digits, dtype=torch.int64)
     is_test = torch.arange(len(x)) % TEST_EVERY == 0
     x_train, labels_train = x[~is_test], labels[~is_test]
     rows = balanced_rows(labels_train, spec.samples, spec.seed)
-    return Dataset(x_train[rows], labels_train[rows], x[is_test], labels[is_test])
+    return Splits(x_train[rows], labels_train[rows], x[is_test], labels[is_test], NUM_CLASSES)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from gfs_dist.data.balanced import balanced_rows
-from gfs_dist.data.spec import Dataset, DataSpec
+from gfs_dist.data.spec import Dataset, DataSpec, Splits
 from gfs_dist.errors import DataError
 
 IMAGES_MAGIC, LABELS_MAGIC = 2051, 2049
 SIDE = 28
+NUM_CLASSES = 10
 MAX_COUNT = 10**6
 MAX_PIXEL = 255.0
 FOLDERS = (".", "mnist", "MNIST/raw")
@@ -28,21 +29,27 @@ def load_mnist(spec: DataSpec) -> Dataset:
     Raises:
         DataError: a file is missing, truncated, no idx file, or does not fit its partner.
     """
+    x_train, labels_train, x_test, labels_test, _ = read_mnist(spec)
+    return Dataset(
+        x_train.flatten(1).double() / MAX_PIXEL,
+        labels_train,
+        x_test.flatten(1).double() / MAX_PIXEL,
+        labels_test,
+    )
+
+
+def read_mnist(spec: DataSpec) -> Splits:
+    """The same as images, uint8 (m, 1, 28, 28)."""
     if spec.root is None:
         raise DataError("data.root: data=mnist needs the folder of its four idx files")
     x_train, labels_train = _split(Path(spec.root), "train")
     x_test, labels_test = _split(Path(spec.root), "t10k")
     rows = balanced_rows(labels_train, spec.samples, spec.seed)
-    return Dataset(
-        x_train[rows].double() / MAX_PIXEL,
-        labels_train[rows],
-        x_test.double() / MAX_PIXEL,
-        labels_test,
-    )
+    return Splits(x_train[rows], labels_train[rows], x_test, labels_test, NUM_CLASSES)
 
 
 def _split(root: Path, name: str) -> tuple[Tensor, Tensor]:
-    """Pixels uint8 (m, 784) and labels int64 (m,) of one split."""
+    """Pixels uint8 (m, 1, 28, 28) and labels int64 (m,) of one split."""
     images_file = _find(root, f"{name}-images-idx3-ubyte")
     labels_file = _find(root, f"{name}-labels-idx1-ubyte")
     images = read_idx(images_file, IMAGES_MAGIC)
@@ -52,9 +59,9 @@ def _split(root: Path, name: str) -> tuple[Tensor, Tensor]:
         raise DataError(f"{images_file}: found images of {found}, accepted {(SIDE, SIDE)}")
     if len(images) != len(labels):
         raise DataError(f"{labels_file}: found {len(labels)} labels for {len(images)} images")
-    if len(labels) and int(labels.max()) > 9:
+    if len(labels) and int(labels.max()) >= NUM_CLASSES:
         raise DataError(f"{labels_file}: found label {int(labels.max())}, accepted 0 to 9")
-    return images.flatten(1), labels.long()
+    return images.unsqueeze(1), labels.long()
 
 
 def _find(root: Path, name: str) -> Path:

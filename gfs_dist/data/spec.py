@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -18,12 +19,17 @@ class DataSpec:
     """Which data.
 
     Attributes:
-        name: ``digits``, ``mnist`` or ``synthetic``.
-        root: folder of the files (mnist).
+        name: ``digits``, ``mnist``, ``cifar10``, ``imagefolder``, ``npz`` or ``synthetic``.
+        root: folder of the files (mnist, cifar10, imagefolder).
         samples: training samples, balanced over classes; None for all (synthetic: 2,000).
         seed: chooses the sub-dataset, or makes the synthetic problem.
         features: inputs (synthetic).
         planted: neurons whose mean is the target (synthetic).
+        path: the file (npz).
+        classes: how many (npz); None for the highest training label plus 1.
+        size, resize: side of the images, and of the shorter side before the square in the middle
+            is cut out, pixels (imagefolder); None: ``resize`` is ``size``.
+        mean, std: per channel, of inputs in [0, 1]; None for 0 and 1.
     """
 
     name: str = "digits"
@@ -32,6 +38,28 @@ class DataSpec:
     seed: int = 0
     features: int = 64
     planted: int = 10
+    path: str | None = None
+    classes: int | None = None
+    size: int = 224
+    resize: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+class Splits(NamedTuple):
+    """Both splits of a classification dataset as a reader finds them.
+
+    Attributes:
+        x_train, x_test: uint8, or float32 mostly in [0, 1]; (m, C, H, W) or (m, features).
+        labels_train, labels_test: int64 (m,), from 0.
+        num_classes: one more than the highest label there can be.
+    """
+
+    x_train: Tensor
+    labels_train: Tensor
+    x_test: Tensor
+    labels_test: Tensor
+    num_classes: int
 
 
 @dataclass(frozen=True)
