@@ -3,6 +3,9 @@
 Knows nothing of data, searches or runs.
 """
 
+from gfs_dist.networks.catalog import CATALOG, make
+from gfs_dist.networks.classify import Classified, classify
+from gfs_dist.networks.custom import make_custom
 from gfs_dist.networks.measures import (
     Latency,
     accuracy,
@@ -13,23 +16,38 @@ from gfs_dist.networks.measures import (
     outputs,
     params,
 )
+from gfs_dist.networks.modes import device_of, dtype_of, evaluating
+from gfs_dist.networks.sizes import count_macs, count_params, macs_by_module
+from gfs_dist.networks.state import load_state
 from gfs_dist.networks.store import MODELS, build, load, load_tensors, save
 from gfs_dist.networks.two_layer import ACTIVATIONS, Activation, TwoLayer, find_activation
 
 __all__ = [
     "ACTIVATIONS",
+    "CATALOG",
     "MODELS",
     "Activation",
+    "Classified",
     "Latency",
     "TwoLayer",
     "accuracy",
     "build",
+    "classify",
+    "count_macs",
+    "count_params",
+    "device_of",
+    "dtype_of",
+    "evaluating",
     "find_activation",
     "latency",
     "load",
+    "load_state",
     "load_tensors",
     "loss_sum",
     "macs",
+    "macs_by_module",
+    "make",
+    "make_custom",
     "mean_loss",
     "outputs",
     "params",

@@ -1,0 +1,66 @@
+"""Loss and accuracy of networks that classify."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gfs_dist.errors import DataError, NonFiniteError, ShapeError
+from gfs_dist.networks.modes import device_of, evaluating
+
+
+class Classified(NamedTuple):
+    """Mean cross-entropy, and the share of samples whose largest output is the right one."""
+
+    loss: float
+    accuracy: float
+
+
+def classify(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Classified:
+    """Loss and top-1 accuracy over all samples of ``batches``, in evaluation mode.
+
+    Args:
+        model: its outputs are logits (m, classes); it is left as it was.
+        batches: inputs and labels int64 (m,); they are moved to the model's device.
+
+    Returns:
+        Sums over samples are float64, divided last.
+
+    Raises:
+        ShapeError: the outputs are not (m, classes).
+        DataError: no samples, or a label that has no output.
+        NonFiniteError: an output is NaN or infinite.
+    """
+    device = device_of(model)
+    loss, right, count = 0.0, 0, 0
+    with evaluating(model):
+        for x, labels in batches:
+            logits = model(x.to(device))
+            labels = labels.to(device)
+            _check(logits, labels, count)
+            loss += float(functional.cross_entropy(logits.double(), labels, reduction="sum"))
+            right += int((logits.argmax(1) == labels).sum())
+            count += len(labels)
+    if count == 0:
+        raise DataError("batches: found no samples to evaluate on, accepted one or more")
+    return Classified(loss / count, right / count)
+
+
+def _check(logits: object, labels: Tensor, before: int) -> None:
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ShapeError(f"outputs: found {found}, accepted ({len(labels)}, classes)")
+    wrong = (labels < 0) | (labels >= logits.shape[1])
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        raise DataError(
+            f"labels: found {int(labels[first])} at sample {before + first}, accepted 0 to "
+            f"{logits.shape[1] - 1} (the network has {logits.shape[1]} outputs)"
+        )
+    if not torch.isfinite(logits).all():
+        first = int((~torch.isfinite(logits)).any(1).nonzero()[0])
+        raise NonFiniteError(f"outputs: NaN or infinity at sample {before + first}")

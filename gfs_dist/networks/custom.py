@@ -1,0 +1,79 @@
+"""Networks that a function of the user's makes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gfs_dist.errors import ConfigError
+
+
+def make_custom(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    """The network that ``factory(**kwargs)`` returns.
+
+    Args:
+        factory: ``package.module:function``; modules of the current folder can be named too.
+        kwargs: its arguments.
+
+    Raises:
+        ConfigError: it cannot be imported, is no function, raises, or returns no ``nn.Module``.
+    """
+    with _current_folder_importable():
+        function = _find(factory)
+        try:
+            network = function(**kwargs)
+        except (Exception, SystemExit) as error:  # user's code may raise anything
+            raise ConfigError(f"model.factory: {factory} raised {_told(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(
+            f"model.factory: {factory} returned {_kind(network)}, accepted a torch.nn.Module"
+        )
+    return network
+
+
+def _find(factory: str) -> Callable[..., object]:
+    name, _, attribute = factory.partition(":")
+    if not name or not attribute:
+        raise ConfigError(f"model.factory: found {factory!r}, accepted package.module:function")
+    try:
+        module = importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # user's code may raise anything
+        raise ConfigError(f"model.factory: importing {name} raised {_told(error)}") from error
+    function = getattr(module, attribute, None)
+    if function is None:
+        where = getattr(module, "__file__", None) or name
+        raise ConfigError(f"model.factory: found no {attribute} in {where}")
+    if not callable(function):
+        raise ConfigError(
+            f"model.factory: {factory} is {_kind(function)}, accepted a function that returns a "
+            "torch.nn.Module"
+        )
+    return function
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """As ``python -m`` has it; a console script does not."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _told(error: BaseException) -> str:
+    """Type and first line."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
+
+
+def _kind(value: object) -> str:
+    """``a dict``, or ``the class Net`` for a class that was not called."""
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -1,0 +1,120 @@
+"""ResNet-18, -34 and -50 in the ImageNet and the CIFAR form; torchvision's names of tensors.
+
+Blocks read no width of their own, so that a network works on after channels were removed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+STAGE_CHANNELS = (64, 128, 256, 512)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = _shortcut(in_channels, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return functional.relu(out + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride, as torchvision has it) and 1x1 convolutions and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = _shortcut(in_channels, out_channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = functional.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return functional.relu(out + self.downsample(x))
+
+
+class ResNet(nn.Module):
+    """Stem, four stages of blocks, global average pooling, linear.
+
+    Args:
+        block: what the stages are made of.
+        depths: blocks in each stage.
+        num_classes: outputs.
+        in_channels: of the images.
+        cifar: a 3x3 stem of stride 1 without max-pooling, for images of about 32 pixels, in place
+            of the 7x7 one of stride 2 with max-pooling.
+
+    Source: He et al. 2015, arXiv:1512.03385; stride of the bottleneck as in torchvision.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        depths: tuple[int, int, int, int],
+        num_classes: int,
+        in_channels: int,
+        *,
+        cifar: bool,
+    ) -> None:
+        super().__init__()
+        if cifar:
+            self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.maxpool = nn.Identity() if cifar else nn.MaxPool2d(3, 2, padding=1)
+        width = 64
+        for stage, (channels, depth) in enumerate(zip(STAGE_CHANNELS, depths, strict=True)):
+            blocks: list[nn.Module] = []
+            for number in range(depth):
+                stride = 2 if stage > 0 and number == 0 else 1
+                blocks.append(block(width, channels, stride))
+                width = channels * block.expansion
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(width, num_classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (m, classes) of images (m, channels, height, width)."""
+        x = self.maxpool(functional.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+def initialise(network: nn.Module) -> None:
+    """He's Gaussian weights for convolutions (fan out); everything else stays torch's own."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """Identity, or a 1x1 convolution where the shape changes."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
