@@ -2,20 +2,33 @@
 
 with open_runtime(RuntimeSpec(kind="local", workers=2)) as runtime:
     result = runtime.search(problem, Stop(steps=200))
+    values = runtime.map(task, items)
+    trained = runtime.together(group_task).value
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from gfs_dist.runtime.alone import AloneRuntime
 from gfs_dist.runtime.coordinator import WorkersRuntime
 from gfs_dist.runtime.faults import Fault, from_environment
 from gfs_dist.runtime.graph import Graph, make_graph
 from gfs_dist.runtime.local import LocalLauncher
-from gfs_dist.runtime.progress import OnProgress, Progress, SearchResult
-from gfs_dist.runtime.spec import Problem, RuntimeSpec
+from gfs_dist.runtime.peers import NoPeers, Peers
+from gfs_dist.runtime.progress import (
+    GroupProgress,
+    GroupResult,
+    MapProgress,
+    MapResult,
+    OnDone,
+    OnGroupProgress,
+    OnProgress,
+    Progress,
+    SearchResult,
+)
+from gfs_dist.runtime.spec import GroupTask, Problem, RuntimeSpec, Task, Tick
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import Path
 from gfs_dist.selection.stop import Stop
@@ -23,18 +36,27 @@ from gfs_dist.selection.stop import Stop
 __all__ = [
     "Fault",
     "Graph",
+    "GroupProgress",
+    "GroupResult",
+    "GroupTask",
+    "MapProgress",
+    "MapResult",
+    "NoPeers",
+    "Peers",
     "Problem",
     "Progress",
     "Runtime",
     "RuntimeSpec",
     "SearchResult",
+    "Task",
+    "Tick",
     "make_graph",
     "open_runtime",
 ]
 
 
 class Runtime(Protocol):
-    """Workers, or none, that search; a context manager."""
+    """Workers, or none, that search, do items, or work as a group; a context manager."""
 
     @property
     def num_ranks(self) -> int: ...
@@ -49,6 +71,14 @@ class Runtime(Protocol):
         on_progress: OnProgress | None = None,
     ) -> SearchResult:
         """See :meth:`gfs_dist.runtime.coordinator.WorkersRuntime.search`."""
+        ...
+
+    def map(self, task: Task, items: Sequence[Any], on_done: OnDone | None = None) -> MapResult:
+        """See :meth:`gfs_dist.runtime.coordinator.WorkersRuntime.map`."""
+        ...
+
+    def together(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
+        """See :meth:`gfs_dist.runtime.coordinator.WorkersRuntime.together`."""
         ...
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""The runtime without workers: the same interface, the search in this process."""
+"""The runtime without workers: the same interface, the work in this process."""
 
 from __future__ import annotations
 
@@ -6,16 +6,28 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from typing import Self
+from dataclasses import asdict
+from typing import Any, Self
 
 import torch
 
 from gfs_dist.errors import InputError
-from gfs_dist.runtime.coordinator import summary
 from gfs_dist.runtime.faults import Fault
-from gfs_dist.runtime.progress import OnProgress, SearchResult, Tracker
-from gfs_dist.runtime.spec import Problem, RuntimeSpec
-from gfs_dist.runtime.worker import Timing, timing_row
+from gfs_dist.runtime.group_journal import GroupJournal
+from gfs_dist.runtime.journal import Journal, Row
+from gfs_dist.runtime.map_journal import MapJournal
+from gfs_dist.runtime.peers import NoPeers
+from gfs_dist.runtime.progress import (
+    GroupResult,
+    MapResult,
+    OnDone,
+    OnGroupProgress,
+    OnProgress,
+    SearchResult,
+)
+from gfs_dist.runtime.spec import GroupTask, Problem, RuntimeSpec, Task
+from gfs_dist.runtime.timing import Timing, summary
+from gfs_dist.runtime.tracker import Tracker
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import Path
@@ -36,6 +48,7 @@ class AloneRuntime:
         self.spec, self.faults = spec, faults
         self.generation = -1
         self.device = torch.device("cuda" if has_gpu and spec.device != "cpu" else "cpu")
+        self.who = {"pid": os.getpid(), "host": socket.gethostname()}
 
     def __enter__(self) -> Self:
         self._threads = torch.get_num_threads()
@@ -63,10 +76,7 @@ class AloneRuntime:
         path = path or Path(problem.num_candidates)
         path = path.prefix(len(path))
         tracker = Tracker(path, on_progress, self.faults)
-        self.generation += 1
-        tracker.generation, tracker.num_ranks = self.generation, 1
-        who = {"pid": os.getpid(), "host": socket.gethostname()}
-        tracker.event("rank_started", 0, **who)
+        self._begin(tracker)
         tracker.report("setup")
         began = time.perf_counter()
         everything = torch.arange(problem.num_candidates)
@@ -74,7 +84,7 @@ class AloneRuntime:
         timing = Timing(setup_s=time.perf_counter() - began)
 
         def on_step(_: Path) -> None:
-            tracker.step(PERIOD_S)
+            tracker.step_here(PERIOD_S)
 
         began = time.perf_counter()
         tracker.begin(self.generation, path, 1)
@@ -83,7 +93,41 @@ class AloneRuntime:
         timing.finish(objective)
         tracker.event("finished")
         tracker.report("search")
-        row = {"rank": 0, **who, **timing_row(timing)}
-        return SearchResult(
-            path, summary([row], timing.setup_s, timing.compute_s), [], tracker.events
-        )
+        return SearchResult(path, self._summary(timing), [], tracker.events)
+
+    def map(self, task: Task, items: Sequence[Any], on_done: OnDone | None = None) -> MapResult:
+        """See :meth:`gfs_dist.runtime.coordinator.WorkersRuntime.map`."""
+        journal = MapJournal(len(items), on_done, self.faults)
+        self._begin(journal)
+        journal.prepared(0, 0.0)
+        for place, item in enumerate(items):
+            began = time.perf_counter()
+            value = task.run(item, self.device, lambda: None)
+            journal.done(place, value, 0, time.perf_counter() - began)
+        return journal.result({0: self.who})
+
+    def together(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
+        """See :meth:`gfs_dist.runtime.coordinator.WorkersRuntime.together`."""
+        journal = GroupJournal(on_progress, self.faults)
+        self._begin(journal)
+        journal.begin(self.generation, 1)
+
+        def tick(step: int, value: Any = None) -> None:
+            journal.step_here(step, value, PERIOD_S)
+
+        began = time.perf_counter()
+        value = task.run(NoPeers(), self.device, tick)
+        timing = Timing(compute_s=time.perf_counter() - began)
+        timing.finish()
+        journal.event("finished")
+        journal.report("work")
+        return GroupResult(value, self._summary(timing), [], journal.events)
+
+    def _begin(self, journal: Journal) -> None:
+        self.generation += 1
+        journal.generation, journal.num_ranks = self.generation, 1
+        journal.event("rank_started", 0, **self.who)
+
+    def _summary(self, timing: Timing) -> Row:
+        row = {"rank": 0, **self.who, **asdict(timing)}
+        return summary([row], timing.setup_s, timing.compute_s)

@@ -12,21 +12,32 @@ import pickle
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path as FilePath
 from typing import Any, Self
 
 from gfs_dist.errors import InputError, WorkersLostError
 from gfs_dist.runtime.faults import Fault
 from gfs_dist.runtime.graph import Graph, make_graph
+from gfs_dist.runtime.journal import Row
 from gfs_dist.runtime.launcher import Launcher, Worker
 from gfs_dist.runtime.layout import Layout, lay_out
-from gfs_dist.runtime.progress import OnProgress, Row, SearchResult, Tracker
+from gfs_dist.runtime.progress import (
+    GroupResult,
+    MapResult,
+    OnDone,
+    OnGroupProgress,
+    OnProgress,
+    SearchResult,
+)
 from gfs_dist.runtime.pulse import fault_key
-from gfs_dist.runtime.spec import Problem, RuntimeSpec
+from gfs_dist.runtime.spec import GroupTask, Problem, RuntimeSpec, Task
 from gfs_dist.runtime.store import host_store
 from gfs_dist.runtime.supervision import POLL_S, Call, Patience, Verdict, Watch
 from gfs_dist.runtime.team import Team
-from gfs_dist.runtime.worker import Assignment, Finished, Interrupted, Order, Timing, timing_row
+from gfs_dist.runtime.timing import Timing, summary
+from gfs_dist.runtime.tracker import Tracker
+from gfs_dist.runtime.worker import Assignment, Finished, Interrupted, Order
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import Path
 from gfs_dist.selection.stop import Stop
@@ -117,6 +128,14 @@ class WorkersRuntime:
         except BaseException:
             self._drop_busy(search)
             raise
+
+    def map(self, task: Task, items: Sequence[Any], on_done: OnDone | None = None) -> MapResult:
+        """Not yet."""
+        raise NotImplementedError
+
+    def together(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
+        """Not yet."""
+        raise NotImplementedError
 
     def _drop_busy(self, search: Search) -> None:
         """After a search that was broken off: nobody still works on it."""
@@ -323,7 +342,7 @@ class Search:
             value = ended.values.get(rank)
             timing = value.timing if isinstance(value, Finished | Interrupted) else Timing()
             who = self.team.identities[worker.name]
-            rows.append({"rank": rank, "pid": who.pid, "host": who.host, **timing_row(timing)})
+            rows.append({"rank": rank, "pid": who.pid, "host": who.host, **asdict(timing)})
         timing_of_run = summary(rows, self.setup_s, self.steps_s)
         self.tracker.path = done.path
         self.tracker.event("finished")
@@ -337,27 +356,3 @@ class Search:
     def _log_file(self, rank: int) -> str | None:
         folder = self.runtime.spec.log_folder
         return None if folder is None else str(FilePath(folder).resolve() / f"rank_{rank}.log")
-
-
-def summary(ranks: list[Row], setup_s: float, steps_s: float) -> Row:
-    """Timing of a search from the rows of its ranks, which get their ``wait_s`` here.
-
-    The wait of a rank is its exchange time minus the least of all ranks: the rank that comes last
-    to every exchange waits for nobody, so its time is what the network costs. ``setup_s`` and
-    ``steps_s`` are wall times of the coordinator (starting workers included, recoveries too);
-    ``exchange_s`` is the least over ranks, ``wait_s`` the most. ``evaluated_share`` is the part
-    of losses that a screened objective evaluated, None for others.
-    """
-    least = min(row["exchange_s"] for row in ranks)
-    for row in ranks:
-        row["wait_s"] = row["exchange_s"] - least
-    wait_s = max(row["wait_s"] for row in ranks)
-    scored = sum(row["scored"] for row in ranks)
-    return {
-        "setup_s": setup_s,
-        "steps_s": steps_s,
-        "exchange_s": least,
-        "wait_s": wait_s,
-        "evaluated_share": sum(row["evaluated"] for row in ranks) / scored if scored else None,
-        "ranks": ranks,
-    }

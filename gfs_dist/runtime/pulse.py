@@ -9,15 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
 from dataclasses import asdict, dataclass, field
 
 from torch.distributed import TCPStore
 
+from gfs_dist.runtime.news import News, Piece, part_key
 from gfs_dist.runtime.process_group import Traffic
 from gfs_dist.runtime.store import Address, connect
-from gfs_dist.selection.loop import GAP_BATCH
-from gfs_dist.selection.path import Path
 
 PERIOD_S = 0.1
 log = logging.getLogger(__name__)
@@ -30,12 +28,12 @@ class Beat:
     Attributes:
         beats: counts up while the process can run at all.
         generation: of the last call.
-        phase: "idle", "setup", "join" or "search".
-        step: picks made.
+        phase: "idle", "setup", "join" or "work".
+        step: picks made, or the last step that a group task ticked.
         ticks: signs of work inside set-up or a step.
         calls: exchanges begun.
         done: exchanges completed.
-        parts: pieces of the path written in this generation (rank 0 alone writes).
+        parts: pieces of news written in this generation (rank 0 alone writes).
     """
 
     beats: int = 0
@@ -63,11 +61,6 @@ def beat_key(name: str) -> str:
     return f"worker/{name}"
 
 
-def part_key(generation: int, part: int) -> str:
-    """Where piece ``part`` of a generation's path is."""
-    return f"gen{generation}/part{part}"
-
-
 def fault_key(generation: int, rank: int) -> str:
     """Where a scheduled fault writes its time (seconds since 1970)."""
     return f"gen{generation}/fault{rank}"
@@ -78,18 +71,15 @@ class Pulse:
     """The thread and what it tells; attributes are set by the worker's main thread.
 
     Attributes:
-        path: the path that rank 0 reports, None on other ranks.
-        steps: picks of it that may be read by now.
-        traffic: of the current search.
+        news: what rank 0 tells, None on other ranks.
+        traffic: of the current search or group task.
     """
 
     address: Address
     name: str
     beat: Beat = field(default_factory=Beat)
     traffic: Traffic = field(default_factory=Traffic)
-    path: Path | None = None
-    steps: int = 0
-    _sent: int = 0
+    news: News | None = None
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -100,15 +90,20 @@ class Pulse:
         """Begin a phase of work; nothing of an older generation is reported in a new one."""
         with self._lock:
             if generation != self.beat.generation:
-                self.path, self.beat.parts = None, 0
+                self.news, self.beat.parts, self.beat.step = None, 0, 0
             self.beat.phase, self.beat.generation = phase, generation
         self._wake.set()
 
-    def follow(self, path: Path | None) -> None:
-        """Report ``path`` from here on: what it holds now is known to the coordinator."""
+    def follow(self, news: News | None) -> None:
+        """Tell ``news`` from here on."""
         with self._lock:
-            self.path = path
-            self.steps = self._sent = len(path) if path is not None else 0
+            self.news = news
+
+    def untold(self) -> Piece | None:
+        """The last of the news, for whoever can bring it faster; nothing is told from here on."""
+        with self._lock:
+            news, self.news = self.news, None
+            return news.take() if news is not None else None
 
     def tick(self) -> None:
         """Still working."""
@@ -134,32 +129,7 @@ class Pulse:
         beat = self.beat
         beat.beats += 1
         beat.calls, beat.done = self.traffic.calls, self.traffic.done
-        if self.path is not None and self.steps > self._sent:
-            part = json.dumps(piece(self.path, self._sent, self.steps))
-            store.set(part_key(beat.generation, beat.parts), part)
+        if self.news is not None and (part := self.news.take()) is not None:
+            store.set(part_key(beat.generation, beat.parts), json.dumps(part))
             beat.parts += 1
-            self._sent = self.steps
         store.set(beat_key(self.name), json.dumps(asdict(beat)))
-
-
-def piece(path: Path, first: int, end: int) -> dict[str, object]:
-    """Picks ``first`` to ``end`` of a path, with the gaps that became known meanwhile."""
-    known = first - first % GAP_BATCH
-    settled = end - end % GAP_BATCH
-    return {
-        "time": time.time(),
-        "first": first,
-        "picks": path.picks[first:end],
-        "loss": path.loss[first:end],
-        "step_sizes": path.step_sizes[first:end],
-        "first_gap": known,
-        "gap": path.gap[known:settled],
-    }
-
-
-def extend(path: Path, part: dict[str, list[float]], first: int, first_gap: int) -> None:
-    """Add a :func:`piece` to the path it belongs to."""
-    del path.picks[first:], path.loss[first:], path.step_sizes[first:], path.gap[first:]
-    for pick, loss, size in zip(part["picks"], part["loss"], part["step_sizes"], strict=True):
-        path.append(int(pick), loss, size)
-    path.gap[first_gap : first_gap + len(part["gap"])] = part["gap"]

@@ -1,15 +1,16 @@
-"""What is searched, and by whom: the two descriptions a caller hands to the runtime."""
+"""What is done, and by whom: the descriptions a caller hands to the runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from gfs_dist.errors import InputError
+from gfs_dist.runtime.peers import Peers
 from gfs_dist.selection.objective import Objective
 
 KINDS = ("ray", "local", "none")
@@ -27,6 +28,41 @@ class Problem(Protocol):
         """The loss for the candidates ``own`` (sorted int64); no rank is asked anything here.
 
         ``tick`` says "still working"; call it from long loops, also later from ``scores``.
+        """
+        ...
+
+
+class Task(Protocol):
+    """Work that consists of items, each to be done by any one worker; travels by pickle."""
+
+    def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> Any:
+        """Do one item and return something small that can be pickled.
+
+        An item whose worker is lost is done again, so doing it twice must be harmless: what is
+        large goes to a file that is named after the item and written atomically. ``tick`` says
+        "still working"; call it from long loops.
+        """
+        ...
+
+
+class Tick(Protocol):
+    """How a group task tells how far it is."""
+
+    def __call__(self, step: int, value: Any = None) -> None:
+        """Step number ``step`` (from 1, increasing) is done; ``value``, plain JSON data that is
+        not None, is passed on to the caller's ``on_progress`` (that of rank 0).
+        """
+        ...
+
+
+class GroupTask(Protocol):
+    """Work that all ranks do at once, talking to each other; travels by pickle."""
+
+    def run(self, peers: Peers, device: torch.device, tick: Tick) -> Any:
+        """The share of rank ``peers.rank``; what rank 0 returns goes to the caller.
+
+        After a fault it is called anew, perhaps with fewer ranks, and must go on from where its
+        own checkpoint says. An error of ``peers`` is to be let through.
         """
         ...
 

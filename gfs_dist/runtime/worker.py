@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -24,10 +24,12 @@ from torch import Tensor
 from gfs_dist.runtime import process_group
 from gfs_dist.runtime.faults import Fault, Saboteur
 from gfs_dist.runtime.graph import Graph, GraphCommunicator
+from gfs_dist.runtime.news import PathNews
 from gfs_dist.runtime.process_group import CommunicationError, GroupCommunicator, Traffic
 from gfs_dist.runtime.pulse import Pulse, fault_key
 from gfs_dist.runtime.spec import Problem
 from gfs_dist.runtime.store import Address, connect
+from gfs_dist.runtime.timing import Timing
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.partition import Partition
@@ -80,36 +82,6 @@ class Order:
     path: Path
     backend: str
     graph: Graph | None = None
-
-
-@dataclass
-class Timing:
-    """Seconds of one rank in one search, over all its generations.
-
-    Attributes:
-        setup_s: building the objective.
-        join_s: forming groups.
-        compute_s: the loop without its exchanges.
-        exchange_s: inside exchanges, waiting for slower ranks included.
-        evaluated, scored: candidates' losses evaluated, and asked for, since the objective was
-            built; 0 for objectives that evaluate all.
-    """
-
-    setup_s: float = 0.0
-    join_s: float = 0.0
-    compute_s: float = 0.0
-    exchange_s: float = 0.0
-    messages: int = 0
-    bytes: int = 0
-    peak_rss_bytes: int = 0
-    evaluated: int = 0
-    scored: int = 0
-
-    def finish(self, objective: Objective) -> None:
-        """Add what is known at the end."""
-        self.peak_rss_bytes = peak_rss_bytes()
-        self.evaluated = getattr(objective, "num_evaluated", 0)
-        self.scored = getattr(objective, "num_scored", 0)
 
 
 @dataclass(frozen=True)
@@ -227,23 +199,26 @@ class RankHost:
         """Join the group of the generation and run the loop in it."""
         assert self.held is not None
         path = self.held.path = order.path
-        self.pulse.follow(path if order.rank == 0 else None)
+        news = PathNews(path)
+        self.pulse.follow(news if order.rank == 0 else None)
         log.info("rank %d: generation %d from step %d", order.rank, order.generation, len(path))
         try:
             with self._group(order) as communicator:
-                self._run(order, path, communicator)
+                self._run(order, path, news, communicator)
         except CommunicationError as error:
             log.info("rank %d: interrupted after step %d: %s", order.rank, len(path), error)
             return Interrupted(path, self.timing, str(error))
         log.info("rank %d: finished (%s) after step %d", order.rank, path.stop_reason, len(path))
         return Finished(path, self.timing)
 
-    def _run(self, order: Order, path: Path, communicator: GroupCommunicator) -> None:
+    def _run(
+        self, order: Order, path: Path, news: PathNews, communicator: GroupCommunicator
+    ) -> None:
         assert self.held is not None
         pulse, first = self.pulse, len(path) + 1
 
         def on_step(path: Path) -> None:
-            pulse.beat.step = pulse.steps = len(path)
+            pulse.beat.step = news.steps = len(path)
             if len(path) == first:
                 pulse.wake()
             self.saboteur.before(len(path) + 1)
@@ -277,7 +252,7 @@ class RankHost:
         process_group.join(self.address, prefix, order.rank, order.num_ranks, order.backend)
         try:
             self.timing.join_s += time.perf_counter() - began
-            pulse.enter("search", order.generation)
+            pulse.enter("work", order.generation)
             if order.graph is not None:
                 yield GraphCommunicator(order.graph, pulse.traffic)
             else:
@@ -311,19 +286,6 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def peak_rss_bytes() -> int:
-    """The most memory this process has held."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def timing_row(timing: Timing) -> dict[str, float]:
-    """As plain numbers."""
-    return asdict(timing)
 
 
 def _portable(error: Exception) -> Exception:

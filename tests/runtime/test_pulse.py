@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-from gfs_dist.runtime.progress import Tracker
-from gfs_dist.runtime.pulse import Beat, Pulse, beat_key, extend, part_key, piece
+from gfs_dist.runtime.news import PathNews, extend, part_key, piece
+from gfs_dist.runtime.pulse import Beat, Pulse, beat_key
 from gfs_dist.runtime.store import host_store
+from gfs_dist.runtime.tracker import Tracker
 from gfs_dist.selection.path import Path
 
 
@@ -35,7 +36,7 @@ def test_pieces_put_together_are_the_path(cuts: list[int]) -> None:
     whole, built = path_of(70), path_of(cuts[0])
     for first, end in itertools.pairwise(cuts):
         part = json.loads(json.dumps(piece(path_of(end), first, end)))
-        extend(built, part, part["first"], part["first_gap"])
+        extend(built, part)
     assert built == whole
 
 
@@ -47,12 +48,13 @@ def test_a_new_generation_reports_nothing_of_the_one_before() -> None:
         return Beat(**json.loads(store.get(beat_key("w0"))))
 
     path = path_of(0)
-    pulse.enter("search", 3)
-    pulse.follow(path)
+    news = PathNews(path)
+    pulse.enter("work", 3)
+    pulse.follow(news)
     tracker = Tracker(Path(100), None)
     tracker.begin(3, Path(100), 1)
-    extend(path, piece(path_of(20), 0, 20), 0, 0)  # type: ignore[arg-type]
-    pulse.steps = 20
+    extend(path, piece(path_of(20), 0, 20))
+    news.steps = 20
     pulse.wake()
     wait_for(lambda: beat().parts == 1)
     assert tracker.read(store, beat())
@@ -60,7 +62,7 @@ def test_a_new_generation_reports_nothing_of_the_one_before() -> None:
     assert not tracker.read(store, beat())
 
     pulse.enter("setup", 4)  # with picks that were never told
-    pulse.steps = 25
+    news.steps = 25
     wait_for(lambda: beat().generation == 4)
     assert beat().parts == 0
     assert not store.check([part_key(4, 0)])

@@ -10,7 +10,7 @@ from gfs_dist.runtime.pulse import Beat
 from gfs_dist.runtime.supervision import GRACE_S, Call, Patience
 
 
-def call(heard: float, moved: float, phase: str = "search", waits: bool = False) -> Call:
+def call(heard: float, moved: float, phase: str = "work", waits: bool = False) -> Call:
     beat = Beat(beats=1, phase=phase, calls=int(waits))
     return Call(None, Future(), beat, heard, moved)  # type: ignore[arg-type]
 
@@ -56,7 +56,7 @@ def test_patience_grows_with_the_time_of_a_step() -> None:
 
 def test_a_call_notes_when_it_heard_and_when_the_rank_moved() -> None:
     watched = call(0.0, 0.0)
-    watched.listen(Beat(beats=2, phase="search"), 5.0)
+    watched.listen(Beat(beats=2, phase="work"), 5.0)
     assert (watched.heard, watched.moved) == (5.0, 0.0)
-    watched.listen(Beat(beats=2, phase="search", ticks=1), 6.0)
+    watched.listen(Beat(beats=2, phase="work", ticks=1), 6.0)
     assert (watched.heard, watched.moved) == (5.0, 6.0)

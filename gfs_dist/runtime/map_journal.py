@@ -1,0 +1,67 @@
+"""Collects what the items of a map come to, and passes it on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gfs_dist.runtime.faults import Fault
+from gfs_dist.runtime.journal import Journal, Row
+from gfs_dist.runtime.progress import MapProgress, MapResult, OnDone
+
+
+class MapJournal(Journal):
+    """The journal of a map; its step is the number of finished items.
+
+    Args:
+        total: items.
+        on_done: called for each as it is finished, in the caller's thread.
+        faults: see :class:`Journal`.
+    """
+
+    def __init__(self, total: int, on_done: OnDone | None, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(faults)
+        self.total, self.on_done = total, on_done
+        self.values: dict[int, Any] = {}
+        self.began = time.perf_counter()
+        self.setup_s = 0.0
+        self._spent: dict[int, Row] = {}
+
+    def prepared(self, rank: int, seconds: float) -> None:
+        """A worker of ``rank`` can take its first item."""
+        if not self._spent:
+            self.setup_s = time.perf_counter() - self.began
+        self._row(rank)["setup_s"] += seconds
+
+    def done(self, place: int, value: Any, rank: int, seconds: float) -> None:
+        """Rank ``rank`` has finished the item at ``place``."""
+        self.values[place] = value
+        row = self._row(rank)
+        row["items"] += 1
+        row["compute_s"] += seconds
+        self.event("step", rank, step=place)
+        self.reach(len(self.values))
+        if self.on_done is not None:
+            self.on_done(place, value, self._progress())
+        self.die_if_due()
+
+    def result(self, who: Mapping[int, Row], faults: Sequence[Row] = ()) -> MapResult:
+        """The end of the map; ``who`` tells pid and host of each rank that is left."""
+        self.event("finished")
+        wall_s = time.perf_counter() - self.began - self.setup_s
+        ranks = []
+        for rank in sorted({*self._spent, *who}):
+            row = {"rank": rank, "pid": None, "host": None, **who.get(rank, {}), **self._row(rank)}
+            row["wait_s"] = max(0.0, wall_s - row["setup_s"] - row["compute_s"])
+            ranks.append(row)
+        timing = {"setup_s": self.setup_s, "steps_s": wall_s, "ranks": ranks}
+        values = [self.values[place] for place in range(self.total)]
+        return MapResult(values, timing, list(faults), self.events)
+
+    def _row(self, rank: int) -> Row:
+        return self._spent.setdefault(rank, {"items": 0, "setup_s": 0.0, "compute_s": 0.0})
+
+    def _progress(self) -> MapProgress:
+        rate, news = self.steps_per_s(), self.news()
+        return MapProgress(self.step, self.total, rate, self.num_ranks, self.generation, news)

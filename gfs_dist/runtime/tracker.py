@@ -1,0 +1,73 @@
+"""Follows the path of a search as rank 0 writes it, and passes it on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.distributed import TCPStore
+
+from gfs_dist.runtime.faults import Fault
+from gfs_dist.runtime.journal import Journal
+from gfs_dist.runtime.news import extend, read_parts
+from gfs_dist.runtime.progress import OnProgress, Progress
+from gfs_dist.runtime.pulse import Beat
+from gfs_dist.selection.path import Path
+
+
+class Tracker(Journal):
+    """The journal of a search.
+
+    Args:
+        path: picks known at the start.
+        on_progress: called at most some twenty times a second, in the caller's thread.
+        faults: see :class:`Journal`.
+    """
+
+    def __init__(
+        self, path: Path, on_progress: OnProgress | None, faults: Sequence[Fault] = ()
+    ) -> None:
+        super().__init__(faults)
+        self.path = path
+        self.on_progress = on_progress
+        self._parts = 0
+
+    @property
+    def step(self) -> int:
+        """Picks made."""
+        return len(self.path)
+
+    def begin(self, generation: int, path: Path, num_ranks: int) -> None:
+        """A generation starts to search at the end of ``path``."""
+        self.generation, self.path, self.num_ranks = generation, path, num_ranks
+        self._parts = 0
+        self.forget_marks()
+        self.report("search")
+
+    def read(self, store: TCPStore, beat: Beat) -> bool:
+        """Fetch what rank 0 has written since; whether there was anything."""
+        if beat.generation != self.generation or beat.parts <= self._parts:
+            return False
+        for part in read_parts(store, self.generation, self._parts, beat.parts):
+            extend(self.path, part)
+        self._parts = beat.parts
+        self._stepped()
+        return True
+
+    def step_here(self, period_s: float) -> None:
+        """A step was made in this process; told at most every ``period_s``."""
+        if self.since_mark_s() >= period_s:
+            self._stepped()
+
+    def _stepped(self) -> None:
+        self.event("step", rank=0)
+        self.mark()
+        self.report("search")
+
+    def report(self, phase: str) -> None:
+        """Call the caller."""
+        if self.on_progress is not None:
+            news, rate = self.news(), self.steps_per_s()
+            self.on_progress(
+                Progress(phase, self.path, rate, self.num_ranks, self.generation, news)
+            )
+        self.die_if_due()
