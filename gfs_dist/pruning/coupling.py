@@ -1,0 +1,335 @@
+"""torch-pruning's dependency graph of a network, asked for one group of channels at a time."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+from torch_pruning import ops
+from torch_pruning.dependency import Node
+from torch_pruning.ops import OPTYPE
+from torch_pruning.pruner import function
+
+from gfs_dist.errors import InputError
+from gfs_dist.pruning.structure import Slice
+
+CARRIERS = (OPTYPE.BN, OPTYPE.IN, OPTYPE.PRELU, OPTYPE.DEPTHWISE_CONV)
+SPLITS = (OPTYPE.SPLIT, OPTYPE.UNBIND, OPTYPE.SLICE, OPTYPE.EXPAND)
+MIXERS = (OPTYPE.LN, OPTYPE.GN)
+
+
+@dataclass
+class Group:
+    """What goes with the output channels of one module: one candidate a channel.
+
+    Attributes:
+        producers: modules that lose outputs, in forward order; carriers and consumers likewise.
+        obstacle: why nothing here can be removed; empty if it can.
+        added_to: another producer whose outputs are added to these; empty if there is none.
+    """
+
+    producers: list[Slice] = field(default_factory=list)
+    carriers: list[Slice] = field(default_factory=list)
+    consumers: list[Slice] = field(default_factory=list)
+    obstacle: str = ""
+    added_to: str = ""
+
+
+class Couplings:
+    """Who shares channels with whom; built by one forward pass over a copy of the network.
+
+    Args:
+        network: any; a copy is traced in evaluation mode with gradients on.
+        example: a batch that the network takes.
+
+    Attributes:
+        order: convolutions and linear layers in the order of their first calls, then those that
+            were never called.
+
+    Raises:
+        InputError: the network cannot be copied, refuses the example, or cannot be followed.
+    """
+
+    def __init__(self, network: nn.Module, example: Tensor) -> None:
+        self._network = copied(network)
+        self._names = {module: name for name, module in self._network.named_modules()}
+        self._users: dict[int, list[str]] = {}
+        self._calls: Counter[str] = Counter()
+        for module, name in self._names.items():
+            module.register_forward_pre_hook(partial(self._count, name))
+            for weight in module.parameters(recurse=False):
+                weight.requires_grad_(weight.is_floating_point())
+                self._users.setdefault(id(weight), []).append(name)
+        self._graph = _graph(self._network, example)
+        names = [*self._calls, *self._names.values()]
+        self.order = [name for name in dict.fromkeys(names) if is_layer(self.module(name))]
+        self._place = {name: place for place, name in enumerate(self._calls)}
+
+    def _count(self, name: str, _module: nn.Module, _inputs: Any) -> None:
+        self._calls[name] += 1
+
+    def module(self, name: str) -> nn.Module:
+        """The module of the copy with this name."""
+        return self._network.get_submodule(name)
+
+    def fault(self, name: str) -> str:
+        """Why the channels of this module, taken alone, cannot be changed; empty if they can."""
+        module = self.module(name)
+        if not self._calls[name]:
+            return "never called in the forward pass"
+        if self._calls[name] > 1:
+            return "called more than once in a forward pass"
+        if is_layer(module) and "weight" not in dict(module.named_parameters(recurse=False)):
+            return "its weight is computed from other parameters (parametrization, weight norm)"
+        if isinstance(module, ops.TORCH_CONV) and module.groups > 1 and not _depthwise(module):
+            return f"grouped convolution with {module.groups} groups"
+        users = [self._users[id(weight)] for weight in module.parameters(recurse=False)]
+        others = [user for names in users for user in names if user != name]
+        return f"shares its weights with {others[0]!r}" if others else ""
+
+    def channels(self, name: str) -> int:
+        """Output channels of a convolution or linear layer."""
+        module: Any = self.module(name)
+        return module.out_features if isinstance(module, nn.Linear) else module.out_channels
+
+    def group(self, name: str) -> Group:
+        """Everything that is coupled to the outputs of the module ``name``."""
+        module = self.module(name)
+        group = Group(obstacle=self.fault(name))
+        if group.obstacle:
+            return group
+        if module not in self._graph.module2node:
+            group.obstacle = "torch-pruning cannot follow its output to the network's output"
+            return group
+        pruner = self._graph.get_pruner_of_module(module)
+        count = pruner.get_out_channels(module)
+        raw = self._graph.get_pruning_group(module, pruner.prune_out_channels, list(range(count)))
+        obstacles = [self._add(group, item, count) for item in raw]
+        group.obstacle = next(filter(None, obstacles), "")
+        if not group.obstacle:
+            self._join(name, group, [item.dep.target for item in raw])
+        if not group.obstacle and not group.consumers:
+            group.obstacle = "torch-pruning found no consumer"
+        if not group.obstacle and count == 1:
+            group.obstacle = "has only one channel"
+        for slices in (group.producers, group.carriers, group.consumers):
+            slices.sort(key=lambda part: self._place[part.module])
+        return group
+
+    def _add(self, group: Group, item: Any, count: int) -> str:
+        """Put one item of torch-pruning's group in its place; says what forbids its removal."""
+        node: Node = item.dep.target
+        kind = node.type
+        if kind in (OPTYPE.CONV, OPTYPE.LINEAR, *CARRIERS):
+            reads = kind in (OPTYPE.CONV, OPTYPE.LINEAR) and self._graph.is_in_channel_pruning_fn(
+                item.dep.handler
+            )
+            width = _width(self._graph, node, reads)
+            if width is None:  # a PReLU with one weight for all channels
+                return ""
+            name = self._names[node.module]
+            places = group.consumers if reads else group.producers
+            if kind in CARRIERS:
+                places = group.carriers
+            part = _slice(name, item, count)
+            places.append(part)
+            return self._obstacle(part, width, reads)
+        return self._foreign(node)
+
+    def _obstacle(self, part: Slice, width: int, reads: bool) -> str:
+        fault = self.fault(part.module)
+        if fault:
+            role = "read by" if reads else "tied to"
+            return f"its channels are {role} {part.module!r}: {fault}"
+        flat = [channel for channels in part.channels for channel in channels]
+        if len(set(flat)) < len(flat) or not all(0 <= channel < width for channel in flat):
+            return f"torch-pruning cannot tell which channels of {part.module!r} go with which"
+        if len({len(channels) for channels in part.channels}) > 1:
+            return f"only some of its channels reach {part.module!r}"
+        return ""
+
+    def _foreign(self, node: Node) -> str:
+        """Why a node that is neither producer, carrier nor consumer is in the way, if it is."""
+        kind, module = node.type, node.module
+        if kind == OPTYPE.OUTPUT:
+            return "network output"
+        if isinstance(module, _Input):
+            return "its channels are those of the network's input"
+        if kind in MIXERS:
+            return f"channels are mixed by {type(module).__name__} {self._names[module]!r}"
+        if kind == OPTYPE.PARAMETER:
+            owner, name = self._owner(module)
+            if type(owner).__module__.startswith("torch.nn."):
+                return f"its channels go into {type(owner).__name__} {self._names[owner]!r}"
+            return f"its channels are tied to the parameter {name!r}"
+        if module in self._names and kind != OPTYPE.ELEMENTWISE:
+            return f"its channels go into {type(module).__name__} {self._names[module]!r}"
+        if kind in SPLITS and any(any(dep.index_mapping) for dep in node.dependencies):
+            return "its channels are split by the forward pass (chunk, split, slice or expand)"
+        return ""
+
+    def _owner(self, parameter: nn.Parameter) -> tuple[nn.Module, str]:
+        for module, prefix in self._names.items():
+            for name, own in module.named_parameters(prefix, recurse=False):
+                if own is parameter:
+                    return module, name
+        raise AssertionError("torch-pruning knows a parameter that the network does not have")
+
+    def _join(self, name: str, group: Group, nodes: Sequence[Node]) -> None:
+        """Note the first producer that an operation with several inputs joins to ``name``."""
+        for node in nodes:
+            operation = _operation(node)
+            if node.type != OPTYPE.ELEMENTWISE or operation in ("Mul", "Div"):
+                continue  # a product is a gate: both factors lose the channel
+            branches = [self._sources(source) for source in dict.fromkeys(node.inputs)]
+            branches = [sources for sources in branches if sources]
+            if all(sources == branches[0] for sources in branches):
+                continue
+            others = set().union(*branches) - {name}
+            other = min(others, key=lambda other: self._place[other])
+            if operation in ("Add", "Sub"):
+                group.added_to = group.added_to or other
+            else:
+                group.obstacle = f"its channels are combined with those of {other!r} ({operation})"
+
+    def _sources(self, node: Node) -> set[str]:
+        """Producers whose outputs arrive at a node, through any number of operations."""
+        found, seen, stack = set(), set(), [node]
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if node.type in (OPTYPE.CONV, OPTYPE.LINEAR):
+                found.add(self._names[node.module])
+            else:
+                stack += node.inputs
+        return found
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Convolutions (transposed ones too) and linear layers: what can lose channels."""
+    return isinstance(module, (ops.TORCH_CONV, nn.Linear))
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A deep copy in evaluation mode.
+
+    Raises:
+        InputError: the network holds something that cannot be copied.
+    """
+    try:
+        return copy.deepcopy(network).eval()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"network {type(network).__name__}: it cannot be copied ({first_line(error)}); tensors "
+            "that are computed and kept as attributes prevent it (old weight_norm does that: use "
+            "torch.nn.utils.parametrizations, or remove_weight_norm)"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """An error as one line: its kind and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _depthwise(conv: Any) -> bool:
+    return conv.groups == conv.in_channels == conv.out_channels
+
+
+def _operation(node: Node) -> str:
+    """What autograd calls the operation of a node: Add, Mul, Relu, ..."""
+    return node.grad_fn.name().partition("Backward")[0] if hasattr(node.grad_fn, "name") else ""
+
+
+def _width(graph: Any, node: Node, reads: bool) -> int | None:
+    pruner = graph.get_pruner_of_module(node.module)
+    get = pruner.get_in_channels if reads else pruner.get_out_channels
+    return get(node.module)
+
+
+def _slice(name: str, item: Any, count: int) -> Slice:
+    channels: list[list[int]] = [[] for _ in range(count)]
+    for root, channel in zip(item.root_idxs, item.idxs, strict=True):
+        channels[root].append(channel)
+    return Slice(name, tuple(tuple(sorted(own)) for own in channels))
+
+
+class _Input(nn.Module):
+    """Makes the network's input a node of the graph: what is added to it must not shrink."""
+
+    channels = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.channels = x.shape[1] if x.dim() > 1 else 1
+        return x.detach().requires_grad_(x.is_floating_point()).clone()
+
+
+class _InputPruner(function.BasePruningFunc):
+    """What torch-pruning asks of a kind of module; the input is only asked for its channels."""
+
+    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+        raise AssertionError("a group that reaches the input is never removed")
+
+    prune_in_channels = prune_out_channels
+
+    def get_out_channels(self, layer: Any) -> int:
+        return layer.channels
+
+    get_in_channels = get_out_channels
+
+
+class _Traced(nn.Module):
+    """The network with a node in front for its input and one behind for each of its outputs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.input, self.network = _Input(), network
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.input(x)
+        try:
+            outputs = self.network(x)
+        except Exception as error:
+            raise InputError(
+                f"network {type(self.network).__name__}: its forward pass refuses an input of "
+                f"shape {tuple(x.shape)}, {x.dtype} ({first_line(error)})"
+            ) from error
+        tensors = [out.clone() for out in tensors_of(outputs) if out.requires_grad]
+        if not tensors:
+            raise InputError(
+                f"network {type(self.network).__name__}: no gradient leads from its output to "
+                "its weights, so torch-pruning cannot follow it"
+            )
+        return tensors
+
+
+def tensors_of(outputs: Any) -> Iterator[Tensor]:
+    """All tensors in a network's output: a tensor, or lists and dictionaries of outputs."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, dict):
+        yield from tensors_of(list(outputs.values()))
+    elif isinstance(outputs, (list, tuple)):
+        for part in outputs:
+            yield from tensors_of(part)
+
+
+def _graph(network: nn.Module, example: Tensor) -> Any:
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch_pruning.DependencyGraph().build_dependency(
+            _Traced(network),
+            example,
+            forward_fn=lambda traced, x: traced(x),
+            customized_pruners={_Input: _InputPruner()},
+            verbose=False,
+        )

@@ -1,0 +1,103 @@
+"""A removal tried out on a copy: layers whose removal would change more than it says are found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.pruning.coupling import copied, first_line, is_layer, tensors_of
+from gfs_dist.pruning.shrink import mask, shrink
+from gfs_dist.pruning.structure import Layer, Structure
+
+SEED = 0
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+def rehearse(model: nn.Module, layers: Sequence[Layer], example: Tensor) -> dict[str, str]:
+    """Remove a seeded half of the candidates of every layer and compare with the masked network.
+
+    All layers at once; if that fails, halves of them, down to the ones at fault, so that a sound
+    network costs two forward passes. It runs in float64 on random weights: what goes with what
+    does not depend on the weights' values, and trained or zero-initialised ones can hide an error
+    (a branch that ends in a zero scale does not reach the output).
+
+    Returns:
+        for each layer at fault, the reason in words.
+    """
+    network, x = _in_float64(copied(model), example)
+    _scramble(network, torch.Generator().manual_seed(SEED))
+    sound: list[Layer] = []
+    faults: dict[str, str] = {}
+    blocks = [list(layers)] if layers else []
+    while blocks:
+        block = blocks.pop()
+        difference = _difference(network, [*sound, *block], x)
+        if not difference:
+            sound += block
+        elif len(block) == 1:
+            faults[block[0].name] = (
+                f"removing its channels changes the rest of the network: {difference}"
+            )
+        else:
+            half = len(block) // 2
+            blocks += [block[half:], block[:half]]
+    return faults
+
+
+@torch.no_grad()
+def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> str:
+    """How the shrunk network differs from the masked one, in words; empty if it does not."""
+    structure = Structure(tuple(layers), ())
+    generator = torch.Generator().manual_seed(SEED)
+    kept = {layer.name: _half(layer.num_candidates, generator) for layer in layers}
+    masked = list(tensors_of(mask(network, structure, kept)(x)))
+    try:
+        small = list(tensors_of(shrink(network, structure, kept)(x)))
+    except Exception as error:  # noqa: BLE001 - a stranger's forward pass on other shapes
+        return f"its forward pass then fails ({first_line(error)})"
+    for one, other in zip(masked, small, strict=True):
+        if one.shape != other.shape:
+            return f"an output of shape {tuple(one.shape)} becomes {tuple(other.shape)}"
+        if not one.is_floating_point():
+            continue
+        largest = float(one.abs().max())
+        distance = float((one - other).abs().max())
+        if not distance <= TOLERANCES[x.dtype] * largest:
+            return f"its outputs change by up to {distance / largest if largest else math.inf:.1%}"
+    return ""
+
+
+def _half(count: int, generator: torch.Generator) -> list[int]:
+    return sorted(torch.randperm(count, generator=generator)[: (count + 1) // 2].tolist())
+
+
+def _in_float64(network: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
+    return network.double(), example.double()
+
+
+@torch.no_grad()
+def _scramble(network: nn.Module, generator: torch.Generator) -> None:
+    """Random weights of healthy size in convolutions, linear layers and norms."""
+
+    def random(like: Tensor, low: float, high: float) -> Tensor:
+        return torch.rand(like.shape, generator=generator).mul_(high - low).add_(low)
+
+    for module in network.modules():
+        own = dict(module.named_parameters(recurse=False))
+        buffers = dict(module.named_buffers(recurse=False))
+        if is_layer(module) and "weight" in own:
+            weight = own["weight"]
+            limit = math.sqrt(6 / max(1, weight[0].numel()))  # variance 2 / fan_in
+            weight.copy_(random(weight, -limit, limit))
+        elif "running_var" in buffers and "running_mean" in buffers:
+            buffers["running_mean"].copy_(random(buffers["running_mean"], -0.1, 0.1))
+            buffers["running_var"].copy_(random(buffers["running_var"], 0.5, 1.5))
+            if "weight" in own:
+                own["weight"].copy_(random(own["weight"], 0.5, 1.5))
+        else:
+            continue
+        if "bias" in own:
+            own["bias"].copy_(random(own["bias"], -0.1, 0.1))

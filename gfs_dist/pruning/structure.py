@@ -1,0 +1,64 @@
+"""What can be removed from a network: plain data that names modules and channels, no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One module's channels that go with the candidates of a layer.
+
+    Attributes:
+        module: qualified name in the network.
+        channels: for each candidate the indices in this module: output channels of a producer,
+            channels of a carrier, input channels (after a flatten: features) of a consumer.
+    """
+
+    module: str
+    channels: tuple[tuple[int, ...], ...]
+
+    def of(self, candidates: list[int]) -> list[int]:
+        """Channels of several candidates, sorted."""
+        return sorted(channel for candidate in candidates for channel in self.channels[candidate])
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One set of candidates: channels or hidden units that can be removed one by one.
+
+    Attributes:
+        name: the first producer in forward order; names the layer in reports, paths and widths.
+        num_candidates: at least 2.
+        producers: convolutions and linear layers that lose outputs.
+        carriers: norms, depthwise convolutions and PReLUs in between: they lose the same channels.
+        consumers: convolutions and linear layers that lose inputs.
+    """
+
+    name: str
+    num_candidates: int
+    producers: tuple[Slice, ...]
+    carriers: tuple[Slice, ...]
+    consumers: tuple[Slice, ...]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A convolution or linear layer whose outputs stay, and why."""
+
+    name: str
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Structure:
+    """All convolutions and linear layers of a network: in a layer, or skipped.
+
+    Attributes:
+        layers: in forward order of their first producers.
+        skipped: in forward order; those that never run come last.
+    """
+
+    layers: tuple[Layer, ...]
+    skipped: tuple[Skipped, ...]
