@@ -1,6 +1,16 @@
-"""Training of two-layer networks, resumable at every checkpoint."""
+"""Training of two-layer and deep networks, resumable at every checkpoint."""
 
+from gfs_dist.training.deep import train_deep
+from gfs_dist.training.deep_spec import DeepSpec, DeepState
 from gfs_dist.training.spec import TrainSpec, TrainState, default_lr
 from gfs_dist.training.train import train
 
-__all__ = ["TrainSpec", "TrainState", "default_lr", "train"]
+__all__ = [
+    "DeepSpec",
+    "DeepState",
+    "TrainSpec",
+    "TrainState",
+    "default_lr",
+    "train",
+    "train_deep",
+]

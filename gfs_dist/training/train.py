@@ -11,6 +11,7 @@ from torch import Tensor
 from gfs_dist.errors import DataError, RunError, ShapeError
 from gfs_dist.networks import TwoLayer, loss_sum
 from gfs_dist.networks.measures import row_chunks
+from gfs_dist.training.order import batch_rows
 from gfs_dist.training.spec import TrainSpec, TrainState, default_lr
 
 OnCheckpoint = Callable[[int, TwoLayer, TrainState], None]
@@ -73,7 +74,7 @@ def train(
         if spec.method == "gd":
             value = _loss_and_gradient(network, x, target, loss)
         else:
-            rows = _mini_batch(len(x), iteration, spec).to(x.device)
+            rows = batch_rows(len(x), spec.batch, iteration, spec.seed).to(x.device)
             value = _loss_and_gradient(network, x[rows], target[rows], loss)
         _refuse_divergence(value, iteration, lr)
         _step(network, lr, spec.momentum, velocity)
@@ -98,18 +99,6 @@ def _loss_and_gradient(
             torch.autograd.backward(part)
         total += float(part.detach())
     return total
-
-
-def _mini_batch(num_samples: int, iteration: int, spec: TrainSpec) -> Tensor:
-    """Rows of one mini-batch: a new order every epoch, drawn from seed and epoch alone.
-
-    The last batch of an epoch is kept, smaller if it has to be.
-    """
-    per_epoch = math.ceil(num_samples / spec.batch)
-    epoch, position = divmod(iteration, per_epoch)
-    generator = torch.Generator().manual_seed((spec.seed * 1_000_003 + epoch) % 2**63)
-    order = torch.randperm(num_samples, generator=generator)
-    return order[position * spec.batch : (position + 1) * spec.batch]
 
 
 @torch.no_grad()

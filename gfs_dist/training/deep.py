@@ -1,0 +1,233 @@
+"""Stochastic gradient descent on a deep network, from any iteration to the last, the same way.
+
+One code path for one rank and many: each rank takes its share of every mini-batch, gradients are
+averaged over ranks where there are any, and all ranks take the same step. Batch norm sees the
+share of its own rank, as in DistributedDataParallel; the running statistics kept are rank 0's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gfs_dist.errors import DataError, RunError, ShapeError
+from gfs_dist.runtime.peers import NoPeers, Peers
+from gfs_dist.training.augment import crop_and_flip
+from gfs_dist.training.deep_spec import DeepSpec, DeepState, Samples
+from gfs_dist.training.order import batch_rows, mixed_seed
+
+OnCheckpoint = Callable[[nn.Module, DeepState], None]
+OnProgress = Callable[[int, float], None]
+
+
+def train_deep(
+    network: nn.Module,
+    samples: Samples,
+    spec: DeepSpec,
+    *,
+    start: DeepState | None = None,
+    peers: Peers | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Train ``network`` in place on the mean cross-entropy.
+
+    With gradient g of a mini-batch of all ranks, weights w and step size ``spec.lr_at``:
+    ``v <- momentum v + g + weight_decay w``, ``w <- w - lr v``. Stopped at any checkpoint and
+    started again from its weights, buffers and state, training gives the same bits as in one go,
+    with the same device, number of threads and number of ranks.
+
+    Args:
+        network: maps inputs (m, ...) to logits (m, classes); where it is, is where it is trained.
+        samples: x_train of any dtype (m, C, H, W) or (m, features), labels int64 (m,).
+        spec: how.
+        start: where an earlier training stopped; None to start at iteration 0.
+        peers: the other ranks; each must hold the same network and samples.
+        on_checkpoint: called on every rank with network and state at iteration 0 (at ``start``:
+            not again), every ``checkpoint_every``, and the last; must copy what it keeps.
+        on_progress: called with the number of finished iterations and the last one's loss.
+
+    Raises:
+        DataError: no samples.
+        ShapeError: labels do not fit the samples, or outputs do not fit the labels.
+        RunError: the loss or a weight is no longer finite; names iteration and step size.
+
+    Source: github.com/kuangliu/pytorch-cifar, whose settings arXiv 2108.00259 takes.
+    """
+    peers = peers or NoPeers()
+    if len(samples.x_train) == 0:
+        raise DataError("training: no samples")
+    if samples.labels_train.shape != (len(samples.x_train),):
+        raise ShapeError(
+            f"labels: found shape {tuple(samples.labels_train.shape)}, "
+            f"accepted ({len(samples.x_train)},)"
+        )
+    network.to(memory_format=torch.channels_last)  # faster for convolutions, CPU and GPU
+    network.train()
+    optimizer = _optimizer(network, spec, start.velocity if start else {})
+    first = start.iteration if start else 0
+    meter = _Meter()
+    for iteration in range(first, spec.iterations + 1):
+        if spec.is_checkpoint(iteration) and (start is None or iteration > first):
+            _refuse_divergence(_non_finite_weight(network), iteration, spec)
+            if on_checkpoint is not None:
+                on_checkpoint(
+                    network, DeepState(iteration, meter.mean, _velocity(network, optimizer))
+                )
+                network.train()
+            meter = _Meter()
+        if iteration == spec.iterations:
+            return
+        loss, size = _step(network, optimizer, samples, spec, iteration, peers)
+        _refuse_divergence("" if math.isfinite(loss) else f"the loss is {loss}", iteration, spec)
+        meter.add(loss, size)
+        if on_progress is not None:
+            on_progress(iteration + 1, loss)
+
+
+class _Meter:
+    """The mean loss of the samples seen."""
+
+    def __init__(self) -> None:
+        self._sum, self._count = 0.0, 0
+
+    def add(self, mean: float, count: int) -> None:
+        self._sum += mean * count
+        self._count += count
+
+    @property
+    def mean(self) -> float | None:
+        return self._sum / self._count if self._count else None
+
+
+def _step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    samples: Samples,
+    spec: DeepSpec,
+    iteration: int,
+    peers: Peers,
+) -> tuple[float, int]:
+    """One step of all ranks; the mean loss before it, and over how many samples."""
+    for group in optimizer.param_groups:
+        group["lr"] = spec.lr_at(iteration)
+    optimizer.zero_grad(set_to_none=True)
+    device = next(network.parameters()).device
+    x, labels, size = _share(samples, spec, iteration, peers, device)
+    with _random_layers(mixed_seed(spec.seed, iteration, peers.rank), device), _exact(device):
+        loss = _loss_sum(network, x, labels, spec.amp) if len(x) else torch.zeros((), device=device)
+        # Ranks may have unlike shares: a mean over ranks of these is the mean over samples.
+        loss = loss * (peers.num_ranks / size)
+        if len(x):
+            torch.autograd.backward(loss)
+    loss = loss.detach()
+    gradients = [
+        _gradient(parameter) for parameter in network.parameters() if parameter.requires_grad
+    ]
+    peers.average([*gradients, loss])
+    peers.broadcast(list(network.buffers()))
+    optimizer.step()
+    return float(loss), size
+
+
+def _share(
+    samples: Samples, spec: DeepSpec, iteration: int, peers: Peers, device: torch.device
+) -> tuple[Tensor, Tensor, int]:
+    """This rank's inputs and labels of one mini-batch, and the size of the whole of it.
+
+    The whole batch is augmented on every rank: what a sample looks like does not depend on the
+    number of ranks.
+    """
+    rows = batch_rows(len(samples.x_train), spec.batch, iteration, spec.seed)
+    x = samples.x_train[rows]
+    if spec.augment and x.ndim == 4:
+        generator = torch.Generator().manual_seed(mixed_seed(spec.seed, iteration))
+        x = crop_and_flip(x, generator)
+    own = torch.arange(len(rows)).tensor_split(peers.num_ranks)[peers.rank]
+    x = samples.inputs(x[own].to(device))
+    if x.ndim == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return x, samples.labels_train[rows[own]].to(device), len(rows)
+
+
+def _loss_sum(network: nn.Module, x: Tensor, labels: Tensor, amp: bool) -> Tensor:
+    """Cross-entropy summed over samples, a float32 scalar."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
+        logits = network(x)
+    if logits.ndim != 2 or len(logits) != len(x):
+        raise ShapeError(
+            f"model: its output for {len(x)} samples has shape {tuple(logits.shape)}, "
+            f"accepted ({len(x)}, classes)"
+        )
+    return functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """A parameter's gradient; zero where no sample asked for it."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def _optimizer(
+    network: nn.Module, spec: DeepSpec, velocity: dict[str, Tensor]
+) -> torch.optim.Optimizer:
+    """Plain SGD that goes on with ``velocity``."""
+    optimizer = torch.optim.SGD(
+        [parameter for parameter in network.parameters() if parameter.requires_grad],
+        lr=spec.lr,
+        momentum=spec.momentum,
+        weight_decay=spec.weight_decay,
+    )
+    for name, parameter in network.named_parameters():
+        if name in velocity:
+            own = torch.empty_like(parameter, requires_grad=False).copy_(velocity[name])
+            optimizer.state[parameter]["momentum_buffer"] = own
+    return optimizer
+
+
+def _velocity(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    buffers = {
+        name: optimizer.state.get(parameter, {}).get("momentum_buffer")
+        for name, parameter in network.named_parameters()
+    }
+    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+
+
+@contextlib.contextmanager
+def _random_layers(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed what dropout and the like draw, and leave the caller's random numbers alone."""
+    devices = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """On a GPU, only convolutions that give the same bits whenever they are asked."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        yield
+
+
+def _non_finite_weight(network: nn.Module) -> str:
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return f"{name} holds NaN or infinity"
+    return ""
+
+
+def _refuse_divergence(fault: str, iteration: int, spec: DeepSpec) -> None:
+    if fault:
+        raise RunError(
+            f"training diverged: {fault} at iteration {iteration} with "
+            f"train.lr={spec.lr:g}; take a smaller train.lr"
+        )
