@@ -14,7 +14,7 @@ from gfs_dist.files import RunFolder, checkpoint
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.local import local_device, own_event
 from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.jobs.two_layer import Inputs
+from gfs_dist.jobs.two_layer import Inputs, two_layer
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.store import ARCHITECTURE
 from gfs_dist.training import TrainSpec, TrainState, train
@@ -87,10 +87,10 @@ def train_checkpoints(
         RunError: training diverged.
     """
     spec, facts = train_spec(config), _facts(config, inputs)
-    done = folder.checkpoints()
+    model, done = two_layer(config.model), folder.checkpoints()
     start = None
     if done:
-        network, start = _resume(done[-1][1], facts, config.model)
+        network, start = _resume(done[-1][1], facts, model)
     else:
         network = _first_network(config, inputs)
     x, target = inputs()
@@ -116,7 +116,7 @@ def train_checkpoints(
         on_checkpoint=on_checkpoint,
         on_progress=lambda iteration, loss: reporter.step(iteration, loss),
     )
-    return [(step, load_network(path, config.model)) for step, path in folder.checkpoints()]
+    return [(step, load_network(path, model)) for step, path in folder.checkpoints()]
 
 
 def train_spec(config: schema.Pretrain | schema.Prune) -> TrainSpec:
@@ -139,11 +139,10 @@ def _facts(config: schema.Pretrain | schema.Prune, inputs: Inputs) -> dict[str, 
 def _first_network(config: schema.Pretrain | schema.Prune, inputs: Inputs) -> TwoLayer:
     """The planted network of synthetic data, else Gaussian weights."""
     dataset = inputs.dataset()
+    width, activation = inputs.width, inputs.activation
     if dataset.planted is None:
-        return TwoLayer.initialise(
-            config.model.width, dataset.features, config.model.activation, config.seed
-        )
-    network = TwoLayer(config.model.width, dataset.features, config.model.activation)
+        return TwoLayer.initialise(width, dataset.features, activation, config.seed)
+    network = TwoLayer(width, dataset.features, activation)
     planted = {"hidden.weight": dataset.planted.hidden, "output.weight": dataset.planted.output}
     network.load_state_dict(planted)
     return network

@@ -7,6 +7,7 @@ no interpolations left and no missing values.
 
 from __future__ import annotations
 
+import dataclasses
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -148,6 +149,9 @@ def _typed(command: str, joined: DictConfig) -> Any:
 def _set(command: str, cfg: Any, override: Override) -> None:
     key, value = override.key_or_group, override.value()
     known = list(_keys(cfg))
+    if any(key.startswith(f"{name}.") and _is_of_names(cfg, name) for name in known):
+        OmegaConf.update(cfg, key, value, force_add=True)  # a name of the user's own
+        return
     if key not in known:
         raise ConfigError(f"{key}: {_why_unknown(command, cfg, key)}")
     if override.is_add() or override.is_force_add():
@@ -176,9 +180,17 @@ def _why_unknown(command: str, cfg: Any, key: str) -> str:
     return f"unknown key of gfs {command}{hint}"
 
 
+def _is_of_names(cfg: Any, key: str) -> bool:
+    """True if the value of ``key`` is names and values that no schema knows."""
+    group, _, name = key.rpartition(".")
+    schema = OmegaConf.get_type(OmegaConf.select(cfg, group) if group else cfg)
+    return schema is not None and Accepted.of(schema, name).kind == dict[str, Any]
+
+
 def _keys(cfg: Any, prefix: str = "") -> Iterator[str]:
     for key in cfg:
-        if OmegaConf.is_config(cfg._get_node(key)):  # noqa: SLF001 - cfg[key] raises if missing
+        node = cfg._get_node(key)  # noqa: SLF001 - cfg[key] raises if missing
+        if OmegaConf.is_config(node) and dataclasses.is_dataclass(OmegaConf.get_type(node)):
             yield from _keys(cfg[key], f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"

@@ -8,7 +8,7 @@ schema as read-only and then refuses every override; jobs treat them so all the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from gfs_dist.errors import ConfigError
 from gfs_dist.jobs.rules import Above, Among, AtLeast, Below
@@ -19,6 +19,20 @@ METHODS = {
 }
 """How each objective can be searched."""
 
+
+CATALOG = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "mobilenet_v2",
+    "resnet18_cifar",
+    "resnet34_cifar",
+    "resnet50_cifar",
+    "mobilenet_v2_cifar",
+    "resnet20_cifar",
+    "resnet56_cifar",
+)
+"""The deep networks by name; written out because help must not wait for torch."""
 
 Seed = Annotated[int, AtLeast(0), Below(2**63)]
 Device = Annotated[str, Among("auto", "cpu", "cuda")]
@@ -51,6 +65,41 @@ class Mnist(Data):
 
 
 @dataclass
+class Normalised(Data):
+    """Images of which each channel is normalised."""
+
+    mean: list[float] | None
+    std: list[float] | None
+
+
+@dataclass
+class Cifar10(Normalised):
+    """CIFAR-10's six batches."""
+
+    name: Annotated[str, Among("cifar10")]
+    root: str
+
+
+@dataclass
+class ImageFolder(Normalised):
+    """Images in a folder for each class."""
+
+    name: Annotated[str, Among("imagefolder")]
+    root: str
+    size: Annotated[int, AtLeast(1)]
+    resize: Annotated[int | None, AtLeast(1)]
+
+
+@dataclass
+class Npz(Normalised):
+    """Four arrays in one file."""
+
+    name: Annotated[str, Among("npz")]
+    path: str
+    classes: Annotated[int | None, AtLeast(2)]
+
+
+@dataclass
 class Synthetic(Data):
     """A planted problem whose best subset is known."""
 
@@ -60,12 +109,35 @@ class Synthetic(Data):
 
 
 @dataclass
-class TwoLayer:
+class Model:
+    """What every network has."""
+
+    name: str
+
+
+@dataclass
+class TwoLayer(Model):
     """The mean of ``width`` neurons."""
 
     name: Annotated[str, Among("two_layer")]
     width: Annotated[int, AtLeast(1)]
     activation: str
+
+
+@dataclass
+class Deep(Model):
+    """A deep network by its name."""
+
+    name: Annotated[str, Among(*CATALOG)]
+
+
+@dataclass
+class Custom(Model):
+    """A deep network that a function of the user's makes."""
+
+    name: Annotated[str, Among("custom")]
+    factory: str
+    kwargs: dict[str, Any]
 
 
 @dataclass
@@ -151,7 +223,7 @@ class Pretrain(_Computing):
     """``gfs pretrain``."""
 
     data: Data
-    model: TwoLayer
+    model: Model
     train: Train
     objective: Objective
     device: Device
@@ -164,7 +236,7 @@ class Prune(_Computing):
     """``gfs prune``."""
 
     data: Data
-    model: TwoLayer
+    model: Model
     train: Train
     runtime: Runtime
     checkpoint: str | None
@@ -200,7 +272,7 @@ class Evaluate(_Computing):
 
     path: str
     data: Data
-    model: TwoLayer
+    model: Model
     objective: Objective
     device: Device
 
@@ -231,8 +303,15 @@ COMMANDS: dict[str, type[Job]] = {
 }
 
 GROUPS: dict[str, dict[str, type]] = {
-    "data": {"digits": Digits, "mnist": Mnist, "synthetic": Synthetic},
-    "model": {"two_layer": TwoLayer},
+    "data": {
+        "digits": Digits,
+        "mnist": Mnist,
+        "cifar10": Cifar10,
+        "imagefolder": ImageFolder,
+        "npz": Npz,
+        "synthetic": Synthetic,
+    },
+    "model": {"two_layer": TwoLayer, **dict.fromkeys(CATALOG, Deep), "custom": Custom},
     "train": {"gd": GradientDescent, "sgd": Sgd},
     "runtime": {"ray": RayRuntime, "local": LocalRuntime, "none": NoRuntime},
 }

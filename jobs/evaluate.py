@@ -12,7 +12,7 @@ from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.checkpoints import find_checkpoints, load_network
 from gfs_dist.jobs.local import local_device, use_threads
 from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.jobs.two_layer import Inputs, data_spec, measure
+from gfs_dist.jobs.two_layer import Inputs, data_spec, measure, two_layer
 
 LARGE_BATCH = 256
 
@@ -31,10 +31,9 @@ def run(config: schema.Evaluate, reporter: Reporter) -> dict[str, Any]:
         names = ", ".join(str(found) for found in inside[:3])
         raise CheckpointError(f"path: {path} is a run folder, choose one network in it: {names}")
     iteration, place = find_checkpoints(path)[0]
-    network = load_network(place, config.model)
-    inputs = Inputs(
-        data_spec(config.data), config.model.width, config.model.activation, config.objective
-    )
+    model = two_layer(config.model)
+    network = load_network(place, model)
+    inputs = Inputs(data_spec(config.data), model.width, model.activation, config.objective)
     dataset = inputs.dataset()
     if network.features != dataset.features:
         raise ShapeError(

@@ -15,7 +15,7 @@ from gfs_dist.jobs.checkpoints import train_checkpoints, train_spec
 from gfs_dist.jobs.compose import to_yaml
 from gfs_dist.jobs.local import local_device, own_event, use_threads
 from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.jobs.two_layer import Inputs, data_spec, input_words, measure
+from gfs_dist.jobs.two_layer import Inputs, data_spec, input_words, measure, two_layer
 from gfs_dist.networks import TwoLayer
 from gfs_dist.training import default_lr
 
@@ -23,9 +23,8 @@ from gfs_dist.training import default_lr
 def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
     """Train, and write the run folder; returns what ``report.json`` holds."""
     local_device(config.device)
-    inputs = Inputs(
-        data_spec(config.data), config.model.width, config.model.activation, config.objective
-    )
+    model = two_layer(config.model)
+    inputs = Inputs(data_spec(config.data), model.width, model.activation, config.objective)
     reporter.plan(_plan(config, inputs))
     with use_threads(config.threads), _open_folder(config) as folder:
         reporter.run_folder(folder.path)
@@ -58,7 +57,7 @@ def _open_folder(config: schema.Pretrain) -> RunFolder:
 def _plan(config: schema.Pretrain, inputs: Inputs) -> list[str]:
     """What is about to be done; checks that it can be."""
     spec, dataset = train_spec(config), inputs.dataset()
-    network = TwoLayer(config.model.width, dataset.features, config.model.activation)
+    network = TwoLayer(inputs.width, dataset.features, inputs.activation)
     lr = spec.lr or default_lr(network.width, network.activation, config.objective)
     count = len({*range(0, spec.iterations, spec.checkpoint_every), spec.iterations})
     size = sum(parameter.nbytes for parameter in network.parameters())

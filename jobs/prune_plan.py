@@ -11,7 +11,7 @@ from gfs_dist.errors import ConfigError, ShapeError
 from gfs_dist.files import RunFolder
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.checkpoints import find_checkpoints, load_network
-from gfs_dist.jobs.two_layer import Inputs, data_spec
+from gfs_dist.jobs.two_layer import Inputs, data_spec, two_layer
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.two_layer import DTYPES
 from gfs_dist.pruning.two_layer import TwoLayerContributions
@@ -70,13 +70,14 @@ def make_plan(config: schema.Prune) -> Plan:
     Raises:
         InputError: data, checkpoint, partition, graph or stop rules that do not fit.
     """
+    model = two_layer(config.model)
     given = [
-        (iteration, load_network(path, config.model))
+        (iteration, load_network(path, model))
         for iteration, path in (find_checkpoints(config.checkpoint) if config.checkpoint else [])
     ]
     shape = given[0][1] if given else None
-    width = shape.width if shape else config.model.width
-    activation = shape.activation if shape else config.model.activation
+    width = shape.width if shape else model.width
+    activation = shape.activation if shape else model.activation
     inputs = Inputs(data_spec(config.data), width, activation, config.objective)
     dataset = inputs.dataset()
     for _, network in given:

@@ -7,7 +7,14 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_KINDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list[float]: "numbers in brackets",
+    dict[str, Any]: "names and values in braces",
+}
 
 
 class Rule(Protocol):
@@ -66,7 +73,7 @@ class Below:
 class Accepted:
     """All that is asked of the values of one key."""
 
-    kind: type
+    kind: Any
     null: bool
     rules: tuple[Rule, ...]
 
@@ -98,6 +105,10 @@ class Accepted:
         """True if ``value`` is of the kind, without a conversion (3 is not true)."""
         if value is None:
             return self.null
+        if self.kind == list[float]:
+            return isinstance(value, list) and all(_is_number(number) for number in value)
+        if self.kind == dict[str, Any]:
+            return isinstance(value, dict) and all(isinstance(key, str) for key in value)
         if isinstance(value, bool):
             return self.kind is bool
         return isinstance(value, (int, float) if self.kind is float else self.kind)
@@ -105,3 +116,7 @@ class Accepted:
     def holds(self, value: Any) -> bool:
         """True if ``value``, of the right type, is in range."""
         return value is None or all(rule.holds(value) for rule in self.rules)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gfs_dist import data, networks
 from gfs_dist.data import Dataset, DataSpec
+from gfs_dist.errors import ConfigError
 from gfs_dist.jobs import config as schema
 from gfs_dist.networks import TwoLayer
 
@@ -43,10 +44,23 @@ def _load(spec: DataSpec, width: int, activation: str) -> Dataset:
     return data.load(spec, width=width, activation=networks.find_activation(activation))
 
 
+def two_layer(model: schema.Model) -> schema.TwoLayer:
+    """The keys ``model.*`` of a two-layer network.
+
+    Raises:
+        ConfigError: another network was chosen.
+    """
+    if not isinstance(model, schema.TwoLayer):
+        raise ConfigError(f"model: found {model.name}, accepted here two_layer")
+    return model
+
+
 def data_spec(config: schema.Data) -> DataSpec:
     """The dataset that a configuration asks for."""
     names = DataSpec.__dataclass_fields__
-    return DataSpec(**{key: value for key, value in vars(config).items() if key in names})
+    given = {key: value for key, value in vars(config).items() if key in names}
+    lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+    return DataSpec(**given | lists)
 
 
 def input_words(config: schema.Pretrain | schema.Prune) -> str:
@@ -56,10 +70,8 @@ def input_words(config: schema.Pretrain | schema.Prune) -> str:
         if key != "name" and value not in (None, config.seed):
             words.append(f"data.{key}={value}")
     if config.data.name == "synthetic":
-        words += [
-            f"model.width={config.model.width}",
-            f"model.activation={config.model.activation}",
-        ]
+        model = two_layer(config.model)
+        words += [f"model.width={model.width}", f"model.activation={model.activation}"]
     return shlex.join(words)
 
 

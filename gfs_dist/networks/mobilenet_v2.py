@@ -7,8 +7,15 @@ from torch import Tensor, nn
 
 from gfs_dist.networks.resnet import initialise
 
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2))
-STAGES += ((6, 320, 1, 1),)
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 """Expansion, output channels, blocks and first stride of each stage."""
 FIRST_CHANNELS, LAST_CHANNELS = 32, 1280
 

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-STAGE_CHANNELS = (64, 128, 256, 512)
-
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
@@ -84,16 +82,12 @@ class ResNet(nn.Module):
             self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.Identity() if cifar else nn.MaxPool2d(3, 2, padding=1)
-        width = 64
-        for stage, (channels, depth) in enumerate(zip(STAGE_CHANNELS, depths, strict=True)):
-            blocks: list[nn.Module] = []
-            for number in range(depth):
-                stride = 2 if stage > 0 and number == 0 else 1
-                blocks.append(block(width, channels, stride))
-                width = channels * block.expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.layer1 = _stage(block, 64, 64, depths[0], 1)
+        self.layer2 = _stage(block, 64 * block.expansion, 128, depths[1], 2)
+        self.layer3 = _stage(block, 128 * block.expansion, 256, depths[2], 2)
+        self.layer4 = _stage(block, 256 * block.expansion, 512, depths[3], 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(width, num_classes)
+        self.fc = nn.Linear(512 * block.expansion, num_classes)
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,6 +102,15 @@ def initialise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _stage(
+    block: type[BasicBlock | Bottleneck], in_channels: int, channels: int, depth: int, stride: int
+) -> nn.Sequential:
+    """``depth`` blocks, the first with the stride."""
+    first = block(in_channels, channels, stride)
+    width = channels * block.expansion
+    return nn.Sequential(first, *(block(width, channels, 1) for _ in range(depth - 1)))
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:

@@ -7,7 +7,16 @@ from omegaconf import OmegaConf
 
 from gfs_dist.errors import ConfigError
 from gfs_dist.jobs.compose import compose, sweep, to_yaml
-from gfs_dist.jobs.config import COMMANDS, GradientDescent, Mnist, Prune, RayRuntime, Sgd
+from gfs_dist.jobs.config import (
+    COMMANDS,
+    Custom,
+    GradientDescent,
+    Mnist,
+    Npz,
+    Prune,
+    RayRuntime,
+    Sgd,
+)
 
 NEEDED = {"evaluate": ["path=x"], "report": ["path=x"]}
 
@@ -39,6 +48,32 @@ def test_values_and_groups_are_set() -> None:
     assert isinstance(config.train, Sgd)
     assert (config.data.root, config.train.batch, config.distinct) == ("/data", 7, 3)
     assert config.data.seed == 5, "the seed of the data follows the seed of the run"
+
+
+def test_a_list_of_numbers_is_set_and_null() -> None:
+    config = compose("prune", ["data=npz", "data.path=x.npz", "data.mean=[1,0.5]"])
+    assert isinstance(config.data, Npz)
+    assert (config.data.mean, config.data.std) == ([1.0, 0.5], None)
+    assert compose("prune", ["data=npz", "data.path=x", "data.mean=null"]).data.mean is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model.kwargs={width:3,names:[a,b],deep:{er:true}}"],
+        ["model.kwargs.width=3", "+model.kwargs.names=[a,b]", "model.kwargs.deep.er=true"],
+        [
+            "model.kwargs={width:2}",
+            "model.kwargs={width:3,names:[a,b]}",
+            "model.kwargs.deep={er:true}",
+        ],
+    ],
+)
+def test_arguments_of_a_factory_are_whatever_the_user_says(words: list[str]) -> None:
+    config = compose("evaluate", ["path=x", "model=custom", "model.factory=nets:make", *words])
+    assert isinstance(config.model, Custom)
+    assert config.model.kwargs == {"width": 3, "names": ["a", "b"], "deep": {"er": True}}
+    assert "er: true" in to_yaml(config)
 
 
 def test_last_word_of_a_key_counts() -> None:
@@ -98,8 +133,25 @@ def test_this_process_is_one_rank() -> None:
         ("seed=-1", r"^seed: found -1, accepted a whole number, 0 or more, below \d+$"),
         # words to choose from
         ("objective=sqared", r"^objective: found 'sqared', accepted squared, bce; did you mean sq"),
-        ("data=mnits", r"^data: found mnits, accepted digits, .*; did you mean mnist\?$"),
-        ("data={a:1}", r"^data: found \{a:1\}, accepted digits, mnist, synthetic$"),
+        ("data=mnits", r"^data: found mnits, accepted cifar10, digits, .*; did you mean mnist\?$"),
+        ("data={a:1}", r"^data: found \{a:1\}, accepted cifar10, digits, .*, synthetic$"),
+        (
+            "model=resnet43",
+            r"^model: found resnet43, accepted custom, .*; did you mean resnet34\?$",
+        ),
+        (
+            "model.factory=a:b",
+            r"^model.factory: not a key of model=two_layer, it belongs to model=c",
+        ),
+        ("model=custom", r"^model.factory: has no default and was not given"),
+        # lists, and names and values of the user's own
+        ("data=npz data.path=x data.mean=1", r"^data.mean: found 1, accepted numbers in brackets"),
+        ("data=npz data.path=x data.mean=[a]", r"^data.mean: found \['a'\], accepted numbers in"),
+        ("data=npz data.path=x data.mean.a=1", r"^data.mean.a: unknown key of gfs prune"),
+        (
+            "model=custom model.factory=a:b model.kwargs=[3]",
+            r"^model.kwargs: found \[3\], accepted names and values in braces$",
+        ),
         ("objective=bce method=panel", r"^method: found 'panel', accepted auto, screened, exhaus"),
         (
             "method=screened",

@@ -7,10 +7,11 @@ import typing
 import pytest
 from omegaconf import OmegaConf
 
+from gfs_dist import networks
 from gfs_dist._layout import conf_folder
 from gfs_dist.cli.arguments import COMMANDS as SHELL_COMMANDS
 from gfs_dist.cli.arguments import POSITIONAL
-from gfs_dist.jobs.config import CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
+from gfs_dist.jobs.config import CATALOG, CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
 from gfs_dist.jobs.describe import describe
 from gfs_dist.jobs.rules import Accepted
 
@@ -63,6 +64,10 @@ def test_every_word_to_choose_from_stands_in_the_help(command: str) -> None:
             assert word in key.help, (
                 f"{command}.yaml: {key.name} accepts {word} and does not say so"
             )
+
+
+def test_the_networks_that_can_be_named_are_those_that_can_be_made() -> None:
+    assert list(networks.CATALOG) == list(CATALOG)
 
 
 def test_changeable_keys_exist() -> None:
