@@ -28,23 +28,23 @@ def find_structure(model: nn.Module, example: Tensor, *, coupled: bool = False) 
             output from its weights by differentiable operations.
     """
     couplings = Couplings(model, example[:2])
-    found: dict[str, Layer] = {}  # by producer or carrier
+    layers: list[Layer] = []
     reasons: dict[str, str] = {}
+    losers: set[str] = set()
     for name in couplings.order:
-        if name in found:
+        if name in losers:
             continue
         group = couplings.group(name)
-        reasons[name] = _reason(group, found, coupled)
+        reasons[name] = _reason(group, losers, coupled)
         if not reasons[name]:
-            layer = _layer(group)
-            found |= dict.fromkeys(_losers(layer), layer)
-    layers = list(dict.fromkeys(found.values()))
+            layers.append(_layer(group))
+            losers |= _losers(layers[-1])
     faults = rehearse(model, layers, example[:2])
-    sound = [layer for layer in layers if layer.name not in faults]
     for layer in layers:
         if layer.name in faults:
             reasons |= dict.fromkeys(_losers(layer), faults[layer.name])
-    losers = {name for layer in sound for name in _losers(layer)}
+    sound = [layer for layer in layers if layer.name not in faults]
+    losers = set().union(*map(_losers, sound))
     skipped = [name for name in couplings.order if name not in losers]
     return Structure(
         tuple(sound),
@@ -60,7 +60,7 @@ def nothing_to_prune(network: str, structure: Structure) -> InputError:
     return InputError(f"network {network}: nothing in it can be pruned ({first}{more})")
 
 
-def _reason(group: Group, found: dict[str, Layer], coupled: bool) -> str:
+def _reason(group: Group, losers: set[str], coupled: bool) -> str:
     """Why a group is not a layer; empty if it is one."""
     if group.obstacle:
         return group.obstacle
@@ -70,7 +70,7 @@ def _reason(group: Group, found: dict[str, Layer], coupled: bool) -> str:
             "(coupled=true prunes these)"
         )
     for producer in group.producers:
-        if producer.module in found:
+        if producer.module in losers:
             return f"its channels go with some of those of {producer.module!r}, a layer of its own"
     return ""
 
@@ -86,5 +86,5 @@ def _layer(group: Group) -> Layer:
     )
 
 
-def _losers(layer: Layer) -> list[str]:
-    return [part.module for part in (*layer.producers, *layer.carriers)]
+def _losers(layer: Layer) -> set[str]:
+    return {part.module for part in (*layer.producers, *layer.carriers)}
