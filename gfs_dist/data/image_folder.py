@@ -15,6 +15,7 @@ from torch import Tensor
 from gfs_dist.data.balanced import balanced_rows
 from gfs_dist.data.spec import DataSpec, Splits
 from gfs_dist.errors import DataError
+from gfs_dist.runtime.memory import free_memory_bytes
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 TRAIN = ("train",)
@@ -51,6 +52,7 @@ def read_image_folder(spec: DataSpec) -> Splits:
     train, test = _list(train_folder, classes), _list(test_folder, classes)
     rows = balanced_rows(train.labels, spec.samples, spec.seed)
     chosen = [train.files[row] for row in rows.tolist()]
+    _check_memory(len(chosen), len(test.files), spec.size)
     return Splits(
         read_images(chosen, spec.size, resize),
         train.labels[rows],
@@ -58,6 +60,16 @@ def read_image_folder(spec: DataSpec) -> Splits:
         test.labels,
         len(classes),
     )
+
+
+def _check_memory(num_train: int, num_test: int, size: int) -> None:
+    needed, free = (num_train + num_test) * 3 * size**2, free_memory_bytes()
+    if needed > free:
+        raise DataError(
+            f"data=imagefolder: {num_train:,} training and {num_test:,} test images of {size} "
+            f"pixels take {needed / 2**30:.1f} GiB, found {free / 2**30:.1f} GiB free; take fewer "
+            "with data.samples, or a smaller data.size"
+        )
 
 
 def read_images(files: list[Path], size: int, resize: int) -> Tensor:

@@ -48,19 +48,20 @@ def read_npz(spec: DataSpec) -> Splits:
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DataError(f"data.path: found no file {path}")
+    arrays: dict[str, np.ndarray] = {}
     name = "it"
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise DataError(f"{path}: found one array, accepted an .npz with {', '.join(NAMES)}")
-        with file:
+        # Opened here because numpy leaves a file open that it refuses.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: found one array, accepted an .npz of {', '.join(NAMES)}")
             for name in NAMES:
-                if name not in file:
-                    found = ", ".join(sorted(file)[:6]) or "nothing"
+                if name not in archive:
+                    found = ", ".join(sorted(archive)[:6]) or "nothing"
                     raise DataError(f"{path}: has no {name}; found {found}")
-            arrays = {}
             for name in NAMES:
-                arrays[name] = file[name]
+                arrays[name] = archive[name]
     except DataError:
         raise
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
