@@ -33,7 +33,7 @@ def find_checkpoints(path: Path | str) -> list[tuple[int, Path]]:
     """
     path = Path(path)
     if (path / checkpoint.STATE).is_file():
-        return [(_iteration(checkpoint.read_json(path / checkpoint.STATE)), path)]
+        return [(read_iteration(checkpoint.read_json(path / checkpoint.STATE)), path)]
     if path.is_file() or (path / ARCHITECTURE).is_file():
         return [(0, path)]
     found = RunFolder(path).checkpoints()
@@ -122,7 +122,8 @@ def train_checkpoints(
 def train_spec(config: schema.Pretrain | schema.Prune) -> TrainSpec:
     """How the keys ``train.*`` want it."""
     names = TrainSpec.__dataclass_fields__
-    known = {key: value for key, value in vars(config.train).items() if key in names}
+    given = {key: value for key, value in vars(config.train).items() if value is not None}
+    known = {key: value for key, value in given.items() if key in names}
     return TrainSpec(**known, seed=config.seed)
 
 
@@ -153,15 +154,24 @@ def _resume(
 ) -> tuple[TwoLayer, TrainState]:
     """The last checkpoint, if it comes from this training."""
     found = checkpoint.load(path)
-    before = {key: found.state.get(key) for key in facts}
+    refuse_changes(path, found.state, facts)
+    state = TrainState(read_iteration(found.state), float(found.state["loss"]), found.optimizer)
+    return load_network(path, model), state
+
+
+def refuse_changes(path: Path, state: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Refuse to go on from a checkpoint that other settings or data made.
+
+    Raises:
+        RunFolderError: one of ``facts`` is another in ``state``; names the first.
+    """
+    before = _flat({key: state.get(key) for key in facts})
     for key, now in _flat(facts).items():
-        if _flat(before).get(key) != now:
+        if before.get(key) != now:
             raise RunFolderError(
                 f"resume: {key} changed since {path} was written "
-                f"(found {now!r}, it has {_flat(before).get(key)!r}); start a new run"
+                f"(found {now!r}, it has {before.get(key)!r}); start a new run"
             )
-    state = TrainState(_iteration(found.state), float(found.state["loss"]), found.optimizer)
-    return load_network(path, model), state
 
 
 def _flat(facts: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +182,12 @@ def _flat(facts: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _iteration(state: dict[str, Any]) -> int:
+def read_iteration(state: dict[str, Any]) -> int:
+    """Steps of training that a checkpoint has seen.
+
+    Raises:
+        CheckpointError: it does not say.
+    """
     iteration = state.get("iteration")
     if not isinstance(iteration, int) or iteration < 0:
         raise CheckpointError(f"{checkpoint.STATE}: iteration: found {iteration!r}")

@@ -43,6 +43,7 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
     overrides = parse(words)
     stored = _stored_config(command, overrides)
     options, values = _split(command, overrides, config_dir)
+    options = _with_training(command, options)
     if stored is not None:
         options = _stored_options(stored, options) + options
     try:
@@ -110,6 +111,15 @@ def _split(
             raise ConfigError(f"{override.input_line}: not part of gfs {command}, add it as +{key}")
         options.append(f"{'' if own else '+'}{key}={override.value()}")
     return options, values
+
+
+def _with_training(command: str, options: list[str]) -> list[str]:
+    """``options`` with the only training there is for a deep network, where none was chosen."""
+    chosen = dict(option.split("=") for option in options)
+    deep = chosen.get("model", "two_layer") != "two_layer"
+    if deep and "train" in _fields(COMMANDS[command]) and "train" not in chosen:
+        return [*options, "train=sgd"]
+    return options
 
 
 def _fields(schema: type) -> set[str]:

@@ -145,9 +145,9 @@ class Train:
     """What every training method has."""
 
     method: str
-    iterations: Annotated[int, AtLeast(0)]
+    iterations: Annotated[int | None, AtLeast(0)]
     lr: Annotated[float | None, Above(0)]
-    checkpoint_every: Annotated[int, AtLeast(1)]
+    checkpoint_every: Annotated[int | None, AtLeast(1)]
 
 
 @dataclass
@@ -164,6 +164,9 @@ class Sgd(Train):
     method: Annotated[str, Among("sgd")]
     batch: Annotated[int, AtLeast(1)]
     momentum: Annotated[float, AtLeast(0), Below(1)]
+    weight_decay: Annotated[float | None, AtLeast(0)]
+    augment: bool | None
+    amp: bool | None
 
 
 @dataclass
@@ -225,10 +228,45 @@ class Pretrain(_Computing):
     data: Data
     model: Model
     train: Train
+    runtime: Runtime
     objective: Objective
+    workers: Annotated[int, AtLeast(1)]
     device: Device
     out: str
     resume: str | None
+
+    def check(self) -> None:
+        check_workers(self)
+        if isinstance(self.model, TwoLayer):
+            if self.workers != 1:
+                raise ConfigError(
+                    f"workers: found {self.workers}, accepted 1 with model={self.model.name}"
+                )
+            _refuse_deep_training(self.train)
+        elif not isinstance(self.train, Sgd):
+            raise ConfigError(
+                f"train: found {self.train.method}, accepted sgd with model={self.model.name}"
+            )
+
+
+@dataclass
+class Finetune(_Computing):
+    """``gfs finetune PATH``."""
+
+    path: str
+    data: Data
+    model: Model
+    train: Train
+    runtime: Runtime
+    workers: Annotated[int, AtLeast(1)]
+    device: Device
+    out: str
+    resume: str | None
+
+    def check(self) -> None:
+        check_workers(self)
+        if not isinstance(self.train, Sgd):
+            raise ConfigError(f"train: found {self.train.method}, accepted sgd")
 
 
 @dataclass
@@ -262,8 +300,9 @@ class Prune(_Computing):
                 f"method: found {self.method!r}, "
                 f"accepted {', '.join(METHODS[self.objective])} with objective={self.objective}"
             )
-        if self.runtime.kind == "none" and self.workers != 1:
-            raise ConfigError(f"workers: found {self.workers}, accepted 1 with runtime=none")
+        check_workers(self)
+        if isinstance(self.model, TwoLayer):
+            _refuse_deep_training(self.train)
 
 
 @dataclass
@@ -292,6 +331,22 @@ class Report(Job):
 
     path: str
     open: bool
+
+
+def check_workers(config: Pretrain | Finetune | Prune) -> None:
+    """Refuse more ranks than this process can be.
+
+    Raises:
+        ConfigError: ``workers`` does not go with ``runtime=none``.
+    """
+    if config.runtime.kind == "none" and config.workers != 1:
+        raise ConfigError(f"workers: found {config.workers}, accepted 1 with runtime=none")
+
+
+def _refuse_deep_training(train: Train) -> None:
+    for key in ("weight_decay", "augment", "amp"):
+        if getattr(train, key, None):
+            raise ConfigError(f"train.{key}: accepted with deep networks, not model=two_layer")
 
 
 COMMANDS: dict[str, type[Job]] = {

@@ -1,4 +1,4 @@
-"""``gfs pretrain``: train a two-layer network and keep checkpoints on the way."""
+"""``gfs pretrain``: train a network and keep checkpoints on the way."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from gfs_dist import report
 from gfs_dist.errors import StorageError
 from gfs_dist.files import RunFolder, atomic
 from gfs_dist.jobs import config as schema
+from gfs_dist.jobs import pretrain_deep
 from gfs_dist.jobs.checkpoints import train_checkpoints, train_spec
 from gfs_dist.jobs.compose import to_yaml
 from gfs_dist.jobs.local import local_device, own_event, use_threads
 from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.jobs.two_layer import Inputs, data_spec, input_words, measure, two_layer
+from gfs_dist.jobs.two_layer import Inputs, data_spec, input_words, measure
 from gfs_dist.networks import TwoLayer
 from gfs_dist.training import default_lr
 
 
 def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
     """Train, and write the run folder; returns what ``report.json`` holds."""
+    if not isinstance(config.model, schema.TwoLayer):
+        return pretrain_deep.run(config, reporter)
     local_device(config.device)
-    model = two_layer(config.model)
+    model = config.model
     inputs = Inputs(data_spec(config.data), model.width, model.activation, config.objective)
     reporter.plan(_plan(config, inputs))
     with use_threads(config.threads), _open_folder(config) as folder:

@@ -10,7 +10,7 @@ from typing import Any
 from gfs_dist.errors import ConfigError, ShapeError
 from gfs_dist.files import RunFolder
 from gfs_dist.jobs import config as schema
-from gfs_dist.jobs.checkpoints import find_checkpoints, load_network
+from gfs_dist.jobs.checkpoints import find_checkpoints, load_network, train_spec
 from gfs_dist.jobs.two_layer import Inputs, data_spec, two_layer
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.two_layer import DTYPES
@@ -115,11 +115,11 @@ def _words(plan: Plan, method: str) -> list[str]:
         source = f"{len(plan.networks)} checkpoints from {config.checkpoint}"
         count = len(plan.networks)
     else:
-        kept = {*range(0, config.train.iterations, config.train.checkpoint_every)}
-        count = len(kept | {config.train.iterations})
+        spec = train_spec(config)
+        kept = {*range(0, spec.iterations, spec.checkpoint_every)}
+        count = len(kept | {spec.iterations})
         source = (
-            f"trained first: {config.train.iterations:,} iterations of {config.train.method}, "
-            f"{count} checkpoints"
+            f"trained first: {spec.iterations:,} iterations of {spec.method}, {count} checkpoints"
         )
     rules = [f"at most {config.steps:,} picks"]
     if config.distinct is not None:

@@ -65,13 +65,19 @@ def data_spec(config: schema.Data) -> DataSpec:
 
 def input_words(config: schema.Pretrain | schema.Prune) -> str:
     """The words of a command line that name the same data and target once more."""
-    words = [f"data={config.data.name}", f"objective={config.objective}"]
-    for key, value in vars(config.data).items():
-        if key != "name" and value not in (None, config.seed):
-            words.append(f"data.{key}={value}")
+    words = [data_words(config.data, config.seed), f"objective={config.objective}"]
     if config.data.name == "synthetic":
         model = two_layer(config.model)
         words += [f"model.width={model.width}", f"model.activation={model.activation}"]
+    return " ".join(words)
+
+
+def data_words(config: schema.Data, seed: int) -> str:
+    """The words of a command line that name the same data once more."""
+    words = [f"data={config.name}"]
+    for key, value in vars(config).items():
+        if key != "name" and value is not None and (key, value) != ("seed", seed):
+            words.append(f"data.{key}={value}")
     return shlex.join(words)
 
 

@@ -21,6 +21,7 @@ from gfs_dist.training.augment import crop_and_flip
 from gfs_dist.training.deep_spec import DeepSpec, DeepState, Samples
 from gfs_dist.training.order import batch_rows, mixed_seed
 
+COLOURS = 3
 OnCheckpoint = Callable[[nn.Module, DeepState], None]
 OnProgress = Callable[[int, float], None]
 
@@ -50,7 +51,8 @@ def train_deep(
         peers: the other ranks; each must hold the same network and samples.
         on_checkpoint: called on every rank with network and state at iteration 0 (at ``start``:
             not again), every ``checkpoint_every``, and the last; must copy what it keeps.
-        on_progress: called with the number of finished iterations and the last one's loss.
+        on_progress: called with the number of finished iterations and the last one's loss, after
+            ``on_checkpoint`` where there is both.
 
     Raises:
         DataError: no samples.
@@ -70,22 +72,25 @@ def train_deep(
     network.to(memory_format=torch.channels_last)  # faster for convolutions, CPU and GPU
     network.train()
     optimizer = _optimizer(network, spec, start.velocity if start else {})
-    first = start.iteration if start else 0
     meter = _Meter()
-    for iteration in range(first, spec.iterations + 1):
-        if spec.is_checkpoint(iteration) and (start is None or iteration > first):
-            _refuse_divergence(_non_finite_weight(network), iteration, spec)
-            if on_checkpoint is not None:
-                on_checkpoint(
-                    network, DeepState(iteration, meter.mean, _velocity(network, optimizer))
-                )
-                network.train()
-            meter = _Meter()
-        if iteration == spec.iterations:
+
+    def reach(iteration: int) -> None:
+        nonlocal meter
+        if not spec.is_checkpoint(iteration):
             return
+        _refuse_divergence(_non_finite_weight(network), iteration, spec)
+        if on_checkpoint is not None:
+            velocity = _velocity(network, optimizer)
+            on_checkpoint(network, DeepState(iteration, meter.mean, velocity))
+        meter = _Meter()
+
+    if start is None:
+        reach(0)
+    for iteration in range(start.iteration if start else 0, spec.iterations):
         loss, size = _step(network, optimizer, samples, spec, iteration, peers)
         _refuse_divergence("" if math.isfinite(loss) else f"the loss is {loss}", iteration, spec)
         meter.add(loss, size)
+        reach(iteration + 1)
         if on_progress is not None:
             on_progress(iteration + 1, loss)
 
@@ -120,7 +125,7 @@ def _step(
     device = next(network.parameters()).device
     x, labels, size = _share(samples, spec, iteration, peers, device)
     with _random_layers(mixed_seed(spec.seed, iteration, peers.rank), device), _exact(device):
-        loss = _loss_sum(network, x, labels, spec.amp) if len(x) else torch.zeros((), device=device)
+        loss = _loss_sum(network, x, labels, spec) if len(x) else torch.zeros((), device=device)
         # Ranks may have unlike shares: a mean over ranks of these is the mean over samples.
         loss = loss * (peers.num_ranks / size)
         if len(x):
@@ -145,7 +150,7 @@ def _share(
     """
     rows = batch_rows(len(samples.x_train), spec.batch, iteration, spec.seed)
     x = samples.x_train[rows]
-    if spec.augment and x.ndim == 4:
+    if _is_augmented(x, spec):
         generator = torch.Generator().manual_seed(mixed_seed(spec.seed, iteration))
         x = crop_and_flip(x, generator)
     own = torch.arange(len(rows)).tensor_split(peers.num_ranks)[peers.rank]
@@ -155,8 +160,15 @@ def _share(
     return x, samples.labels_train[rows[own]].to(device), len(rows)
 
 
-def _loss_sum(network: nn.Module, x: Tensor, labels: Tensor, amp: bool) -> Tensor:
+def _is_augmented(x: Tensor, spec: DeepSpec) -> bool:
+    if spec.augment is None:
+        return x.ndim == 4 and x.shape[1] == COLOURS
+    return spec.augment and x.ndim == 4
+
+
+def _loss_sum(network: nn.Module, x: Tensor, labels: Tensor, spec: DeepSpec) -> Tensor:
     """Cross-entropy summed over samples, a float32 scalar."""
+    amp = x.is_cuda if spec.amp is None else spec.amp
     with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
         logits = network(x)
     if logits.ndim != 2 or len(logits) != len(x):

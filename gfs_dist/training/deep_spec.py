@@ -32,9 +32,10 @@ class DeepSpec:
         batch: samples of a mini-batch, of all ranks together.
         momentum: share of the last step that the next one keeps.
         weight_decay: times the weights (all of them) is added to the gradient.
-        augment: crop and mirror images at random.
+        augment: crop and mirror images at random; None: where they have three colours (mirrored
+            digits are no digits). Features are never augmented.
         amp: forward and backward in bfloat16 where that loses little (autocast); weights, their
-            gradients and steps stay float32.
+            gradients and steps stay float32. None: on GPUs.
         checkpoint_every: iterations between checkpoints; the first and the last always are one.
         seed: of the order of samples, the augmentation and random layers.
     """
@@ -44,8 +45,8 @@ class DeepSpec:
     batch: int = 128
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    augment: bool = True
-    amp: bool = False
+    augment: bool | None = None
+    amp: bool | None = None
     checkpoint_every: int = 1000
     seed: int = 0
 

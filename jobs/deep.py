@@ -1,0 +1,70 @@
+"""What jobs on deep networks share: images, networks by their keys, and what fits together."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+
+from gfs_dist import data, networks
+from gfs_dist.data import DataSpec, Images
+from gfs_dist.errors import ShapeError
+from gfs_dist.jobs import config as schema
+
+
+@functools.lru_cache(maxsize=1)
+def read_images(spec: DataSpec) -> Images:
+    """Both splits; read once a process."""
+    return data.load_images(spec)
+
+
+def describe(model: schema.Model, images: Images) -> dict[str, Any]:
+    """The architecture that the keys ``model.*`` name, with what the data decides of it."""
+    if isinstance(model, schema.Custom):
+        return {"model": "custom", "factory": model.factory, "kwargs": dict(model.kwargs)}
+    return {
+        "model": model.name,
+        "num_classes": images.num_classes,
+        "in_channels": images.x_train.shape[1],
+    }
+
+
+def fresh_network(architecture: dict[str, Any], seed: int) -> nn.Module:
+    """A described network with weights drawn from ``seed`` alone.
+
+    Raises:
+        ConfigError: there is no such network, or its factory raises.
+    """
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        if architecture["model"] == "custom":
+            return networks.make_custom(architecture["factory"], architecture["kwargs"])
+        return networks.make(
+            architecture["model"], architecture["num_classes"], architecture["in_channels"]
+        )
+
+
+def check_fits(network: nn.Module, images: Images, source: str) -> None:
+    """Refuse a network that cannot be asked for the classes of these images.
+
+    Raises:
+        ShapeError: it fails on an input, or gives other than a logit for every class; names
+            ``source``.
+    """
+    example = images.inputs(images.x_test[:1]).to(networks.device_of(network))
+    shape = tuple(example.shape[1:])
+    try:
+        with networks.evaluating(network):
+            logits = network(example)
+    except (RuntimeError, ValueError) as error:
+        words = str(error).partition("\n")[0]
+        raise ShapeError(f"{source}: fails on an input of shape {shape}: {words}") from error
+    if getattr(logits, "ndim", 0) != 2 or logits.shape[1] < images.num_classes:
+        found = getattr(logits, "shape", None)
+        raise ShapeError(
+            f"{source}: for one input of shape {shape} its output is "
+            f"{type(logits).__name__ if found is None else tuple(found)}, accepted "
+            f"(1, {images.num_classes}), a logit for every class"
+        )

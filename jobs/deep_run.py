@@ -1,0 +1,182 @@
+"""The run folder of a job that trains a deep network: plan, training with its ranks, report."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from gfs_dist import networks, report
+from gfs_dist.data import Images
+from gfs_dist.errors import StorageError
+from gfs_dist.files import RunFolder, atomic, checkpoint
+from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.compose import to_yaml
+from gfs_dist.jobs.deep_training import DeepTraining
+from gfs_dist.jobs.local import own_event
+from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.runtime import GroupProgress, GroupResult, RuntimeSpec, open_runtime
+from gfs_dist.training import DeepSpec
+
+LOSS = "cross_entropy"
+
+
+def deep_spec(train: schema.Train, seed: int, **defaults: Any) -> DeepSpec:
+    """How the keys ``train.*`` want it; ``defaults`` stand for keys that are null."""
+    names = DeepSpec.__dataclass_fields__
+    given = {key: value for key, value in vars(train).items() if value is not None}
+    known = {key: value for key, value in given.items() if key in names}
+    return DeepSpec(**defaults | known, seed=seed)
+
+
+def plan_lines(
+    config: schema.Pretrain | schema.Finetune, network: nn.Module, images: Images, spec: DeepSpec
+) -> list[str]:
+    """What is about to be done, in words."""
+    shape = " x ".join(str(size) for size in images.x_train.shape[1:])
+    size = 2 * sum(tensor.nbytes for tensor in network.state_dict().values())
+    count = len({*range(0, spec.iterations, spec.checkpoint_every), spec.iterations})
+    epochs = spec.iterations / math.ceil(len(images.x_train) / spec.batch)
+    ranks = f", {config.workers} ranks" if config.workers > 1 else ""
+    return [
+        f"data      {config.data.name}: {len(images.x_train):,} samples of {shape} to train on, "
+        f"{len(images.x_test):,} to test on, {images.num_classes} classes",
+        f"network   {sizes(network, images)['params']:,} parameters, "
+        f"{sizes(network, images)['macs']:,} multiply-adds",
+        f"training  {spec.iterations:,} iterations ({epochs:.1f} epochs) of {spec.batch} samples"
+        f"{ranks}, lr {spec.lr:g} to 0 (cosine), momentum {spec.momentum:g}, "
+        f"weight decay {spec.weight_decay:g}",
+        f"files     {count} checkpoints, {count * size / 2**20:.1f} MiB",
+    ]
+
+
+def sizes(network: nn.Module, images: Images) -> dict[str, int]:
+    """Multiply-adds for one input, and parameters."""
+    example = images.inputs(images.x_test[:1]).to(networks.device_of(network))
+    return {
+        "macs": networks.count_macs(network, example),
+        "params": networks.count_params(network),
+    }
+
+
+class DeepRun:
+    """One run of ``job`` in its folder."""
+
+    def __init__(
+        self,
+        job: str,
+        config: schema.Pretrain | schema.Finetune,
+        folder: RunFolder,
+        reporter: Reporter,
+    ) -> None:
+        self.job, self.config, self.folder, self.reporter = job, config, folder, reporter
+        self.began = time.perf_counter()
+        self.trained: GroupResult | None = None
+        self.report: dict[str, Any] = {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(
+        cls, job: str, config: schema.Pretrain | schema.Finetune, reporter: Reporter
+    ) -> Iterator[DeepRun]:
+        """A run whose report says how it ended, if it does not end well."""
+        if config.resume is not None:
+            folder = RunFolder.resume(config.resume)
+        else:
+            folder = RunFolder.create(config.out, to_yaml(config))
+        with folder:
+            reporter.run_folder(folder.path)
+            run = cls(job, config, folder, reporter)
+            try:
+                yield run
+            except BaseException as error:
+                stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+                words = {"error": str(error) or type(error).__name__}
+                # A full disk may be what ended the job: its own error is the one to tell.
+                with contextlib.suppress(StorageError):
+                    run.write("stopped" if stopped else "failed", [], None, words)
+                raise
+
+    def train(self, task: DeepTraining) -> None:
+        """Train with the ranks that the configuration asks for."""
+        self.folder.checkpoint(0)  # makes the folder: ranks write into it, and have no lock
+        self.reporter.phase("train", task.spec.iterations)
+        accuracy = None
+
+        def on_progress(progress: GroupProgress) -> None:
+            nonlocal accuracy
+            for row in progress.events:
+                if row["event"] != "step":  # there are too many: a checkpoint is a step here
+                    self.folder.append_event(row)
+            for step, value in progress.values:
+                if "checkpoint" in value:
+                    self.folder.append_event(own_event("step", value["checkpoint"]))
+                    accuracy = value["accuracy"]
+                self.reporter.step(step, value["loss"], accuracy=accuracy)
+
+        with open_runtime(self._runtime_spec()) as runtime:
+            self.trained = runtime.together(task, on_progress)
+
+    def checkpoints(self, size: dict[str, int]) -> list[dict[str, Any]]:
+        """A row of results for each checkpoint."""
+        rows = []
+        for iteration, path in self.folder.checkpoints():
+            state = checkpoint.read_json(path / checkpoint.STATE)
+            rows.append(
+                {
+                    "name": path.name,
+                    "iteration": iteration,
+                    "objective": LOSS,
+                    "kept": None,
+                    "loss": state.get("loss"),
+                    "accuracy": state.get("accuracy"),
+                    **size,
+                    "path": None,
+                    "model": self.folder.relative(path),
+                }
+            )
+        return rows
+
+    def write(
+        self,
+        status: str,
+        results: list[dict[str, Any]],
+        dense: dict[str, Any] | None,
+        more: dict[str, Any] | None = None,
+    ) -> None:
+        """Write ``report.json``."""
+        trained = self.trained
+        self.report = {
+            "format": 1,
+            "job": self.job,
+            "status": status,
+            "dense": dense,
+            "results": results,
+            "timing": {
+                "total_s": time.perf_counter() - self.began,
+                **(trained.timing if trained else {}),
+            },
+            "faults": trained.faults if trained else [],
+            "machine": report.machine(),
+            "versions": report.versions(),
+            **(more or {}),
+        }
+        atomic.write_json(self.folder.report, self.report)
+
+    def _runtime_spec(self) -> RuntimeSpec:
+        """The ranks; a single local one is this process."""
+        config = self.config
+        known = {key: value for key, value in vars(config.runtime).items() if key != "kind"}
+        kind = config.runtime.kind
+        return RuntimeSpec(
+            kind="none" if kind == "local" and config.workers == 1 else kind,
+            workers=config.workers,
+            device=config.device,
+            threads=config.threads,
+            log_folder=str(self.folder.logs),
+            **known,
+        )

@@ -1,0 +1,47 @@
+"""``gfs pretrain`` of a deep network, by the recipe of the paper."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from dataclasses import asdict
+from typing import Any
+
+from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.deep import check_fits, describe, fresh_network, read_images
+from gfs_dist.jobs.deep_run import DeepRun, deep_spec, plan_lines, sizes
+from gfs_dist.jobs.deep_training import DeepTraining
+from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.two_layer import data_spec, data_words
+
+
+def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
+    """Train, and write the run folder; returns what ``report.json`` holds."""
+    images = read_images(data_spec(config.data))
+    architecture = describe(config.model, images)
+    make = functools.partial(fresh_network, architecture, config.seed)
+    network, spec = make(), deep_spec(config.train, config.seed)
+    check_fits(network, images, f"model={config.model.name}")
+    reporter.plan(plan_lines(config, network, images, spec))
+    facts = {
+        "training": {f"train.{key}": value for key, value in asdict(spec).items()},
+        "inputs": {f"data={config.data.name}": images.fingerprint},
+    }
+    with DeepRun.opened("pretrain", config, reporter) as job:
+        folder = str(job.folder.path)
+        job.train(DeepTraining(data_spec(config.data), make, spec, folder, architecture, facts))
+        results = job.checkpoints(sizes(network, images))
+        measured = ("loss", "accuracy", "macs", "params")
+        job.write("finished", results, {key: results[-1][key] for key in measured})
+    _tell(config, job, results, reporter)
+    return job.report
+
+
+def _tell(
+    config: schema.Pretrain, job: DeepRun, results: list[dict[str, Any]], reporter: Reporter
+) -> None:
+    columns = ("iteration", "loss", "accuracy")
+    reporter.table("trained", columns, [[row[column] for column in columns] for row in results])
+    last = shlex.quote(str(job.folder.path / results[-1]["model"]))
+    words = f"model={config.model.name} {data_words(config.data, config.seed)}"
+    reporter.next([f"gfs prune checkpoint={last} {words}", f"gfs evaluate {last} {words}"])
