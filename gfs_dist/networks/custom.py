@@ -24,8 +24,8 @@ def make_custom(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
     Raises:
         ConfigError: it cannot be imported, is no function, raises, or returns no ``nn.Module``.
     """
+    function = find_factory(factory)
     with _current_folder_importable():
-        function = _find(factory)
         try:
             network = function(**kwargs)
         except (Exception, SystemExit) as error:  # user's code may raise anything
@@ -37,12 +37,18 @@ def make_custom(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
     return network
 
 
-def _find(factory: str) -> Callable[..., object]:
+def find_factory(factory: str) -> Callable[..., object]:
+    """What ``package.module:function`` names, not yet called.
+
+    Raises:
+        ConfigError: it cannot be imported, or is no function.
+    """
     name, _, attribute = factory.partition(":")
     if not name or not attribute:
         raise ConfigError(f"model.factory: found {factory!r}, accepted package.module:function")
     try:
-        module = importlib.import_module(name)
+        with _current_folder_importable():
+            module = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # user's code may raise anything
         raise ConfigError(f"model.factory: importing {name} raised {_told(error)}") from error
     function = getattr(module, attribute, None)
@@ -75,5 +81,5 @@ def _told(error: BaseException) -> str:
 
 
 def _kind(value: object) -> str:
-    """``a dict``, or ``the class Net`` for a class that was not called."""
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+    """``dict``, or ``the class Net`` for a class that was not called."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from gfs_dist import networks
 from gfs_dist.errors import ConfigError
@@ -42,6 +43,26 @@ def test_outputs_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_sizes_count_both_layers() -> None:
     network = TwoLayer(10, 64)
     assert networks.macs(network) == networks.params(network) == 10 * 64 + 10
+
+
+def test_latency_of_any_network_is_timed_in_evaluation_mode_and_its_own_dtype() -> None:
+    seen = []
+
+    class Recording(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 2).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append((self.training, x.dtype, torch.is_grad_enabled()))
+            return self.linear(x)
+
+    network = Recording()
+    found = networks.latency(network, torch.rand(5, 3), repeats=4)
+    assert found.batch == 5
+    assert set(seen) == {(False, torch.float64, False)}
+    assert len(seen) == 4 + measures.WARM_UP
+    assert network.training
 
 
 def test_latency_times_the_forward_pass() -> None:

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gfs_dist import networks
+from gfs_dist.errors import DataError, NonFiniteError, ShapeError
+
+X = torch.randn(25, 6, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(25) % 4
+
+
+def batches(size: int) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(X.split(size), Y.split(size), strict=True))
+
+
+@pytest.mark.parametrize("size", [1, 7, 25])
+def test_loss_and_accuracy_are_those_of_the_definition(size: int) -> None:
+    network = nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.9))
+    logits = network[0](X).detach().double().numpy()
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    found = networks.classify(network, batches(size))
+    assert found.loss == pytest.approx(-np.log(shares[range(25), Y.numpy()]).mean(), rel=1e-6)
+    assert found.accuracy == (logits.argmax(1) == Y.numpy()).mean()
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    network = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    network[2].eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    networks.classify(network, batches(5))
+    assert [module.training for module in network.modules()] == [True, True, True, False]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_what_a_network_keeps_from_an_evaluation_can_be_trained_through() -> None:
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 4)
+            self.cache: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.cache is None:
+                self.cache = torch.arange(6) / 6
+            return self.linear(x * self.cache)
+
+    network = Caching()
+    networks.classify(network, batches(5))
+    network(X).sum().backward()
+    assert network.linear.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("network", "error", "message"),
+    [
+        (nn.Linear(6, 3), DataError, r"found 3 at sample 3, accepted 0 to 2 \(the network has 3 o"),
+        (nn.Unflatten(1, (2, 3)), ShapeError, r"outputs: found \(5, 2, 3\), accepted \(5, classes"),
+        (nn.Flatten(0), ShapeError, r"outputs: found \(30,\), accepted \(5, classes\)"),
+    ],
+)
+def test_outputs_and_labels_that_do_not_fit_are_refused(
+    network: nn.Module, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        networks.classify(network, batches(5))
+
+
+def test_a_negative_label_is_refused() -> None:
+    labels = Y.clone()
+    labels[8] = -1
+    with pytest.raises(DataError, match="labels: found -1 at sample 8, accepted 0 to 3"):
+        networks.classify(nn.Linear(6, 4), zip(X.split(5), labels.split(5), strict=True))
+
+
+def test_several_outputs_are_refused_by_their_type() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    with pytest.raises(ShapeError, match=r"outputs: found tuple, accepted \(5, classes\)"):
+        networks.classify(Pair(), batches(5))
+
+
+def test_outputs_that_are_not_finite_are_refused() -> None:
+    x = X.clone()
+    x[12, 3] = float("nan")
+    with pytest.raises(NonFiniteError, match="outputs: NaN or infinity at sample 12"):
+        networks.classify(nn.Linear(6, 4), zip(x.split(5), Y.split(5), strict=True))
+
+
+def test_no_samples_are_refused() -> None:
+    with pytest.raises(DataError, match="batches: found no samples to evaluate on"):
+        networks.classify(nn.Linear(6, 4), [])
