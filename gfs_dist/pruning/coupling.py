@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
-import torch_pruning
 from torch import Tensor, nn
 from torch_pruning import ops
 from torch_pruning.dependency import Node
 from torch_pruning.ops import OPTYPE
-from torch_pruning.pruner import function
 
-from gfs_dist.errors import InputError
 from gfs_dist.pruning.structure import Slice
+from gfs_dist.pruning.tracing import Input, copied, first_line, splits, trace
 
 CARRIERS = (OPTYPE.BN, OPTYPE.IN, OPTYPE.PRELU, OPTYPE.DEPTHWISE_CONV)
 SPLITS = (OPTYPE.SPLIT, OPTYPE.UNBIND, OPTYPE.SLICE, OPTYPE.EXPAND)
@@ -68,7 +63,7 @@ class Couplings:
             for weight in module.parameters(recurse=False):
                 weight.requires_grad_(weight.is_floating_point())
                 self._users.setdefault(id(weight), []).append(name)
-        self._graph = _graph(self._network, example)
+        self._graph = trace(self._network, example)
         names = [*self._calls, *self._names.values()]
         self.order = [name for name in dict.fromkeys(names) if is_layer(self.module(name))]
         self._place = {name: place for place, name in enumerate(self._calls)}
@@ -84,7 +79,7 @@ class Couplings:
         """Why the channels of this module, taken alone, cannot be changed; empty if they can."""
         module = self.module(name)
         if not self._calls[name]:
-            return "never called in the forward pass"
+            return "never called in the forward pass (unused, or only its weights are read)"
         if self._calls[name] > 1:
             return "called more than once in a forward pass"
         if is_layer(module) and "weight" not in dict(module.named_parameters(recurse=False)):
@@ -109,40 +104,64 @@ class Couplings:
         if module not in self._graph.module2node:
             group.obstacle = "torch-pruning cannot follow its output to the network's output"
             return group
-        pruner = self._graph.get_pruner_of_module(module)
-        count = pruner.get_out_channels(module)
-        raw = self._graph.get_pruning_group(module, pruner.prune_out_channels, list(range(count)))
-        obstacles = [self._add(group, item, count) for item in raw]
-        group.obstacle = next(filter(None, obstacles), "")
-        if not group.obstacle:
-            self._join(name, group, [item.dep.target for item in raw])
+        prune = self._graph.get_pruner_of_module(module).prune_out_channels
+        nodes = self._reached(module, prune)
+        group.obstacle = next(filter(None, map(self._foreign, nodes)), "")
+        if group.obstacle:
+            return group
+        self._join(name, group, nodes)
+        try:
+            items = self._graph.get_pruning_group(module, prune, list(range(self.channels(name))))
+        except Exception as error:  # noqa: BLE001 - it guesses, and trips over its guesses
+            group.obstacle = f"torch-pruning cannot follow its channels ({first_line(error)})"
+            return group
+        obstacles = [self._add(group, item, self.channels(name)) for item in items]
+        group.obstacle = group.obstacle or next(filter(None, obstacles), "")
         if not group.obstacle and not group.consumers:
             group.obstacle = "torch-pruning found no consumer"
-        if not group.obstacle and count == 1:
+        if not group.obstacle and self.channels(name) == 1:
             group.obstacle = "has only one channel"
         for slices in (group.producers, group.carriers, group.consumers):
             slices.sort(key=lambda part: self._place[part.module])
         return group
 
+    def _reached(self, module: nn.Module, prune: Any) -> list[Node]:
+        """Nodes that a removal of outputs can reach, whichever channels are removed.
+
+        torch-pruning's own search, without indices: it ends on every network.
+        """
+        root = self._graph.module2node[module]
+        seen = {(root, prune): None}
+        stack = [(root, prune, None)]
+        while stack:
+            node, handler, origin = stack.pop()
+            for dep in node.dependencies:
+                aside = node.type == OPTYPE.CONCAT and {origin, dep.target} <= set(node.inputs)
+                if aside or not dep.is_triggered_by(handler):
+                    continue  # what joins a concatenation leaves its other parts alone
+                if (dep.target, dep.handler) not in seen:
+                    seen[dep.target, dep.handler] = None
+                    stack.append((dep.target, dep.handler, node))
+        return list(dict.fromkeys(node for node, _ in seen))
+
     def _add(self, group: Group, item: Any, count: int) -> str:
         """Put one item of torch-pruning's group in its place; says what forbids its removal."""
         node: Node = item.dep.target
-        kind = node.type
-        if kind in (OPTYPE.CONV, OPTYPE.LINEAR, *CARRIERS):
-            reads = kind in (OPTYPE.CONV, OPTYPE.LINEAR) and self._graph.is_in_channel_pruning_fn(
-                item.dep.handler
-            )
-            width = _width(self._graph, node, reads)
-            if width is None:  # a PReLU with one weight for all channels
-                return ""
-            name = self._names[node.module]
+        module: Any = node.module
+        reads = False
+        if node.type in CARRIERS:
+            places = group.carriers
+        elif node.type in (OPTYPE.CONV, OPTYPE.LINEAR):
+            reads = self._graph.is_in_channel_pruning_fn(item.dep.handler)
             places = group.consumers if reads else group.producers
-            if kind in CARRIERS:
-                places = group.carriers
-            part = _slice(name, item, count)
-            places.append(part)
-            return self._obstacle(part, width, reads)
-        return self._foreign(node)
+        else:
+            return ""
+        pruner = self._graph.get_pruner_of_module(module)
+        width = (pruner.get_in_channels if reads else pruner.get_out_channels)(module)
+        if width is None:  # a PReLU with one weight for all channels
+            return ""
+        places.append(_slice(self._names[module], item, count))
+        return self._obstacle(places[-1], width, reads)
 
     def _obstacle(self, part: Slice, width: int, reads: bool) -> str:
         fault = self.fault(part.module)
@@ -151,7 +170,10 @@ class Couplings:
             return f"its channels are {role} {part.module!r}: {fault}"
         flat = [channel for channels in part.channels for channel in channels]
         if len(set(flat)) < len(flat) or not all(0 <= channel < width for channel in flat):
-            return f"torch-pruning cannot tell which channels of {part.module!r} go with which"
+            return (
+                f"its channels do not map one to one to those of {part.module!r} (the forward "
+                "pass splits, reshapes or reduces them)"
+            )
         if len({len(channels) for channels in part.channels}) > 1:
             return f"only some of its channels reach {part.module!r}"
         return ""
@@ -161,7 +183,7 @@ class Couplings:
         kind, module = node.type, node.module
         if kind == OPTYPE.OUTPUT:
             return "network output"
-        if isinstance(module, _Input):
+        if isinstance(module, Input):
             return "its channels are those of the network's input"
         if kind in MIXERS:
             return f"channels are mixed by {type(module).__name__} {self._names[module]!r}"
@@ -170,10 +192,10 @@ class Couplings:
             if type(owner).__module__.startswith("torch.nn."):
                 return f"its channels go into {type(owner).__name__} {self._names[owner]!r}"
             return f"its channels are tied to the parameter {name!r}"
-        if module in self._names and kind != OPTYPE.ELEMENTWISE:
+        if kind in (OPTYPE.MHA, OPTYPE.LSTM, OPTYPE.EMBED):
             return f"its channels go into {type(module).__name__} {self._names[module]!r}"
-        if kind in SPLITS and any(any(dep.index_mapping) for dep in node.dependencies):
-            return "its channels are split by the forward pass (chunk, split, slice or expand)"
+        if kind in SPLITS and splits(node):
+            return "the forward pass splits its channels (chunk, split, slice or expand)"
         return ""
 
     def _owner(self, parameter: nn.Parameter) -> tuple[nn.Module, str]:
@@ -220,27 +242,6 @@ def is_layer(module: nn.Module) -> bool:
     return isinstance(module, (ops.TORCH_CONV, nn.Linear))
 
 
-def copied(network: nn.Module) -> nn.Module:
-    """A deep copy in evaluation mode.
-
-    Raises:
-        InputError: the network holds something that cannot be copied.
-    """
-    try:
-        return copy.deepcopy(network).eval()
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"network {type(network).__name__}: it cannot be copied ({first_line(error)}); tensors "
-            "that are computed and kept as attributes prevent it (old weight_norm does that: use "
-            "torch.nn.utils.parametrizations, or remove_weight_norm)"
-        ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """An error as one line: its kind and the first line of its message."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-
-
 def _depthwise(conv: Any) -> bool:
     return conv.groups == conv.in_channels == conv.out_channels
 
@@ -250,86 +251,8 @@ def _operation(node: Node) -> str:
     return node.grad_fn.name().partition("Backward")[0] if hasattr(node.grad_fn, "name") else ""
 
 
-def _width(graph: Any, node: Node, reads: bool) -> int | None:
-    pruner = graph.get_pruner_of_module(node.module)
-    get = pruner.get_in_channels if reads else pruner.get_out_channels
-    return get(node.module)
-
-
 def _slice(name: str, item: Any, count: int) -> Slice:
     channels: list[list[int]] = [[] for _ in range(count)]
     for root, channel in zip(item.root_idxs, item.idxs, strict=True):
         channels[root].append(channel)
     return Slice(name, tuple(tuple(sorted(own)) for own in channels))
-
-
-class _Input(nn.Module):
-    """Makes the network's input a node of the graph: what is added to it must not shrink."""
-
-    channels = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.channels = x.shape[1] if x.dim() > 1 else 1
-        return x.detach().requires_grad_(x.is_floating_point()).clone()
-
-
-class _InputPruner(function.BasePruningFunc):
-    """What torch-pruning asks of a kind of module; the input is only asked for its channels."""
-
-    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
-        raise AssertionError("a group that reaches the input is never removed")
-
-    prune_in_channels = prune_out_channels
-
-    def get_out_channels(self, layer: Any) -> int:
-        return layer.channels
-
-    get_in_channels = get_out_channels
-
-
-class _Traced(nn.Module):
-    """The network with a node in front for its input and one behind for each of its outputs."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.input, self.network = _Input(), network
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.input(x)
-        try:
-            outputs = self.network(x)
-        except Exception as error:
-            raise InputError(
-                f"network {type(self.network).__name__}: its forward pass refuses an input of "
-                f"shape {tuple(x.shape)}, {x.dtype} ({first_line(error)})"
-            ) from error
-        tensors = [out.clone() for out in tensors_of(outputs) if out.requires_grad]
-        if not tensors:
-            raise InputError(
-                f"network {type(self.network).__name__}: no gradient leads from its output to "
-                "its weights, so torch-pruning cannot follow it"
-            )
-        return tensors
-
-
-def tensors_of(outputs: Any) -> Iterator[Tensor]:
-    """All tensors in a network's output: a tensor, or lists and dictionaries of outputs."""
-    if isinstance(outputs, Tensor):
-        yield outputs
-    elif isinstance(outputs, dict):
-        yield from tensors_of(list(outputs.values()))
-    elif isinstance(outputs, (list, tuple)):
-        for part in outputs:
-            yield from tensors_of(part)
-
-
-def _graph(network: nn.Module, example: Tensor) -> Any:
-    with torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch_pruning.DependencyGraph().build_dependency(
-            _Traced(network),
-            example,
-            forward_fn=lambda traced, x: traced(x),
-            customized_pruners={_Input: _InputPruner()},
-            verbose=False,
-        )

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gfs_dist.pruning.coupling import copied, first_line, is_layer, tensors_of
+from gfs_dist.pruning.coupling import is_layer
 from gfs_dist.pruning.shrink import mask, shrink
 from gfs_dist.pruning.structure import Layer, Structure
+from gfs_dist.pruning.tracing import copied, first_line, tensors_of
 
 SEED = 0
-TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
+TOLERANCE = 1e-9
+TOLERANCE_FLOAT32 = 1e-4
 
 
 def rehearse(model: nn.Module, layers: Sequence[Layer], example: Tensor) -> dict[str, str]:
@@ -27,11 +29,15 @@ def rehearse(model: nn.Module, layers: Sequence[Layer], example: Tensor) -> dict
     Returns:
         for each layer at fault, the reason in words.
     """
-    network, x = _in_float64(copied(model), example)
-    _scramble(network, torch.Generator().manual_seed(SEED))
+    if not layers:
+        return {}
+    network, x = _prepared(model, example)
+    if _difference(network, [], x):
+        random = "the network computes at random: two passes over one input differ"
+        return {layer.name: random for layer in layers}
     sound: list[Layer] = []
     faults: dict[str, str] = {}
-    blocks = [list(layers)] if layers else []
+    blocks = [list(layers)]
     while blocks:
         block = blocks.pop()
         difference = _difference(network, [*sound, *block], x)
@@ -47,6 +53,19 @@ def rehearse(model: nn.Module, layers: Sequence[Layer], example: Tensor) -> dict
     return faults
 
 
+def _prepared(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
+    """A scrambled copy, in float64 if its code allows that, and an input for it."""
+    x = example.double() if example.is_floating_point() else example
+    network = copied(model).double()
+    try:
+        with torch.no_grad():
+            network(x)
+    except RuntimeError:  # its code names another dtype
+        x, network = example, copied(model)
+    _scramble(network, torch.Generator().manual_seed(SEED))
+    return network, x
+
+
 @torch.no_grad()
 def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> str:
     """How the shrunk network differs from the masked one, in words; empty if it does not."""
@@ -57,25 +76,22 @@ def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> str:
     try:
         small = list(tensors_of(shrink(network, structure, kept)(x)))
     except Exception as error:  # noqa: BLE001 - a stranger's forward pass on other shapes
-        return f"its forward pass then fails ({first_line(error)})"
+        return (
+            f"its forward pass then fails ({first_line(error)}), as it does where the code "
+            "names a number of channels"
+        )
     for one, other in zip(masked, small, strict=True):
         if one.shape != other.shape:
             return f"an output of shape {tuple(one.shape)} becomes {tuple(other.shape)}"
-        if not one.is_floating_point():
-            continue
-        largest = float(one.abs().max())
-        distance = float((one - other).abs().max())
-        if not distance <= TOLERANCES[x.dtype] * largest:
-            return f"its outputs change by up to {distance / largest if largest else math.inf:.1%}"
+        largest, distance = float(one.abs().max()), float((one - other).abs().max())
+        tolerance = TOLERANCE if one.dtype == torch.float64 else TOLERANCE_FLOAT32
+        if not distance <= tolerance * largest:
+            return f"its output changes by up to {distance:.2g} (largest output {largest:.2g})"
     return ""
 
 
 def _half(count: int, generator: torch.Generator) -> list[int]:
     return sorted(torch.randperm(count, generator=generator)[: (count + 1) // 2].tolist())
-
-
-def _in_float64(network: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
-    return network.double(), example.double()
 
 
 @torch.no_grad()
