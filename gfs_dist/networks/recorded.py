@@ -1,0 +1,55 @@
+"""A network as its recorded steps, so that it can be run in parts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.networks.graph import describe
+from gfs_dist.networks.graph_build import build
+from gfs_dist.networks.graph_network import GraphNetwork, Step
+from gfs_dist.networks.modes import evaluating
+from gfs_dist.networks.tensors import assign, named_tensors
+from gfs_dist.networks.values import Unstorable
+
+SAME = 1e-5
+IN_PLACE = {"operator.iadd": "operator.add", "operator.imul": "operator.mul"}
+
+
+def record(model: nn.Module, example: Tensor) -> GraphNetwork:
+    """A copy of ``model`` that goes through its steps one by one, none of them in place.
+
+    Steps in place would change results that another part of a run still needs.
+
+    Args:
+        model: evaluated, not modified.
+        example: a batch of inputs on the model's device; outputs on it are compared.
+
+    Raises:
+        Unstorable: the forward pass cannot be recorded, or the copy computes something else.
+    """
+    graph, tensors = describe(model, 1)
+    network = build(graph)
+    assign(network, named_tensors(network), tensors, "the network")
+    network.requires_grad_(False)
+    network.eval()
+    for module in network.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+    network.gfs_program = [_not_in_place(step) for step in network.gfs_program]
+    with evaluating(model), torch.no_grad():
+        expected, found = model(example), network(example)
+    if not isinstance(expected, Tensor) or expected.shape != found.shape:
+        raise Unstorable("its output is not one tensor")
+    if not torch.allclose(found, expected, rtol=SAME, atol=SAME * float(expected.abs().max())):
+        raise Unstorable("its recorded steps give other outputs")
+    return network
+
+
+def _not_in_place(step: Step) -> Step:
+    kwargs = {k: v for k, v in step.kwargs.items() if k != "inplace"}
+    target = IN_PLACE.get(step.target, step.target.removesuffix("_"))
+    return replace(step, target=target if step.kind == "call" else step.target, kwargs=kwargs)
+

@@ -1,0 +1,1 @@
+"""Layer by layer: second moments, paths, and weights refitted from front to back."""
