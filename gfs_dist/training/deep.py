@@ -69,7 +69,8 @@ def train_deep(
             f"labels: found shape {tuple(samples.labels_train.shape)}, "
             f"accepted ({len(samples.x_train)},)"
         )
-    network.to(memory_format=torch.channels_last)  # faster for convolutions, CPU and GPU
+    # Faster for convolutions, CPU and GPU; torch's types do not know the argument.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.train()
     optimizer = _optimizer(network, spec, start.velocity if start else {})
     meter = _Meter()

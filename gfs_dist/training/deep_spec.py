@@ -14,8 +14,11 @@ from gfs_dist.errors import ConfigError
 class Samples(Protocol):
     """Training data: ``gfs_dist.data.Images``, or anything alike."""
 
-    x_train: Tensor
-    labels_train: Tensor
+    @property
+    def x_train(self) -> Tensor: ...
+
+    @property
+    def labels_train(self) -> Tensor: ...
 
     def inputs(self, x: Tensor) -> Tensor:
         """What the network is given for rows of ``x_train``: float32, normalised."""

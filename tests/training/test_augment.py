@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from gfs_dist.training.augment import crop_and_flip
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def one_by_one(images: Tensor, draws: torch.Generator) -> Tensor:
+    """The same with loops over images: pad, cut, mirror."""
+    count, channels, height, width = images.shape
+    above, beside = height // 8, width // 8
+    top = torch.randint(2 * above + 1, (count, 1), generator=draws)
+    left = torch.randint(2 * beside + 1, (count, 1), generator=draws)
+    mirrored = torch.randint(2, (count, 1), generator=draws)
+    result = []
+    for k, image in enumerate(images):
+        padded = torch.zeros(channels, height + 2 * above, width + 2 * beside, dtype=images.dtype)
+        padded[:, above : above + height, beside : beside + width] = image
+        cut = padded[:, int(top[k]) :, int(left[k]) :][:, :height, :width]
+        result.append(cut.flip(2) if mirrored[k] else cut)
+    return torch.stack(result)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("shape", [(7, 3, 32, 32), (5, 1, 8, 24), (3, 2, 5, 5)])
+def test_a_batch_is_augmented_as_its_images_one_by_one(
+    dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    images = torch.randint(1, 255, shape, generator=generator(1)).to(dtype)
+    found = crop_and_flip(images, generator())
+    assert found.dtype == dtype
+    assert torch.equal(found, one_by_one(images, generator()))
+
+
+def test_every_position_and_both_sides_come_up_equally_often() -> None:
+    """One white pixel in the middle tells where its image was cut and whether it was mirrored."""
+    images = torch.zeros(20_000, 1, 16, 16, dtype=torch.uint8)
+    images[:, :, 8, 2] = 255
+    found = crop_and_flip(images, generator())
+    positions = found.flatten(1).int().argmax(1)
+    rows, columns = positions // 16, positions % 16
+    assert torch.bincount(rows).nonzero().flatten().tolist() == [6, 7, 8, 9, 10]
+    left = columns < 8
+    assert columns.unique().tolist() == [0, 1, 2, 3, 4, 11, 12, 13, 14, 15]
+    assert float(left.double().mean()) == pytest.approx(0.5, abs=0.02)
+    assert positions.unique(return_counts=True)[1].tolist() == pytest.approx([400] * 50, rel=0.25)
+
+
+def test_the_border_is_black_and_nothing_is_changed() -> None:
+    images = torch.full((50, 3, 32, 32), 200, dtype=torch.uint8)
+    found = crop_and_flip(images, generator())
+    assert set(found.unique().tolist()) == {0, 200}
+    assert bool((images == 200).all())
