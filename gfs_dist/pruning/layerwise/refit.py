@@ -42,7 +42,7 @@ class Scaling:
         assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
         assert norm.running_var is not None
         variance = norm.running_var.double() + norm.eps
-        return cls((norm.weight.double() / variance.sqrt()).cpu(), True)
+        return cls((norm.weight.detach().double() / variance.sqrt()).cpu(), True)
 
 
 class Fit:
@@ -64,25 +64,24 @@ class Fit:
         self.scaling = Scaling.of(network, site)
         self._raw = moments
         self._moments = moments.centred() if self.scaling.has_offset else moments
-        size = len(self._moments.inputs)
-        damping = DAMPING * float(self._moments.inputs.diagonal().mean()) or 1.0
-        eye = torch.eye(size, dtype=torch.float64)
-        self._factor = torch.linalg.cholesky(self._moments.inputs + damping * eye)
+        inputs = self._moments.inputs
+        damping = DAMPING * float(inputs.diagonal().mean()) or 1.0
+        self._factor = torch.linalg.cholesky(
+            inputs + damping * torch.eye(len(inputs), dtype=torch.float64)
+        )
         weight = network.get_submodule(site.module).get_parameter("weight")
         self._shape = weight.shape
-        flat = weight.detach().cpu().double().flatten(1).T
-        self._start = flat * self.scaling.scale
+        self._start = weight.detach().cpu().double().flatten(1).T * self.scaling.scale
 
     def solve(self, target: Moments | None = None) -> None:
         """Fit to the target of the moments given at first, or to another one's ``B`` and ``r``."""
-        raw, held = target or self._raw, self._moments
+        raw, inputs = target or self._raw, self._moments.inputs
         n, s = max(self._raw.positions, 1.0), self._raw.input_sum
         cross = raw.target
         if self.scaling.has_offset:
             cross = cross - torch.outer(s, raw.target_sum) / n
-        found = self._start + torch.cholesky_solve(cross - held.inputs @ self._start, self._factor)
-        offset = (raw.target_sum - found.T @ s) / n
-        self._write(found, offset)
+        found = self._start + torch.cholesky_solve(cross - inputs @ self._start, self._factor)
+        self._write(found, (raw.target_sum - found.T @ s) / n)
 
     @torch.no_grad()
     def _write(self, found: Tensor, offset: Tensor) -> None:
@@ -90,9 +89,8 @@ class Fit:
         module = self.network.get_submodule(self.site.module)
         weight, scale = module.get_parameter("weight"), self.scaling.scale
         alive = scale.abs() > DEAD * float(scale.abs().max())
-        divided = (found / scale.where(alive, 1.0)).T.reshape(self._shape)
-        new = divided.to(weight)
-        weight[alive] = new[alive]
+        scale = scale.where(alive, 1.0)
+        weight[alive] = (found / scale).T.reshape(self._shape).to(weight)[alive]
         if not self.scaling.has_offset:
             return
         if self.site.norm is None:
@@ -102,6 +100,5 @@ class Fit:
         norm = self.network.get_submodule(self.site.norm)
         assert isinstance(norm.running_mean, Tensor)
         bias = module.bias.double().cpu() if isinstance(module.bias, Tensor) else 0.0
-        beta = norm.get_parameter("bias").double().cpu()
-        mean = bias - (offset - beta) / scale.where(alive, 1.0)
+        mean = bias - (offset - norm.get_parameter("bias").double().cpu()) / scale
         norm.running_mean[alive] = mean.to(norm.running_mean)[alive]

@@ -3,89 +3,202 @@
 The two networks go through the same samples side by side. A site of the smaller one reads what
 the sites before it, already fitted, make of the samples; it is aimed at the dense network's
 stream less what the smaller network's other summand brings, so that errors made before are
-mended rather than piled up (DESIGN: dense-stream target). Where nothing but ReLUs reads the
-stream, all values below zero are alike: the target is then moved to the fit's own value wherever
-both are negative, and the fit repeated (Zhang et al. 2015, arXiv 1505.06798, in closed form).
+mended rather than piled up. Where nothing but ReLUs reads the stream, all values below zero are
+alike: the target is then moved to the fit's own value wherever both are negative, and the fit
+repeated (the idea of Zhang et al. 2015, arXiv 1505.06798).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.graph_network import GraphNetwork
-from gfs_dist.pruning.layerwise.environments import Environments, to_device
-from gfs_dist.pruning.layerwise.moments import Geometry, Sums, add
+from gfs_dist.pruning.layerwise.environments import Environments
+from gfs_dist.pruning.layerwise.moments import Geometry, Moments, Sums, add
+from gfs_dist.pruning.layerwise.refit import Fit
 from gfs_dist.pruning.layerwise.sites import Site
 from gfs_dist.pruning.layerwise.track import (
     Results,
     Stage,
     advance,
-    keep_live,
+    keep,
     make_stages,
     output_names,
 )
 
-TARGETS = ("stream", "output", "recomputed")
+TARGETS = ("stream", "output")
+REPEATS = 3
+"""Fits after the first where the stream is rectified. On ResNet20 at 35 % of its inner
+multiply-adds: none 80.7 %, one to three 81.1 to 82.3 %, six 82.9 % (CIFAR-10, no fine-tuning)."""
+
+DENSE, SMALL = "dense", "small"
 
 
-@dataclass(frozen=True)
-class Aim:
-    """What sites are fitted to.
+class Visit(NamedTuple):
+    """One pass over the samples: at which site, and whether its fit is there already."""
 
-    Attributes:
-        target: ``stream``: the dense network's residual stream; ``output``: the dense layer's own
-            output; ``recomputed``: what the dense weights make of the smaller network's inputs.
-        repeats: fits after the first where the stream is rectified.
-    """
-
-    target: str = "stream"
-    repeats: int = 3
+    stage: int
+    is_repeat: bool
 
 
 @dataclass
 class Pair:
-    """A dense network and a smaller one of the same steps, in the same stages.
+    """A dense network and a smaller one of the same steps, run in the same stages.
 
     Attributes:
         dense, small: recorded networks.
         sites: of both, in the order in which they are fitted.
-        outputs: for a module that lost outputs, those that it kept.
-        inputs: for a module that lost inputs, those that it kept.
+        outputs: for a module that lost outputs, the numbers of those that it kept.
+        target: ``stream``: the dense network's residual stream; ``output``: the dense layer's
+            own (normed) output.
     """
 
     dense: GraphNetwork
     small: GraphNetwork
     sites: Sequence[Site]
     outputs: Mapping[str, Tensor]
-    aim: Aim = field(default_factory=Aim)
+    target: str = "stream"
 
     def __post_init__(self) -> None:
-        last = [output_names(self.dense)]
-        self.dense_stages = make_stages(self.dense, [*(self._asked_dense(s) for s in self.sites), *last])
-        self.small_stages = make_stages(self.small, [*(_asked_small(s) for s in self.sites), *last])
+        self.sites = [_aimed(self.dense, site, self.target) for site in self.sites]
+        last = output_names(self.dense)
+        aims = [frozenset([site.stream]) for site in self.sites]
+        reads = [frozenset({site.source} | ({site.other} - {None})) for site in self.sites]
+        self.stages = {
+            DENSE: make_stages(self.dense, [*aims, last]),
+            SMALL: make_stages(self.small, [*reads, last]),
+        }
+        self.asked = {DENSE: [*aims, last], SMALL: [*reads, last]}
+        self._tails = [
+            make_stages(self.small, [read, aim])[1]
+            for read, aim in zip(reads, aims, strict=True)
+        ]
 
-    def _asked_dense(self, site: Site) -> frozenset[str]:
-        return frozenset([site.output if site.norm is None else _normed(self.dense, site)]) if (
-            self.aim.target != "stream"
-        ) else frozenset([site.stream])
+    def enter(self, visit: Visit, chunk: int, envs: Environments) -> tuple[Results, Results]:
+        """Results of both networks that a visit needs; run and stored at the first one."""
+        found = []
+        for track, network in ((DENSE, self.dense), (SMALL, self.small)):
+            results = envs.load(track, chunk)
+            if not visit.is_repeat:
+                stage = self.stages[track][visit.stage]
+                results = advance(network, stage, results)
+                results = keep(results, stage.live | self.asked[track][visit.stage])
+                envs.save(track, chunk, results)
+            found.append(results)
+        return found[0], found[1]
 
-    def kept(self, site: Site, values: Tensor) -> Tensor:
-        """Outputs of the dense site that the smaller one still has."""
+    def sums(self, visit: Visit, chunk: int, envs: Environments) -> Sums:
+        """Moments' sums of one chunk at one site."""
+        site = self.sites[visit.stage]
+        dense, small = self.enter(visit, chunk, envs)
+        aimed = self._kept(site, dense[site.stream])
+        other = 0.0 if site.other is None else small[site.other]
+        if visit.is_repeat:
+            reached = advance(self.small, self._tails[visit.stage], small)[site.stream]
+            aimed = torch.where(aimed > 0, aimed, reached.clamp(max=0))
+        geometry = Geometry.of(self.small.get_submodule(site.module))
+        target = aimed - other
+        return geometry.sums(small[site.source], target, only_target=visit.is_repeat)
+
+    def logits(self, chunk: int, envs: Environments) -> tuple[Tensor, Tensor]:
+        """Outputs of both networks, after the last site."""
+        (name,) = output_names(self.dense)
+        dense, small = self.enter(Visit(len(self.sites), False), chunk, envs)
+        return dense[name], small[name]
+
+    def fit(self, stage: int, sums: Sums) -> Fit:
+        """The fit of a site from sums over all samples."""
+        site = self.sites[stage]
+        return Fit(self.small, site, self.moments(stage, sums))
+
+    def moments(self, stage: int, sums: Sums) -> Moments:
+        """The sums as moments.
+
+        Raises:
+            NonFiniteError: names the layer.
+        """
+        site = self.sites[stage]
+        module = self.small.get_submodule(site.module)
+        for part in sums:
+            if not torch.isfinite(part).all():
+                raise NonFiniteError(f"layer {site.module!r}: its moments hold NaN or infinity")
+        channels = module.get_parameter("weight").shape[1]
+        return Geometry.of(module).assemble(sums, channels)
+
+    def _kept(self, site: Site, values: Tensor) -> Tensor:
         kept = self.outputs.get(site.module)
         if kept is None:
             return values
         return values.index_select(1 if values.ndim == 4 else -1, kept.to(values.device))
 
 
-def _asked_small(site: Site) -> frozenset[str]:
-    return frozenset([site.source, *([site.other] if site.other else [])])
+def _aimed(network: GraphNetwork, site: Site, target: str) -> Site:
+    if target == "stream" or site.other is None:
+        return site
+    own = site.output
+    if site.norm is not None:
+        own = next(s.name for s in network.gfs_program if s.target == site.norm)
+    return Site(site.module, site.output, site.source, site.norm, own, None, False)
 
 
-def _normed(network: GraphNetwork, site: Site) -> str:
-    return next(s.name for s in network.gfs_program if s.target == site.norm)
+def sum_chunks(
+    work: Callable[[int], Sums], chunks: Iterable[int], tick: Callable[[], None] = lambda: None
+) -> Sums:
+    """``work`` of several chunks, added in their order."""
+    total: Sums | None = None
+    with one_thread_each() as pool:
+        for sums in pool.map(work, chunks):
+            total = add(total, sums)
+            tick()
+    assert total is not None
+    return total
+
+
+@contextmanager
+def one_thread_each() -> Iterator[ThreadPoolExecutor]:
+    """As many Python threads as torch may use, each computing alone.
+
+    A product that several threads share is summed in another order than one thread's, so that
+    its last bits depend on their number; chunks side by side do not.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=_alone) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _alone() -> None:
+    torch.set_num_threads(1)
+
+
+Sum = Callable[[Visit], Sums]
+
+
+def sweep(
+    pair: Pair, sum_up: Sum, on_site: Callable[[int], None] = lambda _: None, repeats: int = REPEATS
+) -> None:
+    """Fit all sites of the smaller network, in place.
+
+    Args:
+        pair: the networks.
+        sum_up: moments' sums of one visit over all samples, in the order of chunks.
+        on_site: called after each site.
+        repeats: fits after the first where the stream is rectified.
+    """
+    for stage, site in enumerate(pair.sites):
+        fit = pair.fit(stage, sum_up(Visit(stage, False)))
+        fit.solve()
+        for _ in range(repeats if site.rectified else 0):
+            fit.solve(pair.moments(stage, sum_up(Visit(stage, True))))
+        on_site(stage)

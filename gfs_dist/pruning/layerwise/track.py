@@ -57,9 +57,9 @@ def advance(network: GraphNetwork, stage: Stage, results: Results) -> Results:
     return results
 
 
-def keep_live(stage: Stage, results: Results) -> Results:
-    """What later stages need."""
-    return {name: value for name, value in results.items() if name in stage.live}
+def keep(results: Results, names: frozenset[str]) -> Results:
+    """Those of the results that have one of the names."""
+    return {name: value for name, value in results.items() if name in names}
 
 
 def output_names(network: GraphNetwork) -> frozenset[str]:

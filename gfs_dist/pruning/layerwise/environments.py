@@ -1,0 +1,95 @@
+"""Where the results of stages wait for the next one: in memory, or in files, chunk by chunk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gfs_dist.files import atomic
+from gfs_dist.pruning.layerwise.track import Results
+
+
+class Environments(Protocol):
+    """Results of each track (``dense``, ``small``) for each chunk of samples."""
+
+    def load(self, track: str, chunk: int) -> Results: ...
+
+    def save(self, track: str, chunk: int, results: Results) -> None: ...
+
+
+class InMemory:
+    """For few samples."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, int], Results] = {}
+
+    def load(self, track: str, chunk: int) -> Results:
+        return dict(self._held[track, chunk])
+
+    def save(self, track: str, chunk: int, results: Results) -> None:
+        self._held[track, chunk] = dict(results)
+
+
+class InFiles:
+    """For any number of samples: memory holds the chunks in work. Several processes may share it.
+
+    Args:
+        folder: scratch space, there already.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def load(self, track: str, chunk: int) -> Results:
+        with safe_open(self._file(track, chunk), "pt") as file:
+            layout = json.loads(file.metadata()["layout"])
+            return {name: _unpack(part, file) for name, part in layout.items()}
+
+    def save(self, track: str, chunk: int, results: Results) -> None:
+        tensors: dict[str, Tensor] = {}
+        layout = {name: _pack(value, tensors) for name, value in results.items()}
+        path = self._file(track, chunk)
+        aside = path.with_suffix(".tmp")
+        with atomic.storage_errors(path):
+            save_file(tensors, aside, {"layout": json.dumps(layout)})
+            aside.replace(path)
+
+    def _file(self, track: str, chunk: int) -> Path:
+        return self.folder / f"{track}_{chunk:05d}.safetensors"
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Plain JSON with numbers of tensors in their places."""
+    if isinstance(value, Tensor):
+        # A view of a part of another result has to be a tensor of its own to be written.
+        tensors[str(len(tensors))] = value.detach().cpu().contiguous().clone()
+        return {"tensor": str(len(tensors) - 1)}
+    if isinstance(value, list | tuple):  # a torch.Size, or what chunk() gives
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_pack(part, tensors) for part in value]}
+    assert value is None or isinstance(value, bool | int | float | str), type(value)
+    return {"plain": value}
+
+
+def _unpack(packed: Any, file: Any) -> Any:
+    ((kind, inner),) = packed.items()
+    if kind == "tensor":
+        return file.get_tensor(inner)
+    if kind == "plain":
+        return inner
+    parts = [_unpack(part, file) for part in inner]
+    return parts if kind == "list" else tuple(parts)
+
+
+def make_chunks(num_samples: int, bytes_per_sample: int) -> list[slice]:
+    """Fixed ranges of samples, the same for any number of ranks.
+
+    As many samples as take 64 MiB in the widest layer, 1 to 64 of them.
+    """
+    size = max(1, min(64, 2**26 // max(bytes_per_sample, 1)))
+    return [slice(at, min(at + size, num_samples)) for at in range(0, num_samples, size)]
