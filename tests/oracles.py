@@ -84,3 +84,18 @@ def _move(
         ends = {0.0: measure(output), 1.0: measure(output + direction), found.x: found.fun}
         step = min(ends, key=ends.__getitem__)
     return output + step * direction
+
+
+def least_loss(curves: list[np.ndarray], prices: list[int], money: int) -> float:
+    """The least sum of one loss a curve, by dynamic programming over what may be spent.
+
+    Entry ``w - 1`` of curve ``l`` costs ``w * prices[l]``; every curve gives one entry.
+    """
+    best = np.zeros(money + 1)
+    for curve, price in zip(curves, prices, strict=True):
+        following = np.full(money + 1, np.inf)
+        for width, loss in enumerate(curve[: money // price], start=1):
+            spent = width * price
+            following[spent:] = np.minimum(following[spent:], best[: money + 1 - spent] + loss)
+        best = following
+    return float(best[money])

@@ -1,0 +1,166 @@
+"""Budgets as users write them, and what no network can meet."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gfs_dist.errors import BudgetError, ConfigError
+from gfs_dist.pruning.budget import Budget
+from gfs_dist.pruning.costs import Cost, Costs
+from gfs_dist.pruning.widths import allowed_widths, least_widths, uniform
+
+
+def two_layers() -> Costs:
+    """100 + 10 a + 3 a b + 7 b multiply-adds, 5 + a + b parameters; 10 and 20 channels."""
+    macs = Cost(100, np.array([10, 7]), np.array([[0, 3], [0, 0]]))
+    params = Cost(5, np.array([1, 1]), np.zeros((2, 2), np.int64))
+    return Costs({"body.a": 10, "body.b": 20}, {"macs": macs, "params": params})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"macs": 0.5}, Budget("macs", Fraction(1, 2))),
+        ({"macs": "50%"}, Budget("macs", Fraction(1, 2))),
+        ({"params": "35.7 %", "macs": None}, Budget("params", Fraction(357, 1000))),
+        ({"keep": 1}, Budget("keep", Fraction(1))),
+        ({"tolerance": "0.02"}, Budget("tolerance", Fraction(1, 50))),
+        ({"latency": 0.6, "batch": 64}, Budget("latency", Fraction(3, 5), batch=64)),
+        (
+            {"macs": np.float64(0.1), "round_to": np.int64(8)},
+            Budget("macs", Fraction(1, 10), {}, 8),
+        ),
+        ({"widths": {"a": 3}}, Budget("widths", widths={"a": 3})),
+    ],
+)
+def test_budgets_are_read_as_users_write_them(given: dict[str, Any], expected: Budget) -> None:
+    assert Budget.parse(given) == expected
+
+
+def test_widths_are_read_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "widths.json"
+    file.write_text(json.dumps({"body.a": 4}), encoding="utf-8")
+    assert Budget.parse({"widths": file}).widths == {"body.a": 4}
+    assert Budget.parse({"widths": str(file)}) == Budget.parse({"widths": {"body.a": 4}})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (0.5, r"^budget: found 0\.5, accepted a dict such as \{'macs': 0\.5\}$"),
+        (
+            {},
+            r"^budget: found none, accepted one of macs, params, latency, keep, tolerance, widths",
+        ),
+        ({"macs": 0.5, "keep": 0.5}, r"^budget: found budget\.macs and budget\.keep, accepted one"),
+        ({"mac": 0.5}, r"^budget\.mac: unknown, accepted macs, .*; did you mean macs\?$"),
+        (
+            {"macs": 0},
+            r"^budget\.macs: found 0, accepted a share above 0 and at most 1, as 0\.5 or",
+        ),
+        ({"macs": 1.01}, r"^budget\.macs: found 1\.01, accepted a share above 0 and at most 1"),
+        ({"params": -0.5}, r"^budget\.params: found -0\.5, accepted a share"),
+        ({"keep": "120%"}, r"^budget\.keep: found 120%, accepted a share"),
+        ({"keep": "50%%"}, r"^budget\.keep: found 50%%, accepted a share"),
+        ({"latency": float("nan")}, r"^budget\.latency: found nan, accepted a share"),
+        ({"macs": True}, r"^budget\.macs: found True, accepted a share"),
+        ({"macs": "1/0"}, r"^budget\.macs: found 1/0, accepted a share"),
+        ({"macs": "half"}, r"^budget\.macs: found half, accepted a share"),
+        (
+            {"macs": 0.5, "round_to": 0},
+            r"^budget\.round_to: found 0, accepted a whole number, 1 or",
+        ),
+        ({"macs": 0.5, "round_to": 1.5}, r"^budget\.round_to: found 1\.5, accepted a whole number"),
+        (
+            {"macs": 0.5, "batch": 2},
+            r"^budget\.batch: found with budget\.macs, accepted with latency",
+        ),
+        (
+            {"widths": {}},
+            r"^budget\.widths: found \{\}, accepted layers and widths, or a JSON file",
+        ),
+        ({"widths": [3]}, r"^budget\.widths: found \[3\], accepted layers and widths"),
+        ({"widths": {"a": "3"}}, r"^budget\.widths: a: found '3', accepted a whole number, 1 or"),
+        ({"widths": {"a": 0}}, r"^budget\.widths: a: found 0, accepted a whole number, 1 or more$"),
+        (
+            {"widths": "/nope.json"},
+            r"^budget\.widths: found /nope\.json, accepted layers and widths",
+        ),
+    ],
+)
+def test_bad_budgets_are_refused(given: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        Budget.parse(given)
+    assert caught.value.exit_code == 2
+
+
+def test_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "w.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"^budget\.widths: .*w\.json is not JSON"):
+        Budget.parse({"widths": tmp_path / "w.json"})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"widths": {"body.aa": 3}},
+            r"^budget\.widths: no layer 'body\.aa' .*did you mean body\.a\?",
+        ),
+        ({"widths": {"zzz": 3}}, r"^budget\.widths: no layer 'zzz' .*; accepted body\.a, body\.b$"),
+        ({"widths": {"body.a": 11}}, r"body\.a: found 11, accepted a whole number from 1 to 10$"),
+        (
+            {"widths": {"body.a": 4}, "round_to": 8},
+            r"body\.a: found 4, accepted a multiple of 8 from 8 to 10, or 10$",
+        ),
+    ],
+)
+def test_widths_that_do_not_fit_the_network_are_refused(given: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Budget.parse(given).check(two_layers())
+
+
+def test_impossible_budget_says_the_best_that_can_be_had() -> None:
+    costs = two_layers()  # 940 multiply-adds dense, 120 with one channel in each layer
+    with pytest.raises(
+        BudgetError,
+        match=r"^budget\.macs: found 12\.7% \(119 multiply-adds\), but with 1 channel in every "
+        r"layer it is still 12\.77% \(120\): nothing less can be had$",
+    ) as caught:
+        Budget.parse({"macs": 0.127}).check(costs)
+    assert caught.value.exit_code == 3
+    Budget.parse({"macs": "12.77%"}).check(costs)
+    with pytest.raises(BudgetError, match=r"with 8 channels \(or all\) in every layer"):
+        Budget.parse({"params": 0.5, "round_to": 8}).check(costs)
+
+
+def test_limit_is_exact() -> None:
+    costs = Costs({"a": 1}, {"macs": Cost(99, np.array([1]), np.array([[0]]))})
+    assert [Budget.parse({"macs": share}).limit(costs) for share in (0.29, "29%", 1)] == [
+        29,
+        29,
+        100,
+    ]
+
+
+def test_widths_to_choose_from() -> None:
+    assert allowed_widths(5) == [1, 2, 3, 4, 5]
+    assert allowed_widths(20, 8) == [8, 16, 20]
+    assert allowed_widths(16, 8) == [8, 16]
+    assert allowed_widths(6, 8) == [6]
+    assert allowed_widths(20, 8, most=18) == [8, 16]
+    assert allowed_widths(20, 8, most=5) == [5]
+    assert least_widths({"a": 6, "b": 20}, 8) == {"a": 6, "b": 8}
+
+
+def test_uniform_widths_never_pass_the_share_but_for_the_least() -> None:
+    channels = {"a": 100, "b": 5, "c": 2}
+    assert uniform(channels, Fraction("0.29")) == {"a": 29, "b": 1, "c": 1}
+    assert uniform(channels, Fraction("0.5"), 8) == {"a": 48, "b": 5, "c": 2}
+    assert uniform(channels, Fraction(1), 8) == channels
