@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from gfs_dist import networks
 from gfs_dist.errors import CheckpointError, ConfigError, RunFolderError
@@ -57,15 +58,15 @@ def load_network(path: Path | str, model: schema.TwoLayer) -> TwoLayer:
     """
     path = Path(path)
     if (path / ARCHITECTURE).is_file():
-        return networks.load(path)
+        return _two_layer(networks.load(path), path)
     found = checkpoint.load(path)
     if not path.is_dir():
-        return networks.load_tensors(_described(path, found.tensors, model), found.tensors, path)
+        described = _described(path, found.tensors, model)
+        return _two_layer(networks.load_tensors(described, found.tensors, path), path)
     architecture = found.state.get("architecture")
     try:
-        return networks.load_tensors(
-            architecture if isinstance(architecture, dict) else {}, found.tensors, path
-        )
+        described = architecture if isinstance(architecture, dict) else {}
+        return _two_layer(networks.load_tensors(described, found.tensors, path), path)
     except ConfigError as error:
         raise CheckpointError(f"{path / checkpoint.STATE}: {error}") from error
 
@@ -194,6 +195,12 @@ def read_iteration(state: dict[str, Any]) -> int:
     return iteration
 
 
+def _two_layer(network: nn.Module, path: Path) -> TwoLayer:
+    if not isinstance(network, TwoLayer):
+        raise CheckpointError(f"{path}: found a deep network, accepted here is a two-layer one")
+    return network
+
+
 def _described(
     path: Path, tensors: dict[str, torch.Tensor], model: schema.TwoLayer
 ) -> dict[str, Any]:
@@ -202,7 +209,7 @@ def _described(
     if hidden is None or hidden.ndim != 2:
         raise CheckpointError(
             f"{path}: no two-layer network; found {', '.join(sorted(tensors)[:3]) or 'nothing'}, "
-            "accepted hidden.weight (N, d) and output.weight (N)"
+            "accepted hidden.weight (N, d) and output.weight (N); of a deep network say model=NAME"
         )
     if len(hidden) != model.width:
         raise CheckpointError(

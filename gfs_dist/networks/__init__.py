@@ -17,9 +17,10 @@ from gfs_dist.networks.measures import (
     params,
 )
 from gfs_dist.networks.modes import device_of, dtype_of, evaluating
+from gfs_dist.networks.rebuild import MODELS, build, load_tensors
 from gfs_dist.networks.sizes import count_macs, count_params, macs_by_module
 from gfs_dist.networks.state import load_state
-from gfs_dist.networks.store import MODELS, build, load, load_tensors, save
+from gfs_dist.networks.store import load, save
 from gfs_dist.networks.two_layer import ACTIVATIONS, Activation, TwoLayer, find_activation
 
 __all__ = [

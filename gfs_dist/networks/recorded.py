@@ -12,7 +12,7 @@ from gfs_dist.networks.graph_build import build
 from gfs_dist.networks.graph_network import GraphNetwork, Step
 from gfs_dist.networks.modes import evaluating
 from gfs_dist.networks.tensors import assign, named_tensors
-from gfs_dist.networks.values import Unstorable
+from gfs_dist.networks.values import UnstorableError
 
 SAME = 1e-5
 IN_PLACE = {"operator.iadd": "operator.add", "operator.imul": "operator.mul"}
@@ -28,7 +28,7 @@ def record(model: nn.Module, example: Tensor) -> GraphNetwork:
         example: a batch of inputs on the model's device; outputs on it are compared.
 
     Raises:
-        Unstorable: the forward pass cannot be recorded, or the copy computes something else.
+        UnstorableError: the forward pass cannot be recorded, or the copy computes something else.
     """
     graph, tensors = describe(model, 1)
     network = build(graph)
@@ -42,9 +42,9 @@ def record(model: nn.Module, example: Tensor) -> GraphNetwork:
     with evaluating(model), torch.no_grad():
         expected, found = model(example), network(example)
     if not isinstance(expected, Tensor) or expected.shape != found.shape:
-        raise Unstorable("its output is not one tensor")
+        raise UnstorableError("its output is not one tensor")
     if not torch.allclose(found, expected, rtol=SAME, atol=SAME * float(expected.abs().max())):
-        raise Unstorable("its recorded steps give other outputs")
+        raise UnstorableError("its recorded steps give other outputs")
     return network
 
 
@@ -52,4 +52,3 @@ def _not_in_place(step: Step) -> Step:
     kwargs = {k: v for k, v in step.kwargs.items() if k != "inplace"}
     target = IN_PLACE.get(step.target, step.target.removesuffix("_"))
     return replace(step, target=target if step.kind == "call" else step.target, kwargs=kwargs)
-

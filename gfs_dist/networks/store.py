@@ -1,106 +1,77 @@
-"""Networks by description: made, written and read again (``models/NAME``)."""
+"""Networks as folders (``models/NAME``): ``architecture.json`` and ``model.safetensors``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gfs_dist.errors import CheckpointError, ConfigError
 from gfs_dist.files import atomic, checkpoint
-from gfs_dist.networks.two_layer import DTYPES, TwoLayer
+from gfs_dist.networks.described import described
+from gfs_dist.networks.rebuild import load_tensors
+from gfs_dist.networks.same import plain, plain_copy
+from gfs_dist.networks.tensors import refuse_non_finite
+from gfs_dist.networks.two_layer import TwoLayer
 
 ARCHITECTURE = "architecture.json"
 
 
-def build(architecture: dict[str, Any]) -> TwoLayer:
-    """An empty network (all zeros) of the given description.
-
-    Args:
-        architecture: ``{"model": "two_layer", "width", "features", "activation", "dtype"}``.
-
-    Raises:
-        ConfigError: unknown model, a fact that is missing, unknown or of the wrong type.
-    """
-    model = architecture.get("model")
-    if not isinstance(model, str) or model not in MODELS:
-        raise ConfigError(f"model: found {model!r}, accepted {', '.join(MODELS)}")
-    return MODELS[model](architecture)
-
-
-def load_tensors(
-    architecture: dict[str, Any], tensors: dict[str, Tensor], source: Path | str
-) -> TwoLayer:
-    """A network of the given description with the given weights, in the described dtype.
-
-    Shapes are compared before anything is allocated.
-
-    Raises:
-        CheckpointError: a tensor is missing, too many, of another shape or not floating; names
-            ``source`` and the first that differs.
-    """
-    with torch.device("meta"):
-        network = build(architecture)
-    expected = network.state_dict()
-    for name in sorted(expected.keys() | tensors.keys()):
-        wanted = tuple(expected[name].shape) if name in expected else "no such tensor"
-        found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
-        if found != wanted:
-            raise CheckpointError(f"{source}: tensor {name!r}: found {found}, accepted {wanted}")
-        if not tensors[name].is_floating_point():
-            raise CheckpointError(
-                f"{source}: tensor {name!r}: found {tensors[name].dtype}, accepted floating point"
-            )
-    typed = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
-    network.load_state_dict({name: tensor.clone() for name, tensor in typed.items()}, assign=True)
-    return network.requires_grad_()
-
-
-def save(folder: Path | str, network: TwoLayer) -> None:
+def save(
+    folder: Path | str,
+    network: nn.Module,
+    *,
+    example: Tensor | Sequence[Tensor] | None = None,
+    origin: dict[str, Any] | None = None,
+) -> None:
     """Write ``architecture.json`` and ``model.safetensors``, whole or not at all.
 
+    Args:
+        folder: where; replaced if it is there.
+        network: not modified. A deep one is stored as it evaluates; its dtype is kept.
+        example: what ``forward`` takes, a tensor or several; only two-layer networks need none.
+        origin: what made the network before anything was removed, as keys of the configuration:
+            ``{"model": NAME, "num_classes", "in_channels"}`` or
+            ``{"model": "custom", "factory", "kwargs"}``.
+
     Raises:
+        ConfigError: it cannot be made again from any description; says why not.
+        NonFiniteError: a tensor holds NaN or infinity.
         StorageError: disk full, no permission, missing parent folder.
     """
+    if isinstance(network, TwoLayer):
+        facts, tensors = network.architecture, dict(network.state_dict())
+    elif example is None:
+        raise ConfigError("example: found None, accepted what the network takes: tensors")
+    else:
+        inputs = [plain(x) for x in ([example] if isinstance(example, Tensor) else example)]
+        facts, tensors = described(plain_copy(network), inputs, origin)
+    refuse_non_finite(tensors)
     with atomic.folder(folder) as aside:
-        facts = {"format": checkpoint.FORMAT, **network.architecture}
-        atomic.write_json(aside / ARCHITECTURE, facts)
-        checkpoint.write_tensors(aside / checkpoint.MODEL, network.state_dict())
+        atomic.write_json(aside / ARCHITECTURE, {"format": checkpoint.FORMAT, **facts})
+        checkpoint.write_tensors(aside / checkpoint.MODEL, tensors)
 
 
-def load(folder: Path | str) -> TwoLayer:
-    """Read a network that :func:`save` wrote.
+def load(folder: Path | str, *, factory: str | None = None) -> nn.Module:
+    """Read a network that :func:`save` wrote; it evaluates until ``.train()`` is called.
+
+    A network whose graph could not be recorded is made again by the factory that its file names.
+    Functions of your own code are called then; one of an installed package only if you name it.
+
+    Args:
+        folder: ``models/NAME``.
+        factory: ``package.module:function`` that may be called wherever it lies.
 
     Raises:
-        CheckpointError: missing, damaged, or the weights do not fit the description.
+        CheckpointError: missing, damaged, its weights do not fit the description, or its factory
+            cannot or may not be called.
     """
     folder = Path(folder)
     architecture = checkpoint.read_json(folder / ARCHITECTURE)
     tensors = checkpoint.read_tensors(folder / checkpoint.MODEL)
     try:
-        return load_tensors(architecture, tensors, folder / checkpoint.MODEL)
+        return load_tensors(architecture, tensors, folder / checkpoint.MODEL, factory=factory)
     except ConfigError as error:
         raise CheckpointError(f"{folder / ARCHITECTURE}: {error}") from error
-
-
-def _two_layer(architecture: dict[str, Any]) -> TwoLayer:
-    for key in ("width", "features"):
-        value = architecture.get(key)
-        # bool counts as int in Python; 2**28 keeps hostile numbers from overflowing sizes.
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**28:
-            raise ConfigError(f"model.{key}: found {value!r}, accepted a whole number from 1")
-    dtype = architecture.get("dtype", "float64")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ConfigError(f"model.dtype: found {dtype!r}, accepted {', '.join(DTYPES)}")
-    return TwoLayer(
-        architecture["width"],
-        architecture["features"],
-        str(architecture.get("activation", "tanh")),
-        DTYPES[dtype],
-    )
-
-
-MODELS: dict[str, Callable[[dict[str, Any]], TwoLayer]] = {"two_layer": _two_layer}

@@ -1,0 +1,112 @@
+"""A description of a deep network, seen to make the same network again.
+
+There are two kinds: the recorded graph (:mod:`gfs_dist.networks.graph`), which needs nobody's code,
+and what made the network together with what was removed (:mod:`gfs_dist.networks.replay`). Networks
+of the catalog prefer the second, all others the first.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from torch import Tensor, nn
+
+from gfs_dist.errors import ConfigError
+from gfs_dist.files import atomic
+from gfs_dist.networks import replay
+from gfs_dist.networks.catalog import CATALOG
+from gfs_dist.networks.graph import describe
+from gfs_dist.networks.rebuild import load_tensors
+from gfs_dist.networks.same import difference, outputs_of
+from gfs_dist.networks.tensors import named_tensors
+from gfs_dist.networks.values import UnstorableError
+
+UNKNOWN = {"model": "graph"}
+"""The origin of a network that came as an object."""
+
+Described = tuple[dict[str, Any], dict[str, Tensor]]
+
+
+def described(
+    network: nn.Module, inputs: list[Tensor], origin: dict[str, Any] | None = None
+) -> Described:
+    """A description that was seen to make the same network again, and the tensors for it.
+
+    Args:
+        network: a :func:`plain_copy`.
+        inputs: its example.
+        origin: what made it, see :func:`gfs_dist.networks.save`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    origin = _json(origin or UNKNOWN)
+    try:
+        wanted = outputs_of(network, inputs)
+    except Exception as error:  # the user's code may raise anything
+        words = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ConfigError(f"example: on it the network raises {words}") from error
+    ways = [lambda: _by_graph(network, len(inputs), origin), lambda: _by_origin(network, origin)]
+    weaker: list[Described] = []
+    reasons = []
+    for way in ways[::-1] if origin["model"] in CATALOG else ways:
+        try:
+            facts, tensors = way()
+            _check(facts, tensors, network, inputs, wanted)
+        except UnstorableError as reason:
+            reasons.append(str(reason))
+            continue
+        if not facts.get("graph", {}).get("evaluation_only"):
+            return facts, tensors
+        weaker.append((facts, tensors))
+    if weaker:
+        return weaker[0]
+    raise ConfigError(f"model: it cannot be stored: {'; '.join(reasons)}")
+
+
+def _by_graph(network: nn.Module, num_inputs: int, origin: dict[str, Any]) -> Described:
+    graph, tensors = describe(network, num_inputs)
+    return {**origin, "graph": graph}, tensors
+
+
+def _by_origin(network: nn.Module, origin: dict[str, Any]) -> Described:
+    if origin == UNKNOWN:
+        raise UnstorableError("its factory, which could make it again, is not known")
+    before = replay.fresh(origin, trusted=origin.get("factory"))
+    own = named_tensors(network)
+    tensors = {name: own[name].detach() for name in network.state_dict() if name in own}
+    return {**origin, "removals": replay.removals(before, network)}, tensors
+
+
+def _check(
+    facts: dict[str, Any],
+    tensors: dict[str, Tensor],
+    network: nn.Module,
+    inputs: list[Tensor],
+    wanted: list[Any],
+) -> None:
+    """Make the network again as :func:`gfs_dist.load` will.
+
+    Raises:
+        UnstorableError: it is not the same.
+    """
+    try:
+        again = load_tensors(_json(facts), tensors, "model", factory=facts.get("factory"))
+        found = outputs_of(again, inputs)
+    except Exception as error:  # a description that is not the whole truth may raise anything
+        raise UnstorableError(f"made again from its description: {error}") from error
+    for name in network.state_dict().keys() ^ again.state_dict().keys():
+        raise UnstorableError(f"made again from its description, {name!r} is not in both")
+    wrong = difference(wanted, found)
+    if wrong:
+        raise UnstorableError(f"made again from its description, it {wrong}")
+
+
+def _json(facts: dict[str, Any]) -> dict[str, Any]:
+    """As a file gives them back."""
+    try:
+        read: dict[str, Any] = json.loads(atomic.json_text(facts))
+    except TypeError as error:
+        raise ConfigError(f"model: {error}, accepted is what JSON has") from error
+    return read

@@ -1,0 +1,230 @@
+"""A network as JSON: its layers, its own tensors and the steps of its forward pass.
+
+``torch.fx`` runs ``forward`` on stand-ins for tensors and records each step. What it cannot follow,
+and what :mod:`gfs_dist.networks.allowed` does not list, is refused with the reason.
+
+Recorded are operations. Control flow that depends on data cannot be; hooks, and contexts such as
+``no_grad`` inside ``forward``, are not. Where training takes other steps than evaluation, and not
+only another value of an argument, the steps of evaluation are kept and marked as such.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from gfs_dist.networks.allowed import FUNCTION_NAMES, FUNCTIONS, MODULE_NAMES
+from gfs_dist.networks.graph_build import is_argument, make_layer
+from gfs_dist.networks.graph_network import GraphNetwork
+from gfs_dist.networks.tensors import named_tensors, split_name
+from gfs_dist.networks.values import UnstorableError, encode
+
+
+def describe(network: nn.Module, num_inputs: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The graph of a network, and its tensors.
+
+    Args:
+        network: not modified; what :func:`gfs_dist.load` gave describes itself again.
+        num_inputs: tensors that ``forward`` is given, by position.
+
+    Returns:
+        what :func:`gfs_dist.networks.graph_network.build` reads; the state dict and, where there
+        are any, tensors outside it that ``forward`` uses.
+
+    Raises:
+        UnstorableError: names the layer or step, and why.
+    """
+    traced = network
+    if isinstance(network, GraphNetwork):
+        steps = network.gfs_steps
+    else:
+        traced = copy.deepcopy(network).eval()
+        steps = _trace(traced, num_inputs)
+        try:
+            steps = _both_modes(steps, _trace(copy.deepcopy(network).train(), num_inputs))
+        except UnstorableError:
+            steps = {**steps, "evaluation_only": True}
+    layers = _layers(traced)
+    tensors = named_tensors(traced)
+    own = _own_tensors(traced, tensors, layers, steps["nodes"])
+    graph = {"modules": layers, "tensors": own, "tied": _tied(tensors, layers), **steps}
+    return graph, {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+class _Tracer(fx.Tracer):
+    """Calls ``forward`` with as many tensors as the example has; other arguments keep defaults."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, num_inputs: int) -> None:
+        super().__init__()
+        self._num_inputs = num_inputs
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m) in MODULE_NAMES or super().is_leaf_module(m, module_qualified_name)
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        names = [f"input_{number}" for number in range(self._num_inputs)]
+        return root_fn, [
+            self.root,
+            *(self.create_proxy("placeholder", name, (), {}) for name in names),
+        ]
+
+
+def _trace(network: nn.Module, num_inputs: int) -> dict[str, Any]:
+    """The steps of ``network`` in its mode; constants of ``forward`` become its attributes."""
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.random.fork_rng(devices=[]):
+            graph = _Tracer(num_inputs).trace(network)
+    except Exception as error:  # the network's code meets stand-ins and may raise anything
+        words = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise UnstorableError(f"its forward pass cannot be recorded ({words})") from error
+    inputs, nodes, output = [], [], None
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            inputs.append(node.name)
+        elif node.op == "output":
+            output = encode(node.args[0])
+        else:
+            nodes.append(_step(node, network))
+    return {"inputs": inputs, "nodes": nodes, "output": output}
+
+
+def _step(node: fx.Node, network: nn.Module) -> dict[str, Any]:
+    args = node.args
+    if node.op == "call_module":
+        layer = network.get_submodule(str(node.target))
+        if type(layer) not in MODULE_NAMES:
+            raise UnstorableError(f"layer {node.target!r} is a {type(layer).__name__}")
+        what = {"module": str(node.target)}
+    elif node.op == "get_attr":
+        owner, name = split_name(network, str(node.target))
+        if not isinstance(getattr(owner, name, None), Tensor):
+            raise UnstorableError(f"step {node.name!r} uses {node.target!r}, which is no tensor")
+        what = {"tensor": str(node.target)}
+    else:
+        function, args = _function(node)
+        what = {"call": function}
+    try:
+        kwargs = {name: encode(value) for name, value in node.kwargs.items()}
+        return {"name": node.name, **what, "args": [encode(arg) for arg in args], "kwargs": kwargs}
+    except UnstorableError as error:
+        raise UnstorableError(f"step {node.name!r}: {error}") from error
+
+
+def _function(node: fx.Node) -> tuple[str, tuple[Any, ...]]:
+    """Name in :data:`FUNCTIONS` and arguments of a function, method or attribute."""
+    args: tuple[Any, ...] = node.args
+    if node.target is getattr:
+        found, args = f"Tensor.{args[1]}", args[:1]
+    elif node.op == "call_method":
+        found = f"Tensor.{node.target}"
+    else:
+        function: Any = node.target
+        found = FUNCTION_NAMES.get(function, getattr(function, "__qualname__", str(function)))
+    if found not in FUNCTIONS:
+        raise UnstorableError(f"step {node.name!r} calls {found}")
+    return found, args
+
+
+def _both_modes(evaluation: Any, training: Any) -> Any:
+    """One description for both modes: the mode itself where False becomes True.
+
+    Raises:
+        UnstorableError: they differ in something else.
+    """
+    if evaluation is False and training is True:
+        return {"mode": "training"}
+    if isinstance(evaluation, dict) and isinstance(training, dict):
+        if evaluation.keys() == training.keys():
+            return {key: _both_modes(evaluation[key], training[key]) for key in evaluation}
+    elif isinstance(evaluation, list) and isinstance(training, list):
+        if len(evaluation) == len(training):
+            return [_both_modes(*pair) for pair in zip(evaluation, training, strict=True)]
+    elif type(evaluation) is type(training) and evaluation == training:
+        return evaluation
+    raise UnstorableError("training takes other steps than evaluation")
+
+
+def _layers(network: nn.Module) -> dict[str, dict[str, Any]]:
+    """Class and arguments of each layer that can be made again; a second name says of what."""
+    layers: dict[str, dict[str, Any]] = {}
+    first: dict[nn.Module, str] = {}
+    for name, module in network.named_modules(remove_duplicate=False):
+        if name and type(module) in MODULE_NAMES:
+            if module in first:
+                layers[name] = {"same_as": first[module]}
+            else:
+                first[module] = name
+                layers[name] = _layer(name, module)
+    return layers
+
+
+def _layer(name: str, module: nn.Module) -> dict[str, Any]:
+    facts = {"class": MODULE_NAMES[type(module)], "arguments": _arguments(module)}
+    with torch.device("meta"):
+        again = make_layer(facts, f"layer {name!r}")
+    same_tensors = [(n, t.shape) for n, t in named_tensors(module).items()] == [
+        (n, t.shape) for n, t in named_tensors(again).items()
+    ]
+    if not same_tensors or repr(again) != repr(module):
+        found = ", ".join(named_tensors(module))
+        raise UnstorableError(
+            f"layer {name!r} is no plain {module} (its tensors: {found or 'none'})"
+        )
+    return facts
+
+
+def _arguments(module: nn.Module) -> dict[str, Any]:
+    """What its class has to be called with, read from its attributes; defaults are left out."""
+    arguments = {}
+    for name, parameter in inspect.signature(type(module)).parameters.items():
+        if not is_argument(name) or not hasattr(module, name):
+            continue
+        value = getattr(module, name)
+        if name == "bias":
+            value = value is not None
+        if value != parameter.default:
+            arguments[name] = encode(value)
+    return arguments
+
+
+def _own_tensors(
+    network: nn.Module,
+    tensors: dict[str, Tensor],
+    layers: dict[str, dict[str, Any]],
+    nodes: list[dict[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """Kind and shape of each tensor outside the layers; adds plain attributes to ``tensors``."""
+    stored = network.state_dict().keys()
+    for target in (node["tensor"] for node in nodes if "tensor" in node):
+        owner, name = split_name(network, target)
+        tensors.setdefault(target, getattr(owner, name))
+    own = {}
+    for name, tensor in tensors.items():
+        if name.rpartition(".")[0] not in layers:
+            kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+            own[name] = {
+                "kind": kind if name in stored else "constant",
+                "shape": list(tensor.shape),
+            }
+    return own
+
+
+def _tied(tensors: dict[str, Tensor], layers: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Second names of tensors that several owners share, and the first name of each."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, tensor in tensors.items():
+        original = first.setdefault(id(tensor), name)
+        if original != name and "same_as" not in layers.get(name.rpartition(".")[0], {}):
+            tied[name] = original
+    return tied

@@ -1,0 +1,97 @@
+"""The tensors of any module by name: listed, compared with a file's, put in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.errors import CheckpointError, ConfigError, NonFiniteError
+
+
+def named_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, also those outside the state dict; shared ones under every name."""
+    return {
+        **dict(network.named_parameters(remove_duplicate=False)),
+        **dict(network.named_buffers(remove_duplicate=False)),
+    }
+
+
+def split_name(network: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that holds a tensor or module, and what it calls it."""
+    owner, _, own_name = name.rpartition(".")
+    return network.get_submodule(owner), own_name
+
+
+def empty_tensor(shape: Any, where: str) -> Tensor:
+    """A tensor without numbers, on the meta device.
+
+    Raises:
+        ConfigError: ``shape`` is none; names ``where``.
+    """
+    try:
+        return torch.empty(tuple(shape), device="meta")
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ConfigError(f"{where}: found shape {str(shape)[:60]}, which no tensor has") from error
+
+
+def refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Do nothing where every floating tensor is finite.
+
+    Raises:
+        NonFiniteError: names the first that is not, and where.
+    """
+    for name, tensor in tensors.items():
+        wrong = ~torch.isfinite(tensor)
+        if wrong.any():
+            index = tuple(wrong.nonzero()[0].tolist())
+            raise NonFiniteError(
+                f"model: tensor {name!r} is {tensor[index].item()} at index {index}"
+            )
+
+
+def assign(
+    network: nn.Module,
+    expected: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    source: Path | str,
+) -> None:
+    """Put copies of ``tensors`` in the places of ``expected``, in their own dtypes.
+
+    A tensor that has several names in the network keeps them.
+
+    Args:
+        network: modified, unless anything does not fit.
+        expected: its tensors by name, themselves; they may be on the meta device.
+        tensors: the new ones, of the same names and shapes.
+        source: where they come from, for messages.
+
+    Raises:
+        CheckpointError: a tensor is missing, too many, of another shape or kind of dtype; names
+            ``source`` and the first that differs.
+    """
+    for name in sorted(expected.keys() | tensors.keys()):
+        wanted = tuple(expected[name].shape) if name in expected else "no such tensor"
+        found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
+        if found != wanted:
+            raise CheckpointError(f"{source}: tensor {name!r}: found {found}, accepted {wanted}")
+        _check_kind(f"{source}: tensor {name!r}", expected[name], tensors[name])
+    placed: dict[int, Tensor] = {}
+    for name, old in expected.items():
+        if id(old) not in placed:
+            new = tensors[name].clone()
+            real = new.is_floating_point()
+            placed[id(old)] = nn.Parameter(new, real) if isinstance(old, nn.Parameter) else new
+        owner, own_name = split_name(network, name)
+        setattr(owner, own_name, placed[id(old)])
+
+
+def _check_kind(where: str, expected: Tensor, found: Tensor) -> None:
+    if expected.is_floating_point():
+        if not found.is_floating_point():
+            raise CheckpointError(f"{where}: found {found.dtype}, accepted floating point")
+    elif found.dtype != expected.dtype:
+        raise CheckpointError(f"{where}: found {found.dtype}, accepted {expected.dtype}")

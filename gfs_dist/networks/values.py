@@ -1,0 +1,191 @@
+"""Arguments of layers and functions as JSON, and back.
+
+Numbers, texts, truth values, null and lists are themselves. Everything else is an object with one
+key that says what it is: ``{"tuple": [...]}``, ``{"slice": [start, stop, step]}``,
+``{"dict": {...}}``, ``{"device": "cpu"}``, ``{"node": NAME}`` (the result of an earlier step), or a
+kind and a name of :data:`NAMED`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from gfs_dist.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Result:
+    """Stands for the result of the step called ``name``."""
+
+    name: str
+
+
+TRAINING = Result("training?")
+"""Whether the network is training: a result that is there before the first step."""
+
+
+def _named(*things: torch.dtype | torch.memory_format) -> dict[str, Any]:
+    return {str(thing).removeprefix("torch."): thing for thing in things}
+
+
+NAMED: dict[str, dict[str, Any]] = {
+    "dtype": _named(
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    ),
+    "memory_format": _named(
+        *(torch.contiguous_format, torch.preserve_format),
+        *(torch.channels_last, torch.channels_last_3d),
+    ),
+    "float": {text: float(text) for text in ("inf", "-inf", "nan")},
+    "ellipsis": {"...": ...},
+    "mode": {"training": TRAINING},
+}
+"""What has a name, by its kind."""
+
+_DEVICE = re.compile(r"cpu|(cuda|mps|xpu)(:\d{1,3})?")
+MAX_DEPTH = 8
+MAX_WHOLE = 2**62
+MAX_PARTS = 50_000
+
+
+class UnstorableError(Exception):
+    """A network, or a part of it, cannot be described; says which and why."""
+
+
+def encode(value: Any) -> Any:
+    """``value`` as JSON.
+
+    Raises:
+        UnstorableError: it is of a kind that has no form in JSON.
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int) and abs(value) < MAX_WHOLE:
+        return int(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": str(value)}
+    for kind, things in NAMED.items():
+        for name, thing in things.items():
+            if value is thing:
+                return {kind: name}
+    if isinstance(value, slice):
+        return {"slice": [encode(part) for part in (value.start, value.stop, value.step)]}
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, torch.device):
+        return {"device": str(value)}
+    return _encode_group(value)
+
+
+def _encode_group(value: Any) -> Any:
+    # fx has lists and dicts of its own kind; a tuple with names for its parts is something else.
+    if isinstance(value, list):
+        return [encode(part) for part in value]
+    if type(value) in (tuple, torch.Size):
+        return {"tuple": [encode(part) for part in value]}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: encode(part) for key, part in value.items()}}
+    raise UnstorableError(f"an argument is a {type(value).__name__} ({str(value)[:60]})")
+
+
+def decode(content: Any, where: str, depth: int = 0) -> Any:
+    """The value that :func:`encode` wrote, with :class:`Result` in the places of results.
+
+    Raises:
+        ConfigError: nothing that :func:`encode` writes, or nested too deeply; names ``where``.
+    """
+    if depth > MAX_DEPTH:
+        raise ConfigError(f"{where}: nested more than {MAX_DEPTH} deep")
+    if isinstance(content, int) and abs(content) >= MAX_WHOLE:  # more than torch can count
+        raise ConfigError(f"{where}: found {str(content)[:60]}, accepted below 2**62")
+    if content is None or isinstance(content, bool | int | float | str):
+        return content
+    if isinstance(content, list):
+        return [decode(part, where, depth + 1) for part in content]
+    if isinstance(content, dict) and len(content) == 1:
+        kind, inner = next(iter(content.items()))
+        if isinstance(inner, str):
+            return _decode_name(kind, inner, where)
+        if kind == "dict" and isinstance(inner, dict):
+            return {key: decode(part, where, depth + 1) for key, part in inner.items()}
+        if kind in ("tuple", "slice") and isinstance(inner, list):
+            parts = [decode(part, where, depth + 1) for part in inner]
+            if kind == "tuple" or len(parts) == 3:
+                return tuple(parts) if kind == "tuple" else slice(*parts)
+    raise ConfigError(f"{where}: found {str(content)[:60]}, accepted is what a description holds")
+
+
+def _decode_name(kind: str, name: str, where: str) -> Any:
+    if kind == "node":
+        return Result(name)
+    if kind == "device" and _DEVICE.fullmatch(name):
+        return torch.device(name)
+    if name in NAMED.get(kind, {}):
+        return NAMED[kind][name]
+    raise ConfigError(f"{where}: found {kind[:60]!r}: {name[:60]!r}, which no description holds")
+
+
+def fill(template: Any, results: dict[str, Any]) -> Any:
+    """A decoded value with results in the places of their stand-ins."""
+    kind = type(template)  # compared by identity: this runs for every argument of every step
+    if kind is Result:
+        return results[template.name]
+    if kind is list:
+        return [fill(part, results) for part in template]
+    if kind is tuple:
+        return tuple([fill(part, results) for part in template])
+    if kind is dict:
+        return {key: fill(part, results) for key, part in template.items()}
+    if kind is slice:
+        parts = (template.start, template.stop, template.step)
+        return slice(*[fill(part, results) for part in parts])
+    return template
+
+
+def needed(template: Any) -> set[str]:
+    """The results that :func:`fill` looks up for a decoded value."""
+    if isinstance(template, Result):
+        return {template.name}
+    if isinstance(template, slice):
+        template = [template.start, template.stop, template.step]
+    if isinstance(template, dict):
+        template = list(template.values())
+    if isinstance(template, list | tuple):
+        return set().union(*(needed(part) for part in template))
+    return set()
+
+
+def checked_list(found: Any, where: str) -> list[Any]:
+    """``found``, a list of at most :data:`MAX_PARTS`.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not isinstance(found, list) or len(found) > MAX_PARTS:
+        raise ConfigError(f"{where}: found {_size(found)}, accepted a list of {MAX_PARTS} or less")
+    return found
+
+
+def checked_dict(found: Any, where: str) -> dict[str, Any]:
+    """``found``, an object of at most :data:`MAX_PARTS` keys.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not isinstance(found, dict) or len(found) > MAX_PARTS:
+        raise ConfigError(
+            f"{where}: found {_size(found)}, accepted an object of at most {MAX_PARTS}"
+        )
+    return found
+
+
+def _size(found: Any) -> str:
+    size = f" of {len(found)}" if isinstance(found, list | dict) else ""
+    return type(found).__name__ + size
