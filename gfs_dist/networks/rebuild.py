@@ -78,7 +78,9 @@ def _empty(
     if model != "custom" and (not isinstance(model, str) or model not in CATALOG):
         accepted = ", ".join([*MODELS, "custom", *CATALOG])
         raise ConfigError(f"model: found {model!r}, accepted {accepted}")
-    network = replay.fresh(architecture, trusted=factory).cpu()
+    network = replay.fresh(architecture, trusted=factory)
+    if model == "custom":
+        network = network.cpu()  # one of the catalog has no numbers yet to be moved
     replay.cut(network, architecture.get("removals", {"sizes": {}, "shapes": {}}))
     # What the factory makes besides weights, such as masks, has to be of their dtype.
     dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
