@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import nn
 
 from gfs_dist import data, networks
 from gfs_dist.data import DataSpec, Images
-from gfs_dist.errors import ShapeError
+from gfs_dist.errors import CheckpointError, ConfigError, ShapeError
+from gfs_dist.files import checkpoint
 from gfs_dist.jobs import config as schema
+from gfs_dist.networks.store import ARCHITECTURE
 
 
 @functools.lru_cache(maxsize=1)
@@ -44,6 +47,39 @@ def fresh_network(architecture: dict[str, Any], seed: int) -> nn.Module:
         return networks.make(
             architecture["model"], architecture["num_classes"], architecture["in_channels"]
         )
+
+
+def read_network(path: Path, model: schema.Model, images: Images) -> nn.Module:
+    """One deep network, whatever it is stored as (see ``find_checkpoints``), on the CPU.
+
+    Args:
+        path: a ``models/NAME`` or checkpoint folder, which describe themselves, or a state dict.
+        model: the keys ``model.*``: they describe a state dict, and name the factory that a
+            folder may ask for.
+        images: decide the number of outputs and channels of a bare state dict.
+
+    Raises:
+        CheckpointError: damaged, unsafe, NaN, or not the described network.
+        ConfigError: a factory that makes no network.
+    """
+    factory = model.factory if isinstance(model, schema.Custom) else None
+    if (path / ARCHITECTURE).is_file():
+        return networks.load(path, factory=factory)
+    found = checkpoint.load(path)
+    if not path.is_dir():
+        network = fresh_network(describe(model, images), 0)
+        networks.load_state(network, found.tensors, path)
+        return network.eval()
+    architecture = found.state.get("architecture")
+    try:
+        return networks.load_tensors(
+            architecture if isinstance(architecture, dict) else {},
+            found.tensors,
+            path / checkpoint.MODEL,
+            factory=factory,
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{path / checkpoint.STATE}: {error}") from error
 
 
 def check_fits(network: nn.Module, images: Images, source: str) -> None:

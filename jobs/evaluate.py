@@ -6,13 +6,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gfs_dist import networks, report
 from gfs_dist.errors import CheckpointError, ShapeError
+from gfs_dist.files import checkpoint
 from gfs_dist.jobs import config as schema
+from gfs_dist.jobs import evaluate_deep, two_layer
 from gfs_dist.jobs.checkpoints import find_checkpoints, load_network
 from gfs_dist.jobs.local import local_device, use_threads
 from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.jobs.two_layer import Inputs, data_spec, measure, two_layer
+from gfs_dist.networks.store import ARCHITECTURE
 
 LARGE_BATCH = 256
 
@@ -31,34 +35,16 @@ def run(config: schema.Evaluate, reporter: Reporter) -> dict[str, Any]:
         names = ", ".join(str(found) for found in inside[:3])
         raise CheckpointError(f"path: {path} is a run folder, choose one network in it: {names}")
     iteration, place = find_checkpoints(path)[0]
-    model = two_layer(config.model)
-    network = load_network(place, model)
-    inputs = Inputs(data_spec(config.data), model.width, model.activation, config.objective)
-    dataset = inputs.dataset()
-    if network.features != dataset.features:
-        raise ShapeError(
-            f"path: {path} takes {network.features} inputs, "
-            f"data={config.data.name} has {dataset.features}"
-        )
-    reporter.plan(
-        [
-            f"network   {path}: two-layer, {network.width:,} {network.activation} neurons",
-            f"data      {config.data.name}: {len(dataset.x_train):,} samples for the loss, "
-            f"{len(dataset.x_test):,} for the accuracy",
-        ]
-    )
     with use_threads(config.threads):
-        facts = measure(network, inputs)
-        network.to(device)
-        batches = (1, min(LARGE_BATCH, len(dataset.x_test)))
-        speeds = [networks.latency(network, dataset.x_test[:size].to(device)) for size in batches]
+        measure = _measure_two_layer if _has_two_layers(place, config) else evaluate_deep.measure
+        facts = measure(config, place, device, reporter)
+    weights = place / checkpoint.MODEL if place.is_dir() else place
+    facts["latency"] = [{**row, "device": device.type} for row in facts["latency"]]
     result = {
         "name": path.name,
         "iteration": iteration,
-        "objective": config.objective,
-        "kept": network.width,
         **facts,
-        "latency": [{**asdict(speed), "device": device.type} for speed in speeds],
+        "file_bytes": weights.stat().st_size,
     }
     _tell(result, reporter)
     return {
@@ -71,7 +57,52 @@ def run(config: schema.Evaluate, reporter: Reporter) -> dict[str, Any]:
     }
 
 
+def _has_two_layers(place: Path, config: schema.Evaluate) -> bool:
+    """What a folder says of itself; of a bare file the keys ``model.*`` tell."""
+    if (place / ARCHITECTURE).is_file():
+        architecture: Any = checkpoint.read_json(place / ARCHITECTURE)
+    elif place.is_dir():
+        architecture = checkpoint.read_json(place / checkpoint.STATE).get("architecture")
+    else:
+        return isinstance(config.model, schema.TwoLayer)
+    return isinstance(architecture, dict) and architecture.get("model") == "two_layer"
+
+
+def _measure_two_layer(
+    config: schema.Evaluate, place: Path, device: torch.device, reporter: Reporter
+) -> dict[str, Any]:
+    model = two_layer.two_layer(config.model)
+    network = load_network(place, model)
+    inputs = two_layer.Inputs(
+        two_layer.data_spec(config.data), model.width, model.activation, config.objective
+    )
+    dataset = inputs.dataset()
+    if network.features != dataset.features:
+        raise ShapeError(
+            f"path: {place} takes {network.features} inputs, "
+            f"data={config.data.name} has {dataset.features}"
+        )
+    reporter.plan(
+        [
+            f"network   {place}: two-layer, {network.width:,} {network.activation} neurons",
+            f"data      {config.data.name}: {len(dataset.x_train):,} samples for the loss, "
+            f"{len(dataset.x_test):,} for the accuracy",
+        ]
+    )
+    facts = two_layer.measure(network, inputs)
+    network.to(device)
+    sizes = (1, min(LARGE_BATCH, len(dataset.x_test)))
+    speeds = [networks.latency(network, dataset.x_test[:size].to(device)) for size in sizes]
+    return {
+        "objective": config.objective,
+        "kept": network.width,
+        **facts,
+        "latency": [asdict(speed) for speed in speeds],
+    }
+
+
 def _tell(result: dict[str, Any], reporter: Reporter) -> None:
     speeds = {f"us at batch {row['batch']}": row["median_s"] * 1e6 for row in result["latency"]}
-    shown = {key: result[key] for key in ("loss", "accuracy", "kept", "macs", "params")} | speeds
+    keys = ("loss", "accuracy", "kept", "macs", "params", "file_bytes")
+    shown = {key: result[key] for key in keys if result[key] is not None} | speeds
     reporter.table(result["name"], list(shown), [list(shown.values())])
