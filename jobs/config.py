@@ -352,6 +352,7 @@ def _refuse_deep_training(train: Train) -> None:
 COMMANDS: dict[str, type[Job]] = {
     "pretrain": Pretrain,
     "prune": Prune,
+    "finetune": Finetune,
     "evaluate": Evaluate,
     "benchmark": Benchmark,
     "report": Report,

@@ -12,12 +12,13 @@ from typing import NoReturn
 
 from gfs_dist.errors import InputError
 
-POSITIONAL = {"evaluate": "path", "report": "path"}
+POSITIONAL = {"finetune": "path", "evaluate": "path", "report": "path"}
 """Commands that take a word without ``=``, and the key that it sets."""
 
 COMMANDS = {
     "pretrain": "train a network, keeping checkpoints",
     "prune": "prune one or many checkpoints",
+    "finetune": "train a stored deep network on: gfs finetune PATH",
     "evaluate": "measure a stored network: gfs evaluate PATH",
     "benchmark": "measure the exact methods against the exhaustive one",
     "report": "write the pages and plots of a run folder again: gfs report RUN_DIR",

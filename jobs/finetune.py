@@ -1,0 +1,130 @@
+"""``gfs finetune PATH``: train a stored deep network on, a pruned one above all."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gfs_dist import networks
+from gfs_dist.data import DataSpec, Images
+from gfs_dist.errors import CheckpointError, ConfigError
+from gfs_dist.files import checkpoint, fingerprint
+from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.checkpoints import find_checkpoints
+from gfs_dist.jobs.deep import check_fits, describe, read_images, read_network
+from gfs_dist.jobs.deep_run import DeepRun, deep_spec, plan_lines, sizes
+from gfs_dist.jobs.deep_training import DeepTraining
+from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.two_layer import data_spec, data_words
+from gfs_dist.networks.store import ARCHITECTURE
+
+DEFAULTS = {"iterations": 2500, "lr": 0.01, "checkpoint_every": 500}
+"""The paper's 2,500 iterations from 0.01 (arXiv 2108.00259, Appendix E); all else as pretrain."""
+
+ORIGIN = ("model", "num_classes", "in_channels", "factory", "kwargs")
+"""What :func:`gfs_dist.networks.save` asks of where a network came from."""
+
+
+def run(config: schema.Finetune, reporter: Reporter) -> dict[str, Any]:
+    """Train the network at ``config.path``, and write the run folder; returns its report.
+
+    Raises:
+        CheckpointError: it cannot be read, is no deep network, or is known in evaluation only.
+    """
+    images = read_images(data_spec(config.data))
+    place = _find(Path(config.path))
+    architecture = _architecture(place, config.model, images)
+    make = functools.partial(read_for_training, place, config.model, data_spec(config.data))
+    network, spec = make(), deep_spec(config.train, config.seed, **DEFAULTS)
+    check_fits(network, images, str(place))
+    reporter.plan(plan_lines(config, network, images, spec))
+    weights = [tensor for _, tensor in sorted(network.state_dict().items())]
+    facts = {
+        "training": {f"train.{key}": value for key, value in asdict(spec).items()},
+        "inputs": {
+            f"data={config.data.name}": images.fingerprint,
+            "the network": fingerprint(*weights),
+        },
+    }
+    with DeepRun.opened("finetune", config, reporter) as job:
+        folder = str(job.folder.path)
+        job.train(DeepTraining(data_spec(config.data), make, spec, folder, architecture, facts))
+        row = _result(job, Path(config.path), network, images, architecture)
+        job.write("finished", [row], None)
+    _tell(config, job, row, reporter)
+    return job.report
+
+
+def read_for_training(place: Path, model: schema.Model, spec: DataSpec) -> nn.Module:
+    """The network as training takes it: float32, whatever it was pruned in."""
+    return read_network(place, model, read_images(spec)).to(torch.float32).requires_grad_()
+
+
+def _find(path: Path) -> Path:
+    found = find_checkpoints(path)
+    if len(found) > 1:
+        raise CheckpointError(
+            f"path: {path} is a run folder, choose one network in it: {found[-1][1]}"
+        )
+    return found[0][1]
+
+
+def _architecture(place: Path, model: schema.Model, images: Images) -> dict[str, Any]:
+    """What the stored network says of itself; of a bare state dict the keys ``model.*`` do."""
+    if (place / ARCHITECTURE).is_file():
+        facts = checkpoint.read_json(place / ARCHITECTURE)
+    elif place.is_dir():
+        facts = checkpoint.read_json(place / checkpoint.STATE).get("architecture") or {}
+    elif isinstance(model, schema.TwoLayer):
+        raise ConfigError(f"model: found {model.name}, accepted is the deep network of {place}")
+    else:
+        facts = describe(model, images)
+    if facts.get("model") == "two_layer":
+        raise CheckpointError(f"path: {place} is a two-layer network, accepted are deep ones")
+    if facts.get("graph", {}).get("evaluation_only"):
+        raise CheckpointError(
+            f"path: {place} holds its network as it evaluates, not as it trains; give the state "
+            "dict with model=custom model.factory=package.module:function"
+        )
+    return {key: value for key, value in facts.items() if key != "format"}
+
+
+def _result(
+    job: DeepRun,
+    path: Path,
+    network: nn.Module,
+    images: Images,
+    architecture: dict[str, Any],
+) -> dict[str, Any]:
+    """Write ``models/NAME`` from the last checkpoint; its row."""
+    rows = job.checkpoints(sizes(network, images))
+    last = job.folder.path / rows[-1]["model"]
+    networks.load_state(network, checkpoint.load(last).tensors, last / checkpoint.MODEL)
+    name = path.resolve().stem if path.is_file() else path.resolve().name
+    origin = {key: architecture[key] for key in ORIGIN if key in architecture}
+    stored = job.folder.model(name)
+    example = images.inputs(images.x_test[:2])
+    networks.save(stored, network.eval(), example=example, origin=origin)
+    curve = [{key: row[key] for key in ("iteration", "loss", "accuracy")} for row in rows]
+    return {
+        **rows[-1],
+        "name": name,
+        "model": job.folder.relative(stored),
+        "accuracy_before": rows[0]["accuracy"],
+        "accuracy_after": {"finetune": rows[-1]["accuracy"]},
+        "checkpoints": curve,
+    }
+
+
+def _tell(config: schema.Finetune, job: DeepRun, row: dict[str, Any], reporter: Reporter) -> None:
+    columns = ("iteration", "loss", "accuracy")
+    lines = [[point[column] for column in columns] for point in row["checkpoints"]]
+    reporter.table(f"{row['name']}, trained on", columns, lines)
+    stored = shlex.quote(str(job.folder.path / row["model"]))
+    reporter.next([f"gfs evaluate {stored} {data_words(config.data, config.seed)}"])
