@@ -10,7 +10,6 @@ only another value of an argument, the steps of evaluation are kept and marked a
 
 from __future__ import annotations
 
-import copy
 import inspect
 import warnings
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from torch import Tensor, fx, nn
 from gfs_dist.networks.allowed import FUNCTION_NAMES, FUNCTIONS, MODULE_NAMES
 from gfs_dist.networks.graph_build import is_argument, make_layer
 from gfs_dist.networks.graph_network import GraphNetwork
-from gfs_dist.networks.tensors import named_tensors, split_name
+from gfs_dist.networks.tensors import copied, named_tensors, split_name
 from gfs_dist.networks.values import UnstorableError, encode
 
 
@@ -44,10 +43,10 @@ def describe(network: nn.Module, num_inputs: int) -> tuple[dict[str, Any], dict[
     if isinstance(network, GraphNetwork):
         steps = network.gfs_steps
     else:
-        traced = copy.deepcopy(network).eval()
+        traced = copied(network).eval()
         steps = _trace(traced, num_inputs)
         try:
-            steps = _both_modes(steps, _trace(copy.deepcopy(network).train(), num_inputs))
+            steps = _both_modes(steps, _trace(copied(network).train(), num_inputs))
         except UnstorableError:
             steps = {**steps, "evaluation_only": True}
     layers = _layers(traced)

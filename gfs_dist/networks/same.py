@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gfs_dist.networks.tensors import named_tensors
+from gfs_dist.networks.tensors import copied, named_tensors
 
 
 @torch.no_grad()
@@ -18,11 +17,11 @@ def plain_copy(network: nn.Module) -> nn.Module:
 
     How numbers lie in memory decides which kernel multiplies them, and so the last bits.
     """
-    copied = copy.deepcopy(network).cpu().eval()
-    for tensor in {id(tensor): tensor for tensor in named_tensors(copied).values()}.values():
+    same = copied(network).cpu().eval()
+    for tensor in {id(tensor): tensor for tensor in named_tensors(same).values()}.values():
         tensor.data = plain(tensor)
         tensor.grad = None
-    return copied
+    return same
 
 
 def plain(tensor: Tensor) -> Tensor:

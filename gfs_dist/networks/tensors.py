@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import CheckpointError, ConfigError, NonFiniteError
+from gfs_dist.networks.values import UnstorableError
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A deep copy.
+
+    Raises:
+        UnstorableError: it holds what cannot be copied, such as results of earlier calls.
+    """
+    try:
+        return copy.deepcopy(network)
+    except Exception as error:  # the user's classes may raise anything
+        raise UnstorableError(f"it cannot be copied: {error}".partition("\n")[0]) from error
 
 
 def named_tensors(network: nn.Module) -> dict[str, Tensor]:
