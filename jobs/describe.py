@@ -6,13 +6,13 @@ Reads the files as text: help must not wait for Hydra, and comments are lost to 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gfs_dist._layout import conf_folder
 from gfs_dist.jobs.config import OPTION_KEY
 
-_ENTRY = re.compile(r"(?P<dash> *- )?(?P<key>\w+): *(?P<value>.*)")
+_ENTRY = re.compile(r"(?P<indent> *)(?P<dash>- )?(?P<key>\w+): *(?P<value>.*)")
 
 
 @dataclass(frozen=True)
@@ -36,39 +36,67 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Section:
+    """Keys that belong together, ``NAME.KEY`` each."""
+
+    name: str
+    help: str
+    keys: list[Key]
+
+
+@dataclass(frozen=True)
 class Description:
-    """A command in one line, its plain keys and its groups."""
+    """A command in one line, its plain keys, its sections of keys and its groups."""
 
     help: str
     keys: list[Key]
+    sections: list[Section]
     groups: list[Group]
 
 
 def describe(command: str) -> Description:
     """What conf/ says of ``command``."""
-    text, entries = _read(conf_folder() / f"{command}.yaml")
-    groups = [_group(key) for is_group, key in entries if is_group]
-    return Description(text, [key for is_group, key in entries if not is_group], groups)
+    found = _read(conf_folder() / f"{command}.yaml")
+    return Description(
+        found.help, found.keys, found.sections, [_group(key) for key in found.chosen]
+    )
 
 
 def _group(key: Key) -> Group:
     options = {}
     for file in sorted((conf_folder() / key.name).glob("*.yaml")):
-        keys = [Key(f"{key.name}.{k.name}", k.default, k.help) for _, k in _read(file)[1]]
+        keys = [Key(f"{key.name}.{k.name}", k.default, k.help) for k in _read(file).keys]
         assert keys[0].name == f"{key.name}.{OPTION_KEY[key.name]}", file
         options[file.stem] = keys
     return Group(key.name, key.default, key.help, options)
 
 
-def _read(file: Path) -> tuple[str, list[tuple[bool, Key]]]:
-    """The first comment, and (is it an entry of the defaults list, key) for every entry."""
-    comment = first = ""
-    entries = []
+@dataclass
+class _Contents:
+    """What stands in one file, in its order; ``chosen``: entries of the defaults list."""
+
+    help: str = ""
+    keys: list[Key] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+    chosen: list[Key] = field(default_factory=list)
+
+
+def _read(file: Path) -> _Contents:
+    found, comment = _Contents(), ""
     for line in file.read_text(encoding="utf-8").splitlines():
         if line.lstrip().startswith("#"):
             comment = line.lstrip("# ")
-            first = first or comment
-        elif (match := _ENTRY.fullmatch(line)) and match["key"] != "defaults":
-            entries.append((bool(match["dash"]), Key(match["key"], match["value"], comment)))
+            found.help = found.help or comment
+        elif match := _ENTRY.fullmatch(line):
+            name, value = match["key"], match["value"]
+            if match["dash"]:
+                found.chosen.append(Key(name, value, comment))
+            elif match["indent"]:
+                section = found.sections[-1]
+                section.keys.append(Key(f"{section.name}.{name}", value, comment))
+            elif value:
+                found.keys.append(Key(name, value, comment))
+            elif name != "defaults":
+                found.sections.append(Section(name, comment, []))
             comment = ""
-    return first, entries
+    return found

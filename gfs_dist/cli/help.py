@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gfs_dist.cli.arguments import COMMANDS, OPTIONS, POSITIONAL
-from gfs_dist.jobs.describe import Group, Key, describe
+from gfs_dist.jobs.describe import Group, Key, Section, describe
 
 _COLUMN = 38
 
@@ -27,9 +27,14 @@ def command_help(command: str) -> str:
     return _page(
         [f"usage: gfs {command}{positional} [key=value ...] [options]", "", about.help, ""],
         ["keys, with their defaults:", *_rows(map(_row, about.keys)), ""],
+        *(_section(section) for section in about.sections),
         *(_group(group) for group in about.groups),
         ["options:", *_rows(OPTIONS.items())],
     )
+
+
+def _section(section: Section) -> list[str]:
+    return [f"{section.name}: {section.help}", *_rows(map(_row, section.keys)), ""]
 
 
 def _group(group: Group) -> list[str]:
