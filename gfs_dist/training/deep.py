@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gfs_dist.errors import DataError, RunError, ShapeError
+from gfs_dist.networks import device_of, evaluating
 from gfs_dist.runtime.peers import NoPeers, Peers
 from gfs_dist.training.augment import crop_and_flip
 from gfs_dist.training.deep_spec import DeepSpec, DeepState, Samples
@@ -69,8 +70,9 @@ def train_deep(
             f"labels: found shape {tuple(samples.labels_train.shape)}, "
             f"accepted ({len(samples.x_train)},)"
         )
-    # Faster for convolutions, CPU and GPU; torch's types do not know the argument.
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if _takes_channels_last(network, samples):
+        # Faster for convolutions, CPU and GPU; torch's types do not know the argument.
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.train()
     optimizer = _optimizer(network, spec, start.velocity if start else {})
     meter = _Meter()
@@ -125,6 +127,8 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     device = next(network.parameters()).device
     x, labels, size = _share(samples, spec, iteration, peers, device)
+    if _is_channels_last(network):
+        x = x.contiguous(memory_format=torch.channels_last)
     with _random_layers(mixed_seed(spec.seed, iteration, peers.rank), device), _exact(device):
         loss = _loss_sum(network, x, labels, spec) if len(x) else torch.zeros((), device=device)
         # Ranks may have unlike shares: a mean over ranks of these is the mean over samples.
@@ -156,9 +160,25 @@ def _share(
         x = crop_and_flip(x, generator)
     own = torch.arange(len(rows)).tensor_split(peers.num_ranks)[peers.rank]
     x = samples.inputs(x[own].to(device))
-    if x.ndim == 4:
-        x = x.contiguous(memory_format=torch.channels_last)
     return x, samples.labels_train[rows[own]].to(device), len(rows)
+
+
+def _takes_channels_last(network: nn.Module, samples: Samples) -> bool:
+    """False for networks that use ``view`` on features: it needs them in the usual order."""
+    x = samples.inputs(samples.x_train[:2].to(device_of(network)))
+    if x.ndim != 4:
+        return False
+    with evaluating(network):
+        try:
+            network(x.contiguous(memory_format=torch.channels_last))
+        except RuntimeError:  # what is wrong in either order shows in the first step
+            return False
+    return True
+
+
+def _is_channels_last(network: nn.Module) -> bool:
+    weights = (parameter for parameter in network.parameters() if parameter.ndim == 4)
+    return any(not weight.is_contiguous() for weight in weights)
 
 
 def _is_augmented(x: Tensor, spec: DeepSpec) -> bool:

@@ -213,14 +213,15 @@ def test_batch_norm_keeps_the_statistics_of_rank_0() -> None:
 
 
 class Probe(nn.Module):
-    """Notes what goes into it."""
+    """Notes what goes into it while it is trained."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x.detach())
+        if self.training:
+            self.seen.append(x.detach())
         return x
 
 
@@ -239,6 +240,21 @@ def test_images_and_weights_lie_channels_last() -> None:
         assert probe.seen[0].is_contiguous(memory_format=torch.channels_last)
         assert not probe.seen[0].is_contiguous()
     assert network[1].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_network_that_uses_view_is_trained_in_the_usual_order() -> None:
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.linear = nn.Linear(4 * 14 * 14, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(self.conv(x).view(len(x), -1))
+
+    network = Viewing()
+    assert list(run(network)) == [0, 4, 8, 10]
+    assert network.conv.weight.is_contiguous()
 
 
 @pytest.mark.parametrize(
