@@ -70,9 +70,7 @@ def train_deep(
             f"labels: found shape {tuple(samples.labels_train.shape)}, "
             f"accepted ({len(samples.x_train)},)"
         )
-    if _takes_channels_last(network, samples):
-        # Faster for convolutions, CPU and GPU; torch's types do not know the argument.
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _prefer_channels_last(network, samples)
     network.train()
     optimizer = _optimizer(network, spec, start.velocity if start else {})
     meter = _Meter()
@@ -163,17 +161,21 @@ def _share(
     return x, samples.labels_train[rows[own]].to(device), len(rows)
 
 
-def _takes_channels_last(network: nn.Module, samples: Samples) -> bool:
-    """False for networks that use ``view`` on features: it needs them in the usual order."""
+def _prefer_channels_last(network: nn.Module, samples: Samples) -> None:
+    """Lay weights out as convolutions are faster, on CPU and GPU, if the network runs so.
+
+    One that uses ``view`` on features does not: it needs the usual order.
+    """
     x = samples.inputs(samples.x_train[:2].to(device_of(network)))
     if x.ndim != 4:
-        return False
+        return
+    # torch's types do not know the argument.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with evaluating(network):
         try:
             network(x.contiguous(memory_format=torch.channels_last))
         except RuntimeError:  # what is wrong in either order shows in the first step
-            return False
-    return True
+            network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def _is_channels_last(network: nn.Module) -> bool:

@@ -242,18 +242,19 @@ def test_images_and_weights_lie_channels_last() -> None:
     assert network[1].weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_network_that_uses_view_is_trained_in_the_usual_order() -> None:
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_that_uses_view_is_trained_in_the_usual_order(channels: int) -> None:
     class Viewing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
+            self.conv = nn.Conv2d(channels, 4, 3)
             self.linear = nn.Linear(4 * 14 * 14, 3)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.linear(self.conv(x).view(len(x), -1))
 
     network = Viewing()
-    assert list(run(network)) == [0, 4, 8, 10]
+    assert list(run(network, samples=blobs(channels=channels))) == [0, 4, 8, 10]
     assert network.conv.weight.is_contiguous()
 
 
