@@ -26,7 +26,7 @@ from gfs_dist.runtime.progress import (
     SearchResult,
 )
 from gfs_dist.runtime.spec import GroupTask, Problem, RuntimeSpec, Task
-from gfs_dist.runtime.timing import Timing, summary
+from gfs_dist.runtime.timing import Timing, peak_rss_bytes, summary
 from gfs_dist.runtime.tracker import Tracker
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.partition import Partition
@@ -103,7 +103,7 @@ class AloneRuntime:
         for place, item in enumerate(items):
             began = time.perf_counter()
             value = task.run(item, self.device, lambda: None)
-            journal.done(place, value, 0, time.perf_counter() - began)
+            journal.done(place, value, 0, time.perf_counter() - began, peak_rss_bytes())
         return journal.result({0: self.who})
 
     def together(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:

@@ -24,10 +24,14 @@ class Fault:
     """One fault.
 
     Attributes:
-        rank: who; -1 is the coordinator's own process, killed after ``step`` was reported.
-        step: before which pick (counted from 1); 0 is the set-up.
+        rank: who; -1 is the coordinator's own process, killed after ``step`` was reported (in a
+            map: after as many items).
+        step: 0 is the set-up. In a search: before which pick (counted from 1). In a map: before
+            which of the items that the rank is given (counted from 1, over all workers that take
+            its place). In a group task: as soon as the rank ticks this step or a later one.
         kind: "kill" (SIGKILL), "stop" (SIGSTOP: a hang), "exit" (the process ends itself).
-        generation: in which generation, counted from 0 over the whole life of the runtime.
+        generation: in which generation, counted from 0 over the whole life of the runtime. A
+            search and a group task begin one at the start and after every fault, a map is one.
     """
 
     rank: int
@@ -79,7 +83,12 @@ class Saboteur:
         self._announce = announce
 
     def before(self, step: int) -> None:
-        """To be called before pick number ``step`` is sought; 0 for the set-up."""
+        """To be called before step number ``step`` is begun; 0 for the set-up."""
         if kind := self._kinds.pop(step, ""):
             self._announce()
             strike(kind)
+
+    def upon(self, step: int) -> None:
+        """To be called when ``step`` is reached, where steps may be left out."""
+        for due in sorted(due for due in self._kinds if due <= step):
+            self.before(due)

@@ -1,4 +1,4 @@
-"""Who computes where in one generation: devices, threads, backend, graph, partition."""
+"""Who computes where in one generation: devices, threads, backend, graph."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from gfs_dist.errors import InputError
 from gfs_dist.runtime.graph import Graph, make_graph
+from gfs_dist.runtime.orders import Identity
 from gfs_dist.runtime.spec import RuntimeSpec
-from gfs_dist.runtime.worker import Identity
-from gfs_dist.selection.partition import Partition
 
 
 @dataclass(frozen=True)
@@ -20,17 +19,9 @@ class Layout:
     devices: list[str]
     threads: list[int]
     backend: str
-    graph: Graph | None
-    partition: Partition
 
 
-def lay_out(
-    spec: RuntimeSpec,
-    identities: Sequence[Identity],
-    device: str,
-    partition: Partition,
-    graph: Graph | None,
-) -> Layout:
+def lay_out(spec: RuntimeSpec, identities: Sequence[Identity], device: str) -> Layout:
     """Where the ranks with these ``identities`` compute.
 
     NCCL is taken where every rank has a GPU of its own and no graph is asked for; ranks that
@@ -38,32 +29,30 @@ def lay_out(
 
     Args:
         device: "auto" (GPUs if each rank can have its own), "cpu" or "cuda".
-        partition: for any number of ranks; divided anew if that differs.
-        graph: of the generation before, kept if the number of ranks is the same.
     """
-    num_ranks = len(identities)
     on_node = Counter(who.node for who in identities)
-    own_gpu = all(on_node[who.node] <= who.gpus for who in identities)
+    among = Counter((who.node, who.visible) for who in identities)  # ranks that see the same GPUs
+    own_gpu = all(among[who.node, who.visible] <= who.gpus for who in identities)
     cuda = own_gpu if device == "auto" else device == "cuda"
     if cuda and (bare := next((who for who in identities if not who.gpus), None)):
         raise InputError(
             f"device: found 'cuda', but {bare.host} has no GPU; accepted 'cpu', 'auto'"
         )
-    seen: Counter[str] = Counter()
+    seen: Counter[tuple[str, str]] = Counter()
     devices, threads = [], []
     for who in identities:
-        devices.append(f"cuda:{seen[who.node] % who.gpus}" if cuda else "cpu")
+        gpus = who.node, who.visible
+        devices.append(f"cuda:{seen[gpus] % who.gpus}" if cuda else "cpu")
         threads.append(spec.threads or max(1, who.cores // on_node[who.node]))
-        seen[who.node] += 1
+        seen[gpus] += 1
     backend = "nccl" if cuda and own_gpu and spec.graph is None else "gloo"
-    if partition.num_ranks != num_ranks:
-        partition = partition.over(num_ranks)
-    return Layout(devices, threads, backend, _graph(spec, num_ranks, graph), partition)
+    return Layout(devices, threads, backend)
 
 
-def _graph(spec: RuntimeSpec, num_ranks: int, before: Graph | None) -> Graph | None:
-    """The graph for ``num_ranks``. A named one is drawn anew; of given edges those among the
-    ranks that are left are kept if they connect them, else the ranks form a line.
+def graph_for(spec: RuntimeSpec, num_ranks: int, before: Graph | None) -> Graph | None:
+    """The graph for ``num_ranks``: the one ``before`` if it fits. Else a named one is drawn anew;
+    of given edges those among the ranks that are left are kept if they connect them, and if not
+    the ranks form a line.
     """
     if spec.graph is None or (before is not None and before.num_ranks == num_ranks):
         return before

@@ -34,12 +34,13 @@ class MapJournal(Journal):
             self.setup_s = time.perf_counter() - self.began
         self._row(rank)["setup_s"] += seconds
 
-    def done(self, place: int, value: Any, rank: int, seconds: float) -> None:
+    def done(self, place: int, value: Any, rank: int, seconds: float, peak_bytes: int) -> None:
         """Rank ``rank`` has finished the item at ``place``."""
         self.values[place] = value
         row = self._row(rank)
         row["items"] += 1
         row["compute_s"] += seconds
+        row["peak_rss_bytes"] = max(row["peak_rss_bytes"], peak_bytes)
         self.event("step", rank, step=place)
         self.reach(len(self.values))
         if self.on_done is not None:
@@ -60,7 +61,8 @@ class MapJournal(Journal):
         return MapResult(values, timing, list(faults), self.events)
 
     def _row(self, rank: int) -> Row:
-        return self._spent.setdefault(rank, {"items": 0, "setup_s": 0.0, "compute_s": 0.0})
+        zero = {"items": 0, "setup_s": 0.0, "compute_s": 0.0, "peak_rss_bytes": 0}
+        return self._spent.setdefault(rank, zero)
 
     def _progress(self) -> MapProgress:
         rate, news = self.steps_per_s(), self.news()

@@ -1,9 +1,9 @@
-"""The communicator of many ranks over torch.distributed: Gloo on CPUs, NCCL on GPUs."""
+"""What ranks say to each other over torch.distributed: Gloo on CPUs, NCCL on GPUs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +16,7 @@ from gfs_dist.runtime.store import Address, connect, name_interface
 
 # A slow rank is no fault: who hangs is the coordinator's question, not the group's.
 GROUP_TIMEOUT_S = 1800.0
+BUCKET_BYTES = 32 * 2**20
 
 
 class CommunicationError(Exception):
@@ -46,9 +47,9 @@ class Traffic:
         self.bytes += times * tensor.numel() * tensor.element_size()
 
 
-class GroupCommunicator:
-    """Collectives of the default process group. Any failure leaves the group at once, so that
-    the ranks that wait for this one fail too instead of waiting for a timeout.
+class Member:
+    """One rank of the default process group. Any failure leaves the group at once, so that the
+    ranks that wait for this one fail too instead of waiting for a timeout.
 
     Args:
         traffic: counts are added here.
@@ -60,16 +61,33 @@ class GroupCommunicator:
         self.traffic = traffic if traffic is not None else Traffic()
         self.device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
+    @contextmanager
+    def exchange(self) -> Iterator[None]:
+        """Around every exchange: times it, and makes one kind of error of all failures."""
+        traffic, began = self.traffic, time.perf_counter()
+        traffic.calls += 1
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:  # ValueError: the group is gone already
+            leave()
+            first_line = (str(error) or type(error).__name__).splitlines()[0]
+            raise CommunicationError(first_line) from error
+        finally:
+            traffic.seconds += time.perf_counter() - began
+        traffic.done += 1
+
+
+class GroupCommunicator(Member):
+    """The collectives of a search; see :class:`gfs_dist.selection.communicator.Communicator`."""
+
     def minimum(self, values: Tensor) -> Tensor:
-        """See :class:`gfs_dist.selection.communicator.Communicator`."""
-        with self._exchange():
+        with self.exchange():
             on_device = self._copy(values)
             self._minimum(on_device)
             return on_device.to(values.device)
 
     def share(self, tensor: Tensor, owner: int) -> Tensor:
-        """See :class:`gfs_dist.selection.communicator.Communicator`."""
-        with self._exchange():
+        with self.exchange():
             on_device = tensor.to(self.device).contiguous()
             self._share(on_device, owner)
             return on_device.to(tensor.device)
@@ -86,19 +104,64 @@ class GroupCommunicator:
     def _copy(self, values: Tensor) -> Tensor:
         return values.clone() if values.device == self.device else values.to(self.device)
 
-    @contextmanager
-    def _exchange(self) -> Iterator[None]:
-        traffic, began = self.traffic, time.perf_counter()
-        traffic.calls += 1
-        try:
-            yield
-        except (RuntimeError, ValueError) as error:  # ValueError: the group is gone already
-            leave()
-            first_line = (str(error) or type(error).__name__).splitlines()[0]
-            raise CommunicationError(first_line) from error
-        finally:
-            traffic.seconds += time.perf_counter() - began
-        traffic.done += 1
+
+class GroupPeers(Member):
+    """The collectives of a group task; see :class:`gfs_dist.runtime.peers.Peers`.
+
+    Tensors travel side by side in buckets: few large messages instead of many small ones.
+    """
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        with self.exchange(), torch.no_grad():
+            for bucket in buckets(tensors):
+                dtype = torch.promote_types(bucket[0].dtype, torch.float32)
+                assert dtype.is_floating_point
+                flat = self._flat(bucket, dtype)
+                self.traffic.sent(flat)
+                dist.all_reduce(flat)
+                self._unpack(flat.div_(self.num_ranks), bucket)
+
+    def broadcast(self, tensors: Sequence[Tensor], owner: int = 0) -> None:
+        with self.exchange(), torch.no_grad():
+            for bucket in buckets(tensors):
+                flat = self._flat(bucket, bucket[0].dtype)
+                if self.rank == owner:
+                    self.traffic.sent(flat)
+                dist.broadcast(flat.view(torch.uint8), src=owner)
+                self._unpack(flat, bucket)
+
+    def barrier(self) -> None:
+        with self.exchange():
+            token = torch.zeros(1, device=self.device)
+            dist.all_reduce(token)
+            token.item()  # on a GPU nobody has come before this
+
+    def _flat(self, bucket: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        return torch.cat([t.detach().reshape(-1) for t in bucket]).to(self.device, dtype)
+
+    def _unpack(self, flat: Tensor, bucket: Sequence[Tensor]) -> None:
+        for tensor, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+            tensor.detach().copy_(part.view_as(tensor))
+        if flat.is_cuda:  # a peer that died is to be noticed in here, not in the task
+            torch.cuda.current_stream().synchronize()
+
+
+def buckets(tensors: Sequence[Tensor], limit_bytes: int = BUCKET_BYTES) -> list[list[Tensor]]:
+    """``tensors`` in order, in runs of one dtype and device and of ``limit_bytes`` at most (or of
+    one tensor); empty ones are left out.
+    """
+    runs: list[list[Tensor]] = []
+    kind, size = None, 0
+    for tensor in tensors:
+        if tensor.numel() == 0:
+            continue
+        num_bytes = tensor.numel() * tensor.element_size()
+        if kind != (tensor.dtype, tensor.device) or size + num_bytes > limit_bytes:
+            runs.append([])
+            kind, size = (tensor.dtype, tensor.device), 0
+        runs[-1].append(tensor)
+        size += num_bytes
+    return runs
 
 
 def join(address: Address, prefix: str, rank: int, num_ranks: int, backend: str) -> None:

@@ -29,9 +29,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from gfs_dist.errors import InputError
 from gfs_dist.runtime.launcher import PlacementError, WorkerDiedError
+from gfs_dist.runtime.orders import Identity
 from gfs_dist.runtime.spec import RuntimeSpec
 from gfs_dist.runtime.store import Address
-from gfs_dist.runtime.worker import Identity
 
 CONNECT_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 256 * 2**20

@@ -1,4 +1,4 @@
-"""Watches calls to workers until each has answered, died, or was found to hang.
+"""Watches calls to workers: has each answered, died, or does it hang?
 
 A hang is a lack of progress. A worker whose signs of life stop, but whose steps go on, is left
 alone; so is one that waits for others.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,6 @@ from torch.distributed import TCPStore
 
 from gfs_dist.runtime.launcher import Worker, WorkerDiedError
 from gfs_dist.runtime.pulse import Beat, beat_key
-from gfs_dist.runtime.worker import Interrupted
 
 POLL_S = 0.05
 # After a fault a rank that still waits for others gets this long to notice it.
@@ -54,10 +53,11 @@ class Patience:
 
 @dataclass
 class Call:
-    """A call to one rank that is being watched."""
+    """A call to one rank that is being watched; ``setup`` is it until the work itself begins."""
 
     worker: Worker
     future: Future[Any]
+    setup: bool = False
     beat: Beat = field(default_factory=Beat)
     heard: float = field(default_factory=time.monotonic)
     moved: float = field(default_factory=time.monotonic)
@@ -73,7 +73,7 @@ class Call:
     def overdue(self, patience: Patience, now: float, trouble: float | None) -> bool:
         """Whether its worker hangs; ``trouble`` is when the first fault was seen."""
         silent, still = now - self.heard, now - self.moved
-        if self.beat.phase in ("idle", "setup"):
+        if self.setup:
             return min(silent, still) > patience.setup_s
         if min(silent, still) > patience.silent_s:
             return True
@@ -82,117 +82,106 @@ class Call:
         return still > patience.busy_s
 
 
-@dataclass
-class Verdict:
-    """What became of the calls, by rank.
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended.
 
     Attributes:
-        values: answers.
-        dead: "killed" or "hung".
-        reasons: a line on each fault.
-        errors: errors of the user, to be raised.
-        trouble: time of the first fault (time.time()), None without.
+        kind: "answer", "error" (of the user), "killed" or "hung".
+        value: the answer, or the error.
+        reason: a line on a fault.
     """
 
-    values: dict[int, Any] = field(default_factory=dict)
-    dead: dict[int, str] = field(default_factory=dict)
-    reasons: dict[int, str] = field(default_factory=dict)
-    errors: dict[int, BaseException] = field(default_factory=dict)
-    trouble: float | None = None
+    rank: int
+    call: Call
+    kind: str
+    value: Any = None
+    reason: str = ""
 
 
 class Watch:
-    """One set of calls.
+    """Calls that are being watched, at most one a rank.
 
     Args:
         store: where signs of life are.
-        calls: by rank.
         patience: limits; may change meanwhile.
-        on_poll: called between waits, with this object; sets ``poll_s``.
-        on_death: called at once with the rank that was lost.
+
+    Attributes:
+        calls: those that have not ended.
+        beats: the last sign of life of each rank.
+        poll_s: how long :meth:`poll` waits.
+        trouble: since when ranks that wait for others should notice a fault
+            (time.monotonic()); None without.
     """
 
-    def __init__(
-        self,
-        store: TCPStore,
-        calls: Mapping[int, Call],
-        patience: Patience,
-        on_poll: Callable[[Watch], None],
-        on_death: Callable[[int, str], None],
-    ) -> None:
-        self.store = store
-        self.calls = dict(calls)
-        self.pending = dict(calls)
-        self.patience = patience
-        self.on_poll, self.on_death = on_poll, on_death
-        self.verdict = Verdict()
+    def __init__(self, store: TCPStore, patience: Patience) -> None:
+        self.store, self.patience = store, patience
+        self.calls: dict[int, Call] = {}
+        self.beats: dict[int, Beat] = {}
         self.poll_s = POLL_S
-        self._trouble: float | None = None
-        self._looked = time.monotonic()
+        self.trouble: float | None = None
+        self._looked: float | None = None
 
-    def run(self) -> Verdict:
-        """Until no call is pending."""
-        while self.pending:
-            futures = [call.future for call in self.pending.values()]
-            wait(futures, timeout=self.poll_s, return_when=FIRST_COMPLETED)
-            now = time.monotonic()
-            self._forgive(now)
-            self._listen(now)
-            for rank in [r for r, call in self.pending.items() if call.future.done()]:
-                self._collect(rank, self.pending.pop(rank).future)
-            self.on_poll(self)
-            for rank, call in self.pending.items():
-                if rank not in self.verdict.dead and self._hangs(call, now):
-                    self._lost(rank, "hung", f"no progress for {now - call.moved:.1f} s")
-                    call.worker.kill()
-        return self.verdict
+    def add(self, rank: int, call: Call) -> None:
+        """Watch ``call`` too."""
+        assert rank not in self.calls
+        self.calls[rank] = call
+
+    def expect_trouble(self) -> None:
+        """There was a fault: from now on ranks that wait for others are expected to notice."""
+        if self.trouble is None:
+            self.trouble = time.monotonic()
+
+    def poll(self, also: Iterable[Future[Any]] = ()) -> list[Outcome]:
+        """Wait until a call ends (or a future in ``also`` does), but not long.
+
+        Returns:
+            the calls that have ended, those of hung workers included, which are killed here.
+        """
+        wait([c.future for c in self.calls.values()] + [*also], self.poll_s, FIRST_COMPLETED)
+        now = time.monotonic()
+        self._forgive(now)
+        ended = [rank for rank, call in self.calls.items() if call.future.done()]
+        self._listen(now)  # after that: what a rank told before it answered is known
+        outcomes = [_outcome(rank, self.calls.pop(rank)) for rank in ended]
+        for rank in [rank for rank, call in self.calls.items() if self._hangs(call, now)]:
+            call = self.calls.pop(rank)
+            call.worker.kill()
+            reason = f"no progress for {now - call.moved:.1f} s"
+            outcomes.append(Outcome(rank, call, "hung", reason=reason))
+        return outcomes
 
     def _listen(self, now: float) -> None:
-        if not self.pending:
+        if not self.calls:
             return
-        keys = [beat_key(call.worker.name) for call in self.pending.values()]
+        keys = [beat_key(call.worker.name) for call in self.calls.values()]
         texts = self.store.multi_get(keys)
-        for call, text in zip(self.pending.values(), texts, strict=True):
+        for (rank, call), text in zip(self.calls.items(), texts, strict=True):
             call.listen(Beat(**json.loads(text)), now)
+            self.beats[rank] = call.beat
 
     def _forgive(self, now: float) -> None:
         """Where this process itself did not run for a while, nobody could be heard."""
-        asleep, self._looked = now - self._looked - self.poll_s, now
+        asleep = 0.0 if self._looked is None else now - self._looked - self.poll_s
+        self._looked = now
         if asleep > 1.0:
-            for call in self.pending.values():
-                call.heard += asleep
-                call.moved += asleep
+            for call in self.calls.values():
+                call.heard = min(now, call.heard + asleep)
+                call.moved = min(now, call.moved + asleep)
 
     def _hangs(self, call: Call, now: float) -> bool:
-        if call.overdue(self.patience, now, self._trouble):
+        if call.overdue(self.patience, now, self.trouble):
             return True
         # All wait, for each other: a link between them is down. No rank is better than another.
-        still = min(now - c.moved for c in self.pending.values())
-        stuck = all(c.beat.blocked for c in self.pending.values())
+        still = min(now - c.moved for c in self.calls.values())
+        stuck = all(c.beat.blocked for c in self.calls.values())
         return stuck and still > 3 * self.patience.silent_s
 
-    def _collect(self, rank: int, future: Future[Any]) -> None:
-        error = future.exception()
-        if isinstance(error, WorkerDiedError):
-            self._lost(rank, "killed", str(error))
-        elif error is not None:
-            self._note()
-            self.verdict.errors[rank] = error
-        else:
-            value = self.verdict.values[rank] = future.result()
-            if isinstance(value, Interrupted):
-                self._note()
-                self.verdict.reasons.setdefault(rank, value.reason)
 
-    def _lost(self, rank: int, kind: str, reason: str) -> None:
-        if rank in self.verdict.dead:
-            return
-        self._note()
-        self.verdict.dead[rank] = kind
-        self.verdict.reasons[rank] = reason
-        self.on_death(rank, kind)
-
-    def _note(self) -> None:
-        if self._trouble is None:
-            self._trouble = time.monotonic()
-            self.verdict.trouble = time.time()
+def _outcome(rank: int, call: Call) -> Outcome:
+    error = call.future.exception()
+    if error is None:
+        return Outcome(rank, call, "answer", call.future.result())
+    if isinstance(error, WorkerDiedError):
+        return Outcome(rank, call, "killed", reason=str(error))
+    return Outcome(rank, call, "error", error)

@@ -9,9 +9,9 @@ from concurrent.futures import wait as wait_for
 from torch.distributed import TCPStore
 
 from gfs_dist.runtime.launcher import Launcher, PlacementError, Worker, WorkerDiedError
+from gfs_dist.runtime.orders import Identity
 from gfs_dist.runtime.pulse import beat_key
 from gfs_dist.runtime.store import Address
-from gfs_dist.runtime.worker import Identity
 
 EMPTY_BEAT = '{"beats": 0}'
 START_TRIES = 3
@@ -58,10 +58,8 @@ class Team:
         """
         deadline = time.monotonic() + self.timeout_s
         for rank in range(len(self.ranks)):
-            while (worker := self.ranks[rank]) is not None:
-                if self._up(worker, deadline):
-                    break
-                self._give_up(rank, worker)
+            while (worker := self.ranks[rank]) is not None and not self.arrived(rank, deadline):
+                wait_for([self.greeting(worker)], max(0.0, deadline - time.monotonic()))
         self.ranks = [worker for worker in self.ranks if worker is not None]
         if not self.ranks:
             raise PlacementError(
@@ -70,12 +68,29 @@ class Team:
             )
         return [worker for worker in self.ranks if worker is not None]
 
+    def greeting(self, worker: Worker) -> Future[Identity]:
+        """Done when ``worker`` is up, or dead."""
+        return self._hellos[worker.name]
+
+    def arrived(self, rank: int, deadline: float) -> Worker | None:
+        """The worker of ``rank`` if it is up, without waiting.
+
+        One that died, or is late by the ``deadline`` (of time.monotonic()), is given up: another
+        is started in its place, or the rank stays empty.
+        """
+        worker = self.ranks[rank]
+        if worker is None or self._up(worker):
+            return worker
+        if self.greeting(worker).done() or time.monotonic() >= deadline:
+            self._give_up(rank, worker)
+        return None
+
     def replace(self, rank: int) -> None:
         """End the worker of ``rank`` and put another in its place, without waiting."""
         worker = self.ranks[rank]
         assert worker is not None
         worker.kill()
-        spare = next((s for s in self.spares if self._ready(s)), None)
+        spare = next((s for s in self.spares if self._up(s)), None)
         if spare is None:
             self.ranks[rank] = self._start(worker.slot)
             return
@@ -109,13 +124,8 @@ class Team:
         self._hellos[name] = worker.call("hello")
         return worker
 
-    def _ready(self, worker: Worker) -> bool:
+    def _up(self, worker: Worker) -> bool:
         hello = self._hellos[worker.name]
-        return hello.done() and self._up(worker, 0.0)
-
-    def _up(self, worker: Worker, deadline: float) -> bool:
-        hello = self._hellos[worker.name]
-        wait_for([hello], timeout=max(0.0, deadline - time.monotonic()))
         if not hello.done() or isinstance(hello.exception(), WorkerDiedError):
             return False
         self.identities[worker.name] = hello.result()

@@ -12,45 +12,106 @@ from typing import Any
 
 import torch
 
+from gfs_dist.errors import DataError
 from gfs_dist.runtime import Peers, Tick
 
 
 @dataclass(frozen=True)
 class Square:
-    """Items are numbers; ``item_s`` is slept for each, in ten parts with a tick after each."""
+    """Items are numbers; ``item_s`` is slept for each, in ten parts with a tick after each.
+
+    Item ``bad`` is refused.
+    """
 
     item_s: float = 0.0
+    bad: int | None = None
 
     def run(self, item: int, device: torch.device, tick: Callable[[], None]) -> int:
         for _ in range(10 if self.item_s else 0):
             time.sleep(self.item_s / 10)
             tick()
+        if item == self.bad:
+            raise DataError(f"item: found {item}, accepted others")
         return item * item
 
 
 @dataclass(frozen=True)
+class WhoAmI:
+    """Tells process and threads of whoever does the item, which is a time to sleep."""
+
+    def run(self, item: float, device: torch.device, tick: Callable[[], None]) -> tuple[int, int]:
+        time.sleep(item)
+        return os.getpid(), torch.get_num_threads()
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Returns what the item makes: something that does not travel."""
+
+    def run(self, item: str, device: torch.device, tick: Callable[[], None]) -> Any:
+        return {"lambda": lambda: 3, "file": open}[item]() if item == "?" else _made(item)
+
+
+def _made(item: str) -> Any:
+    return (value for value in item)  # a generator
+
+
+class Counted:
+    """Counts in ``folder`` how often it was unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        (self.folder / f"{os.getpid()}-{time.monotonic_ns()}").touch()
+
+    def run(self, item: int, device: torch.device, tick: Callable[[], None]) -> int:
+        return item
+
+
+@dataclass(frozen=True)
+class Spin:
+    """Turns in circles in the first attempt at item 3, without a tick but with signs of life."""
+
+    folder: Path
+
+    def run(self, item: int, device: torch.device, tick: Callable[[], None]) -> int:
+        mark = self.folder / "spun"
+        while item == 3 and not mark.exists():
+            mark.touch()
+            time.sleep(3600)
+        return item
+
+
+@dataclass(frozen=True)
 class Count:
-    """Adds 1 to 1 + ... + k on every rank, step by step, and keeps its state in ``folder``."""
+    """Adds up 1 + ... + ``steps`` on every rank, step by step; its state is kept in ``folder``.
+
+    Rank ``bad`` refuses step 7.
+    """
 
     folder: Path
     steps: int = 20
     every: int = 5
     step_s: float = 0.0
+    bad: int | None = None
 
     def run(self, peers: Peers, device: torch.device, tick: Tick) -> dict[str, Any]:
         state = self.folder / "state.json"
         first, total = json.loads(state.read_text()) if state.exists() else (0, 0.0)
         for step in range(first + 1, self.steps + 1):
-            share = torch.full((3,), float(step), device=device)
+            share = torch.full((3,), float(step * (peers.rank + 1)), device=device)
             peers.average([share])
-            total += float(share[0])
+            total += float(share[0]) * 2 / (peers.num_ranks + 1)
             time.sleep(self.step_s)
+            if peers.rank == self.bad and step == 7:
+                raise DataError(f"rank {peers.rank} refuses")
             if step % self.every == 0:
                 peers.barrier()
                 if peers.rank == 0:
                     aside = state.with_suffix(".aside")
                     aside.write_text(json.dumps([step, total]))
                     aside.replace(state)
-                peers.barrier()
             tick(step, total)
         return {"total": total, "first": first, "ranks": peers.num_ranks, "pid": os.getpid()}

@@ -9,10 +9,16 @@ from itertools import count
 
 import pytest
 import torch
+from torch import Tensor
 
 from gfs_dist.runtime import process_group
 from gfs_dist.runtime.graph import Graph, GraphCommunicator, make_graph
-from gfs_dist.runtime.process_group import CommunicationError, GroupCommunicator, Traffic
+from gfs_dist.runtime.process_group import (
+    CommunicationError,
+    GroupCommunicator,
+    GroupPeers,
+    Traffic,
+)
 from gfs_dist.runtime.store import Address, host_store
 from gfs_dist.selection.communicator import Communicator, SingleRank
 
@@ -122,3 +128,64 @@ def test_traffic_counts_bytes_of_every_message() -> None:
     traffic = Traffic()
     traffic.sent(torch.zeros(3, dtype=torch.float64), 2)
     assert (traffic.messages, traffic.bytes) == (2, 48)
+
+
+def _peers(address: Address, prefix: str, rank: int, num_ranks: int, _: str) -> list[Tensor]:
+    process_group.join(address, prefix, rank, num_ranks, "gloo")
+    try:
+        peers = GroupPeers()
+        generator = torch.Generator().manual_seed(rank)
+        sizes = [(3,), (), (5, 7), (0,), (1000,), (2, 3, 4)]
+        floats = [torch.randn(size, generator=generator) for size in sizes]
+        floats.insert(2, torch.randn(9, generator=generator).double())
+        floats.append(torch.full((4,), 1.0 + rank, dtype=torch.bfloat16))
+        floats.append(torch.randn(6, 5, generator=generator).T)
+        floats[0].requires_grad_()
+        peers.average(floats)
+        mixed = [torch.tensor([rank, 2**60 + rank]), torch.tensor([rank == 1]), torch.tensor(rank)]
+        for owner in range(num_ranks):
+            mine = [tensor.clone() for tensor in mixed]
+            peers.broadcast(mine, owner)
+            assert [t.tolist() for t in mine] == [[owner, 2**60 + owner], [owner == 1], owner]
+        peers.barrier()
+        assert peers.traffic.calls == peers.traffic.done == num_ranks + 2
+        assert all(tensor.grad_fn is None for tensor in floats)
+        return [tensor.detach() for tensor in floats]
+    finally:
+        process_group.leave()
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_peers_average_and_broadcast(processes: ProcessPoolExecutor, num_ranks: int) -> None:
+    answers = _on_ranks(processes, _peers, num_ranks, "")
+    again = _on_ranks(processes, _peers, num_ranks, "")
+    given = []
+    for rank in range(num_ranks):
+        generator = torch.Generator().manual_seed(rank)
+        sizes = [(3,), (), (5, 7), (0,), (1000,), (2, 3, 4)]
+        floats = [torch.randn(size, generator=generator) for size in sizes]
+        floats.insert(2, torch.randn(9, generator=generator).double())
+        given.append(
+            [
+                *floats,
+                torch.full((4,), 1.0 + rank, dtype=torch.bfloat16),
+                torch.randn(6, 5, generator=generator).T,
+            ]
+        )
+    for place, parts in enumerate(zip(*given, strict=True)):
+        mean = torch.stack([part.double() for part in parts]).mean(0)
+        for answer in (*answers, *again):
+            assert torch.equal(answer[place], answers[0][place])
+        assert answers[0][place].dtype == parts[0].dtype
+        tolerance = 0.01 if parts[0].dtype == torch.bfloat16 else 1e-6
+        torch.testing.assert_close(answers[0][place].double(), mean, rtol=tolerance, atol=1e-6)
+
+
+def test_buckets_are_of_one_dtype_in_order_and_bounded() -> None:
+    wide, narrow = torch.zeros(10), torch.zeros(10, dtype=torch.float64)
+    tensors = [wide, wide, wide, torch.zeros(0), narrow, wide, torch.zeros(100), wide]
+    runs = process_group.buckets(tensors, 80)
+    assert [[t.numel() for t in run] for run in runs] == [[10, 10], [10], [10], [10], [100], [10]]
+    assert [run[0].dtype for run in runs] == [torch.float32] * 2 + [torch.float64] + [
+        torch.float32
+    ] * 3

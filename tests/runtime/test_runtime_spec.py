@@ -12,11 +12,10 @@ import pytest
 from gfs_dist.errors import InputError
 from gfs_dist.runtime import Fault, RuntimeSpec, open_runtime
 from gfs_dist.runtime.faults import from_environment
-from gfs_dist.runtime.layout import lay_out
+from gfs_dist.runtime.layout import graph_for, lay_out
+from gfs_dist.runtime.orders import Identity
 from gfs_dist.runtime.ray_actors import _sweep, join_cluster
 from gfs_dist.runtime.store import interface_of
-from gfs_dist.runtime.worker import Identity
-from gfs_dist.selection.partition import Partition
 
 
 @pytest.mark.parametrize(
@@ -52,43 +51,43 @@ def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
         join_cluster("127.0.0.1:9")
 
 
-def who(node: str, cores: int = 8, gpus: int = 0) -> Identity:
-    return Identity(1, node, node, cores, gpus)
+def who(node: str, cores: int = 8, gpus: int = 0, visible: str = "") -> Identity:
+    return Identity(1, node, node, cores, gpus, visible)
 
 
 def test_ranks_of_a_machine_share_its_cores() -> None:
     ranks = [who("a"), who("b", 4), who("a"), who("a")]
-    layout = lay_out(RuntimeSpec(), ranks, "auto", Partition.contiguous(9, 2), None)
+    layout = lay_out(RuntimeSpec(), ranks, "auto")
     assert layout.threads == [2, 4, 2, 2]
     assert layout.devices == ["cpu"] * 4
     assert layout.backend == "gloo"
-    assert layout.partition.num_ranks == 4
 
 
 def test_gpus_are_taken_if_every_rank_has_its_own() -> None:
-    partition = Partition.contiguous(9, 2)
-    two = lay_out(RuntimeSpec(), [who("a", gpus=2)] * 2, "auto", partition, None)
+    two = lay_out(RuntimeSpec(), [who("a", gpus=2)] * 2, "auto")
     assert (two.devices, two.backend) == (["cuda:0", "cuda:1"], "nccl")
-    one = lay_out(RuntimeSpec(), [who("a", gpus=1)] * 2, "auto", partition, None)
+    one = lay_out(RuntimeSpec(), [who("a", gpus=1)] * 2, "auto")
     assert (one.devices, one.backend) == (["cpu", "cpu"], "gloo")
-    shared = lay_out(RuntimeSpec(), [who("a", gpus=1)] * 2, "cuda", partition, None)
+    shared = lay_out(RuntimeSpec(), [who("a", gpus=1)] * 2, "cuda")
     assert (shared.devices, shared.backend) == (["cuda:0", "cuda:0"], "gloo")
-    graph = lay_out(RuntimeSpec(graph="line"), [who("a", gpus=2)] * 2, "auto", partition, None)
+    graph = lay_out(RuntimeSpec(graph="line"), [who("a", gpus=2)] * 2, "auto")
     assert (graph.devices, graph.backend) == (["cuda:0", "cuda:1"], "gloo")
+    each = [who("a", gpus=1, visible=gpu) for gpu in "01"]  # as Ray hands them out
+    apart = lay_out(RuntimeSpec(), each, "auto")
+    assert (apart.devices, apart.backend) == (["cuda:0", "cuda:0"], "nccl")
     with pytest.raises(InputError, match="device: found 'cuda', but a has no GPU"):
-        lay_out(RuntimeSpec(), [who("a")] * 2, "cuda", partition, None)
+        lay_out(RuntimeSpec(), [who("a")] * 2, "cuda")
 
 
 def test_a_graph_of_given_edges_shrinks_with_the_ranks() -> None:
     spec = RuntimeSpec(workers=4, graph=[(0, 1), (1, 2), (0, 3)])
-    partition = Partition.contiguous(9, 4)
-    graph = lay_out(spec, [who("a")] * 4, "cpu", partition, None).graph
+    graph = graph_for(spec, 4, None)
     assert graph is not None
-    fewer = lay_out(spec, [who("a")] * 3, "cpu", partition, graph).graph
+    fewer = graph_for(spec, 3, graph)
     assert fewer is not None
     assert fewer.edges == [(0, 1), (1, 2)]
     spec = RuntimeSpec(workers=4, graph=[(0, 3), (1, 3), (2, 3)])
-    line = lay_out(spec, [who("a")] * 3, "cpu", partition, None).graph
+    line = graph_for(spec, 3, None)
     assert line is not None
     assert line.edges == [(0, 1), (1, 2)]
 

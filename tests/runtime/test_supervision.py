@@ -10,9 +10,9 @@ from gfs_dist.runtime.pulse import Beat
 from gfs_dist.runtime.supervision import GRACE_S, Call, Patience
 
 
-def call(heard: float, moved: float, phase: str = "work", waits: bool = False) -> Call:
-    beat = Beat(beats=1, phase=phase, calls=int(waits))
-    return Call(None, Future(), beat, heard, moved)  # type: ignore[arg-type]
+def call(heard: float, moved: float, setup: bool = False, waits: bool = False) -> Call:
+    beat = Beat(beats=1, phase="work", calls=int(waits))
+    return Call(None, Future(), setup, beat, heard, moved)  # type: ignore[arg-type]
 
 
 NOW = 1000.0
@@ -44,9 +44,9 @@ def test_a_long_step_is_no_hang_but_a_very_long_one_is() -> None:
 
 
 def test_set_up_may_take_any_time_while_there_are_signs_of_life() -> None:
-    assert not call(NOW, NOW - 9999, phase="setup").overdue(PATIENCE, NOW, None)
-    assert not call(NOW - 59, NOW - 59, phase="setup").overdue(PATIENCE, NOW, None)
-    assert call(NOW - 61, NOW - 61, phase="setup").overdue(PATIENCE, NOW, None)
+    assert not call(NOW, NOW - 9999, setup=True).overdue(PATIENCE, NOW, None)
+    assert not call(NOW - 59, NOW - 59, setup=True).overdue(PATIENCE, NOW, None)
+    assert call(NOW - 61, NOW - 61, setup=True).overdue(PATIENCE, NOW, None)
 
 
 def test_patience_grows_with_the_time_of_a_step() -> None:
