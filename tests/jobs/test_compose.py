@@ -18,7 +18,7 @@ from gfs_dist.jobs.config import (
     Sgd,
 )
 
-NEEDED = {"evaluate": ["path=x"], "report": ["path=x"]}
+NEEDED = {"evaluate": ["path=x"], "finetune": ["path=x"], "report": ["path=x"]}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
