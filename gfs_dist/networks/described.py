@@ -12,14 +12,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gfs_dist.errors import ConfigError
+from gfs_dist.errors import ConfigError, InputError
 from gfs_dist.files import atomic
 from gfs_dist.networks import replay
 from gfs_dist.networks.catalog import CATALOG
 from gfs_dist.networks.graph import describe
 from gfs_dist.networks.rebuild import load_tensors
 from gfs_dist.networks.same import difference, outputs_of
-from gfs_dist.networks.tensors import named_tensors
+from gfs_dist.networks.tensors import named_tensors, refuse_non_finite
 from gfs_dist.networks.values import UnstorableError
 
 UNKNOWN = {"model": "graph"}
@@ -39,9 +39,14 @@ def described(
         origin: what made it, see :func:`gfs_dist.networks.save`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or the network does not take the example.
+        NonFiniteError: a tensor holds NaN or infinity.
     """
     origin = _json(origin or UNKNOWN)
+    for name, value in network.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ConfigError(f"model: its state has a {type(value).__name__}, {name!r}, no tensor")
+        refuse_non_finite({name: value})
     try:
         wanted = outputs_of(network, inputs)
     except Exception as error:  # the user's code may raise anything
@@ -50,11 +55,11 @@ def described(
     ways = [lambda: _by_graph(network, len(inputs), origin), lambda: _by_origin(network, origin)]
     weaker: list[Described] = []
     reasons = []
-    for way in ways[::-1] if origin["model"] in CATALOG else ways:
+    for way in ways[::-1] if origin.get("model") in CATALOG else ways:
         try:
             facts, tensors = way()
             _check(facts, tensors, network, inputs, wanted)
-        except UnstorableError as reason:
+        except (UnstorableError, InputError) as reason:
             reasons.append(str(reason))
             continue
         if not facts.get("graph", {}).get("evaluation_only"):
@@ -67,6 +72,7 @@ def described(
 
 def _by_graph(network: nn.Module, num_inputs: int, origin: dict[str, Any]) -> Described:
     graph, tensors = describe(network, num_inputs)
+    refuse_non_finite(tensors)  # constants of the forward pass too
     return {**origin, "graph": graph}, tensors
 
 

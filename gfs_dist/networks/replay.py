@@ -117,7 +117,15 @@ def _custom(factory: Any, kwargs: Any, trusted: str | None) -> nn.Module:
         raise ConfigError(f"model.factory: found {found}, accepted package.module:function")
     if factory != trusted:
         refuse_foreign(factory)
-        refuse_borrowed(factory, find_factory(factory))
+    try:
+        function = find_factory(factory)
+    except ConfigError as error:
+        if not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        cure = f"put the folder of {factory.partition('.')[0].partition(':')[0]} on PYTHONPATH"
+        raise ConfigError(f"{error}; this network is made again by {factory}: {cure}") from error
+    if factory != trusted:
+        refuse_borrowed(factory, function)
     return make_custom(factory, kwargs)
 
 

@@ -21,6 +21,10 @@ def plain_copy(network: nn.Module) -> nn.Module:
     for tensor in {id(tensor): tensor for tensor in named_tensors(same).values()}.values():
         tensor.data = plain(tensor)
         tensor.grad = None
+    for module in same.modules():  # tensors that are plain attributes do not move with the others
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor):
+                setattr(module, name, plain(value))
     return same
 
 

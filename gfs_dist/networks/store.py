@@ -15,6 +15,7 @@ from gfs_dist.networks.rebuild import load_tensors
 from gfs_dist.networks.same import plain, plain_copy
 from gfs_dist.networks.tensors import refuse_non_finite
 from gfs_dist.networks.two_layer import TwoLayer
+from gfs_dist.networks.values import UnstorableError
 
 ARCHITECTURE = "architecture.json"
 
@@ -43,15 +44,18 @@ def save(
     """
     if isinstance(network, TwoLayer):
         facts, tensors = network.architecture, dict(network.state_dict())
+        refuse_non_finite(tensors)
     elif example is None:
         raise ConfigError("example: found None, accepted what the network takes: tensors")
     else:
         inputs = [plain(x) for x in ([example] if isinstance(example, Tensor) else example)]
-        facts, tensors = described(plain_copy(network), inputs, origin)
-    refuse_non_finite(tensors)
+        try:
+            facts, tensors = described(plain_copy(network), inputs, origin)
+        except UnstorableError as error:
+            raise ConfigError(f"model: {error}") from error
     with atomic.folder(folder) as aside:
         atomic.write_json(aside / ARCHITECTURE, {"format": checkpoint.FORMAT, **facts})
-        checkpoint.write_tensors(aside / checkpoint.MODEL, tensors)
+        checkpoint.write_tensors(aside / checkpoint.MODEL, _apart(tensors))
 
 
 def load(folder: Path | str, *, factory: str | None = None) -> nn.Module:
@@ -75,3 +79,14 @@ def load(folder: Path | str, *, factory: str | None = None) -> nn.Module:
         return load_tensors(architecture, tensors, folder / checkpoint.MODEL, factory=factory)
     except ConfigError as error:
         raise CheckpointError(f"{folder / ARCHITECTURE}: {error}") from error
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, those that share memory copied: a file holds each name's own numbers."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return apart

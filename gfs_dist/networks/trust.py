@@ -30,12 +30,7 @@ def refuse_foreign(factory: str) -> None:
     Raises:
         ConfigError: it belongs to Python, to an installed package or to gfs-dist; says what to do.
     """
-    package = factory.partition(":")[0].partition(".")[0]
-    if not _is_own_code(package):
-        raise ConfigError(
-            f"model.factory: {factory} is named by a file and not your own code ({package} is "
-            f"installed), so it is not called; if it is right, say so: factory={factory!r}"
-        )
+    _refuse(factory, factory.partition(":")[0])
 
 
 def refuse_borrowed(factory: str, function: Any) -> None:
@@ -46,8 +41,16 @@ def refuse_borrowed(factory: str, function: Any) -> None:
     """
     while isinstance(function, functools.partial):
         function = function.func
-    home = str(getattr(function, "__module__", None))
-    refuse_foreign(f"{home}:{factory.partition(':')[2]}")
+    _refuse(factory, getattr(function, "__module__", None) or "builtins")
+
+
+def _refuse(factory: str, module: str) -> None:
+    package = module.partition(".")[0]
+    if not _is_own_code(package):
+        raise ConfigError(
+            f"model.factory: {factory} is named by a file and not your own code ({package} is "
+            f"installed), so it is not called; if it is right, say so: factory={factory!r}"
+        )
 
 
 def _is_own_code(package: str) -> bool:

@@ -121,14 +121,22 @@ class OneWay(nn.Module):
         return self.second(x) * self.mask
 
 
+class Wobbling(nn.Module):
+    """Another path while training, as stochastic depth has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        return x * torch.rand(1) if self.training else x
+
+
 def mlp() -> nn.Module:
     return nn.Sequential(
         nn.Flatten(), nn.Linear(12, 7), nn.GELU(), nn.Dropout(0.2), nn.Linear(7, 4)
     )
-
-
-def one_way(hidden: int = 6) -> nn.Module:
-    return OneWay(hidden)
 
 
 IMAGES = (3, 8, 8)
