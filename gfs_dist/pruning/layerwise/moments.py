@@ -87,7 +87,7 @@ class Geometry:
         return same and self.stride == (1, 1) and self.dilation == (1, 1)
 
     def sums(self, x: Tensor, target: Tensor, *, only_target: bool = False) -> Sums:
-        """What is added over samples: correlations, ``B``'s, ``s``'s parts, ``r``, ``e`` and n.
+        """What is added over samples: ``r``, ``e``, n, ``B``'s parts, then :meth:`input_sums`.
 
         Args:
             x: (m, c, h, w), or (..., features) of a linear layer.
@@ -96,15 +96,19 @@ class Geometry:
         """
         x, target = as_images(x), as_images(target)
         assert len(x) == len(target), (x.shape, target.shape)
-        outputs = target.shape[1]
-        flat = target.transpose(0, 1).reshape(outputs, -1)
+        flat = _flat(target)
         facts = [
             flat.sum(1, dtype=torch.float64),
             flat.double().square().sum().reshape(1),
             torch.tensor([flat.shape[1]], dtype=torch.float64),
         ]
-        made = self._shifted if self.is_shifting else self._unfolded
-        return [*facts, *(part.double() for part in made(x, target, only_target))]
+        cross = (self._shifted_cross if self.is_shifting else self._unfolded_cross)(x, target)
+        return [*facts, cross.double(), *([] if only_target else self.input_sums(x))]
+
+    def input_sums(self, x: Tensor) -> Sums:
+        """``A``'s and ``s``'s parts."""
+        made = self._shifted_squares if self.is_shifting else self._unfolded_squares
+        return [part.double() for part in made(as_images(x))]
 
     def assemble(self, sums: Sums, channels: int) -> Moments:
         """``A`` and ``B`` from sums over all samples (``only_target``: with an empty ``A``)."""
@@ -123,31 +127,31 @@ class Geometry:
             inputs, cross, input_sum, target_sum, float(energy), float(positions)
         )
 
-    def _unfolded(self, x: Tensor, target: Tensor, only_target: bool) -> Iterator[Tensor]:
-        patches = functional.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
-        patches = patches.transpose(0, 1).reshape(patches.shape[1], -1)
-        flat = target.transpose(0, 1).reshape(target.shape[1], -1)
-        cross = (patches @ flat.T).view(x.shape[1], -1, target.shape[1])
-        yield cross.transpose(0, 1)
-        if not only_target:
-            yield patches @ patches.T
-            yield patches.sum(1, dtype=torch.float64)
+    def _unfolded_cross(self, x: Tensor, target: Tensor) -> Tensor:
+        cross = (self._patches(x) @ _flat(target).T).view(x.shape[1], -1, target.shape[1])
+        return cross.transpose(0, 1)
 
-    def _shifted(self, x: Tensor, target: Tensor, only_target: bool) -> Iterator[Tensor]:
+    def _unfolded_squares(self, x: Tensor) -> Iterator[Tensor]:
+        patches = self._patches(x)
+        yield patches @ patches.T
+        yield patches.sum(1, dtype=torch.float64)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        patches = functional.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
+        return patches.transpose(0, 1).reshape(patches.shape[1], -1)
+
+    def _shifted_cross(self, x: Tensor, target: Tensor) -> Tensor:
         """Inputs and target in frames of zeros, laid end to end: a shift is an offset in memory."""
-        (ph, pw), (m, c, h, w) = self.padding, x.shape
-        row = w + 2 * pw
-        size = m * (h + 2 * ph) * row
-        framed = _framed(x, ph, pw)
-        aimed = _framed(target, ph, pw)
-        yield torch.stack(
-            [_correlation(framed, aimed, -(dy * row + dx), size).T for dy, dx in self._offsets()]
-        ).transpose(1, 2)
-        if only_target:
-            return
-        yield torch.stack(
-            [_correlation(framed, framed, dy * row + dx, size) for dy, dx in self._shifts()]
-        )
+        row = x.shape[3] + 2 * self.padding[1]
+        framed, aimed = _framed(x, self.padding), _framed(target, self.padding)
+        shifts = [dy * row + dx for dy, dx in self._offsets()]
+        return torch.stack([_correlation(framed, aimed, -shift) for shift in shifts])
+
+    def _shifted_squares(self, x: Tensor) -> Iterator[Tensor]:
+        row = x.shape[3] + 2 * self.padding[1]
+        framed = _framed(x, self.padding)
+        shifts = [dy * row + dx for dy, dx in self._shifts()]
+        yield torch.stack([_correlation(framed, framed, shift) for shift in shifts])
         for line in self._lines(x):
             yield line
         yield torch.stack([part.sum((0, 2, 3), dtype=torch.float64) for part in self._edges(x)])
@@ -253,12 +257,14 @@ def multiply_adds(geometry: Geometry, channels: int, outputs: int, positions: in
     return positions * channels * (squares * channels + kernel * outputs)
 
 
-def _framed(x: Tensor, ph: int, pw: int) -> Tensor:
+def _framed(x: Tensor, padding: tuple[int, int]) -> Tensor:
+    ph, pw = padding
     return functional.pad(x, (pw, pw, ph, ph)).transpose(0, 1).reshape(x.shape[1], -1)
 
 
-def _correlation(left: Tensor, right: Tensor, shift: int, size: int) -> Tensor:
-    """``sum_u left(u) right(u + shift)'`` over one long row of ``size`` positions."""
+def _correlation(left: Tensor, right: Tensor, shift: int) -> Tensor:
+    """``sum_u left(u) right(u + shift)'`` over one long row of positions."""
+    size = left.shape[1]
     if shift < 0:
         return left[:, -shift:] @ right[:, : size + shift].T
     return left[:, : size - shift] @ right[:, shift:].T

@@ -1,0 +1,112 @@
+"""The dense network once over all samples: second moments of what each consumer reads.
+
+A layer's candidates and its target then come from the same inputs, so that the target is a linear
+map of them and no cross moment has to be summed: with the dense weights ``V0``, ``B = A V0``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gfs_dist.errors import NonFiniteError
+from gfs_dist.networks.graph_network import GraphNetwork
+from gfs_dist.pruning.layerwise.environments import Environments
+from gfs_dist.pruning.layerwise.moments import Geometry, Moments, Sums, as_images
+from gfs_dist.pruning.layerwise.refit import Scaling
+from gfs_dist.pruning.layerwise.sites import Site
+from gfs_dist.pruning.layerwise.sweep import DENSE
+from gfs_dist.pruning.layerwise.track import advance, keep, make_stages, output_names
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one consumer reads in the dense network, summed over samples.
+
+    Attributes:
+        moments: of its patches; the target's parts are empty.
+        weights: ``V0`` (inputs, outputs), in units of the stream.
+        channels: inputs before unfolding.
+        centred: whether an intercept takes part.
+        variance: of the stream, summed over its channels and positions: what an error is
+            compared with.
+    """
+
+    moments: Moments
+    weights: Tensor
+    channels: int
+    centred: bool
+    variance: float
+
+
+class DensePass:
+    """Stages of the dense network, one for each consumer.
+
+    Args:
+        network: recorded.
+        sites: of the consumers.
+    """
+
+    def __init__(self, network: GraphNetwork, sites: Sequence[Site]) -> None:
+        self.network, self.sites = network, list(sites)
+        self._asked = [frozenset([site.source, site.stream]) for site in sites]
+        self._asked.append(output_names(network))
+        self._stages = make_stages(network, self._asked)
+
+    def sums(self, stage: int, chunk: int, envs: Environments) -> Sums:
+        """Sums of one chunk at one site: of the stream (4 numbers), then of the patches.
+
+        Raises:
+            NonFiniteError: names the layer.
+        """
+        site, results = self.sites[stage], self._enter(stage, chunk, envs)
+        x, stream = results[site.source], as_images(results[site.stream])
+        for name, values in ((site.source, x), (site.stream, stream)):
+            if not torch.isfinite(values).all():
+                raise NonFiniteError(
+                    f"layer {site.module!r}: its {'input' if name == site.source else 'output'} "
+                    f"holds NaN or infinity, first at sample {_first(values)} of chunk {chunk}"
+                )
+        doubled = stream.double()
+        facts = [
+            doubled.sum((0, 2, 3)),
+            doubled.square().sum().reshape(1),
+            torch.tensor([doubled.numel() // doubled.shape[1]], dtype=torch.float64),
+        ]
+        geometry = Geometry.of(self.network.get_submodule(site.module))
+        return [*facts, *geometry.input_sums(x)]
+
+    def outputs(self, chunk: int, envs: Environments) -> Tensor:
+        """The network's output, after the last site."""
+        (name,) = output_names(self.network)
+        found: Tensor = self._enter(len(self.sites), chunk, envs)[name]
+        return found
+
+    def reading(self, stage: int, sums: Sums) -> Reading:
+        """What sums over all samples say of one site."""
+        site = self.sites[stage]
+        totals, squares, positions, *patches = sums
+        module = self.network.get_submodule(site.module)
+        weight = module.get_parameter("weight")
+        scaling = Scaling.of(self.network, site)
+        empty = torch.zeros(0, dtype=torch.float64)
+        moments = Geometry.of(module).assemble(
+            [empty, torch.zeros(1), positions, torch.zeros(0), *patches], weight.shape[1]
+        )
+        variance = float(squares) - float(totals @ totals) / float(positions)
+        flat = weight.detach().cpu().double().flatten(1).T
+        return Reading(
+            moments, flat * scaling.scale, weight.shape[1], scaling.has_offset, variance
+        )
+
+    def _enter(self, stage: int, chunk: int, envs: Environments) -> dict[str, Tensor]:
+        results = advance(self.network, self._stages[stage], envs.load(DENSE, chunk))
+        envs.save(DENSE, chunk, keep(results, self._stages[stage].live))
+        return results
+
+
+def _first(values: Tensor) -> int:
+    return int((~torch.isfinite(values)).flatten(1).any(1).nonzero()[0])

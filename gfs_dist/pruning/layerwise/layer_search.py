@@ -1,0 +1,168 @@
+"""One layer's candidates as a problem for the search: from what its consumers read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gfs_dist.files import atomic
+from gfs_dist.pruning.layerwise.dense_pass import Reading
+from gfs_dist.pruning.layerwise.refit import DAMPING
+from gfs_dist.pruning.structure import Layer, Slice
+from gfs_dist.selection.block import BlockLeastSquares, BlockMoments
+from gfs_dist.selection.build import Recipe, moments_objective
+from gfs_dist.selection.objective import Objective
+
+OBJECTIVES = ("least_squares", "layer_output")
+
+
+@dataclass(frozen=True, eq=False)
+class LayerProblem:
+    """Pruning one layer so that its consumers' outputs stay what they are in the dense network.
+
+    Attributes:
+        objective_name: ``least_squares`` (consumers refitted) or ``layer_output`` (scaled).
+        num_candidates: of the layer.
+        file: moments of each consumer, restricted to the candidates: see :func:`write_readings`.
+        recipe: weights and replacement (``layer_output``).
+    """
+
+    objective_name: str
+    num_candidates: int
+    file: str
+    recipe: Recipe
+
+    def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
+        maps = [_on(device, m) for m in read_maps(self.file)]
+        tick()
+        if self.objective_name == "least_squares":
+            return BlockLeastSquares([_damped(m) for m in maps], self.num_candidates, own)
+        gram, correlation, energy = gram_form(maps, self.num_candidates)
+        return moments_objective(self.recipe, gram, correlation, energy, own)
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """One consumer's part that reads the candidates, per sample.
+
+    Attributes:
+        moments: ``A``, ``B = A V0`` and energy ``tr V0' A V0``, blocks in order of candidates.
+        weights: ``V0`` in the same order.
+    """
+
+    moments: BlockMoments
+    weights: Tensor
+
+
+def restrict(reading: Reading, consumer: Slice, samples: int) -> LinearMap:
+    """What a consumer reads of a layer's candidates, candidate by candidate.
+
+    Other inputs (of another branch of a concatenation) are left out of both sides.
+    """
+    moments = reading.moments.centred() if reading.centred else reading.moments
+    kernel = len(moments.inputs) // reading.channels
+    rows = torch.tensor(
+        [c * kernel + k for channels in consumer.channels for c in channels for k in range(kernel)]
+    )
+    inputs = moments.inputs
+    if not torch.equal(rows, torch.arange(len(inputs))):
+        inputs = inputs[rows][:, rows]
+    inputs, weights = inputs / samples, reading.weights[rows]
+    target = inputs @ weights
+    return LinearMap(BlockMoments(inputs, target, float((weights * target).sum())), weights)
+
+
+def write_maps(path: FilePath | str, maps: Sequence[LinearMap]) -> None:
+    """The maps of one layer as a file that ranks read."""
+    tensors = {}
+    for i, m in enumerate(maps):
+        tensors |= {f"{i}.inputs": m.moments.inputs, f"{i}.weights": m.weights.contiguous()}
+    aside = FilePath(path).with_suffix(".tmp")
+    with atomic.storage_errors(FilePath(path)):
+        save_file(tensors, aside)
+        aside.replace(path)
+
+
+def read_maps(path: FilePath | str) -> list[LinearMap]:
+    """What :func:`write_maps` wrote."""
+    tensors = load_file(path)
+    maps = []
+    for i in range(len(tensors) // 2):
+        inputs, weights = tensors[f"{i}.inputs"], tensors[f"{i}.weights"]
+        target = inputs @ weights
+        maps.append(
+            LinearMap(BlockMoments(inputs, target, float((weights * target).sum())), weights)
+        )
+    return maps
+
+
+def gram_form(maps: Sequence[LinearMap], num_candidates: int) -> tuple[Tensor, Tensor, float]:
+    """Inner products of the contributions ``phi_i = n V_i' x_i``, whose mean is the dense output.
+
+        G_ij = n^2 sum (A_ij * (V_i V_j')),    p_i = n sum(V_i * B_i),    e = tr(V0' B)
+
+    Returns:
+        gram (n, n), correlation (n,), energy.
+    """
+    n = num_candidates
+    gram, correlation, energy = torch.zeros(n, n).double(), torch.zeros(n).double(), 0.0
+    for m in maps:
+        inputs, weights = m.moments.inputs, m.weights
+        block = len(inputs) // n
+        products = inputs * (weights @ weights.T)
+        gram += n**2 * products.view(n, block, n, block).sum((1, 3)).cpu()
+        correlation += n * (weights * m.moments.target).view(n, -1).sum(1).cpu()
+        energy += m.moments.energy
+    return gram, correlation, energy
+
+
+def undamped_losses(maps: Sequence[LinearMap], num_candidates: int, picks: Sequence[int]) -> list[float]:
+    """Squared loss after each pick of the damped fit, without the damping's own term.
+
+    With ``V`` the fit on the first picks, ``|y - x V|^2 = e - tr(V'B) - lambda |V|^2``. All
+    prefixes come from one factor: ``A + lambda I = L L'``, ``Z = L^-1 B``, ``R = L^-1``;
+    ``tr(V'B)`` adds up ``|Z_j|^2`` and ``|V|^2`` adds up ``2 <(R R')_j: Z, Z_j>`` below the
+    diagonal and once on it.
+    """
+    losses = torch.zeros(len(picks), dtype=torch.float64)
+    for m in maps:
+        block = len(m.moments.inputs) // num_candidates
+        rows = torch.tensor([p * block + k for p in picks for k in range(block)])
+        damping = _damping(m)
+        inputs = m.moments.inputs[rows][:, rows]
+        inputs.diagonal().add_(damping)
+        factor = torch.linalg.cholesky(inputs)
+        eye = torch.eye(len(rows), dtype=torch.float64)
+        inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
+        fitted = inverse @ m.moments.target[rows]
+        products = (inverse @ inverse.T).view(len(picks), block, len(picks), block)
+        order = torch.arange(len(picks))
+        weigh = torch.where(order[:, None] > order, 2.0, (order[:, None] == order).double())
+        reached = (products * weigh[:, None, :, None]).reshape_as(inverse) @ fitted
+        squares = (reached * fitted).view(len(picks), -1).sum(1).cumsum(0)
+        explained = fitted.square().view(len(picks), -1).sum(1).cumsum(0)
+        losses += (m.moments.energy - explained - damping * squares) / 2
+    return losses.clamp(min=0).tolist()
+
+
+def _damping(m: LinearMap) -> float:
+    return DAMPING * float(m.moments.inputs.diagonal().mean()) or 1.0
+
+
+def _damped(m: LinearMap) -> BlockMoments:
+    inputs = m.moments.inputs.clone()
+    inputs.diagonal().add_(_damping(m))
+    return BlockMoments(inputs, m.moments.target, m.moments.energy)
+
+
+def _on(device: torch.device, m: LinearMap) -> LinearMap:
+    moments = m.moments
+    return LinearMap(
+        BlockMoments(moments.inputs.to(device), moments.target.to(device), moments.energy),
+        m.weights.to(device),
+    )
