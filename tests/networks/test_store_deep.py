@@ -112,7 +112,7 @@ def test_a_fresh_process_rebuilds_a_graph(tmp_path: Path) -> None:
 
 def test_a_fresh_process_replays_what_cannot_be_recorded(tmp_path: Path, code: Path) -> None:
     x = torch.randn(3, *nets.FEATURES)
-    network = half(nets.shaken(fresh(OWN)), x)
+    network = nets.shaken(fresh({**OWN, "kwargs": {"hidden": 3}}))
     networks.save(tmp_path / "m", network, example=x, origin=OWN)
     assert "graph" not in architecture(tmp_path / "m")
     assert architecture(tmp_path / "m")["removals"]["sizes"] == {
