@@ -16,12 +16,13 @@ from gfs_dist.data import DataSpec, Images
 from gfs_dist.errors import CheckpointError, ConfigError
 from gfs_dist.files import checkpoint, fingerprint
 from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.again import data_words
 from gfs_dist.jobs.checkpoints import find_checkpoints
 from gfs_dist.jobs.deep import check_fits, describe, read_images, read_network
 from gfs_dist.jobs.deep_run import DeepRun, deep_spec, plan_lines, sizes
 from gfs_dist.jobs.deep_training import DeepTraining
 from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.jobs.two_layer import data_spec, data_words
+from gfs_dist.jobs.two_layer import data_spec
 from gfs_dist.networks.store import ARCHITECTURE
 
 DEFAULTS = {"iterations": 2500, "lr": 0.01, "checkpoint_every": 500}

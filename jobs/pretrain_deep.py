@@ -8,11 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.again import data_words, model_words
 from gfs_dist.jobs.deep import check_fits, describe, fresh_network, read_images
 from gfs_dist.jobs.deep_run import DeepRun, deep_spec, plan_lines, sizes
 from gfs_dist.jobs.deep_training import DeepTraining
 from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.jobs.two_layer import data_spec, data_words
+from gfs_dist.jobs.two_layer import data_spec
 
 
 def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
@@ -43,5 +44,5 @@ def _tell(
     columns = ("iteration", "loss", "accuracy")
     reporter.table("trained", columns, [[row[column] for column in columns] for row in results])
     last = shlex.quote(str(job.folder.path / results[-1]["model"]))
-    words = f"model={config.model.name} {data_words(config.data, config.seed)}"
+    words = f"{model_words(config.model)} {data_words(config.data, config.seed)}"
     reporter.next([f"gfs prune checkpoint={last} {words}", f"gfs evaluate {last} {words}"])

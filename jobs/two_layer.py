@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shlex
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,6 +11,7 @@ from gfs_dist import data, networks
 from gfs_dist.data import Dataset, DataSpec
 from gfs_dist.errors import ConfigError
 from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.again import data_words, model_words
 from gfs_dist.networks import TwoLayer
 
 
@@ -67,18 +67,8 @@ def input_words(config: schema.Pretrain | schema.Prune) -> str:
     """The words of a command line that name the same data and target once more."""
     words = [data_words(config.data, config.seed), f"objective={config.objective}"]
     if config.data.name == "synthetic":
-        model = two_layer(config.model)
-        words += [f"model.width={model.width}", f"model.activation={model.activation}"]
+        words.append(model_words(config.model))
     return " ".join(words)
-
-
-def data_words(config: schema.Data, seed: int) -> str:
-    """The words of a command line that name the same data once more."""
-    words = [f"data={config.name}"]
-    for key, value in vars(config).items():
-        if key != "name" and value is not None and (key, value) != ("seed", seed):
-            words.append(f"data.{key}={value}")
-    return shlex.join(words)
 
 
 def measure(network: TwoLayer, inputs: Inputs) -> dict[str, float | int]:

@@ -1,0 +1,48 @@
+"""The words of a command line that name the same thing once more."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from gfs_dist._layout import conf_folder
+from gfs_dist.jobs import config as schema
+
+
+def data_words(data: schema.Data, seed: int) -> str:
+    """``data=NAME`` and what is not as in conf/; the data's own seed only if it is not ``seed``."""
+    values = dict(vars(data))
+    if data.seed == seed:
+        del values["seed"]
+    return _words("data", values)
+
+
+def model_words(model: schema.Model) -> str:
+    """``model=NAME`` and what is not as in conf/."""
+    return _words("model", vars(model))
+
+
+def _words(group: str, values: dict[str, Any]) -> str:
+    option = values[schema.OPTION_KEY[group]]
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(conf_folder() / group / f"{option}.yaml"))
+    changed = {key: value for key, value in values.items() if value != defaults[key]}
+    words = [f"{group}.{key}={_typed(value)}" for key, value in changed.items()]
+    return shlex.join([f"{group}={option}", *words])
+
+
+def _typed(value: Any) -> str:
+    """As it is typed; texts inside of lists and braces need quotes, others are taken whole."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return f"[{','.join(map(_inside, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_inside(inner)}' for key, inner in value.items())}}}"
+    return json.dumps(value)
+
+
+def _inside(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else _typed(value)
