@@ -17,7 +17,7 @@ from gfs_dist.files import RunFolder, atomic, checkpoint
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.compose import to_yaml
 from gfs_dist.jobs.deep_training import DeepTraining
-from gfs_dist.jobs.local import own_event
+from gfs_dist.jobs.local import fault_words, own_event
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.runtime import GroupProgress, GroupResult, RuntimeSpec, open_runtime
 from gfs_dist.training import DeepSpec
@@ -105,21 +105,8 @@ class DeepRun:
         """Train with the ranks that the configuration asks for."""
         self.folder.checkpoint(0)  # makes the folder: ranks write into it, and have no lock
         self.reporter.phase("train", task.spec.iterations)
-        accuracy = None
-
-        def on_progress(progress: GroupProgress) -> None:
-            nonlocal accuracy
-            for row in progress.events:
-                if row["event"] != "step":  # there are too many: a checkpoint is a step here
-                    self.folder.append_event(row)
-            for step, value in progress.values:
-                if "checkpoint" in value:
-                    self.folder.append_event(own_event("step", value["checkpoint"]))
-                    accuracy = value["accuracy"]
-                self.reporter.step(step, value["loss"], accuracy=accuracy)
-
         with open_runtime(self._runtime_spec()) as runtime:
-            self.trained = runtime.together(task, on_progress)
+            self.trained = runtime.together(task, _Listener(self.folder, self.reporter))
 
     def checkpoints(self, size: dict[str, int]) -> list[dict[str, Any]]:
         """A row of results for each checkpoint."""
@@ -180,3 +167,28 @@ class DeepRun:
             log_folder=str(self.folder.logs),
             **known,
         )
+
+
+class _Listener:
+    """Passes on what rank 0 tells; a step worth an event is one that was kept."""
+
+    def __init__(self, folder: RunFolder, reporter: Reporter) -> None:
+        self.folder, self.reporter = folder, reporter
+        self.accuracy: float | None = None
+        self.first_rank: dict[str, Any] = {}
+
+    def __call__(self, progress: GroupProgress) -> None:
+        for step, value in progress.values:
+            if "checkpoint" in value:
+                self.accuracy = value["accuracy"]
+                event = own_event("step", value["checkpoint"])
+                self.folder.append_event(event | self.first_rank)
+            self.reporter.step(step, value["loss"], accuracy=self.accuracy)
+        for row in progress.events:
+            if row["event"] == "step":
+                continue
+            if row["event"] == "rank_started" and row["rank"] == 0:
+                self.first_rank = {key: row[key] for key in ("generation", "pid", "host")}
+            self.folder.append_event(row)
+            if row["event"] in ("fault", "recovered"):
+                self.reporter.note(fault_words(row))

@@ -1,4 +1,4 @@
-"""A job that computes in its own process: threads, device, and its rows of events."""
+"""A job's own process: threads, device, its rows of events; and events in words."""
 
 from __future__ import annotations
 
@@ -49,3 +49,10 @@ def own_event(event: str, step: int) -> dict[str, Any]:
         "host": socket.gethostname(),
         "step": step,
     }
+
+
+def fault_words(row: dict[str, Any]) -> str:
+    """An event ``fault`` or ``recovered`` of a group of ranks, in words."""
+    if row["event"] == "recovered":
+        return f"rank {row['rank']} is back, work goes on at step {row['step']}"
+    return f"rank {row['rank']} was {row.get('kind', 'lost')} at step {row['step']}: replacing it"

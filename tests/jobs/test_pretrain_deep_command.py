@@ -213,3 +213,30 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(folder: Path, capsys: Any) 
     assert "200 samples of 1 x 8 x 8 to train on, 360 to test on, 10 classes" in plan
     assert "25 iterations (3.6 epochs) of 32 samples, lr 0.1 to 0 (cosine)" in plan
     assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize("runtime", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_two_ranks_train_what_one_trains_and_a_lost_one_is_replaced(
+    folder: Path, runtime: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    words = [*SMALL, "model.kwargs={norm: false}"]
+    assert train(*words, "out=one") == 0
+    two = [*words, f"runtime={runtime}", "workers=2", "threads=1"]
+    assert train(*two, "out=two") == 0
+    for name, tensor in weights(folder / "one").items():
+        torch.testing.assert_close(weights(folder / "two")[name], tensor, rtol=1e-3, atol=1e-5)
+    rows = [json.loads(line) for line in (folder / "two/events.jsonl").read_text().splitlines()]
+    assert {row["rank"] for row in rows if row["event"] == "rank_started"} == {0, 1}
+    pids = {row["pid"] for row in rows if row["event"] == "step"}
+    assert pids == {row["pid"] for row in rows if row["event"] == "rank_started"} - {
+        row["pid"] for row in rows if row["rank"] == 1
+    }
+
+    monkeypatch.setenv("GFS_FAULTS", '[{"rank": 1, "step": 13}]')
+    capsys.readouterr()
+    assert train(*two, "out=faulty") == 0
+    assert "rank 1 was killed at step" in capsys.readouterr().out
+    assert same(weights(folder / "faulty"), weights(folder / "two"))
+    found = report(folder / "faulty")
+    assert [(row["rank"], row["kind"]) for row in found["faults"]] == [(1, "killed")]
+    assert found["results"] == report(folder / "two")["results"]
