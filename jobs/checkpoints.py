@@ -111,7 +111,7 @@ def train_checkpoints(
         network,
         x.to(device),
         target.to(device),
-        config.objective,
+        inputs.objective,
         spec,
         start=start,
         on_checkpoint=on_checkpoint,
@@ -132,7 +132,7 @@ def _facts(config: schema.Pretrain | schema.Prune, inputs: Inputs) -> dict[str, 
     """What has to be the same for training to go on."""
     spec = {f"train.{key}": value for key, value in asdict(train_spec(config)).items()}
     return {
-        "objective": config.objective,
+        "objective": inputs.objective,
         "training": spec,
         "inputs": {f"data={config.data.name}": inputs.dataset().fingerprint},
     }

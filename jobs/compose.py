@@ -59,6 +59,7 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
         config: Any = OmegaConf.to_object(cfg)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(_explain(error)) from error
+    config.settle()
     check_ranges(config)
     config.check()
     _refuse_unused_training(config, overrides)
@@ -167,7 +168,7 @@ def _set(command: str, cfg: Any, override: Override) -> None:
     if override.is_add() or override.is_force_add():
         raise ConfigError(f"{override.input_line}: {key} is a known key, write it without '+'")
     group, _, name = key.rpartition(".")
-    if group and name == OPTION_KEY[group]:
+    if name == OPTION_KEY.get(group):
         raise ConfigError(f"{key}: chosen by the group, write {group}={raw_value(override)}")
     parent = OmegaConf.select(cfg, group) if group else cfg
     schema = OmegaConf.get_type(parent)
@@ -213,13 +214,13 @@ def _refuse_missing(cfg: Any) -> None:
 
 def _refuse_unused_training(config: Any, overrides: list[Override]) -> None:
     """A network that is given is not trained: who says how to train it expects something else."""
-    if getattr(config, "checkpoint", None) is None:
+    if getattr(config, "checkpoint", None) is None or config.repair.finetune:
         return
     for override in overrides:
         if override.key_or_group.partition(".")[0] == "train":
             raise ConfigError(
                 f"{override.key_or_group}: found with checkpoint={config.checkpoint}, "
-                "accepted only where gfs prune trains the network itself"
+                "accepted only where gfs prune trains (no checkpoint, or repair.finetune=true)"
             )
 
 

@@ -7,10 +7,12 @@ schema as read-only and then refuses every override; jobs treat them so all the 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Annotated
 
 from gfs_dist.errors import ConfigError
+from gfs_dist.jobs import prune_keys
 from gfs_dist.jobs.groups import (
     CATALOG,
     Cifar10,
@@ -33,22 +35,20 @@ from gfs_dist.jobs.groups import (
     Train,
     TwoLayer,
 )
+from gfs_dist.jobs.prune_keys import DEEP_OBJECTIVES, METHODS, Budget, Calibration, Repair
 from gfs_dist.jobs.rules import Among, AtLeast
-
-METHODS = {
-    "squared": ("auto", "panel", "lazy", "streaming", "exhaustive"),
-    "bce": ("auto", "screened", "exhaustive"),
-}
-"""How each objective can be searched."""
 
 Device = Annotated[str, Among("auto", "cpu", "cuda")]
 Objective = Annotated[str, Among("squared", "bce")]
-Method = Annotated[str, Among(*dict.fromkeys(METHODS["squared"] + METHODS["bce"]))]
+Method = Annotated[str, Among(*dict.fromkeys(itertools.chain(*METHODS.values())))]
 
 
 @dataclass
 class Job:
     """What every command has."""
+
+    def settle(self) -> None:
+        """Replace null where the default depends on another key."""
 
     def check(self) -> None:
         """Refuse values that do not go together.
@@ -123,12 +123,16 @@ class Prune(_Computing):
     train: Train
     runtime: Runtime
     checkpoint: str | None
-    objective: Objective
+    objective: Annotated[str | None, Among(*METHODS, *DEEP_OBJECTIVES)]
     weights: Annotated[str, Among("uniform", "line_search")]
-    steps: Annotated[int, AtLeast(1)]
+    budget: Budget
+    repair: Repair
+    calibration: Calibration
+    coupled: bool
+    steps: Annotated[int | None, AtLeast(1)]
     distinct: Annotated[int | None, AtLeast(1)]
     tolerance: Annotated[float | None, AtLeast(0)]
-    replacement: bool
+    replacement: bool | None
     method: Method
     verify: bool
     workers: Annotated[int, AtLeast(1)]
@@ -139,12 +143,11 @@ class Prune(_Computing):
     out: str
     resume: str | None
 
+    def settle(self) -> None:
+        prune_keys.settle(self)
+
     def check(self) -> None:
-        if self.method not in METHODS[self.objective]:
-            raise ConfigError(
-                f"method: found {self.method!r}, "
-                f"accepted {', '.join(METHODS[self.objective])} with objective={self.objective}"
-            )
+        prune_keys.check(self)
         check_workers(self)
         if isinstance(self.model, TwoLayer):
             _refuse_deep_training(self.train)

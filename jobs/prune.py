@@ -94,7 +94,7 @@ class PruneJob:
         dense = measure(network, self.plan.inputs)
         record = PathRecord(self.folder, name, self._path_facts(network, dense["loss"]))
         stop = self.plan.stop(dense["loss"])
-        self.reporter.phase(f"prune {name}", self.config.steps)
+        self.reporter.phase(f"prune {name}", self.plan.rules.steps)
         problem = TwoLayerProblem(
             self.plan.inputs, network, self.plan.recipe, self.config.precision
         )
@@ -177,7 +177,7 @@ class PruneJob:
 
     def _theory(self, network: TwoLayer, steps: int) -> dict[str, Any]:
         """Lemma 1's bound after each pick, with its measured constants; or why there is none."""
-        if reason := why_no_bound(self.config.objective, self.config.replacement):
+        if reason := why_no_bound(self.plan.recipe.loss, self.plan.recipe.replacement):
             return {"reason": reason}
         x, target = self.plan.inputs()
         constants = lemma1_constants(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Plan:
         width: neurons of the dense network.
         networks: iteration and network of each given checkpoint; empty if it is trained first.
         recipe: of the search, with the method settled.
+        rules: when a search ends, tolerance apart.
         partition: who owns what.
         lines: the plan in words.
     """
@@ -41,6 +42,7 @@ class Plan:
     width: int
     networks: list[tuple[int, TwoLayer]]
     recipe: Recipe
+    rules: Stop
     partition: Partition
     lines: list[str]
 
@@ -48,7 +50,7 @@ class Plan:
         """When the search of a checkpoint with that dense loss ends."""
         tolerance = self.config.tolerance
         limit = None if tolerance is None else dense_loss + tolerance
-        return Stop(self.config.steps, self.config.distinct, limit)
+        return replace(self.rules, loss=limit)
 
     def runtime_spec(self, folder: RunFolder) -> RuntimeSpec:
         """The ranks of this job; their logs go into its folder."""
@@ -71,6 +73,8 @@ def make_plan(config: schema.Prune) -> Plan:
         InputError: data, checkpoint, partition, graph or stop rules that do not fit.
     """
     model = two_layer(config.model)
+    objective, replacement, steps = config.objective, config.replacement, config.steps
+    assert objective is not None and replacement is not None and steps is not None, "settled"
     given = [
         (iteration, load_network(path, model))
         for iteration, path in (find_checkpoints(config.checkpoint) if config.checkpoint else [])
@@ -78,7 +82,7 @@ def make_plan(config: schema.Prune) -> Plan:
     shape = given[0][1] if given else None
     width = shape.width if shape else model.width
     activation = shape.activation if shape else model.activation
-    inputs = Inputs(data_spec(config.data), width, activation, config.objective)
+    inputs = Inputs(data_spec(config.data), width, activation, objective)
     dataset = inputs.dataset()
     for _, network in given:
         if network.features != dataset.features or network.width != width:
@@ -87,20 +91,22 @@ def make_plan(config: schema.Prune) -> Plan:
                 f"inputs, accepted {width} neurons on {dataset.features} inputs "
                 f"(data={config.data.name})"
             )
-    Stop(config.steps, config.distinct).check(width)
+    rules = Stop(steps, config.distinct)
+    rules.check(width)
     if config.graph != "none":
         make_graph(_graph(config.graph), config.workers)
-    recipe = Recipe(config.objective, config.method, config.weights, config.replacement)
+    recipe = Recipe(objective, config.method, config.weights, replacement)
     dense = shape or TwoLayer(width, dataset.features, activation)
     source = TwoLayerContributions(dense, dataset.x_train, DTYPES[config.precision])
     memory = memory_per_rank_bytes(config.workers, config.device)
-    settled, reason = settle(recipe, source, config.workers, config.steps, memory)
+    settled, reason = settle(recipe, source, config.workers, steps, memory)
     plan = Plan(
         config,
         inputs,
         width,
         given,
         settled,
+        rules,
         _partition(config.partition, width, config.workers),
         [],
     )
@@ -121,7 +127,7 @@ def _words(plan: Plan, method: str) -> list[str]:
         source = (
             f"trained first: {spec.iterations:,} iterations of {spec.method}, {count} checkpoints"
         )
-    rules = [f"at most {config.steps:,} picks"]
+    rules = [f"at most {plan.rules.steps:,} picks"]
     if config.distinct is not None:
         rules.append(f"at most {config.distinct:,} distinct neurons")
     if config.tolerance is not None:

@@ -11,11 +11,16 @@ from fractions import Fraction
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gfs_dist.errors import BudgetError, ConfigError
-from gfs_dist.pruning.costs import UNITS, Costs
 from gfs_dist.pruning.widths import allowed_widths, least_widths
+
+if TYPE_CHECKING:  # budgets are read before torch is needed
+    from gfs_dist.pruning.costs import Costs
+
+UNITS = {"macs": "multiply-adds", "params": "parameters"}
+"""Kinds that are counted, and what is."""
 
 SHARES = ("macs", "params", "latency", "keep", "tolerance")
 KINDS = (*SHARES, "widths")

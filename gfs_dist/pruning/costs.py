@@ -15,9 +15,6 @@ from gfs_dist.pruning.structure import Structure
 
 Integers = npt.NDArray[np.int64]
 
-UNITS = {"macs": "multiply-adds", "params": "parameters"}
-"""Kinds of cost, and what is counted."""
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -64,7 +61,7 @@ class Costs:
         return self.of("params", widths)
 
     def of(self, kind: str, widths: Mapping[str, int]) -> int:
-        """The cost of one kind, a key of :data:`UNITS`; absent layers are whole."""
+        """The cost of one kind, ``macs`` or ``params``; absent layers are whole."""
         assert widths.keys() <= self.channels.keys(), widths.keys() - self.channels.keys()
         every = [widths.get(name, channels) for name, channels in self.channels.items()]
         return self.kinds[kind](np.array(every, np.int64))

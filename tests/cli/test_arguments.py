@@ -61,7 +61,8 @@ def test_help_of_a_command_lists_keys_with_defaults_and_meaning() -> None:
     page = command_help("prune")
     assert "usage: gfs prune [key=value ...]" in page
     for line in (
-        r"steps=200  .*picks at most",
+        r"steps=null  .*picks at most",
+        r"budget\.macs=null  .*share kept of all multiply-adds",
         r"data=digits  .*\(default\)",
         r"data\.planted=10  .*neurons that make the target",
     ):

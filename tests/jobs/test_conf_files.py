@@ -26,9 +26,12 @@ def test_shell_and_schema_have_the_same_commands() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_keys_of_a_command_are_those_of_its_schema(command: str) -> None:
-    about = describe(command)
-    names = [key.name for key in about.keys] + [group.name for group in about.groups]
-    assert sorted(names) == sorted(typing.get_type_hints(COMMANDS[command]))
+    about, hints = describe(command), typing.get_type_hints(COMMANDS[command])
+    named = [*about.keys, *about.groups, *about.sections]
+    assert sorted(part.name for part in named) == sorted(hints)
+    for section in about.sections:
+        keys = [f"{section.name}.{key}" for key in typing.get_type_hints(hints[section.name])]
+        assert sorted(key.name for key in section.keys) == sorted(keys)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -47,7 +50,9 @@ def test_every_file_of_a_group_has_a_schema(group: str) -> None:
 def test_every_key_has_a_line_of_help(command: str) -> None:
     about = describe(command)
     assert about.help
-    for key in about.keys:
+    for section in about.sections:
+        assert section.help, f"{command}.yaml: {section.name} has no comment above it"
+    for key in [*about.keys, *(key for section in about.sections for key in section.keys)]:
         assert key.help, f"{command}.yaml: {key.name} has no comment above it"
     for group in about.groups:
         assert group.help, f"{command}.yaml: {group.name} has no comment above it"
