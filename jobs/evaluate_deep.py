@@ -19,8 +19,8 @@ from gfs_dist.jobs.two_layer import data_spec
 
 TEST_BATCH = 250
 LARGE_BATCH = 64
-REPEATS = {1: 30, LARGE_BATCH: 5}
-"""Batch size, and how often it is timed: a large batch of a large network takes seconds."""
+REPEATS, LARGE_REPEATS = 30, 5
+"""How often one input, and a large batch, is timed: that takes seconds in a large network."""
 
 
 def measure(
@@ -55,7 +55,7 @@ def measure(
         "kept": None,
         **found._asdict(),
         **sizes,
-        "latency": [row for size in REPEATS for row in _speed(network, images, size, device)],
+        "latency": [asdict(speed) for speed in _speeds(network, images)],
     }
 
 
@@ -66,11 +66,8 @@ def _batches(images: Images, reporter: Reporter) -> Iterator[tuple[Tensor, Tenso
         reporter.step(number)
 
 
-def _speed(
-    network: nn.Module, images: Images, size: int, device: torch.device
-) -> list[dict[str, Any]]:
-    """One row of latencies; none where there are not so many images."""
-    if len(images.x_test) < size:
-        return []
-    x = images.inputs(images.x_test[:size]).to(device)
-    return [asdict(networks.latency(network, x, REPEATS[size]))]
+def _speeds(network: nn.Module, images: Images) -> Iterator[networks.Latency]:
+    """At batch 1 and at a large batch, or as many test images as there are."""
+    for size, repeats in ((1, REPEATS), (LARGE_BATCH, LARGE_REPEATS)):
+        x = images.inputs(images.x_test[:size]).to(networks.device_of(network))
+        yield networks.latency(network, x, repeats)
