@@ -130,11 +130,8 @@ def _place(network: nn.Module, name: str, part: nn.Module | Tensor, stored: bool
 
 def _tie(network: nn.Module, tensors: dict[str, Tensor], name: str, original: Any) -> None:
     """Let ``name`` be the same tensor as ``original``."""
-    first = tensors.get(original) if isinstance(original, str) else None
-    if name not in tensors or first is None or first.shape != tensors[name].shape:
+    own, first = tensors.get(name), tensors.get(original) if isinstance(original, str) else None
+    if own is None or first is None or own.shape != first.shape or type(own) is not type(first):
         raise ConfigError(f"graph.tied: {name[:60]!r} cannot be {str(original)[:60]!r}")
     owner, own_name = split_name(network, name)
-    try:
-        setattr(owner, own_name, first)
-    except TypeError as error:  # a parameter in the place of a buffer, or the reverse
-        raise ConfigError(f"graph.tied: {name[:60]!r}: {error}") from error
+    setattr(owner, own_name, first)
