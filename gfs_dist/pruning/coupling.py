@@ -184,7 +184,7 @@ class Couplings:
         if kind == OPTYPE.OUTPUT:
             return "network output"
         if isinstance(module, Input):
-            return "its channels are those of the network's input"
+            return "its channels are tied to those of the network's input"
         if kind in MIXERS:
             return f"channels are mixed by {type(module).__name__} {self._names[module]!r}"
         if kind == OPTYPE.PARAMETER:

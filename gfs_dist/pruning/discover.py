@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import InputError
@@ -10,6 +11,7 @@ from gfs_dist.pruning.rehearsal import rehearse
 from gfs_dist.pruning.structure import Layer, Skipped, Structure
 
 
+@torch.inference_mode(mode=False)
 def find_structure(model: nn.Module, example: Tensor, *, coupled: bool = False) -> Structure:
     """Find the channels and hidden units that can be removed from a network.
 

@@ -29,20 +29,26 @@ def rehearse(model: nn.Module, layers: Sequence[Layer], example: Tensor) -> dict
     Returns:
         for each layer at fault, the reason in words.
     """
-    if not layers:
-        return {}
-    network, x = _prepared(model, example)
-    if _difference(network, [], x):
-        random = "the network computes at random: two passes over one input differ"
-        return {layer.name: random for layer in layers}
+    generator = torch.Generator().manual_seed(SEED)
+    try:
+        x = example.double() if example.is_floating_point() else example
+        return _faults(_scrambled(copied(model).double(), generator), layers, x)
+    except RuntimeError:  # the network's own code insists on another dtype
+        return _faults(_scrambled(copied(model), generator), layers, example)
+
+
+def _faults(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> dict[str, str]:
     sound: list[Layer] = []
     faults: dict[str, str] = {}
-    blocks = [list(layers)]
+    blocks = [list(layers)] if layers else []
     while blocks:
         block = blocks.pop()
         difference = _difference(network, [*sound, *block], x)
         if not difference:
             sound += block
+        elif not faults and not sound and (alone := _difference(network, [], x)):
+            reason = f"two passes over one input differ with nothing removed: {alone}"
+            return dict.fromkeys((layer.name for layer in layers), reason)
         elif len(block) == 1:
             faults[block[0].name] = (
                 f"removing its channels changes the rest of the network: {difference}"
@@ -53,28 +59,15 @@ def rehearse(model: nn.Module, layers: Sequence[Layer], example: Tensor) -> dict
     return faults
 
 
-def _prepared(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
-    """A scrambled copy, in float64 if its code allows that, and an input for it."""
-    x = example.double() if example.is_floating_point() else example
-    network = copied(model).double()
-    try:
-        with torch.no_grad():
-            network(x)
-    except RuntimeError:  # its code names another dtype
-        x, network = example, copied(model)
-    _scramble(network, torch.Generator().manual_seed(SEED))
-    return network, x
-
-
 @torch.no_grad()
 def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> str:
     """How the shrunk network differs from the masked one, in words; empty if it does not."""
     structure = Structure(tuple(layers), ())
     generator = torch.Generator().manual_seed(SEED)
     kept = {layer.name: _half(layer.num_candidates, generator) for layer in layers}
-    masked = list(tensors_of(mask(network, structure, kept)(x)))
+    masked = list(tensors_of(mask(network, structure, kept)(x.clone())))
     try:
-        small = list(tensors_of(shrink(network, structure, kept)(x)))
+        small = list(tensors_of(shrink(network, structure, kept)(x.clone())))
     except Exception as error:  # noqa: BLE001 - a stranger's forward pass on other shapes
         return (
             f"its forward pass then fails ({first_line(error)}), as it does where the code "
@@ -83,8 +76,9 @@ def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> str:
     for one, other in zip(masked, small, strict=True):
         if one.shape != other.shape:
             return f"an output of shape {tuple(one.shape)} becomes {tuple(other.shape)}"
-        largest, distance = float(one.abs().max()), float((one - other).abs().max())
         tolerance = TOLERANCE if one.dtype == torch.float64 else TOLERANCE_FLOAT32
+        largest = float(one.double().abs().max())
+        distance = float((one.double() - other.double()).abs().max())
         if not distance <= tolerance * largest:
             return f"its output changes by up to {distance:.2g} (largest output {largest:.2g})"
     return ""
@@ -95,8 +89,8 @@ def _half(count: int, generator: torch.Generator) -> list[int]:
 
 
 @torch.no_grad()
-def _scramble(network: nn.Module, generator: torch.Generator) -> None:
-    """Random weights of healthy size in convolutions, linear layers and norms."""
+def _scrambled(network: nn.Module, generator: torch.Generator) -> nn.Module:
+    """The network itself, with random weights of healthy size in its layers and norms."""
 
     def random(like: Tensor, low: float, high: float) -> Tensor:
         return torch.rand(like.shape, generator=generator).mul_(high - low).add_(low)
@@ -117,3 +111,4 @@ def _scramble(network: nn.Module, generator: torch.Generator) -> None:
             continue
         if "bias" in own:
             own["bias"].copy_(random(own["bias"], -0.1, 0.1))
+    return network

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch_pruning
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch_pruning import ops
 from torch_pruning.dependency import Node, index_mapping
@@ -27,31 +28,22 @@ def copied(network: nn.Module) -> nn.Module:
     """A deep copy in evaluation mode.
 
     Raises:
-        InputError: the network holds something that cannot be copied.
+        InputError: it cannot be copied, is TorchScript, or has lazy layers that never ran.
     """
+    name = type(network).__name__
+    if isinstance(network, torch.jit.ScriptModule):
+        raise InputError(f"network {name}: TorchScript; give the module that it was made from")
+    if any(map(is_lazy, network.parameters())):
+        raise InputError(f"network {name}: it has lazy layers without weights; run it once")
     try:
         return copy.deepcopy(network).eval()
     except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"network {type(network).__name__}: it cannot be copied ({first_line(error)}); tensors "
-            "that are computed and kept as attributes prevent it (old weight_norm does that: use "
-            "torch.nn.utils.parametrizations, or remove_weight_norm)"
-        ) from error
+        raise InputError(f"network {name}: it cannot be copied ({first_line(error)})") from error
 
 
 def first_line(error: BaseException) -> str:
     """An error as one line: its kind and the first line of its message."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-
-
-def splits(node: Node) -> bool:
-    """Whether a chunk, split, slice or expand parts the channels (not pixels or positions)."""
-    kinds = (
-        index_mapping._SplitIndexMapping,  # noqa: SLF001 - no other sign tells what is parted
-        index_mapping._SliceIndexMapping,  # noqa: SLF001
-        index_mapping._GQAIndexMapping,  # noqa: SLF001
-    )
-    return any(isinstance(way, kinds) for dep in node.dependencies for way in dep.index_mapping)
 
 
 def tensors_of(outputs: Any) -> Iterator[Tensor]:
@@ -92,6 +84,16 @@ def trace(network: nn.Module, example: Tensor) -> Any:
     return graph
 
 
+def splits(node: Node) -> bool:
+    """Whether a chunk, split, slice or expand parts the channels (not pixels or positions)."""
+    kinds = (
+        index_mapping._SplitIndexMapping,  # noqa: SLF001 - no other sign tells what is parted
+        index_mapping._SliceIndexMapping,  # noqa: SLF001
+        index_mapping._GQAIndexMapping,  # noqa: SLF001
+    )
+    return any(isinstance(way, kinds) for dep in node.dependencies for way in dep.index_mapping)
+
+
 class Input(nn.Module):
     """Makes the network's input a node of the graph: what is added to it must not shrink."""
 
@@ -99,7 +101,7 @@ class Input(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.channels = x.shape[1] if x.dim() > 1 else 1
-        return x.detach().requires_grad_(x.is_floating_point()).clone()
+        return x.clone().requires_grad_(x.is_floating_point()).clone()
 
 
 class _InputPruner(function.BasePruningFunc):

@@ -1,4 +1,4 @@
-"""Small networks of the kinds that users bring, each with an example batch; reused by other tests."""
+"""Small networks of the kinds that users bring, each with an example batch; for all tests."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ class Bottleneck(nn.Module):
 def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
     if inputs == outputs and stride == 1:
         return nn.Identity()
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-    )
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
 class ResNet(nn.Module):

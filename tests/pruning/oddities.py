@@ -1,0 +1,213 @@
+"""Networks with something special in them, each with an example batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tests.pruning.zoo import Network, UNet, head, images, zero_pad_resnet
+
+
+class Call(nn.Module):
+    """Modules, and a forward pass given as a function of them and the input."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Any], /, **modules: nn.Module) -> None:
+        super().__init__()
+        self.run = run
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
+
+
+class ConvNeXtBlock(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels)
+        self.norm = nn.LayerNorm(channels)
+        self.expand, self.project = nn.Linear(channels, 16), nn.Linear(16, channels)
+        self.gamma = nn.Parameter(torch.full((channels,), 1e-6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        y = self.gamma * self.project(functional.gelu(self.expand(y)))
+        return x + y.permute(0, 3, 1, 2)
+
+
+def conv(inputs: int, outputs: int, **options: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
+
+
+def sequence(x: Tensor) -> Tensor:
+    """Pixels as steps of a sequence: (N, C, H, W) to (N, H W, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def recurrent(kind: type[nn.RNNBase]) -> nn.Module:
+    def run(net: Any, x: Tensor) -> Tensor:
+        steps = sequence(functional.relu(net.conv(x)))
+        return net.head(functional.relu(net.fc(net.rnn(steps)[0][:, -1])))
+
+    rnn = kind(8, 6, batch_first=True)
+    return Call(run, conv=conv(3, 8), rnn=rnn, fc=nn.Linear(6, 7), head=nn.Linear(7, 5))
+
+
+def attention() -> nn.Module:
+    def run(net: Any, x: Tensor) -> Tensor:
+        steps = sequence(net.conv(x))
+        mixed = net.mix(steps, steps, steps)[0]
+        return net.head(functional.gelu(net.fc(mixed))).mean(1)
+
+    mix = nn.MultiheadAttention(8, 2, batch_first=True)
+    return Call(run, conv=conv(3, 8), mix=mix, fc=nn.Linear(8, 16), head=nn.Linear(16, 5))
+
+
+def shuffled(net: Any, x: Tensor) -> Tensor:
+    y = functional.relu(net.first(x))
+    y = y.view(len(y), 2, y.shape[1] // 2, 64).transpose(1, 2).reshape(y.shape)
+    return net.head(net.second(y).mean((2, 3)))
+
+
+def gated(net: Any, x: Tensor) -> Tensor:
+    one, two = net.first(x).chunk(2, 1)
+    return net.head((one * torch.sigmoid(two)).mean((2, 3)))
+
+
+def two_branches(net: Any, x: Tensor) -> Tensor:
+    one, two = functional.relu(net.one(x)), functional.relu(net.two(x))
+    return net.head(torch.cat([one.flatten(1), two.flatten(1)], 1))
+
+
+def features_too(net: Any, x: Tensor) -> dict[str, Any]:
+    y = net.first(x)
+    return {"features": y, "scores": [net.head(functional.relu(net.second(y)).mean((2, 3)))]}
+
+
+def beside_the_image(net: Any, x: Tensor) -> Tensor:
+    return net.head(torch.cat([x, functional.relu(net.first(x)), net.second(x)], 1))
+
+
+def onto_the_image(net: Any, x: Tensor) -> Tensor:
+    return net.head((x + net.second(functional.relu(net.first(x)))).flatten(1))
+
+
+def written_sizes(net: Any, x: Tensor) -> Tensor:
+    return net.head(functional.relu(net.first(x)).view(-1, 512))
+
+
+def at_random(net: Any, x: Tensor) -> Tensor:
+    return net.head(functional.dropout(functional.relu(net.first(x)), 0.5).mean((2, 3)))
+
+
+def behind_its_back(net: Any, x: Tensor) -> Tensor:
+    y = functional.relu(net.first(x)).mean((2, 3))
+    return net.head(y) + net.second(y.detach())
+
+
+def in_float32(net: Any, x: Tensor) -> Tensor:
+    return net.head(functional.relu(net.first(x.float())).mean((2, 3)))
+
+
+def plain(net: Any, x: Tensor) -> Tensor:
+    return net.head(functional.relu(net.first(x)).mean((2, 3)))
+
+
+def tied() -> nn.Module:
+    network = nn.Sequential(
+        nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(),
+        nn.Linear(8, 9), nn.ReLU(), nn.Linear(9, 5),
+    )  # fmt: skip
+    network[4].weight = network[2].weight
+    return network
+
+
+def normed(norm: nn.Module) -> nn.Module:
+    return nn.Sequential(conv(3, 8), norm, nn.ReLU(), conv(8, 6), nn.ReLU(), *head(6))
+
+
+def swiglu() -> nn.Module:
+    def run(net: Any, x: Tensor) -> Tensor:
+        return net.down(functional.silu(net.gate(x)) * net.up(x))
+
+    return Call(run, gate=nn.Linear(6, 8), up=nn.Linear(6, 8), down=nn.Linear(8, 5))
+
+
+def conv1d() -> nn.Module:
+    norm = nn.InstanceNorm1d(6, affine=True)
+    return nn.Sequential(
+        nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 6, 3), norm, nn.PReLU(6),
+        nn.Conv1d(6, 7, 1), nn.PReLU(), nn.Flatten(), nn.Linear(7 * 12, 5),
+    )  # fmt: skip
+
+
+def conv3d() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv3d(1, 6, 3), nn.BatchNorm3d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 8, 5)
+    )
+
+
+def weight_normed() -> nn.Module:
+    first = nn.utils.parametrizations.weight_norm(conv(3, 8))
+    return nn.Sequential(first, nn.ReLU(), conv(8, 6), nn.ReLU(), *head(6))
+
+
+def other_networks() -> dict[str, Network]:
+    torch.manual_seed(0)
+    linear = nn.Linear
+    three = {"first": conv(3, 8), "second": conv(8, 6), "head": linear(6, 5)}
+    two = {"first": conv(3, 8), "head": linear(8, 5)}
+    beside = {"first": conv(3, 8), "second": conv(3, 5), "head": conv(16, 2)}
+    branches = {"one": conv(3, 4), "two": conv(3, 6, stride=2), "head": linear(352, 5)}
+    return {
+        "zero-padded ResNet": (zero_pad_resnet(), images()),
+        "transposed convolution": (UNet(transposed=True), images()),
+        "Dropout": (nn.Sequential(conv(3, 8), nn.Dropout2d(), conv(8, 6), *head(6)), images()),
+        "LayerNorm": (
+            nn.Sequential(linear(4, 8), nn.LayerNorm(8), linear(8, 5)),
+            images()[0, 0, :, :4],
+        ),
+        "GroupNorm": (normed(nn.GroupNorm(4, 8)), images()),
+        "ConvNeXt": (nn.Sequential(conv(3, 8), ConvNeXtBlock(8), *head(8)), images()),
+        "GRU": (recurrent(nn.GRU), images()),
+        "LSTM": (recurrent(nn.LSTM), images()),
+        "attention": (attention(), images()),
+        "channel shuffle": (
+            Call(shuffled, first=conv(3, 8), second=conv(8, 6), head=linear(6, 5)),
+            images(),
+        ),
+        "gate by chunk": (Call(gated, first=conv(3, 12), head=linear(6, 5)), images()),
+        "gate by two layers": (swiglu(), torch.randn(3, 4, 6)),
+        "flattened branches": (Call(two_branches, **branches), images()),
+        "dictionary of outputs": (Call(features_too, **three), images()),
+        "concatenated to the image": (Call(beside_the_image, **beside), images()),
+        "added to the image": (
+            Call(onto_the_image, first=conv(3, 8), second=conv(8, 3), head=linear(192, 5)),
+            images(),
+        ),
+        "sizes in the code": (Call(written_sizes, first=conv(3, 8), head=linear(512, 5)), images()),
+        "always random": (Call(at_random, **two), images()),
+        "detached reader": (Call(behind_its_back, **two, second=linear(8, 5)), images()),
+        "float32 in the code": (Call(in_float32, **two), images()),
+        "unused layer": (Call(plain, **two, unused=conv(3, 4)), images()),
+        "softmax over channels": (normed(nn.Softmax(1)), images()),
+        "tied weights": (tied(), torch.randn(3, 4)),
+        "weight norm": (weight_normed(), images()),
+        "one dimension": (conv1d(), torch.randn(3, 3, 16)),
+        "three dimensions": (conv3d(), torch.randn(3, 1, 4, 4, 4)),
+        "depthwise first": (
+            nn.Sequential(conv(3, 3, groups=3), nn.Conv2d(3, 8, 1), nn.ReLU(), *head(8)),
+            images(),
+        ),
+        "depth multiplier": (nn.Sequential(conv(3, 4), conv(4, 8, groups=4), *head(8)), images()),
+        "one channel": (nn.Sequential(conv(3, 1), nn.ReLU(), conv(1, 4), *head(4)), images()),
+        "one layer": (nn.Sequential(nn.Flatten(), linear(192, 5)), images()),
+        "words": (
+            nn.Sequential(nn.Embedding(10, 6), linear(6, 8), nn.ReLU(), linear(8, 5)),
+            torch.randint(10, (3, 7)),
+        ),
+    }
