@@ -154,6 +154,23 @@ class Prune(_Computing):
 
 
 @dataclass
+class Cut(Job):
+    """``gfs cut RUN_DIR``."""
+
+    path: str
+    name: str | None
+    budget: Budget
+    device: Device
+    threads: Annotated[int | None, AtLeast(1)]
+
+    def settle(self) -> None:
+        prune_keys.settle_budget(self.budget)
+
+    def check(self) -> None:
+        assert self.budget.limit  # parses
+
+
+@dataclass
 class Evaluate(_Computing):
     """``gfs evaluate PATH``."""
 

@@ -95,7 +95,6 @@ TWO_LAYER_DEFAULTS = {"objective": "squared", "replacement": True, "steps": 200}
 DEEP_DEFAULTS = {
     "objective": "least_squares",
     "replacement": False,
-    "budget.round_to": 1,
     "repair.fold": True,
     "repair.refit": True,
     "repair.batch_norm": True,
@@ -111,10 +110,18 @@ def settle(config: Prune) -> None:
         if attrgetter(key)(config) is None:
             section, _, name = key.rpartition(".")
             setattr(attrgetter(section)(config) if section else config, name, value)
-    if deep and all(getattr(config.budget, kind) is None for kind in KINDS):
-        config.budget.macs = "50%"
-    if deep and config.budget.latency is not None and config.budget.batch is None:
-        config.budget.batch = 1
+    if deep:
+        if all(getattr(config.budget, kind) is None for kind in KINDS):
+            config.budget.macs = "50%"
+        settle_budget(config.budget)
+
+
+def settle_budget(budget: Budget) -> None:
+    """The same for the keys beside the one that says how small."""
+    if budget.round_to is None:
+        budget.round_to = 1
+    if budget.batch is None and budget.latency is not None:
+        budget.batch = 1
 
 
 def check(config: Prune) -> None:
