@@ -98,13 +98,11 @@ class DensePass:
         )
         variance = float(squares) - float(totals @ totals) / float(positions)
         flat = weight.detach().cpu().double().flatten(1).T
-        return Reading(
-            moments, flat * scaling.scale, weight.shape[1], scaling.has_offset, variance
-        )
+        return Reading(moments, flat * scaling.scale, weight.shape[1], scaling.has_offset, variance)
 
     def _enter(self, stage: int, chunk: int, envs: Environments) -> dict[str, Tensor]:
-        results = advance(self.network, self._stages[stage], envs.load(DENSE, chunk))
-        envs.save(DENSE, chunk, keep(results, self._stages[stage].live))
+        results = advance(self.network, self._stages[stage], envs.load(DENSE, stage, chunk))
+        envs.save(DENSE, stage + 1, chunk, keep(results, self._stages[stage].live))
         return results
 
 

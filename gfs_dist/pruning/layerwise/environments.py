@@ -15,24 +15,34 @@ from gfs_dist.pruning.layerwise.track import Results
 
 
 class Environments(Protocol):
-    """Results of each track (``dense``, ``small``) for each chunk of samples."""
+    """Results before each stage of a track (``dense``, ``small``), for each chunk of samples.
 
-    def load(self, track: str, chunk: int) -> Results: ...
+    A stage reads those before it and writes those before the next, so that it can be done again.
+    """
 
-    def save(self, track: str, chunk: int, results: Results) -> None: ...
+    def load(self, track: str, stage: int, chunk: int) -> Results: ...
+
+    def save(self, track: str, stage: int, chunk: int, results: Results) -> None: ...
+
+    def drop(self, track: str, stage: int) -> None:
+        """Forget what only earlier stages read."""
+        ...
 
 
 class InMemory:
     """For few samples."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, int], Results] = {}
+        self._held: dict[tuple[str, int, int], Results] = {}
 
-    def load(self, track: str, chunk: int) -> Results:
-        return dict(self._held[track, chunk])
+    def load(self, track: str, stage: int, chunk: int) -> Results:
+        return dict(self._held[track, stage, chunk])
 
-    def save(self, track: str, chunk: int, results: Results) -> None:
-        self._held[track, chunk] = dict(results)
+    def save(self, track: str, stage: int, chunk: int, results: Results) -> None:
+        self._held[track, stage, chunk] = dict(results)
+
+    def drop(self, track: str, stage: int) -> None:
+        self._held = {key: value for key, value in self._held.items() if key[:2] != (track, stage)}
 
 
 class InFiles:
@@ -45,22 +55,26 @@ class InFiles:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
 
-    def load(self, track: str, chunk: int) -> Results:
-        with safe_open(self._file(track, chunk), "pt") as file:
+    def load(self, track: str, stage: int, chunk: int) -> Results:
+        with safe_open(self._file(track, stage, chunk), "pt") as file:
             layout = json.loads(file.metadata()["layout"])
             return {name: _unpack(part, file) for name, part in layout.items()}
 
-    def save(self, track: str, chunk: int, results: Results) -> None:
+    def save(self, track: str, stage: int, chunk: int, results: Results) -> None:
         tensors: dict[str, Tensor] = {}
         layout = {name: _pack(value, tensors) for name, value in results.items()}
-        path = self._file(track, chunk)
+        path = self._file(track, stage, chunk)
         aside = path.with_suffix(".tmp")
         with atomic.storage_errors(path):
             save_file(tensors, aside, {"layout": json.dumps(layout)})
             aside.replace(path)
 
-    def _file(self, track: str, chunk: int) -> Path:
-        return self.folder / f"{track}_{chunk:05d}.safetensors"
+    def drop(self, track: str, stage: int) -> None:
+        for file in self.folder.glob(f"{track}_{stage:04d}_*.safetensors"):
+            file.unlink(missing_ok=True)
+
+    def _file(self, track: str, stage: int, chunk: int) -> Path:
+        return self.folder / f"{track}_{stage:04d}_{chunk:05d}.safetensors"
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -121,7 +121,9 @@ def gram_form(maps: Sequence[LinearMap], num_candidates: int) -> tuple[Tensor, T
     return gram, correlation, energy
 
 
-def undamped_losses(maps: Sequence[LinearMap], num_candidates: int, picks: Sequence[int]) -> list[float]:
+def undamped_losses(
+    maps: Sequence[LinearMap], num_candidates: int, picks: Sequence[int]
+) -> list[float]:
     """Squared loss after each pick of the damped fit, without the damping's own term.
 
     With ``V`` the fit on the first picks, ``|y - x V|^2 = e - tr(V'B) - lambda |V|^2``. All

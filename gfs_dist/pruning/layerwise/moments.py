@@ -123,9 +123,7 @@ class Geometry:
         else:
             inputs, input_sum = rest
         assert not rest or inputs.shape == (size, size)
-        return Moments(
-            inputs, cross, input_sum, target_sum, float(energy), float(positions)
-        )
+        return Moments(inputs, cross, input_sum, target_sum, float(energy), float(positions))
 
     def _unfolded_cross(self, x: Tensor, target: Tensor) -> Tensor:
         cross = (self._patches(x) @ _flat(target).T).view(x.shape[1], -1, target.shape[1])
@@ -164,9 +162,7 @@ class Geometry:
     def _shifts(self) -> list[Shift]:
         """Differences of two offsets, one of each pair of opposites."""
         (ph, pw) = self.padding
-        every = [
-            (dy, dx) for dy in range(2 * ph + 1) for dx in range(-2 * pw, 2 * pw + 1)
-        ]
+        every = [(dy, dx) for dy in range(2 * ph + 1) for dx in range(-2 * pw, 2 * pw + 1)]
         return [(dy, dx) for dy, dx in every if dy > 0 or dx >= 0]
 
     def _edges(self, x: Tensor) -> list[Tensor]:
@@ -272,9 +268,7 @@ def _correlation(left: Tensor, right: Tensor, shift: int) -> Tensor:
 
 def _outside(p: int, q: int, length: int) -> list[int]:
     """Positions ``v`` with ``v`` and ``v + q - p`` inside whose window centre ``v - p`` is not."""
-    return [
-        v for v in range(length) if 0 <= v + q - p < length and not 0 <= v - p < length
-    ]
+    return [v for v in range(length) if 0 <= v + q - p < length and not 0 <= v - p < length]
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -107,9 +107,7 @@ def _passed_on(network: GraphNetwork, name: str, users: dict[str, list[Step]]) -
     return name
 
 
-def _only_reader(
-    network: GraphNetwork, name: str, users: dict[str, list[Step]]
-) -> Step | None:
+def _only_reader(network: GraphNetwork, name: str, users: dict[str, list[Step]]) -> Step | None:
     readers = users[_passed_on(network, name, users)]
     return readers[0] if len(readers) == 1 else None
 

@@ -78,20 +78,20 @@ class Pair:
         }
         self.asked = {DENSE: [*aims, last], SMALL: [*reads, last]}
         self._tails = [
-            make_stages(self.small, [read, aim])[1]
-            for read, aim in zip(reads, aims, strict=True)
+            make_stages(self.small, [read, aim])[1] for read, aim in zip(reads, aims, strict=True)
         ]
 
     def enter(self, visit: Visit, chunk: int, envs: Environments) -> tuple[Results, Results]:
         """Results of both networks that a visit needs; run and stored at the first one."""
         found = []
         for track, network in ((DENSE, self.dense), (SMALL, self.small)):
-            results = envs.load(track, chunk)
-            if not visit.is_repeat:
+            if visit.is_repeat:
+                results = envs.load(track, visit.stage + 1, chunk)
+            else:
                 stage = self.stages[track][visit.stage]
-                results = advance(network, stage, results)
+                results = advance(network, stage, envs.load(track, visit.stage, chunk))
                 results = keep(results, stage.live | self.asked[track][visit.stage])
-                envs.save(track, chunk, results)
+                envs.save(track, visit.stage + 1, chunk, results)
             found.append(results)
         return found[0], found[1]
 
