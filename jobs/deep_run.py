@@ -42,14 +42,14 @@ def plan_lines(
     count = len({*range(0, spec.iterations, spec.checkpoint_every), spec.iterations})
     epochs = spec.iterations / math.ceil(len(images.x_train) / spec.batch)
     ranks = f", {config.workers} ranks" if config.workers > 1 else ""
+    cost = sizes(network, images)
     return [
         f"data      {config.data.name}: {len(images.x_train):,} samples of {shape} to train on, "
         f"{len(images.x_test):,} to test on, {images.num_classes} classes",
-        f"network   {sizes(network, images)['params']:,} parameters, "
-        f"{sizes(network, images)['macs']:,} multiply-adds",
+        f"network   {cost['params']:,} parameters, {cost['macs']:,} multiply-adds",
         f"training  {spec.iterations:,} iterations ({epochs:.1f} epochs) of {spec.batch} samples"
         f"{ranks}, lr {spec.lr:g} to 0 (cosine), momentum {spec.momentum:g}, "
-        f"weight decay {spec.weight_decay:g}",
+        f"weight decay {spec.weight_decay:g}{', bfloat16' if spec.amp else ''}",
         f"files     {count} checkpoints, {count * size / 2**20:.1f} MiB",
     ]
 

@@ -124,20 +124,17 @@ def _batches(
 
 def _share_state(network: nn.Module, state: DeepState | None, peers: Peers) -> DeepState | None:
     """Rank 0's weights, buffers and state on every rank; only rank 0 has read the checkpoint."""
-    device = device_of(network)
-    facts = [state.iteration, len(state.velocity)] if state else [-1, 0]
-    told = torch.tensor(facts, device=device)
+    known = state or DeepState(-1)
+    moving = [name in known.velocity for name, _ in network.named_parameters()]
+    told = torch.tensor([known.iteration, *moving], device=device_of(network))
     peers.broadcast([told, *network.state_dict().values()])
-    iteration, num_moving = told.tolist()
+    iteration, *moving = told.tolist()
     if iteration < 0:
         return None
-    velocity = {
-        name: torch.zeros_like(parameter, requires_grad=False)
-        for name, parameter in network.named_parameters()
-        if num_moving and parameter.requires_grad
-    }
+    pairs = zip(network.named_parameters(), moving, strict=True)
+    velocity = {name: torch.zeros_like(p, requires_grad=False) for (name, p), m in pairs if m}
     for name, own in velocity.items():
-        if state is not None:
-            own.copy_(state.velocity[name])
+        if name in known.velocity:
+            own.copy_(known.velocity[name])
     peers.broadcast(list(velocity.values()))
     return DeepState(iteration, velocity=velocity)

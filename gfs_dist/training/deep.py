@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gfs_dist.errors import DataError, RunError, ShapeError
+from gfs_dist.errors import ConfigError, DataError, RunError, ShapeError
 from gfs_dist.networks import device_of, evaluating
 from gfs_dist.runtime.peers import NoPeers, Peers
 from gfs_dist.training.augment import crop_and_flip
@@ -57,6 +57,7 @@ def train_deep(
 
     Raises:
         DataError: no samples.
+        ConfigError: nothing in the network can be trained.
         ShapeError: labels do not fit the samples, or outputs do not fit the labels.
         RunError: the loss or a weight is no longer finite; names iteration and step size.
 
@@ -124,19 +125,15 @@ def _step(
         group["lr"] = spec.lr_at(iteration)
     optimizer.zero_grad(set_to_none=True)
     device = next(network.parameters()).device
-    x, labels, size = _share(samples, spec, iteration, peers, device)
+    x, labels, share, size = _share(samples, spec, iteration, peers, device)
     if _is_channels_last(network):
         x = x.contiguous(memory_format=torch.channels_last)
     with _random_layers(mixed_seed(spec.seed, iteration, peers.rank), device), _exact(device):
-        loss = _loss_sum(network, x, labels, spec) if len(x) else torch.zeros((), device=device)
         # Ranks may have unlike shares: a mean over ranks of these is the mean over samples.
-        loss = loss * (peers.num_ranks / size)
-        if len(x):
-            torch.autograd.backward(loss)
+        loss = _mean_loss(network, x, labels, spec) * (share * peers.num_ranks)
+        torch.autograd.backward(loss)
     loss = loss.detach()
-    gradients = [
-        _gradient(parameter) for parameter in network.parameters() if parameter.requires_grad
-    ]
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
     peers.average([*gradients, loss])
     peers.broadcast(list(network.buffers()))
     optimizer.step()
@@ -145,11 +142,12 @@ def _step(
 
 def _share(
     samples: Samples, spec: DeepSpec, iteration: int, peers: Peers, device: torch.device
-) -> tuple[Tensor, Tensor, int]:
-    """This rank's inputs and labels of one mini-batch, and the size of the whole of it.
+) -> tuple[Tensor, Tensor, float, int]:
+    """This rank's inputs and labels of one mini-batch, their share of it, and its size.
 
     The whole batch is augmented on every rank: what a sample looks like does not depend on the
-    number of ranks.
+    number of ranks. A rank for which there is no sample takes one that does not count: it too has
+    to know which weights have gradients.
     """
     rows = batch_rows(len(samples.x_train), spec.batch, iteration, spec.seed)
     x = samples.x_train[rows]
@@ -157,8 +155,10 @@ def _share(
         generator = torch.Generator().manual_seed(mixed_seed(spec.seed, iteration))
         x = crop_and_flip(x, generator)
     own = torch.arange(len(rows)).tensor_split(peers.num_ranks)[peers.rank]
+    share = len(own) / len(rows)
+    own = own if len(own) else torch.zeros(1, dtype=torch.int64)
     x = samples.inputs(x[own].to(device))
-    return x, samples.labels_train[rows[own]].to(device), len(rows)
+    return x, samples.labels_train[rows[own]].to(device), share, len(rows)
 
 
 def _prefer_channels_last(network: nn.Module, samples: Samples) -> None:
@@ -189,8 +189,8 @@ def _is_augmented(x: Tensor, spec: DeepSpec) -> bool:
     return spec.augment and x.ndim == 4
 
 
-def _loss_sum(network: nn.Module, x: Tensor, labels: Tensor, spec: DeepSpec) -> Tensor:
-    """Cross-entropy summed over samples, a float32 scalar."""
+def _mean_loss(network: nn.Module, x: Tensor, labels: Tensor, spec: DeepSpec) -> Tensor:
+    """Mean cross-entropy, a float32 scalar."""
     amp = x.is_cuda if spec.amp is None else spec.amp
     with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
         logits = network(x)
@@ -199,25 +199,18 @@ def _loss_sum(network: nn.Module, x: Tensor, labels: Tensor, spec: DeepSpec) -> 
             f"model: its output for {len(x)} samples has shape {tuple(logits.shape)}, "
             f"accepted ({len(x)}, classes)"
         )
-    return functional.cross_entropy(logits.float(), labels, reduction="sum")
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    """A parameter's gradient; zero where no sample asked for it."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
+    return functional.cross_entropy(logits.float(), labels)
 
 
 def _optimizer(
     network: nn.Module, spec: DeepSpec, velocity: dict[str, Tensor]
 ) -> torch.optim.Optimizer:
     """Plain SGD that goes on with ``velocity``."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ConfigError("model: it has no parameter to train")
     optimizer = torch.optim.SGD(
-        [parameter for parameter in network.parameters() if parameter.requires_grad],
-        lr=spec.lr,
-        momentum=spec.momentum,
-        weight_decay=spec.weight_decay,
+        trained, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay
     )
     for name, parameter in network.named_parameters():
         if name in velocity:

@@ -322,6 +322,21 @@ def test_a_frozen_parameter_stays() -> None:
     assert "3.weight" not in state.velocity
 
 
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_a_parameter_that_no_sample_asks_for_stays(num_ranks: int) -> None:
+    """Weight decay would shrink it; in the last batch of one sample some ranks have no share."""
+    networks = [plain() for _ in range(num_ranks)]
+    for network in networks:
+        network.register_parameter("spare", nn.Parameter(torch.ones(3)))
+    for kept in Threads(num_ranks).train(networks, replace(SPEC, batch=8), SAMPLES):
+        assert kept[10][0].spare.tolist() == [1, 1, 1]
+
+
+def test_a_network_without_parameters_is_refused() -> None:
+    with pytest.raises(ConfigError, match="model: it has no parameter to train"):
+        run(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+
+
 def test_divergence_names_iteration_and_step_size() -> None:
     spec = replace(SPEC, lr=1e30, iterations=200)
     with pytest.raises(RunError, match=r"diverged: .* at iteration \d+ with train.lr=1e\+30; take"):
