@@ -43,6 +43,14 @@ def balanced_rows(labels: Tensor, samples: int | None, seed: int) -> Tensor:
     return _dealt(labels, seed)[:samples].sort().values
 
 
+def balanced_part(
+    x: Tensor, labels: Tensor, samples: int | None, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of :func:`balanced_rows`; nothing is copied where all are taken."""
+    rows = balanced_rows(labels, samples, seed)
+    return (x, labels) if len(rows) == len(labels) else (x[rows], labels[rows])
+
+
 def calibration_rows(labels: Tensor, samples: int, seed: int) -> Tensor:
     """Rows to calibrate on, dealt class by class so that every stretch of them is balanced.
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gfs_dist.data.balanced import balanced_rows
+from gfs_dist.data.balanced import balanced_part
 from gfs_dist.data.spec import DataSpec, Splits
 from gfs_dist.errors import DataError
 
@@ -41,9 +41,7 @@ def read_cifar10(spec: DataSpec) -> Splits:
     folder, suffix = _find(Path(spec.root))
     x_train, labels_train = _join([folder / (name + suffix) for name in TRAIN])
     x_test, labels_test = _join([folder / (name + suffix) for name in TEST])
-    rows = balanced_rows(labels_train, spec.samples, spec.seed)
-    if len(rows) < len(x_train):
-        x_train, labels_train = x_train[rows], labels_train[rows]
+    x_train, labels_train = balanced_part(x_train, labels_train, spec.samples, spec.seed)
     return Splits(x_train, labels_train, x_test, labels_test, NUM_CLASSES)
 
 

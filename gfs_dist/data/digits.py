@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gfs_dist.data.balanced import balanced_rows
+from gfs_dist.data.balanced import balanced_part
 from gfs_dist.data.spec import Dataset, DataSpec, Splits
 
 TEST_EVERY = 5
@@ -28,5 +28,5 @@ def read_digits(spec: DataSpec) -> Splits:
     labels = torch.tensor(digits, dtype=torch.int64)
     is_test = torch.arange(len(x)) % TEST_EVERY == 0
     x_train, labels_train = x[~is_test], labels[~is_test]
-    rows = balanced_rows(labels_train, spec.samples, spec.seed)
-    return Splits(x_train[rows], labels_train[rows], x[is_test], labels[is_test], NUM_CLASSES)
+    x_train, labels_train = balanced_part(x_train, labels_train, spec.samples, spec.seed)
+    return Splits(x_train, labels_train, x[is_test], labels[is_test], NUM_CLASSES)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gfs_dist.data.balanced import balanced_rows
+from gfs_dist.data.balanced import balanced_part
 from gfs_dist.data.spec import DataSpec, Splits
 from gfs_dist.errors import DataError
 
@@ -41,8 +41,8 @@ def read_npz(spec: DataSpec) -> Splits:
     labels_train = _labels(path, arrays, "train", len(x_train), spec.classes or MAX_CLASSES)
     classes = spec.classes or int(labels_train.max()) + 1
     labels_test = _labels(path, arrays, "test", len(x_test), classes)
-    rows = balanced_rows(labels_train, spec.samples, spec.seed)
-    return Splits(x_train[rows], labels_train[rows], x_test, labels_test, classes)
+    x_train, labels_train = balanced_part(x_train, labels_train, spec.samples, spec.seed)
+    return Splits(x_train, labels_train, x_test, labels_test, classes)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ Knows nothing of data, searches or runs.
 from gfs_dist.networks.catalog import CATALOG, make
 from gfs_dist.networks.classify import Classified, classify
 from gfs_dist.networks.custom import make_custom
+from gfs_dist.networks.finite import first_non_finite
 from gfs_dist.networks.measures import (
     Latency,
     accuracy,
@@ -40,6 +41,7 @@ __all__ = [
     "dtype_of",
     "evaluating",
     "find_activation",
+    "first_non_finite",
     "latency",
     "load",
     "load_state",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gfs_dist.errors import DataError, NonFiniteError, ShapeError
+from gfs_dist.networks.finite import first_non_finite
 from gfs_dist.networks.modes import device_of, evaluating
 
 
@@ -33,15 +34,17 @@ def classify(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Clas
     Raises:
         ShapeError: the outputs are not (m, classes).
         DataError: no samples, or a label that has no output.
-        NonFiniteError: an output is NaN or infinite.
+        NonFiniteError: an output is NaN or infinite; names sample and layer.
     """
     device = device_of(model)
     loss, right, count = 0.0, 0, 0
     with evaluating(model):
         for x, labels in batches:
-            logits = model(x.to(device))
-            labels = labels.to(device)
+            x, labels = x.to(device), labels.to(device)
+            logits = model(x)
             _check(logits, labels, count)
+            if not torch.isfinite(logits).all():
+                raise NonFiniteError(_where(model, x, logits, count))
             loss += float(functional.cross_entropy(logits.double(), labels, reduction="sum"))
             right += int((logits.argmax(1) == labels).sum())
             count += len(labels)
@@ -61,6 +64,12 @@ def _check(logits: object, labels: Tensor, before: int) -> None:
             f"labels: found {int(labels[first])} at sample {before + first}, accepted 0 to "
             f"{logits.shape[1] - 1} (the network has {logits.shape[1]} outputs)"
         )
-    if not torch.isfinite(logits).all():
-        first = int((~torch.isfinite(logits)).any(1).nonzero()[0])
-        raise NonFiniteError(f"outputs: NaN or infinity at sample {before + first}")
+
+
+def _where(model: nn.Module, x: Tensor, logits: Tensor, before: int) -> str:
+    """What to say of a batch whose outputs are not all finite."""
+    first = int((~torch.isfinite(logits)).any(1).nonzero()[0])
+    if not torch.isfinite(x[first]).all():
+        return f"inputs: NaN or infinity at sample {before + first}"
+    layer = first_non_finite(model, x)
+    return f"outputs: NaN or infinity at sample {before + first}, first after layer {layer!r}"

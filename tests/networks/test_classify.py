@@ -85,11 +85,26 @@ def test_several_outputs_are_refused_by_their_type() -> None:
         networks.classify(Pair(), batches(5))
 
 
-def test_outputs_that_are_not_finite_are_refused() -> None:
+def test_inputs_that_are_not_finite_are_refused() -> None:
     x = X.clone()
     x[12, 3] = float("nan")
-    with pytest.raises(NonFiniteError, match="outputs: NaN or infinity at sample 12"):
+    with pytest.raises(NonFiniteError, match="inputs: NaN or infinity at sample 12"):
         networks.classify(nn.Linear(6, 4), zip(x.split(5), Y.split(5), strict=True))
+
+
+@pytest.mark.parametrize(("scale", "layer"), [(1e30, "inner.1"), (float("nan"), "inner.0")])
+def test_the_layer_after_which_numbers_are_lost_is_named(scale: float, layer: str) -> None:
+    network = nn.Sequential()
+    network.add_module("inner", nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 5)))
+    network.add_module("last", nn.Linear(5, 4))
+    with torch.no_grad():
+        for module in network.inner:
+            module.weight.fill_(scale)
+    message = f"outputs: NaN or infinity at sample 0, first after layer '{layer}'"
+    with pytest.raises(NonFiniteError, match=message):
+        networks.classify(network, batches(5))
+    assert networks.first_non_finite(nn.Linear(6, 4), X) is None
+    assert not any(module._forward_hooks for module in network.modules())
 
 
 def test_no_samples_are_refused() -> None:

@@ -1,0 +1,40 @@
+"""Where numbers stop being numbers."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.networks.modes import evaluating
+
+
+def first_non_finite(model: nn.Module, x: Tensor) -> str | None:
+    """The first module, in the order they finish, whose output holds NaN or infinity.
+
+    Args:
+        model: runs once in evaluation mode and is left as it was.
+        x: a batch of inputs on the model's device.
+
+    Returns:
+        Its qualified name (empty: the model itself), or None if all outputs are finite.
+    """
+    found: list[str] = []
+    handles = [
+        module.register_forward_hook(partial(_note, name, found))
+        for name, module in model.named_modules()
+    ]
+    try:
+        with evaluating(model):
+            model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def _note(name: str, found: list[str], module: Any, inputs: Any, output: Any) -> None:
+    if isinstance(output, Tensor) and not torch.isfinite(output).all():
+        found.append(name)
