@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from gfs_dist.errors import ConfigError
 
@@ -34,6 +35,12 @@ def make_custom(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
         raise ConfigError(
             f"model.factory: {factory} returned {_kind(network)}, accepted a torch.nn.Module"
         )
+    for name, parameter in network.named_parameters():
+        if is_lazy(parameter):
+            raise ConfigError(
+                f"model.factory: {factory} returned a network whose {name!r} has no shape yet; "
+                "give it an input before it is returned"
+            )
     return network
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,10 +22,15 @@ def first_non_finite(model: nn.Module, x: Tensor) -> str | None:
         Its qualified name (empty: the model itself), or None if all outputs are finite.
     """
     found: list[str] = []
-    handles = [
-        module.register_forward_hook(partial(_note, name, found))
-        for name, module in model.named_modules()
-    ]
+
+    def noting(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not torch.isfinite(output).all():
+                found.append(name)
+
+        return note
+
+    handles = [module.register_forward_hook(noting(name)) for name, module in model.named_modules()]
     try:
         with evaluating(model):
             model(x)
@@ -33,8 +38,3 @@ def first_non_finite(model: nn.Module, x: Tensor) -> str | None:
         for handle in handles:
             handle.remove()
     return found[0] if found else None
-
-
-def _note(name: str, found: list[str], module: Any, inputs: Any, output: Any) -> None:
-    if isinstance(output, Tensor) and not torch.isfinite(output).all():
-        found.append(name)

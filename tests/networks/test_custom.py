@@ -34,6 +34,9 @@ def state():
 def two():
     return nn.Linear(2, 2), nn.Linear(2, 2)
 
+def lazy():
+    return nn.Sequential(nn.LazyLinear(3))
+
 def a_class():
     return nn.Linear
 
@@ -99,6 +102,7 @@ def test_a_class_with_arguments_is_a_factory() -> None:
         ("nets:state", "nets:state returned dict, accepted a torch.nn.Module"),
         ("nets:two", "nets:two returned tuple, accepted a torch.nn.Module"),
         ("nets:a_class", "nets:a_class returned the class Linear, accepted a torch.nn.Module"),
+        ("nets:lazy", "nets:lazy returned a network whose '0.weight' has no shape yet"),
         ("nets:Net", "nets:Net raised TypeError: .*missing 2 required"),
     ],
 )
