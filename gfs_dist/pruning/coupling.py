@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -111,7 +112,7 @@ class Couplings:
             return group
         self._join(name, group, nodes)
         try:
-            items = self._graph.get_pruning_group(module, prune, list(range(self.channels(name))))
+            items = self._coupled(module, prune, self.channels(name))
         except Exception as error:  # noqa: BLE001 - it guesses, and trips over its guesses
             group.obstacle = f"torch-pruning cannot follow its channels ({first_line(error)})"
             return group
@@ -124,6 +125,11 @@ class Couplings:
         for slices in (group.producers, group.carriers, group.consumers):
             slices.sort(key=lambda part: self._place[part.module])
         return group
+
+    def _coupled(self, module: nn.Module, prune: Any, count: int) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self._graph.get_pruning_group(module, prune, list(range(count)))
 
     def _reached(self, module: nn.Module, prune: Any) -> list[Node]:
         """Nodes that a removal of outputs can reach, whichever channels are removed.
@@ -192,7 +198,7 @@ class Couplings:
             if type(owner).__module__.startswith("torch.nn."):
                 return f"its channels go into {type(owner).__name__} {self._names[owner]!r}"
             return f"its channels are tied to the parameter {name!r}"
-        if kind in (OPTYPE.MHA, OPTYPE.LSTM, OPTYPE.EMBED):
+        if kind in (OPTYPE.MHA, OPTYPE.EMBED) or isinstance(module, nn.RNNBase):
             return f"its channels go into {type(module).__name__} {self._names[module]!r}"
         if kind in SPLITS and splits(node):
             return "the forward pass splits its channels (chunk, split, slice or expand)"

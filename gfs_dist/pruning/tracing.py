@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -70,17 +71,20 @@ def trace(network: nn.Module, example: Tensor) -> Any:
     graph = torch_pruning.DependencyGraph()
     graph.REGISTERED_PRUNERS |= dict.fromkeys((OPTYPE.RESHAPE, OPTYPE.ELEMENTWISE), _Sized())
     sizes = _Sizes()
+    for module in network.modules():
+        if isinstance(module, nn.RNNBase):
+            module.register_forward_hook(_close)
     with torch.enable_grad(), warnings.catch_warnings(), sizes:
         warnings.simplefilter("ignore")
         graph.build_dependency(
             _Traced(network),
             example,
             forward_fn=lambda traced, x: traced(x),
-            customized_pruners={Input: _InputPruner()},
+            customized_pruners={Input: _InputPruner(), nn.GRU: _Sized(), nn.RNN: _Sized()},
             verbose=False,
         )
-    _drop_dead_ends(list(graph.module2node.values()))
-    _set_sizes(graph, sizes.shapes)
+        _drop_dead_ends(list(graph.module2node.values()))
+        _set_sizes(graph, sizes.shapes)
     return graph
 
 
@@ -123,6 +127,21 @@ class _Sized(ops.DummyPruner):
 
     def get_out_channels(self, layer: Any) -> int | None:
         return getattr(layer, "channels", None)
+
+
+class _Closed(torch.autograd.Function):
+    """One node in place of all steps of a recurrent module, none of which can lose channels."""
+
+    @staticmethod
+    def forward(_ctx: Any, _x: Tensor, *results: Tensor) -> tuple[Tensor, ...]:
+        return tuple(result.clone() for result in results)
+
+
+def _close(_module: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Any, Any]) -> Any:
+    if not isinstance(inputs[0], Tensor):  # a packed sequence is traced step by step
+        return outputs
+    steps, *state = _Closed.apply(inputs[0], *(out.detach() for out in tensors_of(outputs)))
+    return steps, (tuple(state) if isinstance(outputs[1], tuple) else state[0])
 
 
 class _Traced(nn.Module):
@@ -193,12 +212,13 @@ def _set_sizes(graph: Any, shapes: dict[Any, torch.Size]) -> None:
             node.module.concat_sizes = None
     for node in graph.module2node.values():
         source = node.inputs[0] if len(node.inputs) == 1 else node
-        before, after = shapes.get(source.grad_fn, ()), shapes.get(node.grad_fn, ())
+        before = tuple(shapes.get(source.grad_fn, ()))
+        after = tuple(shapes.get(node.grad_fn, ()))
         padding = getattr(node.grad_fn, "_saved_pad", ())[2 * (len(before) - 2) :]
         if (
             node.type == OPTYPE.RESHAPE
             and len(before) > 2
-            and after == (before[0], before[1:].numel())
+            and after == (before[0], math.prod(before[1:]))
         ):
             node.type = OPTYPE.ELEMENTWISE  # torch-pruning leaves its mapping alone then
             stride = after[1] // before[1]

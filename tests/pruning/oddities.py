@@ -57,6 +57,17 @@ def recurrent(kind: type[nn.RNNBase]) -> nn.Module:
     return Call(run, conv=conv(3, 8), rnn=rnn, fc=nn.Linear(6, 7), head=nn.Linear(7, 5))
 
 
+def packed() -> nn.Module:
+    def run(net: Any, x: Tensor) -> Tensor:
+        steps = sequence(functional.relu(net.conv(x)))
+        lengths = torch.full((len(x),), steps.shape[1])
+        pack = nn.utils.rnn.pack_padded_sequence(steps, lengths, batch_first=True)
+        return net.head(functional.relu(net.fc(net.rnn(pack)[1][-1])))
+
+    rnn = nn.GRU(8, 6, batch_first=True)
+    return Call(run, conv=conv(3, 8), rnn=rnn, fc=nn.Linear(6, 7), head=nn.Linear(7, 5))
+
+
 def attention() -> nn.Module:
     def run(net: Any, x: Tensor) -> Tensor:
         steps = sequence(net.conv(x))
@@ -175,6 +186,7 @@ def other_networks() -> dict[str, Network]:
         "ConvNeXt": (nn.Sequential(conv(3, 8), ConvNeXtBlock(8), *head(8)), images()),
         "GRU": (recurrent(nn.GRU), images()),
         "LSTM": (recurrent(nn.LSTM), images()),
+        "packed GRU": (packed(), images()),
         "attention": (attention(), images()),
         "channel shuffle": (
             Call(shuffled, first=conv(3, 8), second=conv(8, 6), head=linear(6, 5)),

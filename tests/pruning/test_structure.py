@@ -58,6 +58,7 @@ REASONS = [
     ("ConvNeXt", "1.project", "tied to the parameter '1.gamma'"),
     ("GRU", "conv", "its channels go into GRU 'rnn'"),
     ("LSTM", "conv", "its channels go into LSTM 'rnn'"),
+    ("packed GRU", "conv", "the forward pass splits its channels"),
     ("attention", "conv", "its channels go into MultiheadAttention 'mix'"),
     ("attention", "mix.out_proj", "never called in the forward pass"),
     ("channel shuffle", "first", "changes the rest of the network: its output changes by up to"),
