@@ -87,8 +87,14 @@ def load(path: Path | str) -> Checkpoint:
 
 
 def write_tensors(path: Path | str, tensors: dict[str, Tensor]) -> None:
-    """Write named tensors as safetensors, atomically."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Write named tensors as safetensors, atomically; shared ones once for each name."""
+    plain: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if storage in storages else tensor
+        storages.add(storage)
     atomic.write_bytes(path, safetensors.torch.save(plain))
 
 

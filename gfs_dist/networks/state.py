@@ -17,7 +17,8 @@ COUNTER = "num_batches_tracked"
 def load_state(model: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
     """Copy a state dict into ``model``, in the model's dtypes.
 
-    Only batch-norm's ``num_batches_tracked`` may be absent. Nothing is copied if anything differs.
+    Only batch-norm's ``num_batches_tracked`` may be absent, and all but one name of a tensor that
+    has several. Nothing is copied if anything differs.
 
     Args:
         model: modified.
@@ -30,10 +31,11 @@ def load_state(model: nn.Module, tensors: Mapping[str, Tensor], source: Path | s
     """
     expected = model.state_dict()
     unknown = [name for name in tensors if name not in expected]
+    given = {own.data_ptr() for name, own in expected.items() if name in tensors}
     for name, own in expected.items():
         if name in tensors:
             _check(name, tensors[name], own, source)
-        elif name.rpartition(".")[2] != COUNTER:
+        elif name.rpartition(".")[2] != COUNTER and own.data_ptr() not in given:
             instead = f" (it has {unknown[0]!r} instead)" if unknown else ""
             raise CheckpointError(f"{source}: tensor {name!r}: missing{instead}")
     if unknown:

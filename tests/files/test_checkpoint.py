@@ -39,6 +39,14 @@ def test_what_is_saved_is_loaded(folder: Path) -> None:
     assert torch.equal(optimizer["velocity"], torch.zeros(3))
 
 
+def test_tensors_that_share_memory_are_written_for_each_name(tmp_path: Path) -> None:
+    whole = torch.arange(6.0)
+    tensors = {"a": whole, "b": whole, "end": whole[3:]}
+    checkpoint.save(tmp_path / "step", tensors, {"iteration": 0})
+    found = checkpoint.load(tmp_path / "step").tensors
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
 @pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.safetensors"])
 @pytest.mark.parametrize("nested", [False, True])
 def test_bare_state_dicts_are_read(tmp_path: Path, name: str, nested: bool) -> None:

@@ -46,6 +46,16 @@ def test_all_tensors_are_copied_in_the_networks_own_dtype(counters: bool) -> Non
     assert torch.equal(tensors["0.weight"], kept)  # copied, not shared
 
 
+@pytest.mark.parametrize("absent", ["0.weight", "2.weight"])
+def test_one_name_of_a_shared_tensor_is_enough(absent: str) -> None:
+    shared = nn.Linear(3, 3, bias=False)
+    network = nn.Sequential(shared, nn.ReLU(), shared)
+    tensors = {"0.weight": torch.ones(3, 3), "2.weight": torch.ones(3, 3)}
+    del tensors[absent]
+    networks.load_state(network, tensors, "file")
+    assert torch.equal(shared.weight, torch.ones(3, 3))
+
+
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
