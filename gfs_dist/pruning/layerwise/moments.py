@@ -114,7 +114,7 @@ class Geometry:
         """``A`` and ``B`` from sums over all samples (``only_target``: with an empty ``A``)."""
         target_sum, energy, positions, cross, *rest = sums
         outputs, (kh, kw) = len(target_sum), self.kernel
-        cross = cross.view(kh * kw, channels, outputs).transpose(0, 1).reshape(-1, outputs)
+        cross = cross.view(kh * kw, channels, outputs).transpose(0, 1).reshape(kh * kw * channels, outputs)
         size = channels * kh * kw
         if not rest:
             inputs, input_sum = cross.new_zeros(0, 0), cross.new_zeros(0)

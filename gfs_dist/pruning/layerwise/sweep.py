@@ -186,19 +186,26 @@ Sum = Callable[[Visit], Sums]
 
 
 def sweep(
-    pair: Pair, sum_up: Sum, on_site: Callable[[int], None] = lambda _: None, repeats: int = REPEATS
+    pair: Pair,
+    sum_up: Sum,
+    *,
+    repeats: int = REPEATS,
+    on_fit: Callable[[int], None] = lambda _: None,
+    on_site: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Fit all sites of the smaller network, in place.
 
     Args:
         pair: the networks.
         sum_up: moments' sums of one visit over all samples, in the order of chunks.
-        on_site: called after each site.
         repeats: fits after the first where the stream is rectified.
+        on_fit, on_site: called with the stage after every fit, and after its last one.
     """
     for stage, site in enumerate(pair.sites):
         fit = pair.fit(stage, sum_up(Visit(stage, False)))
         fit.solve()
+        on_fit(stage)
         for _ in range(repeats if site.rectified else 0):
             fit.solve(pair.moments(stage, sum_up(Visit(stage, True))))
+            on_fit(stage)
         on_site(stage)

@@ -1,0 +1,204 @@
+"""Passes over all samples, divided among ranks: the dense one, and those of a sweep."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from gfs_dist.files import atomic
+from gfs_dist.networks.graph_network import GraphNetwork
+from gfs_dist.pruning.layerwise.dense_pass import DensePass
+from gfs_dist.pruning.layerwise.environments import InFiles
+from gfs_dist.pruning.layerwise.moments import Sums
+from gfs_dist.pruning.layerwise.sites import Site
+from gfs_dist.pruning.layerwise.smaller import Choice, make_small
+from gfs_dist.pruning.layerwise.sweep import DENSE, SMALL, Pair, Visit, sum_chunks, sweep
+from gfs_dist.pruning.layerwise.workspace import Workspace, read_sums, write_sums
+from gfs_dist.pruning.structure import Structure
+from gfs_dist.runtime import MapResult, Runtime
+
+
+@dataclass(frozen=True)
+class DenseTask:
+    """One stage of the dense pass on one part of the samples.
+
+    Attributes:
+        workspace: of the network.
+        sites: of the consumers, in order.
+    """
+
+    workspace: Workspace
+    sites: tuple[Site, ...]
+    name: str = "dense_pass"
+
+    def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> str:
+        """Sums of ``item``: stage and part."""
+        stage, part = item
+        dense = _dense_pass(self)
+        folder = self.workspace.path(self.name, "x").parent
+        envs = InFiles(folder)
+        chunks = self.workspace.groups()[part]
+        if stage == 0:
+            for chunk in chunks:
+                start = {dense.network.gfs_inputs[0]: self.workspace.x(chunk)}
+                envs.save(DENSE, 0, chunk, start)
+        sums = sum_chunks(lambda chunk: dense.sums(stage, chunk, envs), chunks, tick)
+        path = folder / f"sums_{stage:04d}_{part:02d}.safetensors"
+        write_sums(path, sums)
+        return str(path)
+
+
+@functools.lru_cache(maxsize=1)
+def _dense_pass(task: DenseTask) -> DensePass:
+    return DensePass(task.workspace.dense(), task.sites)
+
+
+@dataclass(frozen=True)
+class SweepTask:
+    """One visit of a sweep on one part of the samples.
+
+    Attributes:
+        workspace: of the network.
+        structure: what can be removed from it.
+        sites: in the order in which they are fitted.
+        choice: what the smaller network keeps.
+        target: see :class:`gfs_dist.pruning.layerwise.sweep.Pair`.
+        name: folder of this sweep in the workspace.
+    """
+
+    workspace: Workspace
+    structure: Structure
+    sites: tuple[Site, ...]
+    choice: Choice
+    target: str
+    name: str
+
+    def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> str:
+        """Sums of ``item``: visit, fits made so far, and part."""
+        visit, fits, part = Visit(*item[0]), item[1], item[2]
+        envs = InFiles(self.folder)
+        pair = self._pair_after(fits)
+        chunks = self.workspace.groups()[part]
+        if visit == Visit(0, False):
+            for chunk in chunks:
+                start = {pair.dense.gfs_inputs[0]: self.workspace.x(chunk)}
+                for track in (DENSE, SMALL):
+                    envs.save(track, 0, chunk, start)
+        sums = sum_chunks(lambda chunk: pair.sums(visit, chunk, envs), chunks, tick)
+        path = self.folder / f"sums_{visit.stage:04d}_{fits:05d}_{part:02d}.safetensors"
+        write_sums(path, sums)
+        return str(path)
+
+    @property
+    def folder(self) -> Path:
+        """Where this sweep's files are."""
+        return self.workspace.path(self.name, "x").parent
+
+    def make_pair(self) -> Pair:
+        """The networks before the first fit."""
+        dense = self.workspace.dense()
+        small = make_small(dense, self.structure, self.choice)
+        kept = self.choice.outputs(self.structure)
+        return Pair(dense, small, self.sites, kept, self.target)
+
+    def _pair_after(self, fits: int) -> Pair:
+        fitted = _fitted(self.folder)
+        if fitted.pair is None or fitted.fits > fits:
+            fitted.pair, fitted.fits = self.make_pair(), 0
+        for number in range(fitted.fits, fits):
+            apply_fit(fitted.pair.small, self.folder / fit_name(number))
+        fitted.fits = fits
+        return fitted.pair
+
+
+@dataclass
+class _Fitted:
+    """What a process holds of the sweep it last worked on."""
+
+    pair: Pair | None = None
+    fits: int = 0
+
+
+@functools.lru_cache(maxsize=1)
+def _fitted(folder: Path) -> _Fitted:
+    return _Fitted()
+
+
+def fit_name(number: int) -> str:
+    """The file of one fit."""
+    return f"fit_{number:05d}.safetensors"
+
+
+def write_fit(network: GraphNetwork, site: Site, path: Path) -> None:
+    """The tensors that a fit of ``site`` changes."""
+    tensors = {
+        f"{name}.{key}": value.detach().contiguous()
+        for name in (site.module, site.norm)
+        if name is not None
+        for key, value in network.get_submodule(name).state_dict().items()
+        if value.is_floating_point()
+    }
+    with atomic.storage_errors(path):
+        save_file(tensors, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)
+
+
+@torch.no_grad()
+def apply_fit(network: GraphNetwork, path: Path) -> None:
+    """Put the tensors of a fit in place."""
+    own = network.state_dict()
+    for name, value in load_file(path).items():
+        own[name].copy_(value)
+
+
+def run_dense_pass(
+    task: DenseTask,
+    runtime: Runtime,
+    on_site: Callable[[int, Sums], None],
+    on_map: Callable[[MapResult], None] = lambda _: None,
+    start: int = 0,
+) -> None:
+    """All stages of the dense pass; ``on_site`` is given each site's sums, in order."""
+    parts = range(len(task.workspace.groups()))
+    envs = InFiles(task.workspace.path(task.name, "x").parent)
+    for stage in range(start, len(task.sites)):
+        found = runtime.map(task, [(stage, part) for part in parts])
+        on_map(found)
+        envs.drop(DENSE, stage)
+        on_site(stage, read_sums([Path(path) for path in found.values]))
+
+
+def run_sweep(
+    task: SweepTask,
+    runtime: Runtime,
+    on_site: Callable[[int], None] = lambda _: None,
+    on_map: Callable[[MapResult], None] = lambda _: None,
+) -> GraphNetwork:
+    """The smaller network with all its sites fitted, one after another."""
+    pair, parts = task.make_pair(), range(len(task.workspace.groups()))
+    envs = InFiles(task.folder)
+    fits = 0
+
+    def sum_up(visit: Visit) -> Sums:
+        found = runtime.map(task, [(tuple(visit), fits, part) for part in parts])
+        on_map(found)
+        return read_sums([Path(path) for path in found.values])
+
+    def on_fit(stage: int) -> None:
+        nonlocal fits
+        write_fit(pair.small, pair.sites[stage], task.folder / fit_name(fits))
+        fits += 1
+
+    def done(stage: int) -> None:
+        for track in (DENSE, SMALL):
+            envs.drop(track, stage)
+        on_site(stage)
+
+    sweep(pair, sum_up, on_fit=on_fit, on_site=done)
+    return pair.small

@@ -1,0 +1,171 @@
+"""The smaller network: what it keeps, cut out of the dense one, checked against the masked one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.errors import RunError
+from gfs_dist.networks import evaluating
+from gfs_dist.pruning.shrink import shrink
+from gfs_dist.pruning.structure import Layer, Structure
+from gfs_dist.selection.path import Path
+
+SAME = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a smaller network keeps.
+
+    Attributes:
+        kept: by layer, sorted candidates.
+        factors: by layer, what each kept candidate counts (1: as in the dense network); a layer
+            that is absent is not scaled.
+    """
+
+    kept: Mapping[str, tuple[int, ...]]
+    factors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.kept.items()))
+
+    @classmethod
+    def of_paths(
+        cls, paths: Mapping[str, Path], widths: Mapping[str, int], *, fold: bool
+    ) -> Choice:
+        """The first picks of each path, as many as make the wanted widths.
+
+        Args:
+            paths: by layer.
+            widths: distinct candidates to keep; layers that are absent stay whole.
+            fold: let what a pick counts go into the consumers' weights: candidate ``i`` then
+                counts ``n c_i`` with coefficients ``c``, so that the mean of all n is the dense
+                output (equation 3).
+        """
+        kept, factors = {}, {}
+        for name, width in widths.items():
+            path = paths[name]
+            if width == path.num_candidates and path.num_kept == width and not fold:
+                continue
+            k = prefix_length(path, width)
+            kept[name] = tuple(path.support(k))
+            if fold:
+                counts = path.coefficients(k) * path.num_candidates
+                factors[name] = tuple(float(counts[i]) for i in kept[name])
+        return cls(kept, factors)
+
+    def outputs(self, structure: Structure) -> dict[str, Tensor]:
+        """Outputs that each module which loses some has left."""
+        found: dict[str, Tensor] = {}
+        for layer in structure.layers:
+            if layer.name in self.kept:
+                for part in (*layer.producers, *layer.carriers):
+                    found[part.module] = torch.tensor(part.of(list(self.kept[layer.name])))
+        return found
+
+
+def prefix_length(path: Path, width: int) -> int:
+    """The fewest picks with ``width`` distinct candidates; all of them if there are fewer."""
+    seen: set[int] = set()
+    for k, pick in enumerate(path.picks, start=1):
+        seen.add(pick)
+        if len(seen) == width:
+            return k
+    return len(path)
+
+
+def make_small(dense: nn.Module, structure: Structure, choice: Choice) -> nn.Module:
+    """The network that keeps what ``choice`` says, its consumers scaled; ``dense`` is left alone."""
+    scaled = dense
+    if choice.factors:
+        scaled = copy.deepcopy(dense)
+        for layer in structure.layers:
+            if layer.name in choice.factors:
+                _scale(scaled, layer, choice)
+    return shrink(scaled, structure, choice.kept)
+
+
+@torch.no_grad()
+def _scale(network: nn.Module, layer: Layer, choice: Choice) -> None:
+    pairs = zip(choice.kept[layer.name], choice.factors[layer.name], strict=True)
+    for candidate, factor in pairs:
+        for consumer in layer.consumers:
+            module = network.get_submodule(consumer.module)
+            channels = list(consumer.channels[candidate])
+            weight = module.get_parameter("weight")
+            if getattr(module, "transposed", False):
+                weight[channels] *= factor
+            else:
+                weight[:, channels] *= factor
+
+
+@torch.no_grad()
+def expand(small: nn.Module, dense: nn.Module, structure: Structure, choice: Choice) -> nn.Module:
+    """The masked network that ``small`` is to equal: dense shapes, its weights, zeros elsewhere.
+
+    What removed producers compute stays as it was in ``dense``; nobody reads it.
+    """
+    masked = copy.deepcopy(dense)
+    outputs, removed = choice.outputs(structure), _removed_inputs(structure, choice)
+    for name, module in masked.named_modules():
+        own = dict(small.get_submodule(name).named_parameters(recurse=False))
+        own |= dict(small.get_submodule(name).named_buffers(recurse=False))
+        transposed = getattr(module, "transposed", False)
+        for key, new in own.items():
+            value = getattr(module, key)
+            if transposed and value.ndim > 1:
+                value, new = value.transpose(0, 1), new.transpose(0, 1)
+            _place(value, new, outputs.get(name), removed.get(name))
+    return masked
+
+
+def _place(value: Tensor, new: Tensor, rows: Tensor | None, removed: set[int] | None) -> None:
+    """``new`` into the rows and columns of ``value`` that were kept; zeros into removed columns."""
+    if value.ndim == 0:
+        value.copy_(new)
+        return
+    rows = torch.arange(len(value)) if rows is None else rows
+    if value.ndim == 1 or not removed:
+        value[rows] = new
+        return
+    columns = torch.tensor([c for c in range(value.shape[1]) if c not in removed])
+    value[:, sorted(removed)] = 0
+    value[rows[:, None], columns] = new
+
+
+def _removed_inputs(structure: Structure, choice: Choice) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
+    for layer in structure.layers:
+        gone = sorted(
+            set(range(layer.num_candidates))
+            - set(choice.kept.get(layer.name, range(layer.num_candidates)))
+        )
+        for consumer in layer.consumers:
+            found.setdefault(consumer.module, set()).update(consumer.of(gone))
+    return found
+
+
+def check_equal(small: nn.Module, masked: nn.Module, batches: Iterable[Tensor]) -> float:
+    """The largest difference of outputs, relative to the largest output.
+
+    Raises:
+        RunError: above 1e-4 in float32, 1e-9 in float64.
+    """
+    worst = 0.0
+    with evaluating(small), evaluating(masked):
+        for x in batches:
+            found, expected = small(x), masked(x)
+            largest = max(float(expected.abs().max()), torch.finfo(expected.dtype).tiny)
+            worst = max(worst, float((found - expected).abs().max()) / largest)
+            limit = SAME.get(expected.dtype, 1e-4)
+            if not worst <= limit:
+                raise RunError(
+                    f"the smaller network differs from the masked one by {worst:.1e} of the "
+                    f"largest output, accepted {limit:.0e}; nothing is written"
+                )
+    return worst
