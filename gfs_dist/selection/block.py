@@ -22,9 +22,9 @@ from torch import Tensor
 from gfs_dist.errors import NonFiniteError, ShapeError
 from gfs_dist.selection.weights import WEIGHTS
 
-FLUSH = 16
-"""Picks whose elimination is held back and then applied in one product of matrices, which reads
-and writes the moments once instead of sixteen times."""
+FLUSH = 128
+"""Rows of picks whose elimination is held back and then applied in one product of matrices, which
+reads and writes the moments once instead of once a pick."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,10 @@ class BlockLeastSquares:
         return 1.0 / (self.position + 1)
 
     def column(self, pick: int, k: int) -> Tensor:
-        """The winner's rows of ``A`` (columns not yet flushed away) and of ``B``, one after another."""
+        """The winner's rows of ``A`` (columns not flushed away by pick ``k``), then those of ``B``.
+
+        Kept for ranks that are behind and need it again when its rows are gone here.
+        """
         if pick in self._columns:
             return self._columns[pick]
         width = sum(m.column_length(k - 1) for m in self._maps)
@@ -103,8 +106,8 @@ class BlockLeastSquares:
         self._picked[pick] = True
         self.position += 1
         self.loss = loss
-        if self.position % FLUSH == 0:
-            for m in self._maps:
+        for m in self._maps:
+            if self.position % m.held_back == 0:
                 m.flush(self._picked)
 
     def _owns(self, pick: int) -> bool:
@@ -118,42 +121,53 @@ class BlockLeastSquares:
 class _Map:
     """What one rank holds of one linear map.
 
-    Columns of picks stay until the next flush, so that every rank knows from the number of picks
-    alone how long a row is.
+    Rows and columns of picks stay until the next flush, so that every rank knows from the number
+    of picks alone how long a row is.
+
+    Attributes:
+        held_back: picks from one flush to the next.
+        left: candidates whose columns are there.
+        own_left: places among the own candidates whose rows are there.
+        at: where in ``left`` these are.
+        rows: ``A`` (own left, b, left b), without what is pending.
+        diagonal: own blocks of ``A`` (own left, b, b), nothing pending.
+        target: ``B`` (own left, b, outputs), nothing pending.
+        pending: ``L^-1 A_j:`` of picks since the last flush, each (b, left, b).
     """
 
     def __init__(self, moments: BlockMoments, num_candidates: int, own: Tensor) -> None:
         rows, outputs = moments.target.shape
         if rows % num_candidates or moments.inputs.shape != (rows, rows):
             raise ShapeError(
-                f"moments: found inputs {tuple(moments.inputs.shape)} and target {(rows, outputs)}, "
-                f"accepted both with {num_candidates} blocks of rows"
+                f"moments: found inputs {tuple(moments.inputs.shape)} and target "
+                f"{(rows, outputs)}, accepted both with {num_candidates} blocks of rows"
             )
-        if not (torch.isfinite(moments.inputs).all() and torch.isfinite(moments.target).all()):
+        parts = (moments.inputs, moments.target, torch.tensor(moments.energy))
+        if not all(torch.isfinite(part).all() for part in parts):
             raise NonFiniteError("moments: found NaN or infinite values")
         n, b = num_candidates, rows // num_candidates
         self.block, self.outputs, self.num_candidates = b, outputs, n
+        self.held_back = max(1, FLUSH // b)
         self.device = moments.inputs.device
-        own = own.to(self.device)
-        self.left = torch.arange(n, device=self.device)  # candidates whose columns are held
-        self.own_left = torch.arange(len(own), device=self.device)  # places whose rows are held
-        self.rows = moments.inputs.view(n, b, n * b)[own].clone()
-        self.target = moments.target.view(n, b, outputs)[own].clone()
-        self.diagonal = self.rows.view(len(own), b, n, b)[
-            torch.arange(len(own), device=self.device), :, own
-        ].clone()
-        self.own = own
-        self.pending: list[Tensor] = []  # L^-1 A_j: of picks since the last flush, (b, left, b)
+        self.own = own.to(self.device)
+        self.left = torch.arange(n, device=self.device)
+        self.own_left = torch.arange(len(own), device=self.device)
+        self.at = self.own
+        self.rows = moments.inputs.reshape(n, b, n * b)[self.own]
+        self.diagonal = self.rows.view(-1, b, n, b)[self.own_left, :, self.own]
+        self.target = moments.target.reshape(n, b, outputs)[self.own]
+        self.pending: list[Tensor] = []
 
     def gains(self) -> Tensor:
         """``tr(B_i' A_ii^-1 B_i) / 2`` of own candidates; of picked ones without meaning."""
-        if len(self.own) == 0:
-            return torch.zeros(0, dtype=torch.float64)
-        products = self.target @ self.target.mT
-        return (torch.linalg.inv(self.diagonal) * products).sum((1, 2)) / 2
+        gains = torch.zeros(len(self.own), dtype=torch.float64, device=self.device)
+        if len(self.own_left):
+            products = self.target @ self.target.mT
+            gains[self.own_left] = (torch.linalg.inv(self.diagonal) * products).sum((1, 2)) / 2
+        return gains
 
     def column_length(self, position: int) -> int:
-        left = self.num_candidates - position // FLUSH * FLUSH
+        left = self.num_candidates - position // self.held_back * self.held_back
         return self.block * (left * self.block + self.outputs)
 
     def column(self, pick: int, place: int) -> Tensor:
@@ -162,8 +176,8 @@ class _Map:
         at = int(torch.searchsorted(self.left, pick))
         rows = self.rows[held].clone()
         for before in self.pending:
-            rows -= before[:, at].T @ before.flatten(1)
-        return torch.cat([rows.flatten(), self.target[place].flatten()])
+            rows.addmm_(before[:, at].T, before.flatten(1), alpha=-1)
+        return torch.cat([rows.flatten(), self.target[held].flatten()])
 
     def eliminate(self, pick: int, column: Tensor) -> None:
         b, left = self.block, len(self.left)
@@ -174,28 +188,38 @@ class _Map:
         rows = torch.linalg.solve_triangular(factor, rows, upper=False).view(b, left, b)
         target = torch.linalg.solve_triangular(factor, target, upper=False)
         self.pending.append(rows)
-        own = self.own[self.own_left]
-        mine = rows[:, torch.searchsorted(self.left, own)].transpose(0, 1)  # (own left, b, b)
-        self.diagonal[self.own_left] -= mine.mT @ mine
-        self.target[self.own_left] -= mine.mT @ target
+        mine = rows[:, self.at]  # (b, own left, b)
+        blocks = mine.transpose(0, 1)
+        self.diagonal.baddbmm_(blocks.mT, blocks, alpha=-1)
+        self.target.flatten(0, 1).addmm_(mine.flatten(1).T, target, alpha=-1)
         # A picked block is all but singular; the identity keeps its inverse harmless.
-        place = int(torch.searchsorted(self.own, pick))
-        if place < len(self.own) and int(self.own[place]) == pick:
-            self.diagonal[place] = torch.eye(b, dtype=torch.float64, device=self.device)
-            self.target[place] = 0
+        picked = self.at == at
+        self.diagonal[picked] = torch.eye(b, dtype=torch.float64, device=self.device)
+        self.target[picked] = 0
 
     def flush(self, picked: Tensor) -> None:
-        """Apply what is pending, and drop the rows and columns of picks."""
+        """Drop the rows and columns of picks, and apply what is pending to the others."""
         picked = picked.to(self.device)
-        keep, rows_kept = ~picked[self.left], ~picked[self.own[self.own_left]]
-        updates = torch.cat(self.pending)[:, keep]  # (FLUSH b, left, b)
-        self.left, self.own_left = self.left[keep], self.own_left[rows_kept]
-        own = torch.searchsorted(self.left, self.own[self.own_left])
-        b = self.block
-        held = self.rows[rows_kept].view(len(own), b, len(keep), b)[:, :, keep]
-        width = len(self.left) * b
-        rows = held.reshape(len(own) * b, width)
-        mine, theirs = updates[:, own].flatten(1), updates.flatten(1)
-        rows -= mine.T @ theirs
-        self.rows = rows.view(len(own), b, width)
+        columns = (~picked[self.left]).nonzero().flatten()
+        rows = (~picked[self.own[self.own_left]]).nonzero().flatten()
+        updates = torch.cat(self.pending)[:, columns]  # (held_back b, left, b)
+        self.rows = _compact(self.rows, rows, columns, self.block)
+        self.diagonal, self.target = self.diagonal[rows], self.target[rows]
+        self.left, self.own_left = self.left[columns], self.own_left[rows]
+        self.at = torch.searchsorted(self.left, self.own[self.own_left])
+        mine, theirs = updates[:, self.at].flatten(1), updates.flatten(1)
+        self.rows.flatten(0, 1).addmm_(mine.T, theirs, alpha=-1)
         self.pending = []
+
+
+def _compact(matrix: Tensor, rows: Tensor, columns: Tensor, block: int) -> Tensor:
+    """The given block rows and block columns, moved together at the front of the same memory.
+
+    A second matrix would take as much memory again, and longer to be had than to be filled.
+    """
+    count, _, width = matrix.shape
+    old, memory = matrix.view(count, block, width // block, block), matrix.view(-1)
+    size = block * len(columns) * block
+    for place, row in enumerate(rows.tolist()):  # sorted: what is overwritten was moved before
+        memory[place * size : (place + 1) * size] = old[row].index_select(1, columns).flatten()
+    return memory[: len(rows) * size].view(len(rows), block, len(columns) * block)
