@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gfs_dist.data import DataSpec, Images, image_folder
 from gfs_dist.data.balanced import balanced_rows
 from gfs_dist.errors import DataError
 
+REAL = Path(__file__).parents[3] / "shared" / "data" / "tinyimagenet50" / "tinyimagenet50.npz"
 COLOURS = {"cat": (200, 10, 30), "dog": (20, 150, 60), "zebra": (90, 90, 90)}
 
 
@@ -137,3 +139,23 @@ def test_sizes_that_do_not_fit_are_refused(root: Path) -> None:
         load(root, 4, resize=3)
     with pytest.raises(DataError, match=r"data.root: data=imagefolder needs the folder"):
         data.load_images(DataSpec("imagefolder"))
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason="the real file is not beside this repository")
+def test_real_jpegs_are_decoded_as_they_are(tmp_path: Path) -> None:
+    with np.load(REAL) as content:
+        blob, ends = content["val_jpeg"].tobytes(), content["val_offsets"].tolist()
+        labels = content["val_labels"]
+    for row in range(0, len(labels), 10):  # two of each class
+        for split in ("train", "val"):
+            path = tmp_path / split / f"n{labels[row]:02}" / f"{row:04}.JPEG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(blob[ends[row] : ends[row + 1]])
+    found = load(tmp_path, 64)
+    assert (found.x_test.shape, found.num_classes) == ((100, 3, 64, 64), 50)
+    assert found.labels_test.tolist() == labels[::10].tolist()
+    for image, row in zip(found.x_test, range(0, len(labels), 10), strict=True):
+        with Image.open(io.BytesIO(blob[ends[row] : ends[row + 1]])) as expected:
+            assert np.array_equal(
+                image.permute(1, 2, 0).numpy(), np.asarray(expected.convert("RGB"))
+            )
