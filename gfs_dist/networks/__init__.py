@@ -6,6 +6,7 @@ Knows nothing of data, searches or runs.
 from gfs_dist.networks.catalog import CATALOG, make
 from gfs_dist.networks.classify import Classified, classify
 from gfs_dist.networks.custom import make_custom
+from gfs_dist.networks.export import export_onnx, export_program
 from gfs_dist.networks.finite import first_non_finite
 from gfs_dist.networks.measures import (
     Latency,
@@ -40,6 +41,8 @@ __all__ = [
     "device_of",
     "dtype_of",
     "evaluating",
+    "export_onnx",
+    "export_program",
     "find_activation",
     "first_non_finite",
     "latency",

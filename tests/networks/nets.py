@@ -156,7 +156,9 @@ def shaken(network: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in network.state_dict().values():
-            if tensor.is_floating_point():
-                drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
-                tensor.copy_(drawn + 0.5)
+            if tensor.ndim > 1:
+                drawn = torch.randn(tensor.shape, generator=generator)
+                tensor.copy_(drawn / tensor[0].numel() ** 0.5)
+            elif tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
     return network.eval()
