@@ -59,6 +59,7 @@ class Pair:
         outputs: for a module that lost outputs, the numbers of those that it kept.
         target: ``stream``: the dense network's residual stream; ``output``: the dense layer's
             own (normed) output.
+        dense_results: what the dense network gives at each (stage, chunk), where it is known.
     """
 
     dense: GraphNetwork
@@ -66,6 +67,7 @@ class Pair:
     sites: Sequence[Site]
     outputs: Mapping[str, Tensor]
     target: str = "stream"
+    dense_results: Mapping[tuple[int, int], Results] | None = None
 
     def __post_init__(self) -> None:
         self.sites = [_aimed(self.dense, site, self.target) for site in self.sites]
@@ -83,17 +85,22 @@ class Pair:
 
     def enter(self, visit: Visit, chunk: int, envs: Environments) -> tuple[Results, Results]:
         """Results of both networks that a visit needs; run and stored at the first one."""
-        found = []
-        for track, network in ((DENSE, self.dense), (SMALL, self.small)):
-            if visit.is_repeat:
-                results = envs.load(track, visit.stage + 1, chunk)
-            else:
-                stage = self.stages[track][visit.stage]
-                results = advance(network, stage, envs.load(track, visit.stage, chunk))
-                results = keep(results, stage.live | self.asked[track][visit.stage])
-                envs.save(track, visit.stage + 1, chunk, results)
-            found.append(results)
-        return found[0], found[1]
+        if self.dense_results is None:
+            dense = self.enter_track(DENSE, visit, chunk, envs)
+        else:
+            dense = self.dense_results[visit.stage, chunk]
+        return dense, self.enter_track(SMALL, visit, chunk, envs)
+
+    def enter_track(self, track: str, visit: Visit, chunk: int, envs: Environments) -> Results:
+        """The same of one network."""
+        if visit.is_repeat:
+            return envs.load(track, visit.stage + 1, chunk)
+        network = self.dense if track == DENSE else self.small
+        stage = self.stages[track][visit.stage]
+        results = advance(network, stage, envs.load(track, visit.stage, chunk))
+        results = keep(results, stage.live | self.asked[track][visit.stage])
+        envs.save(track, visit.stage + 1, chunk, results)
+        return results
 
     def sums(self, visit: Visit, chunk: int, envs: Environments) -> Sums:
         """Moments' sums of one chunk at one site."""
