@@ -39,6 +39,8 @@ def load(
     elif spec.name == "synthetic":
         dataset = load_synthetic(spec, width, activation)
     else:
-        raise DataError(f"data: found {spec.name!r}, accepted {', '.join(DATASETS)}")
+        raise DataError(
+            f"data: found {spec.name!r}, accepted {', '.join(DATASETS)} for two-layer networks"
+        )
     check_classes(dataset.labels_train, spec.name)
     return dataset

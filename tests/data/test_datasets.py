@@ -85,5 +85,7 @@ def test_no_samples_are_refused() -> None:
 
 
 def test_unknown_data_is_refused() -> None:
-    with pytest.raises(DataError, match="found 'cifar100', accepted digits, mnist, synthetic"):
+    with pytest.raises(
+        DataError, match="found 'cifar100', accepted digits, mnist, synthetic for two-l"
+    ):
         data.load(DataSpec("cifar100"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gfs_dist.jobs import evaluate
 from gfs_dist.jobs.compose import compose
 from gfs_dist.jobs.reporter import Silent
 
+REAL = Path(__file__).parents[3] / "shared" / "data"
 NAME = "resnet20_cifar"
 ORIGIN = {"model": NAME, "num_classes": 10, "in_channels": 1}
 SOURCE = """
@@ -164,3 +166,21 @@ def test_images_that_do_not_fit_are_refused(stored: dict[str, Path], tmp_path: P
 def test_few_test_images_are_timed_together(stored: dict[str, Path], tmp_path: Path) -> None:
     row = measured(stored["model"], *npz_words(tmp_path / "few.npz", 1))
     assert [speed["batch"] for speed in row["latency"]] == [1, 20]
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real files are not beside this repository")
+class TestPublishedWeights:
+    words = ("data=cifar10", f"data.root={REAL}", "model=resnet20_cifar")
+
+    def test_inputs_are_normalised_as_they_need_it_without_being_told(self) -> None:
+        stated = json.loads((REAL / "weights" / "resnet20.json").read_text())["input_pipeline"]
+        found = compose("evaluate", ["path=x", *self.words]).data
+        assert (found.mean, found.std) == (stated["mean"], stated["std"])
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(600)
+    def test_they_are_measured_as_published(self) -> None:
+        row = measured(REAL / "weights" / "resnet20.safetensors", *self.words)
+        assert row["accuracy"] == pytest.approx(0.9173, abs=1.5e-4)
+        assert row["loss"] == pytest.approx(0.37266, abs=2e-5)
+        assert (row["macs"], row["params"]) == (40_551_040, 269_722)
