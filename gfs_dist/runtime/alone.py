@@ -16,6 +16,7 @@ from gfs_dist.runtime.faults import Fault
 from gfs_dist.runtime.group_journal import GroupJournal
 from gfs_dist.runtime.journal import Journal, Row
 from gfs_dist.runtime.map_journal import MapJournal
+from gfs_dist.runtime.news import ValueNews
 from gfs_dist.runtime.peers import NoPeers
 from gfs_dist.runtime.progress import (
     GroupResult,
@@ -112,8 +113,12 @@ class AloneRuntime:
         self._begin(journal)
         journal.begin(self.generation, 1)
 
+        news = ValueNews()
+
         def tick(step: int, value: Any = None) -> None:
-            journal.step_here(step, value, PERIOD_S)
+            news.add(step, value)
+            journal.add(news.take())
+            journal.step_here(step, PERIOD_S)
 
         began = time.perf_counter()
         value = task.run(NoPeers(), self.device, tick)

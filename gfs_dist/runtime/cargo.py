@@ -34,17 +34,21 @@ class Cargo:
             self._payload = self.launcher.share(pack(thing, what))
             self._thing, self.number = thing, self.number + 1
 
-    def for_worker(self, worker: Worker) -> Any:
-        """What to send along: None where the object is already."""
-        return None if self._held.get(worker.name) == self.number else self._payload
-
-    def arrived(self, worker: Worker) -> None:
-        """``worker`` holds the object now."""
+    def to_send(self, worker: Worker) -> Any:
+        """What is to be sent along with the next call: None where the object is, or will be by
+        then, as calls come in order.
+        """
+        if self._held.get(worker.name) == self.number:
+            return None
         self._held[worker.name] = self.number
+        return self._payload
+
+    def forget(self, worker: Worker) -> None:
+        """``worker`` failed, perhaps to unpack the object."""
+        self._held.pop(worker.name, None)
 
     def preload(self, spares: Iterable[Worker]) -> None:
         """Let spares have it, so that it is there when they are needed."""
         for spare in spares:
-            if (payload := self.for_worker(spare)) is not None:
+            if (payload := self.to_send(spare)) is not None:
                 spare.call(f"{self.kind}.load", self.number, payload)
-                self.arrived(spare)

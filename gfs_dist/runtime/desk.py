@@ -53,6 +53,7 @@ class Desk:
             self._job, self.timing = post.job, Timing()
             self.pulse.traffic = Traffic()
         self.post = post
+        self.pulse.traffic.calls = self.pulse.traffic.done  # what was broken off is over
         self.pulse.enter("setup", post.generation)
         torch.set_num_threads(post.threads)
         if self.device.type == "cuda":
@@ -68,17 +69,16 @@ class Desk:
         return torch.device(self.post.device)
 
     @contextmanager
-    def joined(self, step: int = 0) -> Iterator[None]:
+    def joined(self, step: int = 0, phase: str = "work") -> Iterator[None]:
         """In the process group of the generation; the work in it goes on after ``step``."""
         pulse, post, began = self.pulse, self.post, time.perf_counter()
         pulse.enter("join", post.generation)
         pulse.beat.step = step
         prefix = f"gen{post.generation}"
-        pulse.traffic.calls = pulse.traffic.done  # what was broken off is over
         process_group.join(self.address, prefix, post.rank, post.num_ranks, post.backend)
         try:
             self.timing.join_s += time.perf_counter() - began
-            pulse.enter("work", post.generation)
+            pulse.enter(phase, post.generation)
             yield
         finally:
             process_group.leave()

@@ -153,17 +153,14 @@ class Generations(ABC):
     def _prepare(self) -> Verdict:
         cargo, calls = self.cargo, {}
         for rank, worker in enumerate(self.members):
-            load = cargo.number, cargo.for_worker(worker)
+            load = cargo.number, cargo.to_send(worker)
             future = worker.call(
                 f"{cargo.kind}.prepare", self.posts[rank], *load, *self.share(rank)
             )
             calls[rank] = Call(worker, future, setup=True)
             self._journal.event("rank_started", rank, **self.crew.who(worker))
         cargo.preload(self.crew.team.spares)
-        verdict = self._attend(calls)
-        for rank in verdict.values:
-            cargo.arrived(self.members[rank])
-        return verdict
+        return self._attend(calls)
 
     def _work(self) -> Verdict:
         order = self.order()
@@ -186,6 +183,8 @@ class Generations(ABC):
             if verdict.trouble:
                 watch.expect_trouble()
             self._look()
+        for rank in verdict.errors:
+            self.cargo.forget(self.members[rank])
         if verdict.errors:
             raise verdict.errors[min(verdict.errors)]
         self.take_over(verdict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from gfs_dist.runtime.journal import Journal
 from gfs_dist.runtime.news import Piece, read_parts
 from gfs_dist.runtime.progress import GroupProgress, OnGroupProgress
 from gfs_dist.runtime.pulse import Beat
+
+EVENT_PERIOD_S = 1.0  # training may take days
 
 
 class GroupJournal(Journal):
@@ -27,6 +30,7 @@ class GroupJournal(Journal):
         self.on_progress = on_progress
         self._values: list[tuple[int, Any]] = []
         self._parts = self._ticked = 0
+        self._noted = -EVENT_PERIOD_S
 
     def begin(self, generation: int, num_ranks: int) -> None:
         """A generation starts to work."""
@@ -46,13 +50,10 @@ class GroupJournal(Journal):
 
     def add(self, part: Piece | None) -> None:
         """Take over values, to be passed on with the next report."""
-        for step, value in part["values"] if part else ():
-            self._values.append((step, value))
+        self._values += [(step, value) for step, value in part["values"]] if part else []
 
-    def step_here(self, step: int, value: Any, period_s: float) -> None:
+    def step_here(self, step: int, period_s: float) -> None:
         """A step was ticked in this process; told at most every ``period_s``."""
-        if value is not None:
-            self._values.append((step, value))
         if self.since_mark_s() >= period_s:
             self.step_there(step)
         self._step = step
@@ -63,7 +64,9 @@ class GroupJournal(Journal):
             return False
         self._ticked = step
         self.reach(step)
-        self.event("step", rank=0)
+        if time.monotonic() - self._noted >= EVENT_PERIOD_S:
+            self._noted = time.monotonic()
+            self.event("step", rank=0)
         self.report("work")
         return True
 

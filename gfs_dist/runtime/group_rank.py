@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any
 
@@ -11,6 +10,7 @@ from gfs_dist.runtime.news import ValueNews
 from gfs_dist.runtime.orders import Finished, Interrupted, Post
 from gfs_dist.runtime.packing import pack
 from gfs_dist.runtime.process_group import CommunicationError, GroupPeers
+from gfs_dist.runtime.spec import Tick
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class GroupRank(Rank):
         pulse.follow(news if post.rank == 0 else None)
         log.info("rank %d: generation %d", post.rank, post.generation)
         try:
-            with desk.joined():
+            with desk.joined(phase="setup"):  # until the first tick
                 peers = GroupPeers(pulse.traffic)
                 with desk.timed():
                     value = task.run(peers, desk.device, self._tick(news))
@@ -41,18 +41,15 @@ class GroupRank(Rank):
         answer = pack(value if post.rank == 0 else None, f"what {type(task).__name__}.run returned")
         return Finished(answer, desk.timing, pulse.untold())
 
-    def _tick(self, news: ValueNews) -> Any:
-        pulse, saboteur, is_first = self.desk.pulse, self.desk.saboteur, True
+    def _tick(self, news: ValueNews) -> Tick:
+        pulse, post, saboteur = self.desk.pulse, self.desk.post, self.desk.saboteur
 
         def tick(step: int, value: Any = None) -> None:
-            nonlocal is_first
             pulse.tick()
             pulse.beat.step = step
-            if value is not None:
-                news.add(step, json.loads(json.dumps(value)))
-            if is_first:
-                is_first = False
-                pulse.wake()
+            news.add(step, value)
+            if pulse.beat.phase == "setup":
+                pulse.enter("work", post.generation)
             saboteur.upon(step)
 
         return tick

@@ -66,6 +66,7 @@ class Mapping:
         self.crew.begin_generation(self.journal)
         if self.items:
             self._run()
+        self.faults.recovered()
         who = {rank: self.crew.who(worker) for rank, worker in enumerate(self.members)}
         return self.journal.result(who, self.faults.rows)
 
@@ -90,7 +91,7 @@ class Mapping:
         post = self.crew.posts(self.members)[rank]
         due = tuple(fault for fault in post.faults if fault.step >= self.turns[rank])
         self.turns[rank] = max(1, self.turns[rank])
-        load = cargo.number, cargo.for_worker(worker)
+        load = cargo.number, cargo.to_send(worker)
         future = worker.call("map.prepare", replace(post, faults=due), *load)
         self.watch.add(rank, Call(worker, future, setup=True))
         self.journal.event("rank_started", rank, **self.crew.who(worker))
@@ -128,6 +129,7 @@ class Mapping:
     def _take(self, outcome: Outcome, place: int | None) -> None:
         """How the item at ``place`` ended, or the set-up of a rank."""
         if outcome.kind == "error":
+            self.cargo.forget(outcome.call.worker)
             raise outcome.value
         if outcome.kind != "answer":
             self._lose(outcome, place)
@@ -137,7 +139,6 @@ class Mapping:
             self._done(outcome.rank, place, outcome.value)
 
     def _prepared(self, rank: int, seconds: float) -> None:
-        self.cargo.arrived(self.members[rank])
         self.losses[_set_up(rank)] = 0
         self.journal.prepared(rank, seconds)
         self.faults.recovered(lambda row: (row["rank"], row["step"]) == (rank, None))

@@ -43,13 +43,14 @@ class PathNews:
 
 
 class ValueNews:
-    """(step, value) pairs."""
+    """(step, value) pairs; a value None is none."""
 
     def __init__(self) -> None:
         self._untold: deque[tuple[int, Any]] = deque()
 
     def add(self, step: int, value: Any) -> None:
-        self._untold.append((step, value))
+        if value is not None:
+            self._untold.append((step, json.loads(json.dumps(value))))  # what is no JSON fails here
 
     def take(self) -> Piece | None:
         values = [self._untold.popleft() for _ in range(len(self._untold))]

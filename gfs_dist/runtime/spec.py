@@ -49,8 +49,11 @@ class Tick(Protocol):
     """How a group task tells how far it is."""
 
     def __call__(self, step: int, value: Any = None) -> None:
-        """Step number ``step`` (from 1, increasing) is done; ``value``, plain JSON data that is
-        not None, is passed on to the caller's ``on_progress`` (that of rank 0).
+        """Step number ``step`` (from 1) is done; the same number again says "still working", which
+        long pauses between steps need.
+
+        ``value`` is plain JSON data; rank 0's is passed on to the caller's ``on_progress``. Where
+        rank 0 is lost, so may be what it told in its last tenth of a second.
         """
         ...
 

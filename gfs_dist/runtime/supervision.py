@@ -53,7 +53,7 @@ class Patience:
 
 @dataclass
 class Call:
-    """A call to one rank that is being watched; ``setup`` is it until the work itself begins."""
+    """A call to one rank that is being watched; ``setup`` if it only prepares for the work."""
 
     worker: Worker
     future: Future[Any]
@@ -73,13 +73,12 @@ class Call:
     def overdue(self, patience: Patience, now: float, trouble: float | None) -> bool:
         """Whether its worker hangs; ``trouble`` is when the first fault was seen."""
         silent, still = now - self.heard, now - self.moved
-        if self.setup:
-            return min(silent, still) > patience.setup_s
-        if min(silent, still) > patience.silent_s:
+        setup = self.setup or self.beat.phase == "setup"
+        if min(silent, still) > (patience.setup_s if setup else patience.silent_s):
             return True
         if self.beat.blocked:
             return trouble is not None and min(still, now - trouble) > GRACE_S
-        return still > patience.busy_s
+        return not setup and still > patience.busy_s
 
 
 @dataclass(frozen=True)

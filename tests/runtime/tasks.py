@@ -14,6 +14,7 @@ import torch
 
 from gfs_dist.errors import DataError
 from gfs_dist.runtime import Peers, Tick
+from gfs_dist.runtime.faults import strike
 
 
 @dataclass(frozen=True)
@@ -36,24 +37,56 @@ class Square:
 
 
 @dataclass(frozen=True)
-class WhoAmI:
-    """Tells process and threads of whoever does the item, which is a time to sleep."""
+class Hazard:
+    """Squares items; the first try of an item in ``faults`` strikes the worker with that fault."""
 
-    def run(self, item: float, device: torch.device, tick: Callable[[], None]) -> tuple[int, int]:
-        time.sleep(item)
+    folder: Path
+    faults: dict[int, str]
+
+    def run(self, item: int, device: torch.device, tick: Callable[[], None]) -> int:
+        mark = self.folder / str(item)
+        if item in self.faults and not mark.exists():
+            mark.touch()
+            strike(self.faults[item])
+        return item * item
+
+
+@dataclass(frozen=True)
+class WaitForOthers:
+    """Item 0 waits until ``others`` further items are done; tells process and threads."""
+
+    folder: Path
+    others: int
+
+    def run(self, item: int, device: torch.device, tick: Callable[[], None]) -> tuple[int, int]:
+        while item == 0 and len(list(self.folder.iterdir())) < self.others:
+            time.sleep(0.01)
+            tick()
+        (self.folder / str(item)).touch()
         return os.getpid(), torch.get_num_threads()
 
 
 @dataclass(frozen=True)
-class Returns:
-    """Returns what the item makes: something that does not travel."""
+class Meet:
+    """Each item waits until ``num_ranks`` processes are at work on one."""
+
+    folder: Path
+    num_ranks: int
+
+    def run(self, item: int, device: torch.device, tick: Callable[[], None]) -> int:
+        (self.folder / str(os.getpid())).touch()
+        while len(list(self.folder.iterdir())) < self.num_ranks:
+            time.sleep(0.01)
+            tick()
+        return item
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Returns what cannot travel."""
 
     def run(self, item: str, device: torch.device, tick: Callable[[], None]) -> Any:
-        return {"lambda": lambda: 3, "file": open}[item]() if item == "?" else _made(item)
-
-
-def _made(item: str) -> Any:
-    return (value for value in item)  # a generator
+        return (letter for letter in item)
 
 
 class Counted:

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from gfs_dist.runtime import GroupProgress, MapProgress, NoPeers, RuntimeSpec, open_runtime
+from gfs_dist.runtime import (
+    GroupProgress,
+    MapProgress,
+    NoPeers,
+    Peers,
+    RuntimeSpec,
+    Tick,
+    open_runtime,
+)
 from tests.runtime.tasks import Count, Square
 
 ALONE = RuntimeSpec(kind="none", threads=1)
@@ -58,3 +66,13 @@ def test_a_rank_without_peers_changes_nothing() -> None:
 def test_an_error_of_a_task_is_raised_as_it_is(tmp_path: Path) -> None:
     with open_runtime(ALONE) as runtime, pytest.raises(TypeError, match="can't multiply"):
         runtime.map(Square(), ["a"])
+
+
+class TellsTensors:
+    def run(self, peers: Peers, device: torch.device, tick: Tick) -> None:
+        tick(1, torch.ones(1))
+
+
+def test_only_plain_values_are_told() -> None:
+    with open_runtime(ALONE) as runtime, pytest.raises(TypeError, match="not JSON serializable"):
+        runtime.together(TellsTensors())

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gfs_dist.errors import InputError
-from gfs_dist.runtime import Fault, RuntimeSpec, open_runtime
-from gfs_dist.runtime.faults import from_environment
+from gfs_dist.runtime import Fault, RuntimeSpec, faults, open_runtime
+from gfs_dist.runtime.faults import Saboteur, from_environment
 from gfs_dist.runtime.layout import graph_for, lay_out
 from gfs_dist.runtime.orders import Identity
 from gfs_dist.runtime.ray_actors import _sweep, join_cluster
@@ -118,6 +118,19 @@ def test_other_contents_of_that_variable_are_refused(
 def test_a_fault_that_cannot_be_is_refused(fault: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Fault(**fault)
+
+
+def test_a_fault_at_a_step_that_is_left_out_strikes_at_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    struck: list[str] = []
+    monkeypatch.setattr(faults, "strike", struck.append)
+    announced: list[None] = []
+    saboteur = Saboteur([Fault(0, 3), Fault(0, 7, "exit")], lambda: announced.append(None))
+    for step, known in ((2, []), (4, ["kill"]), (5, ["kill"]), (9, ["kill", "exit"])):
+        saboteur.upon(step)
+        assert struck == known
+    assert len(announced) == 2
 
 
 def test_the_loopback_address_belongs_to_lo() -> None:

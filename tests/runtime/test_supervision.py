@@ -10,8 +10,10 @@ from gfs_dist.runtime.pulse import Beat
 from gfs_dist.runtime.supervision import GRACE_S, Call, Patience
 
 
-def call(heard: float, moved: float, setup: bool = False, waits: bool = False) -> Call:
-    beat = Beat(beats=1, phase="work", calls=int(waits))
+def call(
+    heard: float, moved: float, setup: bool = False, waits: bool = False, phase: str = "work"
+) -> Call:
+    beat = Beat(beats=1, phase=phase, calls=int(waits))
     return Call(None, Future(), setup, beat, heard, moved)  # type: ignore[arg-type]
 
 
@@ -47,6 +49,13 @@ def test_set_up_may_take_any_time_while_there_are_signs_of_life() -> None:
     assert not call(NOW, NOW - 9999, setup=True).overdue(PATIENCE, NOW, None)
     assert not call(NOW - 59, NOW - 59, setup=True).overdue(PATIENCE, NOW, None)
     assert call(NOW - 61, NOW - 61, setup=True).overdue(PATIENCE, NOW, None)
+
+
+def test_a_group_task_that_has_not_ticked_yet_prepares_itself() -> None:
+    assert not call(NOW - 59, NOW - 59, phase="setup").overdue(PATIENCE, NOW, None)
+    assert call(NOW - 61, NOW - 61, phase="setup").overdue(PATIENCE, NOW, None)
+    waiting = call(NOW, NOW - 99, phase="setup", waits=True)
+    assert waiting.overdue(PATIENCE, NOW, NOW - GRACE_S - 1)
 
 
 def test_patience_grows_with_the_time_of_a_step() -> None:
