@@ -17,7 +17,7 @@ from gfs_dist.files import RunFolder, atomic, checkpoint
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.compose import to_yaml
 from gfs_dist.jobs.deep_training import DeepTraining
-from gfs_dist.jobs.local import fault_words, own_event
+from gfs_dist.jobs.local import fault_words, local_device, own_event
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.runtime import GroupProgress, GroupResult, RuntimeSpec, open_runtime
 from gfs_dist.training import DeepSpec
@@ -52,6 +52,16 @@ def plan_lines(
         f"weight decay {spec.weight_decay:g}{', bfloat16' if spec.amp else ''}",
         f"files     {count} checkpoints, {count * size / 2**20:.1f} MiB",
     ]
+
+
+def check_device(config: schema.Pretrain | schema.Finetune) -> None:
+    """Refuse a GPU that this machine has not; machines of a Ray cluster are asked by Ray.
+
+    Raises:
+        ConfigError: names ``device``.
+    """
+    if config.runtime.kind != "ray":
+        local_device(config.device)
 
 
 def sizes(network: nn.Module, images: Images) -> dict[str, int]:

@@ -34,7 +34,7 @@ class DeepTraining:
         data: which images.
         network: makes the network that iteration 0 has, the same on every rank.
         spec: how it is trained.
-        folder: the run folder; ``checkpoints/`` is there.
+        folder: the run folder, on a disk that rank 0 sees; ``checkpoints/`` is there.
         architecture: kept in every checkpoint.
         facts: what has to be the same for training to go on, kept in every checkpoint.
     """

@@ -19,7 +19,7 @@ from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.again import data_words
 from gfs_dist.jobs.checkpoints import find_checkpoints
 from gfs_dist.jobs.deep import check_fits, describe, read_images, read_network
-from gfs_dist.jobs.deep_run import DeepRun, deep_spec, plan_lines, sizes
+from gfs_dist.jobs.deep_run import DeepRun, check_device, deep_spec, plan_lines, sizes
 from gfs_dist.jobs.deep_training import DeepTraining
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.two_layer import data_spec
@@ -38,6 +38,7 @@ def run(config: schema.Finetune, reporter: Reporter) -> dict[str, Any]:
     Raises:
         CheckpointError: it cannot be read, is no deep network, or is known in evaluation only.
     """
+    check_device(config)
     images = read_images(data_spec(config.data))
     place = _find(Path(config.path))
     architecture = _architecture(place, config.model, images)

@@ -10,7 +10,7 @@ from typing import Any
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.again import data_words, model_words
 from gfs_dist.jobs.deep import check_fits, describe, fresh_network, read_images
-from gfs_dist.jobs.deep_run import DeepRun, deep_spec, plan_lines, sizes
+from gfs_dist.jobs.deep_run import DeepRun, check_device, deep_spec, plan_lines, sizes
 from gfs_dist.jobs.deep_training import DeepTraining
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.two_layer import data_spec
@@ -18,6 +18,7 @@ from gfs_dist.jobs.two_layer import data_spec
 
 def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
     """Train, and write the run folder; returns what ``report.json`` holds."""
+    check_device(config)
     images = read_images(data_spec(config.data))
     architecture = describe(config.model, images)
     make = functools.partial(fresh_network, architecture, config.seed)
