@@ -42,7 +42,7 @@ def classify(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Clas
         for x, labels in batches:
             x, labels = x.to(device), labels.to(device)
             logits = model(x)
-            _check(logits, labels, count)
+            check_outputs(logits, labels, count)
             if not torch.isfinite(logits).all():
                 raise NonFiniteError(_where(model, x, logits, count))
             loss += float(functional.cross_entropy(logits.double(), labels, reduction="sum"))
@@ -53,7 +53,11 @@ def classify(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Clas
     return Classified(loss / count, right / count)
 
 
-def _check(logits: object, labels: Tensor, before: int) -> None:
+def check_outputs(logits: object, labels: Tensor, before: int = 0) -> None:
+    """Do nothing where outputs are logits (m, classes) and every label has one.
+
+    ``before``: samples before these, for messages. Errors: see :func:`classify`.
+    """
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ShapeError(f"outputs: found {found}, accepted ({len(labels)}, classes)")
