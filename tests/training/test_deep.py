@@ -135,6 +135,16 @@ def test_training_goes_on_from_any_checkpoint_bit_for_bit(amp: bool) -> None:
             assert all(torch.equal(later[10][1].velocity[k], velocity[k]) for k in velocity)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+def test_on_a_gpu_it_goes_on_bit_for_bit_in_mixed_precision() -> None:
+    spec = replace(SPEC, amp=None)
+    whole = run(everything().cuda(), spec)
+    network, state = whole[4]
+    run(network, spec, start=state)
+    assert same(network, whole[10][0])
+
+
 def test_two_runs_are_the_same_and_another_seed_is_not() -> None:
     first, again = run(everything())[10][0], run(everything())[10][0]
     assert same(first, again)
