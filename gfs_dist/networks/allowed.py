@@ -38,7 +38,7 @@ _MODULES = """
 
 _OPERATOR = """
     add sub mul truediv floordiv mod pow neg pos abs matmul getitem eq ne lt le gt ge
-    and_ or_ xor invert iadd isub imul itruediv ipow
+    and_ or_ xor invert not_ iadd isub imul itruediv ipow
 """
 
 _MATH = "ceil floor sqrt log log2 exp"

@@ -52,7 +52,7 @@ def described(
     except Exception as error:  # the user's code may raise anything
         words = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ConfigError(f"example: on it the network raises {words}") from error
-    ways = [lambda: _by_graph(network, len(inputs), origin), lambda: _by_origin(network, origin)]
+    ways = [lambda: _by_graph(network, inputs, origin), lambda: _by_origin(network, origin)]
     weaker: list[Described] = []
     reasons = []
     for way in ways[::-1] if origin.get("model") in CATALOG else ways:
@@ -70,8 +70,8 @@ def described(
     raise ConfigError(f"model: it cannot be stored: {'; '.join(reasons)}")
 
 
-def _by_graph(network: nn.Module, num_inputs: int, origin: dict[str, Any]) -> Described:
-    graph, tensors = describe(network, num_inputs)
+def _by_graph(network: nn.Module, inputs: list[Tensor], origin: dict[str, Any]) -> Described:
+    graph, tensors = describe(network, inputs)
     refuse_non_finite(tensors)  # constants of the forward pass too
     return {**origin, "graph": graph}, tensors
 

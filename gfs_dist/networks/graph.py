@@ -3,16 +3,15 @@
 ``torch.fx`` runs ``forward`` on stand-ins for tensors and records each step. What it cannot follow,
 and what :mod:`gfs_dist.networks.allowed` does not list, is refused with the reason.
 
-Recorded are operations. Control flow that depends on data cannot be; hooks, and contexts such as
-``no_grad`` inside ``forward``, are not. Where training takes other steps than evaluation, and not
-only another value of an argument, the steps of evaluation are kept and marked as such.
+Recorded are operations. Conditions that depend on numbers in tensors cannot be; hooks, and contexts
+such as ``no_grad`` inside ``forward``, are not. Where training takes other steps than evaluation,
+and not only another value of an argument, the steps of evaluation are kept and marked as such.
 """
 
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,15 +21,18 @@ from gfs_dist.networks.allowed import FUNCTION_NAMES, FUNCTIONS, MODULE_NAMES
 from gfs_dist.networks.graph_build import is_argument, make_layer
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.networks.tensors import copied, named_tensors, split_name
+from gfs_dist.networks.tracer import trace
 from gfs_dist.networks.values import UnstorableError, encode
 
 
-def describe(network: nn.Module, num_inputs: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def describe(
+    network: nn.Module, inputs: Sequence[Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The graph of a network, and its tensors.
 
     Args:
         network: not modified; what :func:`gfs_dist.load` gave describes itself again.
-        num_inputs: tensors that ``forward`` is given, by position.
+        inputs: what ``forward`` is given by position, on the network's device.
 
     Returns:
         what :func:`gfs_dist.networks.graph_network.build` reads; the state dict and, where there
@@ -44,9 +46,9 @@ def describe(network: nn.Module, num_inputs: int) -> tuple[dict[str, Any], dict[
         steps = network.gfs_steps
     else:
         traced = copied(network).eval()
-        steps = _trace(traced, num_inputs)
+        steps = _steps(traced, inputs)
         try:
-            steps = _both_modes(steps, _trace(copied(network).train(), num_inputs))
+            steps = _both_modes(steps, _steps(copied(network).train(), inputs))
         except UnstorableError:
             steps = {**steps, "evaluation_only": True}
     layers = _layers(traced)
@@ -56,45 +58,18 @@ def describe(network: nn.Module, num_inputs: int) -> tuple[dict[str, Any], dict[
     return graph, {name: tensor.detach() for name, tensor in tensors.items()}
 
 
-class _Tracer(fx.Tracer):
-    """Calls ``forward`` with as many tensors as the example has; other arguments keep defaults."""
-
-    proxy_buffer_attributes = True
-
-    def __init__(self, num_inputs: int) -> None:
-        super().__init__()
-        self._num_inputs = num_inputs
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) in MODULE_NAMES or super().is_leaf_module(m, module_qualified_name)
-
-    def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        names = [f"input_{number}" for number in range(self._num_inputs)]
-        return root_fn, [
-            self.root,
-            *(self.create_proxy("placeholder", name, (), {}) for name in names),
-        ]
-
-
-def _trace(network: nn.Module, num_inputs: int) -> dict[str, Any]:
-    """The steps of ``network`` in its mode; constants of ``forward`` become its attributes."""
-    try:
-        with warnings.catch_warnings(action="ignore"), torch.random.fork_rng(devices=[]):
-            graph = _Tracer(num_inputs).trace(network)
-    except Exception as error:  # the network's code meets stand-ins and may raise anything
-        words = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise UnstorableError(f"its forward pass cannot be recorded ({words})") from error
-    inputs, nodes, output = [], [], None
+def _steps(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
+    """The steps of ``network`` in its mode, as JSON."""
+    graph = trace(network, inputs)
+    names, nodes, output = [], [], None
     for node in graph.nodes:
         if node.op == "placeholder":
-            inputs.append(node.name)
+            names.append(node.name)
         elif node.op == "output":
             output = encode(node.args[0])
         else:
             nodes.append(_step(node, network))
-    return {"inputs": inputs, "nodes": nodes, "output": output}
+    return {"inputs": names, "nodes": nodes, "output": output}
 
 
 def _step(node: fx.Node, network: nn.Module) -> dict[str, Any]:

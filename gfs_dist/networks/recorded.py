@@ -30,7 +30,7 @@ def record(model: nn.Module, example: Tensor) -> GraphNetwork:
     Raises:
         UnstorableError: the forward pass cannot be recorded, or the copy computes something else.
     """
-    graph, tensors = describe(model, 1)
+    graph, tensors = describe(model, [example])
     network = build(graph)
     assign(network, named_tensors(network), tensors, "the network")
     network.requires_grad_(False)

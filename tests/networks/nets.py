@@ -106,6 +106,28 @@ class Shared(nn.Module):
         return self.tied(self.decode(self.encode(x)) * torch.tensor([0.5]))
 
 
+class Conditions(nn.Module):
+    """Conditions on shapes and numbers of dimensions, unpacked sizes, shuffled channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep = nn.Conv2d(3, 8, 3, 2, padding=1), nn.Conv2d(8, 8, 1, groups=4)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1] != 3:
+            raise ValueError("images only")
+        if x.shape[-1] % 2:
+            x = functional.pad(x, (0, 1))
+        assert x.shape[-2] > 2, "too small"
+        x = torch.relu(self.stem(x))
+        if x.shape[2] > 10:
+            x = functional.avg_pool2d(x, 2)
+        batch, channels, height, width = x.size()
+        x = self.deep(x).view(batch, 4, channels // 4, height, width).transpose(1, 2)
+        return self.head(x.reshape(batch, -1, height, width).mean(dim=[2, 3]))
+
+
 class OneWay(nn.Module):
     """Control flow that depends on data: it cannot be recorded."""
 
@@ -146,6 +168,7 @@ TRACED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "squeeze_excite": (SqueezeExcite, IMAGES),
     "padded": (Padded, IMAGES),
     "unet": (UNet, IMAGES),
+    "conditions": (Conditions, IMAGES),
     "shared": (Shared, FEATURES),
     "mlp": (mlp, FEATURES),
 }

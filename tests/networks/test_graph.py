@@ -21,9 +21,9 @@ from gfs_dist.networks.values import UnstorableError
 from tests.networks import nets
 
 
-def again(network: nn.Module, num_inputs: int = 1) -> GraphNetwork:
+def again(network: nn.Module, *inputs: Tensor) -> GraphNetwork:
     """Described, through JSON text, and built."""
-    graph, tensors = describe(network, num_inputs)
+    graph, tensors = describe(network, inputs)
     made = build(json.loads(json.dumps(graph, allow_nan=False)))
     assign(made, named_tensors(made), tensors, "tensors")
     made.train(network.training)
@@ -46,7 +46,7 @@ def traced(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
 
 def test_outputs_and_state_are_those_of_the_original(traced: tuple[nn.Module, Tensor]) -> None:
     network, x = traced
-    made = again(network)
+    made = again(network, x)
     assert equal(made(x), network(x))
     assert equal(made(x[:1]), network(x[:1]))
     assert made.state_dict().keys() == network.state_dict().keys()
@@ -55,7 +55,7 @@ def test_outputs_and_state_are_those_of_the_original(traced: tuple[nn.Module, Te
 
 def test_training_is_that_of_the_original(traced: tuple[nn.Module, Tensor]) -> None:
     network, x = traced
-    made = again(network)
+    made = again(network, x)
     outputs = []
     for one in (network, made):
         torch.manual_seed(1)
@@ -71,10 +71,10 @@ def test_training_is_that_of_the_original(traced: tuple[nn.Module, Tensor]) -> N
 
 
 def test_the_original_is_not_modified(traced: tuple[nn.Module, Tensor]) -> None:
-    network, _ = traced
+    network, x = traced
     network.train()
     before, kept = copy.deepcopy(network.state_dict()), list(vars(network))
-    describe(network, 1)
+    describe(network, [x])
     assert network.training
     assert list(vars(network)) == kept
     assert equal(dict(network.state_dict()), dict(before))
@@ -89,7 +89,7 @@ def test_a_copy_of_what_was_built_is_whole(
     traced: tuple[nn.Module, Tensor], copied: Callable[[nn.Module], nn.Module]
 ) -> None:
     network, x = traced
-    made = again(network)
+    made = again(network, x)
     other = copied(made)
     with torch.no_grad():
         for tensor in named_tensors(made).values():
@@ -99,7 +99,7 @@ def test_a_copy_of_what_was_built_is_whole(
 
 
 def test_ties_and_names_are_kept() -> None:
-    made = again(nets.Shared())
+    made = again(nets.Shared(), torch.randn(2, 12))
     assert made.tied.weight is made.encode.weight
     assert made.again is made.inner
     assert "offset" not in made.state_dict()
@@ -108,7 +108,8 @@ def test_ties_and_names_are_kept() -> None:
 
 def test_layers_can_be_replaced() -> None:
     network = nets.shaken(nets.mlp())
-    made, x = again(network), torch.randn(2, 12)
+    x = torch.randn(2, 12)
+    made = again(network, x)
     made.add_module("4", nn.Identity())
     assert made(x).shape == (2, 7)
 
@@ -117,9 +118,26 @@ def test_layers_can_be_replaced() -> None:
 def test_other_dtypes_are_kept(dtype: torch.dtype) -> None:
     network = nets.shaken(nets.Dense()).to(dtype)
     x = torch.randn(2, *nets.IMAGES, dtype=dtype)
-    made = again(network)
+    made = again(network, x)
     assert equal(made(x), network(x))
     assert {p.dtype for p in made.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize(
+    ("given", "other"),
+    [((2, 3, 8, 8), (2, 3, 8, 9)), ((2, 3, 9, 9), (2, 3, 9, 8)), ((2, 3, 8, 8), (2, 3, 40, 8))],
+)
+def test_conditions_on_shapes_hold_or_are_told(
+    given: tuple[int, ...], other: tuple[int, ...]
+) -> None:
+    network = nets.shaken(nets.Conditions())
+    x = torch.randn(given)
+    made = again(network, x)
+    assert torch.equal(made(x), network(x))
+    assert torch.equal(made(torch.cat([x, x])), network(torch.cat([x, x])))
+    network(torch.randn(other))
+    with pytest.raises(AssertionError, match="was recorded for inputs of other shapes"):
+        made(torch.randn(other))
 
 
 class Modes(nn.Module):
@@ -135,7 +153,7 @@ class Modes(nn.Module):
 
 def test_arguments_that_the_example_leaves_out_keep_their_defaults() -> None:
     network, x = Modes(lambda self, x: x + 1), torch.randn(2, 4)
-    assert torch.equal(again(network)(x), network(x))
+    assert torch.equal(again(network, x)(x), network(x))
 
 
 def test_several_inputs_go_by_position() -> None:
@@ -143,7 +161,8 @@ def test_several_inputs_go_by_position() -> None:
         def forward(self, x: Tensor, *more: Tensor) -> tuple[Tensor, list[Tensor]]:
             return x - more[0], [x, more[0] * 2]
 
-    made, x, y = again(Two(), 2), torch.randn(2, 4), torch.randn(2, 4)
+    x, y = torch.randn(2, 4), torch.randn(2, 4)
+    made = again(Two(), x, y)
     assert equal(made(x, y), Two()(x, y))
     with pytest.raises(ShapeError, match="inputs: found 1, accepted 2"):
         made(x)
@@ -151,15 +170,18 @@ def test_several_inputs_go_by_position() -> None:
 
 def test_steps_of_training_that_evaluation_lacks_are_told() -> None:
     network = Modes(lambda self, x: x * torch.rand(1) if self.training else x)
-    graph, _ = describe(network, 1)
+    graph, _ = describe(network, [torch.randn(2, 4)])
     assert graph["evaluation_only"] is True
-    assert "evaluation_only" not in describe(nets.Dense(), 1)[0]
+    assert "evaluation_only" not in describe(nets.Dense(), [torch.randn(2, *nets.IMAGES)])[0]
 
 
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (nets.OneWay(), r"cannot be recorded \(TraceError: symbolically traced variables"),
+        (
+            Modes(lambda self, x: x if x.sum() > 0 else -x),
+            r"cannot be recorded \(TraceError: symbolically traced variables",
+        ),
         (nn.Sequential(nn.LSTM(4, 4)), "layer '0' is a LSTM"),
         (Modes(lambda self, x: torch.linalg.inv(x)), "calls .*inv"),
         (Modes(lambda self, x: x.set_(x)), "step 'set_' calls Tensor.set_"),
@@ -174,21 +196,21 @@ def test_steps_of_training_that_evaluation_lacks_are_told() -> None:
 )
 def test_what_cannot_be_described_is_named(network: nn.Module, message: str) -> None:
     with pytest.raises(UnstorableError, match=message):
-        describe(network, 1)
+        describe(network, [torch.randn(2, 4)])
 
 
 def test_a_layer_with_tensors_of_another_kind_is_named() -> None:
     network = nets.mlp()
     network.get_submodule("1").register_buffer("extra", torch.ones(2))
     with pytest.raises(UnstorableError, match="layer '1' is no plain Linear.*weight, bias, extra"):
-        describe(network, 1)
+        describe(network, [torch.randn(2, 12)])
 
 
 def test_a_network_that_keeps_results_cannot_be_copied() -> None:
     network = nets.mlp()
     prune.random_unstructured(network.get_submodule("1"), "weight", 0.5)
     with pytest.raises(UnstorableError, match="it cannot be copied: Only Tensors created"):
-        describe(network, 1)
+        describe(network, [torch.randn(2, 12)])
 
 
 ARGUMENTS = {
@@ -227,7 +249,7 @@ def test_every_layer_is_made_again_from_its_attributes(name: str) -> None:
     else:
         required = ("Pool", "Pad", "Unfold", "Unpool", "RMSNorm", "Pixel", "Adaptive")
         layer = kind(2) if any(word in name for word in required) else kind()
-    facts = describe(nn.Sequential(layer), 1)[0]["modules"]["0"]
+    facts = describe(nn.Sequential(layer), [torch.zeros(1)])[0]["modules"]["0"]
     made = make_layer(json.loads(json.dumps(facts)), "layer")
     assert repr(made) == repr(layer)
     shapes = {key: tensor.shape for key, tensor in layer.state_dict().items()}

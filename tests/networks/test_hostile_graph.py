@@ -25,7 +25,7 @@ from tests.networks import nets
 @pytest.fixture
 def graph() -> dict[str, Any]:
     """Of a small network: inputs, steps, an own tensor, a tied one, a second name."""
-    described, _ = describe(nets.Shared(), 1)
+    described, _ = describe(nets.Shared(), [torch.randn(2, 12)])
     return json.loads(json.dumps(described))
 
 
@@ -155,7 +155,8 @@ JUNK += [{"node": "input_0"}, {"tuple": [1]}, {"slice": [0, 1, 0]}, {"dict": {"a
 @pytest.mark.parametrize("name", nets.TRACED)
 def test_damaged_descriptions_are_refused_or_whole(name: str) -> None:
     """Junk in one to three places: an error of one line, or a network of just these tensors."""
-    described, tensors = describe(nets.TRACED[name][0](), 1)
+    make, shape = nets.TRACED[name]
+    described, tensors = describe(make(), [torch.randn(2, *shape)])
     text, chance, refused = json.dumps(described), random.Random(name), []
     for _ in range(100):
         graph = json.loads(text)

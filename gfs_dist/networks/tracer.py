@@ -1,0 +1,98 @@
+"""The steps of a forward pass, recorded by ``torch.fx``."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from gfs_dist.networks.allowed import MODULE_NAMES
+from gfs_dist.networks.values import UnstorableError
+
+OTHER_SHAPES = "the network was recorded for inputs of other shapes"
+
+
+def trace(network: nn.Module, inputs: Sequence[Tensor]) -> fx.Graph:
+    """The steps of ``network`` in its mode.
+
+    Args:
+        network: constants of ``forward`` become its attributes; training may change its buffers.
+        inputs: what ``forward`` is given by position, on the network's device; other arguments
+            keep their defaults.
+
+    Raises:
+        UnstorableError: it cannot be recorded; says why.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.random.fork_rng(devices=[]):
+            return _Tracer(inputs).trace(network)
+    except Exception as error:  # the network's code meets stand-ins and may raise anything
+        words = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise UnstorableError(f"its forward pass cannot be recorded ({words})") from error
+
+
+class _Tracer(fx.Tracer):
+    """Follows conditions that depend on shapes, for the shapes of the example.
+
+    Such a condition is answered by running the steps recorded so far, and recorded as one that has
+    to hold. Conditions on the numbers in a tensor are refused, as ``torch.fx`` does.
+    """
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._inputs = inputs
+        self._runner: fx.Interpreter | None = None
+        self._running = False
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m) in MODULE_NAMES or super().is_leaf_module(m, module_qualified_name)
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        names = [f"input_{number}" for number in range(len(self._inputs))]
+        stand_ins = [self.create_proxy("placeholder", name, (), {}) for name in names]
+        return root_fn, [self.root, *stand_ins]
+
+    def to_bool(self, obj: Any) -> bool:
+        found = self._run_to(obj.node)
+        if isinstance(found, Tensor):
+            return super().to_bool(obj)  # raises
+        held = obj if found else self.create_proxy("call_function", operator.not_, (obj,), {})
+        self.create_proxy("call_function", torch._assert, (held, OTHER_SHAPES), {})  # noqa: SLF001
+        return bool(found)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        return (
+            forward(*args, **kwargs)
+            if self._running
+            else super().call_module(m, forward, args, kwargs)
+        )
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self._running:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    @torch.no_grad()
+    def _run_to(self, wanted: fx.Node) -> Any:
+        """The result of a step on the example; results are kept."""
+        if self._runner is None:
+            self._runner = fx.Interpreter(self.root, False, graph=self.graph)
+            self._runner.args_iter = iter([x.clone() for x in self._inputs])
+        self._running = True  # meanwhile the network's layers compute, and are not recorded
+        try:
+            for node in self.graph.nodes:
+                if node not in self._runner.env:
+                    self._runner.env[node] = self._runner.run_node(node)
+                if node is wanted:
+                    break
+        finally:
+            self._running = False
+        return self._runner.env[wanted]
