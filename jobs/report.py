@@ -28,13 +28,20 @@ def run(config: schema.Report, reporter: Reporter) -> dict[str, Any]:
     page = folder.path / "report.html"
     reporter.plan([f"write {folder.path / 'report.md'}, {page.name} and plots"])
     results = report.get("results") or []
-    files = {row["name"]: folder.inside(row["path"]) for row in results if row.get("path")}
-    pages.write(folder.path, report, {name: read_json(file) for name, file in files.items()})
+    paths = {row["name"]: _read(folder.inside(row["path"])) for row in results if row.get("path")}
+    pages.write(folder.path, report, paths)
     reporter.run_folder(folder.path)
     if config.open and not _show(page):
         reporter.note(f"no browser was found, open {page.resolve()}")
     reporter.next([])
     return report
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """One path; of a folder that holds a deep network's, each by the name of its layer."""
+    if path.is_dir():
+        return {file.stem: read_json(file) for file in sorted(path.glob("*.json"))}
+    return read_json(path)
 
 
 def _show(page: Path) -> bool:

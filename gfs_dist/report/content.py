@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gfs_dist.report import words
+from gfs_dist.report import deep, words
 from gfs_dist.report.document import (
     Block,
     Bullets,
@@ -25,9 +25,14 @@ CAPTIONS = {
     "bound of Lemma 1 where the lemma applies.",
     "accuracy_against_pretraining.png": "Accuracy on the test split of the dense and the pruned "
     "network against the iterations of pre-training.",
+    "kept_width_per_layer.png": "Channels of each layer that could be pruned, in forward order, "
+    "and how many of them are kept.",
+    "error_against_width.png": "Error of each layer against the share of its channels that it "
+    "keeps, along its greedy path; dots mark the widths that were chosen.",
+    "accuracy_against_macs.png": "Accuracy on the test split against multiply-adds: every result "
+    "of the run, and the dense network.",
     "time_per_rank.png": "Where the time of each rank went.",
 }
-HASH_DIGITS = 12
 
 Column = tuple[str, Callable[[Result], str]]
 
@@ -45,7 +50,7 @@ COLUMNS: tuple[Column, ...] = (
     ("parameters", lambda r: words.count(r.row.get("params"))),
     ("evaluated", lambda r: words.percent(r.row.get("evaluated_share"), 1)),
     ("ended by", lambda r: r.row.get("stop_reason") or words.NOTHING),
-    ("picks (SHA-256)", lambda r: _short_hash(r.row.get("picks_sha256"))),
+    ("picks (SHA-256)", lambda r: words.short_hash(r.row.get("picks_sha256"))),
 )
 RANK_TIMES = ("set-up", "joining", "compute", "exchange", "wait")
 
@@ -80,12 +85,14 @@ def page(
 
 
 def _what_was_run(report: Mapping[str, Any], results: Sequence[Result]) -> list[Block]:
+    ranks = len((report.get("timing") or {}).get("ranks") or [])
+    if any(r.deep for r in results):
+        return deep.what_was_run([r for r in results if r.deep], ranks)
     pruned = [r for r in results if r.losses]
     if not pruned:
         return []
     first = pruned[0]
     objectives = sorted({str(r.row.get("objective")) for r in pruned})
-    ranks = len((report.get("timing") or {}).get("ranks") or [])
     by = f" by {words.several(ranks, 'rank')}" if ranks else ""
     text = (
         f"Greedy forward selection{by} on {words.several(len(pruned), 'checkpoint')} of a network "
@@ -99,6 +106,8 @@ def _what_was_run(report: Mapping[str, Any], results: Sequence[Result]) -> list[
 def _results(report: Mapping[str, Any], results: Sequence[Result]) -> list[Block]:
     if not results:
         return []
+    if all(result.deep for result in results):
+        return deep.sections(results)
     if not any("loss" in result.row for result in results):
         return [Heading(2, "Results"), _plain_table([result.row for result in results])]
     blocks: list[Block] = [Heading(2, "Results")]
@@ -111,10 +120,7 @@ def _results(report: Mapping[str, Any], results: Sequence[Result]) -> list[Block
     if sizes:
         blocks.append(Paragraph(f"The dense network has {words.listed(sizes)}."))
     rows = [[write(result) for _, write in COLUMNS] for result in results]
-    blocks.append(_table([name for name, _ in COLUMNS], rows))
-    for result in results:
-        if result.row.get("layers"):
-            blocks += [Heading(3, f"Layers of {result.label}"), _plain_table(result.row["layers"])]
+    blocks.append(Table.of([name for name, _ in COLUMNS], rows))
     return blocks
 
 
@@ -186,7 +192,7 @@ def _timing(timing: Mapping[str, Any]) -> list[Block]:
             "Seconds of each rank, all searches together: `exchange` is the time inside exchanges "
             "that the network costs, `wait` the time in them that slower ranks cost."
         )
-        blocks += [_table(header, rows), Paragraph(text)]
+        blocks += [Table.of(header, rows), Paragraph(text)]
     return blocks
 
 
@@ -218,7 +224,7 @@ def _faults(faults: Sequence[Mapping[str, Any]]) -> list[Block]:
         for fault in faults
     ]
     header = ["time", "rank", "kind", "step", "noticed after", "recovered after", "reason"]
-    return [Heading(2, "Faults"), _table(header, rows)]
+    return [Heading(2, "Faults"), Table.of(header, rows)]
 
 
 def _reproduce(report: Mapping[str, Any], config: str | None) -> list[Block]:
@@ -242,20 +248,10 @@ def _reproduce(report: Mapping[str, Any], config: str | None) -> list[Block]:
     return blocks if len(blocks) > 1 else []
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table without the columns that hold nothing."""
-    kept = [i for i in range(len(header)) if any(row[i] != words.NOTHING for row in rows)]
-    return Table([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
-
-
 def _plain_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Rows of unknown meaning, every key a column."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    return _table(
+    return Table.of(
         [key.replace("_", " ") for key in keys],
         [[words.anything(row.get(key)) for key in keys] for row in rows],
     )
-
-
-def _short_hash(digest: str | None) -> str:
-    return f"`{digest[:HASH_DIGITS]}`" if digest else words.NOTHING

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import PurePosixPath
 
+from gfs_dist.report import words
+
 
 @dataclass(frozen=True)
 class Heading:
@@ -45,6 +47,12 @@ class Table:
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.header) for row in self.rows)
+
+    @classmethod
+    def of(cls, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+        """A table without the columns that hold nothing."""
+        kept = [i for i in range(len(header)) if any(row[i] != words.NOTHING for row in rows)]
+        return cls([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
 @dataclass(frozen=True)

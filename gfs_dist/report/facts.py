@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 # Losses are recorded from sums whose rounding depends on the method; far below any difference
 # that means something.
 ROUNDING = 1e-9
+
+
+Curve = tuple[list[int], list[float]]
+"""Distinct neurons or channels, and the loss with them."""
+
+
+class Speed(NamedTuple):
+    """Seconds of a forward pass of ``batch`` inputs: the pruned network's, the dense one's."""
+
+    batch: int
+    device: str
+    pruned_s: float
+    dense_s: float
 
 
 @dataclass(frozen=True)
@@ -19,10 +32,13 @@ class Result:
         row: the result as report.json has it.
         losses: loss after each pick.
         distinct: distinct neurons after each pick.
-        num_neurons: neurons of the dense network.
+        num_neurons: neurons of the dense network; of a deep one the channels that could go.
         num_samples: samples that were pruned on.
         weights: rule of the step weights.
         bound: Lemma 1's bound after each pick; empty where the lemma says nothing.
+        dense: loss and accuracy of the dense network; of a deep one also macs, params,
+            ``file_bytes`` and ``latency`` (rows ``batch device median_s``), where measured.
+        curves: of a deep network, by layer, channels kept and the error with them.
     """
 
     row: Mapping[str, Any]
@@ -33,6 +49,48 @@ class Result:
     weights: str | None = None
     bound: Sequence[float] = ()
     dense: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What the run calls it."""
+        return str(self.row.get("name", "result"))
+
+    @property
+    def accuracy_after(self) -> dict[str, float]:
+        """Accuracy after each stage that was done: cut, refit, batch_norm, finetune."""
+        stages: Mapping[str, Any] = self.row.get("accuracy_after") or {}
+        return {stage: share for stage, share in stages.items() if share is not None}
+
+    @property
+    def deep(self) -> bool:
+        """Whether it was pruned layer by layer."""
+        return bool(self.row.get("layers"))
+
+    @property
+    def prunable(self) -> list[Mapping[str, Any]]:
+        """Rows of the layers that could be pruned, in forward order."""
+        return [layer for layer in self.row.get("layers") or [] if not layer.get("reason")]
+
+    @property
+    def skipped(self) -> list[Mapping[str, Any]]:
+        """Rows of the layers that stay whole, in forward order."""
+        return [layer for layer in self.row.get("layers") or [] if layer.get("reason")]
+
+    def share(self, key: str) -> float | None:
+        """Share of the dense network's ``macs`` or ``params`` that is left."""
+        part, whole = self.row.get(key), self.dense.get(key)
+        return part / whole if part is not None and whole else None
+
+    @property
+    def speeds(self) -> list[Speed]:
+        """Both latencies wherever the dense network was timed under the same conditions."""
+        dense = {(row["device"], row["batch"]): row for row in self.dense.get("latency") or []}
+        return [
+            Speed(row["batch"], row["device"], row["median_s"], whole["median_s"])
+            for row in self.row.get("latency") or []
+            if (whole := dense.get((row["device"], row["batch"]))) is not None
+        ]
 
     @property
     def iteration(self) -> int | None:
@@ -43,7 +101,7 @@ class Result:
     def label(self) -> str:
         """Short words for a legend or a row."""
         if self.iteration is None:
-            return str(self.row.get("name", "result"))
+            return self.name
         return f"{self.iteration:,} iterations"
 
     @property
@@ -86,19 +144,24 @@ class Result:
                 return k
         return None
 
-    def by_distinct(self) -> tuple[list[int], list[float]]:
+    def by_distinct(self) -> Curve:
         """The curve of losses against distinct neurons.
 
         Each number of neurons has the loss of the last pick before a further neuron came in:
         what pruning to that number gives.
         """
-        curve = dict(zip(self.distinct, self.losses, strict=True))
-        return list(curve), list(curve.values())
+        return _curve(self.distinct, self.losses)
 
 
 def results(report: Mapping[str, Any], paths: Mapping[str, Mapping[str, Any]]) -> list[Result]:
-    """The results of a report in its order, each with its path (by the result's name)."""
-    return [_result(row, paths.get(row.get("name", ""), {})) for row in report.get("results", [])]
+    """The results of a report in its order, each with its path, or its paths by layer."""
+    found = []
+    for row in report.get("results", []):
+        content = paths.get(row.get("name", ""), {})
+        found.append(
+            _deep_result(report, row, content) if row.get("layers") else _result(row, content)
+        )
+    return found
 
 
 def time_split(rank: Mapping[str, Any]) -> dict[str, float]:
@@ -135,6 +198,31 @@ def _result(row: Mapping[str, Any], path: Mapping[str, Any]) -> Result:
         bound=bound[: len(losses)] if len(bound) >= len(losses) else [],
         dense=dense,
     )
+
+
+def _deep_result(
+    report: Mapping[str, Any], row: Mapping[str, Any], paths: Mapping[str, Mapping[str, Any]]
+) -> Result:
+    dense = {**(report.get("dense") or {}), **(row.get("dense") or {})}
+    curves = {
+        layer: _curve(_distinct(path.get("picks", [])), path.get("loss", []))
+        for layer, path in paths.items()
+    }
+    any_path: Mapping[str, Any] = next(iter(paths.values()), {})
+    channels = [layer["channels"] for layer in row["layers"] if not layer.get("reason")]
+    return Result(
+        row=row,
+        num_neurons=sum(channels),
+        num_samples=any_path.get("samples"),
+        weights=any_path.get("weights"),
+        dense=dense,
+        curves=curves,
+    )
+
+
+def _curve(distinct: Sequence[int], losses: Sequence[float]) -> Curve:
+    curve = dict(zip(distinct, losses, strict=True))
+    return list(curve), list(curve.values())
 
 
 def _distinct(picks: Sequence[int]) -> list[int]:

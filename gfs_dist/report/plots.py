@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from gfs_dist.report import style
+from gfs_dist.report import deep_plots, style
 from gfs_dist.report.facts import Result, time_split
 
 MOST_PANELS = 9
@@ -30,6 +30,7 @@ def draw(results: Sequence[Result], timing: Mapping[str, Any]) -> dict[str, byte
             "loss_against_neurons.png": loss_against_neurons(results),
             "loss_against_steps.png": loss_against_steps(results),
             "accuracy_against_pretraining.png": accuracy_against_pretraining(results),
+            **deep_plots.draw(results),
             "time_per_rank.png": time_per_rank(timing),
         }
     return {name: data for name, data in drawn.items() if data is not None}
@@ -37,7 +38,7 @@ def draw(results: Sequence[Result], timing: Mapping[str, Any]) -> dict[str, byte
 
 def loss_against_neurons(results: Sequence[Result]) -> bytes | None:
     """Loss of each checkpoint against distinct neurons, with its dense loss dashed."""
-    shown = _spread_out([result for result in results if result.losses], MOST_PANELS)
+    shown = style.spread_out([result for result in results if result.losses], MOST_PANELS)
     if not shown:
         return None
     figure = style.canvas(7.6, 4.6)
@@ -65,7 +66,7 @@ def loss_against_neurons(results: Sequence[Result]) -> bytes | None:
 
 def loss_against_steps(results: Sequence[Result]) -> bytes | None:
     """One panel a checkpoint: loss, dense loss and Lemma 1's bound against greedy steps."""
-    shown = _spread_out([result for result in results if result.losses], MOST_PANELS)
+    shown = style.spread_out([result for result in results if result.losses], MOST_PANELS)
     if not shown:
         return None
     columns = 2 if len(shown) == 4 else min(3, len(shown))
@@ -105,7 +106,7 @@ def accuracy_against_pretraining(results: Sequence[Result]) -> bytes | None:
         for result in results
         if result.iteration is not None and result.accuracy is not None
     ]
-    if len(pairs) < 2:
+    if len({iteration for iteration, _, _ in pairs}) < 2:
         return None
     pairs.sort(key=lambda pair: pair[0])
     figure = style.canvas(6.4, 4.0)
@@ -149,13 +150,6 @@ def time_per_rank(timing: Mapping[str, Any]) -> bytes | None:
     axes.set_xlabel("time (s), all searches of the run together")
     figure.legend(loc="outside upper left", ncols=len(parts))
     return style.png(figure)
-
-
-def _spread_out(results: Sequence[Result], most: int) -> list[Result]:
-    """At most ``most`` results, evenly spread, the first and the last among them."""
-    if len(results) <= most:
-        return list(results)
-    return [results[round(i * (len(results) - 1) / (most - 1))] for i in range(most)]
 
 
 def _losses(results: Sequence[Result]) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -15,8 +15,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # Okabe and Ito's palette.
 BLUE, SKY, ORANGE, VERMILION, GREY = "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#767676"
+PALE = "#D9D9D9"
+
+DENSE_POINT: Any = {"linestyle": "", "marker": "s", "mfc": "none", "markersize": 8}
+RAW_POINT: Any = {"linestyle": "", "marker": "o", "mfc": "none", "markersize": 5}
 
 DPI = 150
+
+Item = TypeVar("Item")
 
 RC: Any = {
     "font.family": "DejaVu Sans",
@@ -76,3 +82,10 @@ def log_where_sensible(axes: Axes, axis: str, values: Sequence[float], spread: f
     chosen.set_major_locator(LogLocator(base=10.0, subs=subs))
     chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     chosen.set_minor_formatter(NullFormatter())
+
+
+def spread_out(items: Sequence[Item], most: int) -> list[Item]:
+    """At most ``most`` items, evenly spread, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gfs_dist.report import words
+from gfs_dist.report import deep_summary, words
 from gfs_dist.report.facts import Result
 
 # A pruned network this close to the fully trained dense one counts as having kept its accuracy.
@@ -14,13 +14,10 @@ CLOSE = 0.01
 
 def summary(report: Mapping[str, Any], results: Sequence[Result]) -> list[str]:
     """The sentences, the most important first."""
+    deep = [result for result in results if result.deep]
     lines = [
         *_status(report),
-        *_headline(results),
-        *_pruned_against_dense(results),
-        *_enough_pretraining(results),
-        *_loss_against_dense(results),
-        *_lemma1(results),
+        *(_deep(deep) if deep else _two_layer(results)),
         *_faults(report.get("faults") or []),
         *report.get("notes", []),
     ]
@@ -38,6 +35,20 @@ def _status(report: Mapping[str, Any]) -> list[str]:
         reason = f": {report['error']}" if report.get("error") else ""
         return [f"The run failed after {words.several(number, 'result')}{reason}"]
     return []
+
+
+def _deep(results: Sequence[Result]) -> list[str]:
+    return [*deep_summary.summary(results), *_enough_pretraining(results)]
+
+
+def _two_layer(results: Sequence[Result]) -> list[str]:
+    return [
+        *_headline(results),
+        *_pruned_against_dense(results),
+        *_enough_pretraining(results),
+        *_loss_against_dense(results),
+        *_lemma1(results),
+    ]
 
 
 def _headline(results: Sequence[Result]) -> list[str]:
@@ -95,7 +106,7 @@ def _enough_pretraining(results: Sequence[Result]) -> list[str]:
         and result.accuracy is not None
         and result.dense_accuracy is not None
     )
-    if len(known) < 2:
+    if len({iteration for iteration, _, _ in known}) < 2:
         return []
     last, _, goal = known[-1]
     target = (
@@ -107,7 +118,7 @@ def _enough_pretraining(results: Sequence[Result]) -> list[str]:
         iteration, accuracy, _ = max(known, key=lambda point: point[1])
         return [
             f"No pruned network comes {target}; the best is {words.percent(accuracy)} at "
-            f"iteration {iteration:,}: keep more neurons, or train longer."
+            f"iteration {iteration:,}: keep more, or train longer."
         ]
     first, accuracy, _ = enough[0]
     short = [point for point in known if point[0] < first]

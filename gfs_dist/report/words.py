@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 NOTHING = "-"
+HASH_DIGITS = 12
 
 
 def count(value: float | None) -> str:
@@ -24,6 +25,18 @@ def percent(share: float | None, digits: int = 2) -> str:
     return NOTHING if share is None else f"{100 * share:.{digits}f} %"
 
 
+def part(value: float | None, whole: float | None) -> str:
+    """A count and its share of the whole: 20,275,520 (50.0 %)."""
+    if value is None or not whole:
+        return count(value)
+    return f"{count(value)} ({percent(value / whole, 1)})"
+
+
+def short_hash(digest: str | None) -> str:
+    """The first digits of a hash, as code."""
+    return f"`{digest[:HASH_DIGITS]}`" if digest else NOTHING
+
+
 def seconds(value: float | None) -> str:
     """A time in seconds, milliseconds or microseconds, whatever needs no leading zeros."""
     if value is None:
@@ -39,10 +52,13 @@ def clock(time: float | None) -> str:
 
 
 def memory(value: float | None) -> str:
-    """Bytes as GiB or MiB."""
+    """Bytes as GiB, MiB or KiB."""
     if value is None:
         return NOTHING
-    return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB")):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value / 2**10:.1f} KiB"
 
 
 def several(number: int, noun: str) -> str:

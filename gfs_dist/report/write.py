@@ -23,10 +23,12 @@ def write(
         folder: the run folder; made if it does not exist.
         report: what ``report.json`` holds. A result may also have ``theory`` (``bound``,
             ``diameter_squared``, ``exact``, ``first_loss``; or only ``reason``, why there is no
-            bound), ``stop_reason`` and ``evaluated_share``; the report
-            ``command``, ``error`` and ``notes`` (list of lines). A rank's ``exchange_s`` is
-            with its ``wait_s`` in it.
-        paths: path files' contents by the name of their result.
+            bound), ``stop_reason`` and ``evaluated_share``; one with ``layers``, and the dense
+            network of the same, ``file_bytes`` and ``latency`` (rows ``batch device median_s``);
+            the report ``command``, ``error`` and ``notes`` (list of lines). A rank's
+            ``exchange_s`` is with its ``wait_s`` in it.
+        paths: path files' contents by the name of their result; of a result with ``layers`` by
+            the name of the layer in it.
 
     Raises:
         InputError: the report has no job.

@@ -41,6 +41,18 @@ def test_pages_and_plots_are_written_from_the_facts(folder: Path) -> None:
     assert list((folder / "plots").glob("*.png"))
 
 
+def test_paths_of_a_deep_network_are_read_by_layer(folder: Path) -> None:
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    layer = {"name": "body.0", "channels": 3, "kept": 2, "error": 0.25, "macs": 9, "reason": None}
+    report["results"][0] |= {"path": "paths/a", "layers": [layer]}
+    (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    (folder / "paths" / "a").mkdir()
+    (folder / "paths" / "a.json").rename(folder / "paths" / "a" / "body.0.json")
+    run(folder)
+    assert "| body.0 | 3 | 2 (66.7 %) | 0.25 |" in (folder / "report.md").read_text("utf-8")
+    assert (folder / "plots" / "error_against_width.png").is_file()
+
+
 def test_page_is_shown_on_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
     monkeypatch.setattr(job.webbrowser, "open", lambda address: bool(shown.append(address)))

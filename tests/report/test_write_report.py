@@ -199,7 +199,7 @@ def test_summary_says_when_no_checkpoint_was_enough():
         result["accuracy"] = 0.7
     markdown = page(report, paths)
     assert "No pruned network comes within 1 point of the dense network" in markdown
-    assert "keep more neurons, or train longer" in markdown
+    assert "keep more, or train longer" in markdown
 
 
 def test_summary_says_when_every_checkpoint_was_enough():

@@ -1,0 +1,160 @@
+"""Plots of networks that were pruned layer by layer; None where the facts are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, FuncFormatter
+
+from gfs_dist.report import style
+from gfs_dist.report.facts import Result
+
+MOST_PANELS = 4
+MOST_NAMES = 40
+MOST_LINES = 12
+# Errors fall to rounding where a layer is whole: below this share of the largest none is shown.
+LEAST_ERROR = 1e-4
+
+
+def draw(results: Sequence[Result]) -> dict[str, bytes | None]:
+    """All plots of the deep networks among the results, by file name."""
+    deep = [result for result in results if result.deep]
+    return {
+        "kept_width_per_layer.png": kept_width_per_layer(deep),
+        "error_against_width.png": error_against_width(deep),
+        "accuracy_against_macs.png": accuracy_against_macs(deep),
+    }
+
+
+def kept_width_per_layer(results: Sequence[Result]) -> bytes | None:
+    """A panel a result: a bar a layer, as high as its channels, filled as far as they are kept."""
+    shown = style.spread_out([result for result in results if result.prunable], MOST_PANELS)
+    if not shown:
+        return None
+    names = [[row["name"] for row in result.prunable] for result in shown]
+    most = max(map(len, names))
+    figure = style.canvas(min(max(6.4, 1.5 + 0.28 * most), 12.0), 1.6 + 1.9 * len(shown))
+    panels = figure.subplots(len(shown), 1, sharey=True, squeeze=False).ravel()
+    for i, (axes, result) in enumerate(zip(panels, shown, strict=True)):
+        places = range(1, len(names[i]) + 1)
+        dense, kept = ([row[key] for row in result.prunable] for key in ("channels", "kept"))
+        axes.bar(places, dense, color=style.PALE, label="dense")
+        axes.bar(places, kept, color=style.BLUE, label="kept")
+        axes.set_title(result.name, loc="left")
+        axes.grid(visible=False, axis="x")
+        axes.set_ylabel("channels")
+        axes.set_xlim(0.3, len(places) + 0.7)
+        if i + 1 < len(shown) and names[i] == names[i + 1]:
+            axes.set_xticks(places, [])
+        elif most <= MOST_NAMES:
+            axes.set_xticks(places, names[i], rotation=90, fontsize=7)
+        else:
+            axes.set_xlabel("layer, in forward order")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return style.png(figure)
+
+
+def error_against_width(results: Sequence[Result]) -> bytes | None:
+    """A panel a result: the error of each layer along its path, marked at the kept width."""
+    shown = style.spread_out([result for result in results if result.curves], MOST_PANELS)
+    if not shown:
+        return None
+    columns = min(2, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = style.canvas(max(4.6 * columns, 7.0), 0.9 + 3.4 * rows)
+    panels = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+    for axes, result in zip(panels, shown, strict=False):
+        _draw_curves(axes, result)
+        axes.set_title(result.name, loc="left")
+    for empty in range(len(shown), len(panels)):
+        panels[empty].set_visible(False)
+        panels[empty - columns].xaxis.set_tick_params(labelbottom=True)
+    objectives = sorted({str(result.row.get("objective")) for result in shown})
+    figure.supxlabel("channels kept in the layer (%)", fontsize=10)
+    figure.supylabel(f"error of the layer ({', '.join(objectives)})", fontsize=10)
+    _explain_colours(figure, shown)
+    return style.png(figure)
+
+
+def accuracy_against_macs(results: Sequence[Result]) -> bytes | None:
+    """Every result beside its dense network; results that only their size tells apart are joined.
+
+    Open circles: the same networks before any repair.
+    """
+    groups: dict[tuple[str, int | None], list[Result]] = {}
+    for result in results:
+        if result.row.get("macs") and result.accuracy is not None:
+            key = str(result.row.get("objective")), result.iteration
+            groups.setdefault(key, []).append(result)
+    if not groups:
+        return None
+    figure = style.canvas(7.4, 4.2)
+    axes = figure.add_subplot()
+    colours = style.ordered_colours(len(groups))
+    for ((objective, iteration), group), colour in zip(groups.items(), colours, strict=True):
+        several = len({number for _, number in groups}) > 1 and iteration is not None
+        when = f", {iteration:,} iterations" if several else ""
+        _draw_group(axes, group, colour, objective + when)
+    handles, _ = axes.get_legend_handles_labels()
+    handles.append(Line2D([], [], color="black", **style.DENSE_POINT, label="dense network"))
+    if any("cut" in result.accuracy_after for result in results):
+        handles.append(Line2D([], [], color="black", **style.RAW_POINT, label="before repairs"))
+    figure.legend(handles=handles, loc="outside right upper")
+    axes.set_xlim(left=0)
+    axes.set_xlabel("multiply-adds for one input")
+    axes.set_ylabel("accuracy on the test split (%)")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+    axes.set_title("What each size keeps", loc="left")
+    return style.png(figure)
+
+
+def _draw_group(axes: Axes, group: Sequence[Result], colour: str, label: str) -> None:
+    ordered = sorted(group, key=lambda result: result.row["macs"])
+    macs = [result.row["macs"] for result in ordered]
+    shares = [result.row["accuracy"] for result in ordered]
+    axes.plot(macs, shares, "o-", color=colour, markersize=5, label=label)
+    raw = [(r.row["macs"], r.accuracy_after["cut"]) for r in ordered if "cut" in r.accuracy_after]
+    if raw:
+        axes.plot(*zip(*raw, strict=True), color=colour, **style.RAW_POINT)
+    dense = ordered[0].dense
+    if dense.get("macs") and dense.get("accuracy") is not None:
+        axes.plot(dense["macs"], dense["accuracy"], color=colour, **style.DENSE_POINT)
+
+
+def _draw_curves(axes: Axes, result: Result) -> None:
+    values: list[float] = []
+    colours = style.ordered_colours(len(result.prunable))
+    for layer, colour in zip(result.prunable, colours, strict=True):
+        widths, errors = result.curves.get(layer["name"], ([], []))
+        shares = [100 * width / layer["channels"] for width in widths]
+        axes.plot(shares, errors, color=colour, linewidth=1.1)
+        values += errors
+        if layer["kept"] in widths:
+            place = widths.index(layer["kept"])
+            axes.plot(shares[place], errors[place], "o", color=colour, markersize=4)
+    visible = [value for value in values if value > LEAST_ERROR * max(values)]
+    style.log_where_sensible(axes, "y", visible)
+    if axes.get_yscale() == "log":
+        axes.set_ylim(0.7 * min(visible), 1.4 * max(visible))
+    axes.set_xlim(0, 103)
+
+
+def _explain_colours(figure: Figure, results: Sequence[Result]) -> None:
+    """The names of the layers where they fit, else a scale of their numbers."""
+    longest = max((result.prunable for result in results), key=len)
+    colours = style.ordered_colours(len(longest))
+    if len(longest) <= MOST_LINES:
+        lines = [
+            Line2D([], [], color=colour, label=layer["name"])
+            for layer, colour in zip(longest, colours, strict=True)
+        ]
+        figure.legend(handles=lines, loc="outside right upper", fontsize=8)
+        return
+    scale = ScalarMappable(Normalize(1, len(longest)), ListedColormap(colours))
+    figure.colorbar(scale, ax=figure.axes, label="layer, in forward order", shrink=0.8)
