@@ -38,8 +38,8 @@ def allocate(
     another as narrow as that needs, as long as such a pair lowers the sum; they reach the widths
     off the convex hull that no price does. What is left is given away as by :func:`proportional`:
     in the end no layer can have its next width without passing the limit. (Against dynamic
-    programming and full enumeration: the same sum, or one above it by less than a hundredth of
-    what the losses span.)
+    programming and full enumeration: mostly the same sum, at worst one above it by a hundredth
+    of what the losses span.)
 
     The same arguments give the same widths; of equal choices the first layer's is taken.
 

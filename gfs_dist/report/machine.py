@@ -18,6 +18,7 @@ PACKAGES = (
     "hydra-core",
     "omegaconf",
     "safetensors",
+    "torch-pruning",
     "scikit-learn",
     "matplotlib",
 )
