@@ -107,6 +107,25 @@ def onto_the_image(net: Any, x: Tensor) -> Tensor:
     return net.head((x + net.second(functional.relu(net.first(x)))).flatten(1))
 
 
+def onto_a_concatenation(net: Any, x: Tensor) -> Tensor:
+    y = net.whole(x) + torch.cat([net.one(x), net.two(x)], 1)
+    return net.head(functional.relu(y)).mean((2, 3))
+
+
+def dropped(net: Any, x: Tensor) -> Tensor:
+    return net.head(functional.pad(net.first(x), (0, 0, 0, 0, -8, 8))).mean((2, 3))
+
+
+def spatial_attention(net: Any, x: Tensor) -> Tensor:
+    y = net.first(x)
+    seen = torch.cat([y.mean(1, keepdim=True), y.amax(1, keepdim=True)], 1)
+    return net.second(y * torch.sigmoid(net.attend(seen))).mean((2, 3))
+
+
+def maxout(net: Any, x: Tensor) -> Tensor:
+    return net.head(torch.maximum(net.one(x), net.two(x)).mean((2, 3)))
+
+
 def written_sizes(net: Any, x: Tensor) -> Tensor:
     return net.head(functional.relu(net.first(x)).view(-1, 512))
 
@@ -118,6 +137,18 @@ def at_random(net: Any, x: Tensor) -> Tensor:
 def behind_its_back(net: Any, x: Tensor) -> Tensor:
     y = functional.relu(net.first(x)).mean((2, 3))
     return net.head(y) + net.second(y.detach())
+
+
+def features_detached(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    y = functional.relu(net.first(x)).mean((2, 3))
+    return net.head(y), y.detach()
+
+
+def not_both(net: Any, x: Tensor) -> Tensor:
+    if net.first.out_channels < 8 and net.second.out_channels < 6:
+        raise NotImplementedError("only one of them may be narrow")
+    y = functional.relu(net.second(functional.relu(net.first(x))))
+    return net.head(y.mean((2, 3)))
 
 
 def in_float32(net: Any, x: Tensor) -> Tensor:
@@ -173,6 +204,8 @@ def other_networks() -> dict[str, Network]:
     three = {"first": conv(3, 8), "second": conv(8, 6), "head": linear(6, 5)}
     two = {"first": conv(3, 8), "head": linear(8, 5)}
     beside = {"first": conv(3, 8), "second": conv(3, 5), "head": conv(16, 2)}
+    attend = {"first": conv(3, 8), "attend": conv(2, 1), "second": conv(8, 5)}
+    joined = {"whole": conv(3, 8), "one": conv(3, 4), "two": conv(3, 4), "head": conv(8, 5)}
     branches = {"one": conv(3, 4), "two": conv(3, 6, stride=2), "head": linear(352, 5)}
     return {
         "zero-padded ResNet": (zero_pad_resnet(), images()),
@@ -201,9 +234,16 @@ def other_networks() -> dict[str, Network]:
             Call(onto_the_image, first=conv(3, 8), second=conv(8, 3), head=linear(192, 5)),
             images(),
         ),
+        "added to a concatenation": (Call(onto_a_concatenation, **joined), images()),
+        "dropped channels": (Call(dropped, first=conv(3, 8), head=conv(8, 5)), images()),
+        "spatial attention": (Call(spatial_attention, **attend), images()),
+        "pixel shuffle": (nn.Sequential(conv(3, 8), nn.PixelShuffle(2), conv(2, 5)), images()),
+        "maxout": (Call(maxout, one=conv(3, 8), two=conv(3, 8), head=linear(8, 5)), images()),
         "sizes in the code": (Call(written_sizes, first=conv(3, 8), head=linear(512, 5)), images()),
         "always random": (Call(at_random, **two), images()),
         "detached reader": (Call(behind_its_back, **two, second=linear(8, 5)), images()),
+        "detached output": (Call(features_detached, **two), images()),
+        "sound one by one": (Call(not_both, **three), images()),
         "float32 in the code": (Call(in_float32, **two), images()),
         "unused layer": (Call(plain, **two, unused=conv(3, 4)), images()),
         "softmax over channels": (normed(nn.Softmax(1)), images()),

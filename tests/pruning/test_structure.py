@@ -38,7 +38,50 @@ INNER = {
     "MLP": {"1": 32, "3": 16},
     "shared layer": {"conv": 12},
 }  # fmt: skip
+INNER |= {
+    "zero-padded ResNet": {"blocks.0.conv1": 8, "blocks.1.conv1": 16, "blocks.2.conv1": 16},
+    "transposed convolution": {"down1": 6, "down2": 8, "bottom": 10, "up": 10, "join": 6},
+    "Dropout": {"0": 8, "2": 6},
+    "LayerNorm": {},
+    "GroupNorm": {"3": 6},
+    "ConvNeXt": {"1.expand": 16},
+    "GRU": {"fc": 7},
+    "LSTM": {"fc": 7},
+    "packed GRU": {"fc": 7},
+    "attention": {"fc": 16},
+    "channel shuffle": {"second": 6},
+    "gate by chunk": {},
+    "gate by two layers": {"gate": 8},
+    "flattened branches": {"one": 4, "two": 6},
+    "dictionary of outputs": {"second": 6},
+    "concatenated to the image": {"first": 8, "second": 5},
+    "added to the image": {"first": 8},
+    "added to a concatenation": {},
+    "dropped channels": {},
+    "spatial attention": {},
+    "pixel shuffle": {},
+    "maxout": {},
+    "sizes in the code": {},
+    "always random": {},
+    "detached reader": {},
+    "detached output": {},
+    "sound one by one": {"first": 8},
+    "float32 in the code": {"first": 8},
+    "unused layer": {"first": 8},
+    "softmax over channels": {"3": 6},
+    "tied weights": {"6": 9},
+    "weight norm": {"2": 6},
+    "one dimension": {"0": 8, "2": 6, "5": 7},
+    "three dimensions": {"0": 6},
+    "depthwise first": {"1": 8},
+    "depth multiplier": {},
+    "one channel": {"2": 4},
+    "one layer": {},
+    "words": {"1": 8},
+}
 COUPLED = {
+    "zero-padded ResNet": {"conv1": 8},
+    "added to a concatenation": {"whole": 4},
     "ResNet18": {"conv1": 8, "blocks.1.conv2": 16},
     "ResNet50": {"blocks.0.conv3": 16, "blocks.2.conv3": 32},
     "MobileNetV2": {"0": 8, "4.conv.6": 12},
@@ -65,9 +108,17 @@ REASONS = [
     ("gate by chunk", "first", "the forward pass splits its channels"),
     ("dictionary of outputs", "first", "network output"),
     ("added to the image", "second", "tied to those of the network's input"),
+    ("added to a concatenation", "whole", "only some of its channels reach 'one'"),
+    ("added to a concatenation", "one", "added to those of 'whole': residual width"),
+    ("dropped channels", "first", "torch-pruning found no consumer"),
+    ("spatial attention", "first", "do not map one to one to those of 'attend'"),
+    ("pixel shuffle", "0", "do not map one to one to those of '2'"),
+    ("maxout", "one", "combined with those of 'two' (Maximum)"),
     ("sizes in the code", "first", "its forward pass then fails (RuntimeError: mat1 and mat2"),
     ("always random", "first", "two passes over one input differ with nothing removed"),
     ("detached reader", "first", "its forward pass then fails"),
+    ("detached output", "first", "an output of shape (2, 8) becomes (2, 4)"),
+    ("sound one by one", "second", "its forward pass then fails (NotImplementedError: only one"),
     ("unused layer", "unused", "never called in the forward pass"),
     ("softmax over channels", "0", "its output changes by up to"),
     ("tied weights", "0", "read by '2': shares its weights with '4'"),
@@ -125,6 +176,19 @@ def test_every_layer_is_either_pruned_or_skipped(name: str, coupled: bool) -> No
     for skip in structure.skipped:
         module: Any = ALL[name][0].get_submodule(skip.name)
         assert skip.channels == getattr(module, "out_channels", 0) or module.out_features
+
+
+def test_a_layer_is_named_after_the_first_producer_and_owns_it() -> None:
+    structure = found("added to a concatenation", coupled=True)
+    (layer,) = structure.layers
+    assert names(layer.producers) == ["whole", "one"]
+    assert layer.producers[0].channels == ((0,), (1,), (2,), (3,))
+    (other,) = [skip.reason for skip in structure.skipped if skip.name == "two"]
+    assert other == "its channels go with some of those of 'whole', a layer of its own"
+
+
+def test_frozen_networks_are_no_obstacle() -> None:
+    assert widths(find_structure(vgg().requires_grad_(False), images())) == INNER["VGG with BN"]
 
 
 def test_expand_depthwise_and_project_go_together() -> None:
