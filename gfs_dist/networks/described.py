@@ -8,6 +8,7 @@ of the catalog prefer the second, all others the first.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,17 +49,20 @@ def described(
             raise ConfigError(f"model: its state has a {type(value).__name__}, {name!r}, no tensor")
         refuse_non_finite({name: value})
     try:
-        wanted = outputs_of(network, inputs)
+        examples = [(inputs, outputs_of(network, inputs))]
     except Exception as error:  # the user's code may raise anything
         words = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ConfigError(f"example: on it the network raises {words}") from error
+    with suppress(Exception):  # a network may need several rows; else any number has to do
+        row = [x[:1] for x in inputs]
+        examples.append((row, outputs_of(network, row)))
     ways = [lambda: _by_graph(network, inputs, origin), lambda: _by_origin(network, origin)]
     weaker: list[Described] = []
     reasons = []
     for way in ways[::-1] if origin.get("model") in CATALOG else ways:
         try:
             facts, tensors = way()
-            _check(facts, tensors, network, inputs, wanted)
+            _check(facts, tensors, network, examples)
         except (UnstorableError, InputError) as reason:
             reasons.append(str(reason))
             continue
@@ -89,8 +93,7 @@ def _check(
     facts: dict[str, Any],
     tensors: dict[str, Tensor],
     network: nn.Module,
-    inputs: list[Tensor],
-    wanted: list[Any],
+    examples: list[tuple[list[Tensor], list[Any]]],
 ) -> None:
     """Make the network again as :func:`gfs_dist.load` will.
 
@@ -99,14 +102,13 @@ def _check(
     """
     try:
         again = load_tensors(_json(facts), tensors, "model", factory=facts.get("factory"))
-        found = outputs_of(again, inputs)
+        wrong = [difference(wanted, outputs_of(again, inputs)) for inputs, wanted in examples]
     except Exception as error:  # a description that is not the whole truth may raise anything
         raise UnstorableError(f"made again from its description: {error}") from error
     for name in network.state_dict().keys() ^ again.state_dict().keys():
         raise UnstorableError(f"made again from its description, {name!r} is not in both")
-    wrong = difference(wanted, found)
-    if wrong:
-        raise UnstorableError(f"made again from its description, it {wrong}")
+    for words in filter(None, wrong):
+        raise UnstorableError(f"made again from its description, it {words}")
 
 
 def _json(facts: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -35,11 +35,40 @@ def trace(network: nn.Module, inputs: Sequence[Tensor]) -> fx.Graph:
         raise UnstorableError(f"its forward pass cannot be recorded ({words})") from error
 
 
-class _Tracer(fx.Tracer):
-    """Follows conditions that depend on shapes, for the shapes of the example.
+class _Known:
+    """What Python may take for a number or count; its tracer finds out which."""
 
-    Such a condition is answered by running the steps recorded so far, and recorded as one that has
-    to hold. Conditions on the numbers in a tensor are refused, as ``torch.fx`` does.
+    tracer: Any
+
+    def __int__(self) -> int:
+        return int(self.tracer.number(self))
+
+    def __index__(self) -> int:
+        return operator.index(self.tracer.number(self))
+
+    def __float__(self) -> float:
+        return float(self.tracer.number(self))
+
+    def __len__(self) -> int:
+        return self.tracer.count(self)
+
+
+class _Proxy(_Known, fx.Proxy):
+    """Stands for a result."""
+
+    def __getattr__(self, k: str) -> _Attribute:
+        return _Attribute(self, k)
+
+
+class _Attribute(_Known, fx.proxy.Attribute):
+    """Stands for an attribute of a result, or for a method of it."""
+
+
+class _Tracer(fx.Tracer):
+    """Follows conditions and numbers that depend on shapes, for the shapes of the example.
+
+    They are found by running the steps recorded so far, and recorded as what has to hold. Those
+    that depend on the numbers in a tensor are refused, as ``torch.fx`` does.
     """
 
     proxy_buffer_attributes = True
@@ -60,13 +89,39 @@ class _Tracer(fx.Tracer):
         stand_ins = [self.create_proxy("placeholder", name, (), {}) for name in names]
         return root_fn, [self.root, *stand_ins]
 
-    def to_bool(self, obj: Any) -> bool:
+    def proxy(self, node: fx.Node) -> _Proxy:
+        return _Proxy(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
         found = self._run_to(obj.node)
         if isinstance(found, Tensor):
             return super().to_bool(obj)  # raises
-        held = obj if found else self.create_proxy("call_function", operator.not_, (obj,), {})
-        self.create_proxy("call_function", torch._assert, (held, OTHER_SHAPES), {})  # noqa: SLF001
+        self._require(obj if found else self._call(operator.not_, obj))
         return bool(found)
+
+    def number(self, obj: Any) -> Any:
+        """The number that a stand-in has for the example."""
+        found = self._run_to(obj.node)
+        if not isinstance(found, int | float):
+            raise TypeError(f"a {type(found).__name__} was taken for a number")
+        self._require(self._call(operator.eq, obj, found))
+        return found
+
+    def count(self, obj: Any) -> int:
+        """How many parts a stand-in has for the example, such as dimensions of a shape."""
+        found = self._run_to(obj.node)
+        if not isinstance(found, list | tuple):
+            raise TypeError(f"the parts of a {type(found).__name__} were counted")
+        return len(found)
+
+    def iter(self, obj: Any) -> Iterator[Any]:
+        return iter([obj[place] for place in range(self.count(obj))])
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> fx.Proxy:
+        return self.create_proxy("call_function", function, args, {})
+
+    def _require(self, condition: fx.Proxy) -> None:
+        self._call(torch._assert, condition, OTHER_SHAPES)  # noqa: SLF001
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return (

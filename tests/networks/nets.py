@@ -66,7 +66,9 @@ class Padded(nn.Module):
         x = functional.relu(self.first(x - self.mean.view(1, 3, 1, 1)))
         x = functional.pad(x[:, :, ::2, ::2], (1, 1, 1, 1, 2, 2))
         left, right = self.second(x).chunk(2, dim=1)
-        one, rest = torch.split(torch.cat([right, left], 1), [1, 7], dim=1)
+        x = torch.cat([part * (len(part.shape) - 3) for part in (right, left)], 1)
+        one, rest = torch.split(x, [1, 7], dim=1)
+        rest = torch.stack([part + 1 for part in rest.view(*rest.shape).unbind(1)], 1)
         x = functional.interpolate(torch.cat((one, rest), 1), scale_factor=2.0, mode="nearest")
         x = functional.max_pool2d(x, x.shape[-2:])
         return self.head(x.view(x.size(0), -1))
@@ -107,7 +109,7 @@ class Shared(nn.Module):
 
 
 class Conditions(nn.Module):
-    """Conditions on shapes and numbers of dimensions, unpacked sizes, shuffled channels."""
+    """Conditions on shapes, a size as a whole number, unpacked sizes, shuffled channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +127,8 @@ class Conditions(nn.Module):
             x = functional.avg_pool2d(x, 2)
         batch, channels, height, width = x.size()
         x = self.deep(x).view(batch, 4, channels // 4, height, width).transpose(1, 2)
-        return self.head(x.reshape(batch, -1, height, width).mean(dim=[2, 3]))
+        x = x.reshape(batch, -1, height, width)[..., : int(width * 0.5)]
+        return self.head(x.mean(dim=[2, 3]))
 
 
 class OneWay(nn.Module):
