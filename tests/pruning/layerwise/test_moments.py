@@ -1,0 +1,193 @@
+"""Sums over shifted inputs, held against patches written out in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gfs_dist.pruning.layerwise.moments import Geometry, Moments, Sums, add, multiply_adds
+from gfs_dist.pruning.layerwise.shifts import Window
+
+CHANNELS, OUTPUTS, SAMPLES = 3, 4, 5
+
+CONVOLUTIONS = {
+    "1x1": {"kernel_size": 1},
+    "1x1 with stride": {"kernel_size": 1, "stride": 2},
+    "3x3": {"kernel_size": 3, "padding": 1},
+    "3x3 with stride": {"kernel_size": 3, "padding": 1, "stride": 2},
+    "3x3 without padding": {"kernel_size": 3},
+    "3x3 with too much padding": {"kernel_size": 3, "padding": 2},
+    "3x3 dilated": {"kernel_size": 3, "padding": 2, "dilation": 2},
+    "2x2": {"kernel_size": 2},
+    "5x5": {"kernel_size": 5, "padding": 2},
+    "7x7": {"kernel_size": 7, "padding": 3},
+    "7x7 with stride": {"kernel_size": 7, "padding": 3, "stride": 2},
+    "1x5": {"kernel_size": (1, 5), "padding": (0, 2)},
+    "5x3": {"kernel_size": (5, 3), "padding": (2, 1)},
+    "3x3, stride along rows": {"kernel_size": 3, "padding": 1, "stride": (1, 2)},
+}
+SIZES = [(7, 5), (4, 4), (2, 3), (1, 6), (3, 1), (1, 1)]
+
+
+def fits(options: dict, size: tuple[int, int]) -> bool:
+    try:
+        nn.Conv2d(1, 1, **options)(torch.zeros(1, 1, *size))
+    except RuntimeError:  # the kernel is larger than the padded input
+        return False
+    return True
+
+
+CASES = [
+    pytest.param(options, size, id=f"{name}, {size[0]}x{size[1]}")
+    for name, options in CONVOLUTIONS.items()
+    for size in SIZES
+    if fits(options, size)
+]
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64) + 0.3
+
+
+def of_patches(module: nn.Conv2d, x: Tensor, target: Tensor) -> Moments:
+    """From the definition."""
+    patches = functional.unfold(
+        x, module.kernel_size, module.dilation, module.padding, module.stride
+    )
+    patches = patches.transpose(0, 1).flatten(1)
+    flat = target.transpose(0, 1).flatten(1)
+    return Moments(
+        patches @ patches.T,
+        patches @ flat.T,
+        patches.sum(1),
+        flat.sum(1),
+        float(flat.square().sum()),
+        float(flat.shape[1]),
+    )
+
+
+def assert_same(found: Moments, expected: Moments) -> None:
+    for name in ("inputs", "target", "input_sum", "target_sum"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    assert found.energy == pytest.approx(expected.energy)
+    assert found.positions == expected.positions
+
+
+@pytest.mark.parametrize(("options", "size"), CASES)
+def test_moments_are_those_of_the_patches(options, size) -> None:
+    module = nn.Conv2d(CHANNELS, OUTPUTS, **options).double()
+    geometry = Geometry.of(module)
+    x = draw(SAMPLES, CHANNELS, *size)
+    target = draw(*module(x).shape, seed=1)
+    expected = of_patches(module, x, target)
+    whole = add(None, geometry.sums(x, target))
+    assert_same(geometry.assemble(whole, CHANNELS), expected)
+    parts: Sums | None = None
+    for part in (slice(0, 2), slice(2, 5)):
+        parts = add(parts, geometry.sums(x[part], target[part]))
+    assert parts is not None
+    assert_same(geometry.assemble(parts, CHANNELS), expected)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_moments_give_the_energy_of_the_layers_own_output(name) -> None:
+    """Ties rows of ``A`` and ``B`` to the order of the layer's weights, without patches."""
+    module = nn.Conv2d(CHANNELS, OUTPUTS, **CONVOLUTIONS[name], bias=False).double()
+    x = draw(SAMPLES, CHANNELS, 8, 9)
+    target = module(x).detach()
+    geometry = Geometry.of(module)
+    moments = geometry.assemble(add(None, geometry.sums(x, target)), CHANNELS)
+    weights = module.weight.detach().flatten(1).T
+    assert float((weights * moments.target).sum()) == pytest.approx(moments.energy)
+    torch.testing.assert_close(moments.inputs @ weights, moments.target)
+    torch.testing.assert_close(weights.T @ moments.input_sum, moments.target_sum)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (2, 4, 3), (2, 2, 3, 3)], ids=str)
+def test_a_linear_layer_reads_rows_of_features(shape) -> None:
+    geometry = Geometry.of(nn.Linear(CHANNELS, OUTPUTS))
+    x, target = draw(*shape), draw(*shape[:-1], OUTPUTS, seed=1)
+    if len(shape) == 4:
+        x, target = x.flatten(0, 1), target.flatten(0, 1)
+    rows, aims = x.reshape(-1, CHANNELS), target.reshape(-1, OUTPUTS)
+    moments = geometry.assemble(add(None, geometry.sums(x, target)), CHANNELS)
+    expected = Moments(
+        rows.T @ rows,
+        rows.T @ aims,
+        rows.sum(0),
+        aims.sum(0),
+        float(aims.square().sum()),
+        len(rows),
+    )
+    assert_same(moments, expected)
+
+
+@pytest.mark.parametrize("name", ["3x3", "3x3 with stride"])
+def test_the_target_alone_gives_the_same_bits(name) -> None:
+    module = nn.Conv2d(CHANNELS, OUTPUTS, **CONVOLUTIONS[name])
+    geometry = Geometry.of(module)
+    x = draw(SAMPLES, CHANNELS, 6, 6).float()
+    target = draw(*module(x).shape, seed=1).float()
+    both = geometry.assemble(add(None, geometry.sums(x, target)), CHANNELS)
+    alone = geometry.assemble(add(None, geometry.sums(x, target, only_target=True)), CHANNELS)
+    assert torch.equal(alone.target, both.target)
+    assert torch.equal(alone.target_sum, both.target_sum)
+    assert (alone.energy, alone.positions) == (both.energy, both.positions)
+    assert alone.inputs.numel() == alone.input_sum.numel() == 0
+
+
+def test_sums_of_float32_inputs_are_float64_and_exact_where_numbers_are_small_integers() -> None:
+    module = nn.Conv2d(CHANNELS, OUTPUTS, 3, padding=1)
+    geometry = Geometry.of(module)
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randint(-3, 4, (SAMPLES, CHANNELS, 6, 6), generator=generator).float()
+    target = torch.randint(-3, 4, (SAMPLES, OUTPUTS, 6, 6), generator=generator).float()
+    found = geometry.assemble(add(None, geometry.sums(x, target)), CHANNELS)
+    expected = of_patches(module, x.double(), target.double())
+    assert found.inputs.dtype == found.target.dtype == found.input_sum.dtype == torch.float64
+    assert torch.equal(found.inputs, expected.inputs)
+    assert torch.equal(found.target, expected.target)
+    assert torch.equal(found.input_sum, expected.input_sum)
+
+
+def test_centred_moments_are_those_of_deviations_from_the_mean() -> None:
+    module = nn.Conv2d(CHANNELS, OUTPUTS, 1).double()
+    geometry = Geometry.of(module)
+    x, target = draw(SAMPLES, CHANNELS, 4, 4), draw(SAMPLES, OUTPUTS, 4, 4, seed=1)
+    found = geometry.assemble(add(None, geometry.sums(x, target)), CHANNELS).centred()
+    dims = (0, 2, 3)
+    x, target = x - x.mean(dims, keepdim=True), target - target.mean(dims, keepdim=True)
+    expected = of_patches(module, x, target)
+    torch.testing.assert_close(found.inputs, expected.inputs)
+    torch.testing.assert_close(found.target, expected.target)
+    assert found.energy == pytest.approx(expected.energy)
+
+
+def test_nothing_given_is_modified() -> None:
+    geometry = Geometry.of(nn.Conv2d(CHANNELS, OUTPUTS, 3, padding=1))
+    x, target = draw(SAMPLES, CHANNELS, 5, 5).float(), draw(SAMPLES, OUTPUTS, 5, 5).float()
+    before = x.clone(), target.clone()
+    total = add(None, geometry.sums(x, target))
+    add(total, geometry.sums(x, target))
+    assert torch.equal(x, before[0])
+    assert torch.equal(target, before[1])
+
+
+def test_a_3x3_window_takes_13_products_and_16_thin_ones() -> None:
+    window = Window(1, 1)
+    assert window.num_products == 13
+    assert len(window.terms(torch.zeros(1, 1, 4, 4))) == 29
+    assert [Window(r, r).num_products for r in range(4)] == [
+        math.ceil((4 * r + 1) ** 2 / 2) for r in range(4)
+    ]
+
+
+def test_the_plan_counts_products_of_shifts_where_they_are_made() -> None:
+    shifting, striding = nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(8, 6, 3, 2, 1)
+    assert multiply_adds(Geometry.of(shifting), 8, 6, 10) == 10 * (13 * 64 + 9 * 48)
+    assert multiply_adds(Geometry.of(striding), 8, 6, 10) == 10 * (81 * 64 + 9 * 48)
