@@ -30,9 +30,17 @@ class FaultLog:
         return bool(self._open)
 
     def note(
-        self, rank: int, kind: str, reason: str, step: int | None, detected: float | None = None
+        self,
+        rank: int,
+        who: Row,
+        kind: str,
+        reason: str,
+        step: int | None,
+        detected: float | None = None,
     ) -> None:
-        """Rank ``rank`` was lost at ``step``; ``detected`` is time.time() if not now."""
+        """Rank ``rank``, which was ``who``, failed at ``step``; ``detected`` is time.time() if not
+        now.
+        """
         detected = time.time() if detected is None else detected
         row = {
             "time": detected,
@@ -45,14 +53,19 @@ class FaultLog:
         }
         self.rows.append(row)
         self._open.append(row)
-        self.journal.event("fault", rank, step=step, kind=kind)
+        self.journal.event("fault", rank, step=step, kind=kind, **who)
 
-    def recovered(self, which: Callable[[Row], bool] | None = None) -> None:
-        """What was lost is made good, or that part of it for which ``which`` holds."""
+    def recovered(
+        self, which: Callable[[Row], bool] | None = None, step: int | None = None
+    ) -> None:
+        """What was lost is made good, or that part of it for which ``which`` holds; ``step`` is
+        that of the event, if not the journal's.
+        """
+        step = self.journal.step if step is None else step
         for row in [row for row in self._open if which is None or which(row)]:
             self._open.remove(row)
             row["recovered_s"] = time.time() - row["time"]
-            self.journal.event("recovered", row["rank"])
+            self.journal.event("recovered", row["rank"], step=step)
 
     def _since_strike_s(self, rank: int, detected: float) -> float | None:
         key = fault_key(self.journal.generation, rank)

@@ -203,8 +203,8 @@ class Generations(ABC):
         if not kinds and verdict.trouble and not verdict.finished:
             kinds = {min(verdict.reasons): "collective"}
         for rank, kind in kinds.items():
-            reason = verdict.reasons[rank]
-            self.faults.note(rank, kind, reason, self.reached, verdict.trouble)
+            who, reason = self.crew.who(self.members[rank]), verdict.reasons[rank]
+            self.faults.note(rank, who, kind, reason, self.reached, verdict.trouble)
 
     def _recovered(self) -> None:
         self.faults.recovered()

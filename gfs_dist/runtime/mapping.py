@@ -147,13 +147,13 @@ class Mapping:
     def _done(self, rank: int, place: int, done: Done) -> None:
         patience = self.watch.patience
         patience.step_s = max(patience.step_s or 0.0, done.pause_s)
-        self.faults.recovered(lambda row: row["step"] == place)
+        self.faults.recovered(lambda row: row["step"] == place, place)
         self.journal.num_ranks = len(self.idle) + len(self.watch.calls)
         self.journal.done(place, unpack(done.value), rank, done.seconds, done.peak_rss_bytes)
 
     def _lose(self, outcome: Outcome, place: int | None) -> None:
         rank, kind, reason = outcome.rank, outcome.kind, outcome.reason
-        self.faults.note(rank, kind, reason, place)
+        self.faults.note(rank, self.crew.who(outcome.call.worker), kind, reason, place)
         what = _set_up(rank) if place is None else f"item {place} ({brief(self.items[place])})"
         self.losses[what] += 1
         if self.losses[what] >= MAX_LOSSES:

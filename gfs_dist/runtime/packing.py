@@ -23,10 +23,10 @@ def pack(thing: Any, what: str) -> bytes:
             return packed
     except Exception:  # noqa: BLE001, S110 - whatever the methods of a user's class may raise
         pass
-    from ray import cloudpickle  # half a second to import, and needed here only
+    from gfs_dist.runtime.ray_actors import ray  # half a second to import, and needed here only
 
     try:
-        by_value: bytes = cloudpickle.dumps(thing)
+        by_value: bytes = ray.cloudpickle.dumps(thing)
     except Exception as error:
         raise InputError(
             f"{what}: found {type(thing).__name__}, accepted what can be pickled to be sent "
