@@ -86,8 +86,8 @@ class Exchange:
     def losses(self, wanted: Sequence[Widths]) -> list[float]:
         """Measured once for each widths."""
         keys = [tuple(widths[name] for name in self.names) for widths in wanted]
-        new = {key: widths for key, widths in zip(keys, wanted, strict=True)}
-        new = {key: widths for key, widths in new.items() if key not in self._known}
+        pairs = zip(keys, wanted, strict=True)
+        new = {key: widths for key, widths in pairs if key not in self._known}
         if new:
             self._known |= zip(new, self._measure(list(new.values())), strict=True)
         return [self._known[key] for key in keys]
@@ -137,7 +137,8 @@ class Exchange:
             return None
         found = self.losses([made for made, _ in tried])
         best, place = min((value, i) for i, value in enumerate(found))
-        return (*[tried[place][0], best], tried[place][1]) if best < loss else None
+        made, pair = tried[place]
+        return (made, best, pair) if best < loss else None
 
     def _freed(self, widths: Widths, name: str, steps: Mapping[str, int]) -> float:
         less = self._moved(widths, name, -steps[name])
@@ -157,7 +158,7 @@ class Exchange:
         steps: Mapping[str, int],
         gains: Mapping[str, float],
     ) -> Widths | None:
-        """``narrower`` gives at most a step, ``wider`` takes at most one, the rest is given away."""
+        """``narrower`` gives a step at most, ``wider`` takes one at most, rests are given away."""
         made = dict(widths)
         goal = self._moved(widths, wider, steps[wider])
         assert goal is not None

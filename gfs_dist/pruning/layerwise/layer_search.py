@@ -13,7 +13,7 @@ from torch import Tensor
 from gfs_dist.files import atomic
 from gfs_dist.pruning.layerwise.dense_pass import Reading
 from gfs_dist.pruning.layerwise.refit import DAMPING
-from gfs_dist.pruning.structure import Layer, Slice
+from gfs_dist.pruning.structure import Slice
 from gfs_dist.selection.block import BlockLeastSquares, BlockMoments
 from gfs_dist.selection.build import Recipe, moments_objective
 from gfs_dist.selection.objective import Objective
@@ -28,17 +28,17 @@ class LayerProblem:
     Attributes:
         objective_name: ``least_squares`` (consumers refitted) or ``layer_output`` (scaled).
         num_candidates: of the layer.
-        file: moments of each consumer, restricted to the candidates: see :func:`write_readings`.
+        files: moments of each consumer, restricted to the candidates: see :func:`write_maps`.
         recipe: weights and replacement (``layer_output``).
     """
 
     objective_name: str
     num_candidates: int
-    file: str
+    files: tuple[str, ...]
     recipe: Recipe
 
     def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
-        maps = [_on(device, m) for m in read_maps(self.file)]
+        maps = [_on(device, m) for file in self.files for m in read_maps(file)]
         tick()
         if self.objective_name == "least_squares":
             return BlockLeastSquares([_damped(m) for m in maps], self.num_candidates, own)
@@ -79,7 +79,7 @@ def restrict(reading: Reading, consumer: Slice, samples: int) -> LinearMap:
 
 def write_maps(path: FilePath | str, maps: Sequence[LinearMap]) -> None:
     """The maps of one layer as a file that ranks read."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for i, m in enumerate(maps):
         tensors |= {f"{i}.inputs": m.moments.inputs, f"{i}.weights": m.weights.contiguous()}
     aside = FilePath(path).with_suffix(".tmp")

@@ -121,13 +121,14 @@ class SweepTask:
 class _Fitted:
     """What a process holds of the sweep it last worked on."""
 
+    folder: Path
     pair: Pair | None = None
     fits: int = 0
 
 
 @functools.lru_cache(maxsize=1)
 def _fitted(folder: Path) -> _Fitted:
-    return _Fitted()
+    return _Fitted(folder)
 
 
 def fit_name(number: int) -> str:

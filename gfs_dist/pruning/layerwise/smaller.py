@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from gfs_dist.networks import evaluating
 from gfs_dist.pruning.shrink import shrink
 from gfs_dist.pruning.structure import Layer, Structure
 from gfs_dist.selection.path import Path
+
+Network = TypeVar("Network", bound=nn.Module)
 
 SAME = {torch.float32: 1e-4, torch.float64: 1e-9}
 
@@ -79,15 +82,15 @@ def prefix_length(path: Path, width: int) -> int:
     return len(path)
 
 
-def make_small(dense: nn.Module, structure: Structure, choice: Choice) -> nn.Module:
-    """The network that keeps what ``choice`` says, its consumers scaled; ``dense`` is left alone."""
+def make_small(dense: Network, structure: Structure, choice: Choice) -> Network:
+    """A copy of ``dense`` that keeps what ``choice`` says, its consumers scaled."""
     scaled = dense
     if choice.factors:
         scaled = copy.deepcopy(dense)
         for layer in structure.layers:
             if layer.name in choice.factors:
                 _scale(scaled, layer, choice)
-    return shrink(scaled, structure, choice.kept)
+    return cast(Network, shrink(scaled, structure, choice.kept))
 
 
 @torch.no_grad()
@@ -113,8 +116,11 @@ def expand(small: nn.Module, dense: nn.Module, structure: Structure, choice: Cho
     masked = copy.deepcopy(dense)
     outputs, removed = choice.outputs(structure), _removed_inputs(structure, choice)
     for name, module in masked.named_modules():
-        own = dict(small.get_submodule(name).named_parameters(recurse=False))
-        own |= dict(small.get_submodule(name).named_buffers(recurse=False))
+        source = small.get_submodule(name)
+        own: dict[str, Tensor] = {
+            **dict(source.named_parameters(recurse=False)),
+            **dict(source.named_buffers(recurse=False)),
+        }
         transposed = getattr(module, "transposed", False)
         for key, new in own.items():
             value = getattr(module, key)

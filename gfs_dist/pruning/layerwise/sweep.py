@@ -27,7 +27,6 @@ from gfs_dist.pruning.layerwise.refit import Fit
 from gfs_dist.pruning.layerwise.sites import Site
 from gfs_dist.pruning.layerwise.track import (
     Results,
-    Stage,
     advance,
     keep,
     make_stages,
@@ -73,7 +72,9 @@ class Pair:
         self.sites = [_aimed(self.dense, site, self.target) for site in self.sites]
         last = output_names(self.dense)
         aims = [frozenset([site.stream]) for site in self.sites]
-        reads = [frozenset({site.source} | ({site.other} - {None})) for site in self.sites]
+        reads = [
+            frozenset([site.source, *([site.other] if site.other else [])]) for site in self.sites
+        ]
         self.stages = {
             DENSE: make_stages(self.dense, [*aims, last]),
             SMALL: make_stages(self.small, [*reads, last]),

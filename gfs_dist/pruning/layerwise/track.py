@@ -1,4 +1,4 @@
-"""A network run in stages: each stage computes what it is asked for, and keeps what is needed later."""
+"""A network run in stages: each gives what it is asked for and keeps what is needed later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What widths are worth: the loss of the really cut and refitted network, on some of the samples."""
+"""What widths are worth: the loss of the really cut and refitted network on some samples."""
 
 from __future__ import annotations
 
@@ -51,9 +51,12 @@ class TrialTask:
         assert isinstance(item, Choice)
         dense = _dense_results(self)
         small = make_small(dense.network, self.structure, item)
-        assert isinstance(small, GraphNetwork)
         pair = Pair(
-            dense.network, small, self.sites, item.outputs(self.structure), dense_results=dense.results
+            dense.network,
+            small,
+            self.sites,
+            item.outputs(self.structure),
+            dense_results=dense.results,
         )
         envs = InMemory()
         chunks = range(self.num_chunks)
@@ -65,9 +68,7 @@ class TrialTask:
             tick()
             return sum_chunks(lambda chunk: pair.sums(visit, chunk, envs), chunks)
 
-        sweep(
-            pair, sum_up, repeats=0, on_site=lambda stage: envs.drop(SMALL, stage)
-        )
+        sweep(pair, sum_up, repeats=0, on_site=lambda stage: envs.drop(SMALL, stage))
         with one_thread_each() as pool:
             parts = list(pool.map(lambda chunk: _divergence(*pair.logits(chunk, envs)), chunks))
         return sum(total for total, _ in parts) / sum(count for _, count in parts)

@@ -1,0 +1,87 @@
+"""A network cut to given widths and mended, each repair measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from gfs_dist.networks.graph_network import GraphNetwork
+from gfs_dist.pruning.layerwise.batch_norm import recalibrate
+from gfs_dist.pruning.layerwise.pruner import Pruner
+from gfs_dist.pruning.layerwise.smaller import Choice
+
+Evaluate = Callable[[nn.Module], float | None]
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """What is mended after a cut.
+
+    Attributes:
+        fold: what picks count goes into the consumers' weights (not for ``least_squares``, whose
+            picks count nothing).
+        refit: every layer after a cut fitted again to the dense network.
+        batch_norm: running statistics measured again on the calibration samples.
+    """
+
+    fold: bool = True
+    refit: bool = True
+    batch_norm: bool = True
+
+
+@dataclass(frozen=True)
+class CutResult:
+    """A smaller network.
+
+    Attributes:
+        network: in recorded steps.
+        choice: what it keeps.
+        widths: by layer.
+        accuracy_after: ``cut`` and each repair that was asked for, as ``evaluate`` found it.
+        difference: from the masked network, relative to the largest output.
+    """
+
+    network: GraphNetwork
+    choice: Choice
+    widths: Mapping[str, int]
+    accuracy_after: dict[str, float | None] = field(default_factory=dict)
+    difference: float = 0.0
+
+
+def cut(
+    pruner: Pruner,
+    widths: Mapping[str, int],
+    repairs: Repairs,
+    *,
+    name: str,
+    evaluate: Evaluate = lambda _: None,
+    on_site: Callable[[int], None] = lambda _: None,
+) -> CutResult:
+    """Cut, mend, and check against the masked network on all calibration samples.
+
+    Args:
+        pruner: with the paths of all layers.
+        widths: channels to keep.
+        repairs: which.
+        name: folder for scratch files, new in the workspace.
+        evaluate: measures a network after the cut and after each repair.
+        on_site: called with the number of layers that are refitted.
+
+    Raises:
+        RunError: the smaller network differs from the masked one.
+    """
+    fold = repairs.fold and pruner.settings.objective != "least_squares"
+    choice = pruner.choice(widths, fold=fold)
+    network = pruner.cut(choice)
+    accuracy_after = {"cut": evaluate(network)}
+    if repairs.refit:
+        network = pruner.refit(choice, name, on_site)
+        accuracy_after["refit"] = evaluate(network)
+    if repairs.batch_norm:
+        workspace = pruner.workspace
+        recalibrate(network, (workspace.x(chunk) for chunk in range(workspace.num_chunks)))
+        accuracy_after["batch_norm"] = evaluate(network)
+    difference = pruner.check(network, choice)
+    return CutResult(network, choice, dict(widths), accuracy_after, difference)

@@ -1,0 +1,298 @@
+"""One network pruned layer by layer: searched once, cut to any size.
+
+find what can go -> one path a layer -> widths for a budget -> cut, refit, check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path as FilePath
+from typing import Any
+
+from torch import Tensor, nn
+
+from gfs_dist.networks.graph_network import GraphNetwork
+from gfs_dist.pruning.costs import Costs, measure_costs
+from gfs_dist.pruning.discover import find_structure, nothing_to_prune
+from gfs_dist.pruning.layerwise.dense_pass import DensePass
+from gfs_dist.pruning.layerwise.layer_search import (
+    LayerProblem,
+    read_maps,
+    restrict,
+    undamped_losses,
+    write_maps,
+)
+from gfs_dist.pruning.layerwise.moments import Sums
+from gfs_dist.pruning.layerwise.passes import DenseTask, SweepTask, run_dense_pass, run_sweep
+from gfs_dist.pruning.layerwise.sites import Site, find_sites
+from gfs_dist.pruning.layerwise.smaller import Choice, check_equal, expand, make_small
+from gfs_dist.pruning.layerwise.workspace import Workspace
+from gfs_dist.pruning.structure import Layer, Skipped, Structure
+from gfs_dist.runtime import Problem, Progress, Runtime
+from gfs_dist.selection.build import Recipe
+from gfs_dist.selection.path import Path
+from gfs_dist.selection.stop import Stop
+
+MAX_INPUTS = 12_288
+"""Inputs of a consumer, kernel positions counted, whose moments are still held: 1.2 GB."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How layers are searched and refitted.
+
+    Attributes:
+        objective: ``least_squares``, ``layer_output``, ``fisher`` or ``network_loss``.
+        weights: ``uniform`` or ``line_search``.
+        replacement: whether a channel may be picked again.
+        coupled: prune residual widths too.
+        target: what consumers are refitted to, ``stream`` or ``output``.
+        candidates: ``network_loss``: candidates scored at each step; None for all.
+        seed: of mini-batches and candidates (``network_loss``).
+    """
+
+    objective: str = "least_squares"
+    weights: str = "uniform"
+    replacement: bool = False
+    coupled: bool = False
+    target: str = "stream"
+    candidates: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LayerPath:
+    """The search of one layer.
+
+    Attributes:
+        path: picks in order.
+        loss: after each pick.
+        unit: what its losses are compared with between layers: the variance of the stream that
+            the layer's consumers write to (``fisher``, ``network_loss``: 1, they are losses of
+            the network).
+    """
+
+    path: Path
+    loss: list[float]
+    unit: float
+
+    @property
+    def errors(self) -> list[float]:
+        """Loss in units of the stream, after each pick."""
+        return [loss / self.unit for loss in self.loss]
+
+    @property
+    def curve(self) -> list[float]:
+        """Error with 1, 2, ... distinct channels."""
+        curve: list[float] = []
+        seen: set[int] = set()
+        for pick, error in zip(self.path.picks, self.errors, strict=True):
+            if pick in seen:
+                curve[-1] = min(curve[-1], error)
+            else:
+                seen.add(pick)
+                curve.append(error)
+        return curve
+
+
+@dataclass
+class Pruner:
+    """A network in its workspace, ready to be searched and cut.
+
+    Attributes:
+        workspace: the dense network and the calibration samples.
+        structure: what can be removed; layers that cannot be handled are among the skipped.
+        settings: how.
+        runtime: the ranks.
+        paths: layers searched so far.
+    """
+
+    workspace: Workspace
+    structure: Structure
+    settings: Settings
+    runtime: Runtime
+    paths: dict[str, LayerPath] = field(default_factory=dict)
+
+    @classmethod
+    def prepare(
+        cls,
+        model: nn.Module,
+        batches: Iterable[Any],
+        settings: Settings,
+        runtime: Runtime,
+        folder: FilePath | str,
+    ) -> Pruner:
+        """Write the workspace and find what can be pruned.
+
+        Args:
+            model: not modified.
+            batches: calibration samples; see :meth:`Workspace.create`.
+            folder: new; for scratch files, on storage that all ranks reach.
+
+        Raises:
+            InputError: nothing in the network can be pruned; names the first reasons.
+        """
+        workspace = Workspace.create(folder, model, batches)
+        example = workspace.x(0)[:2]
+        structure = find_structure(model, example, coupled=settings.coupled)
+        structure = _supported(workspace.dense(), structure)
+        if not structure.layers:
+            raise nothing_to_prune(type(model).__name__, structure)
+        return cls(workspace, structure, settings, runtime)
+
+    @cached_property
+    def dense(self) -> GraphNetwork:
+        """The dense network in recorded steps."""
+        return self.workspace.dense()
+
+    @cached_property
+    def example(self) -> Tensor:
+        """Two samples."""
+        return self.workspace.x(0)[:2]
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What any widths cost."""
+        return measure_costs(self.dense, self.example, self.structure)
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """All that can be refitted."""
+        return find_sites(self.dense)
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Candidates of each layer."""
+        return {layer.name: layer.num_candidates for layer in self.structure.layers}
+
+    def consumer_sites(self, layers: Sequence[Layer]) -> tuple[Site, ...]:
+        """Sites that read candidates of ``layers``."""
+        names = {part.module for layer in layers for part in layer.consumers}
+        return tuple(site for site in self.sites if site.module in names)
+
+    def search(
+        self,
+        *,
+        start: Callable[[str], Path | None] = lambda _: None,
+        on_progress: Callable[[str, Progress], None] = lambda *_: None,
+        on_layer: Callable[[str, LayerPath], None] = lambda *_: None,
+    ) -> None:
+        """Search every layer that has no path yet, in forward order.
+
+        Args:
+            start: picks already made of a layer, to be replayed and continued.
+            on_progress: called with the layer's name while it is searched.
+            on_layer: called with each path that is finished.
+        """
+        wanted = [layer for layer in self.structure.layers if layer.name not in self.paths]
+        sites = self.consumer_sites(wanted)
+        task = DenseTask(self.workspace, sites)
+        dense_pass = DensePass(self.dense, sites)
+        waiting = {layer.name: {c.module for c in layer.consumers} for layer in wanted}
+        units = dict.fromkeys(waiting, 0.0)
+
+        def on_site(stage: int, sums: Sums) -> None:
+            module = sites[stage].module
+            reading = dense_pass.reading(stage, sums)
+            for layer in wanted:
+                for consumer in layer.consumers:
+                    if consumer.module == module:
+                        piece = restrict(reading, consumer, self.workspace.num_samples)
+                        write_maps(self._maps_file(layer.name, module), [piece])
+                        units[layer.name] += reading.variance / self.workspace.num_samples
+                        waiting[layer.name].discard(module)
+                if not waiting[layer.name] and layer.name not in self.paths:
+                    found = self._search_layer(layer, units[layer.name], start, on_progress)
+                    self.paths[layer.name] = found
+                    on_layer(layer.name, found)
+
+        run_dense_pass(task, self.runtime, on_site)
+
+    def _search_layer(
+        self,
+        layer: Layer,
+        unit: float,
+        start: Callable[[str], Path | None],
+        on_progress: Callable[[str, Progress], None],
+    ) -> LayerPath:
+        files = tuple(str(self._maps_file(layer.name, c.module)) for c in layer.consumers)
+        recipe = Recipe("squared", "panel", self.settings.weights, self.settings.replacement)
+        problem: Problem = LayerProblem(
+            self.settings.objective, layer.num_candidates, files, recipe
+        )
+        path = self.runtime.search(
+            problem,
+            Stop(steps=layer.num_candidates),
+            path=start(layer.name),
+            on_progress=lambda progress: on_progress(layer.name, progress),
+        ).path
+        loss = path.loss
+        if self.settings.objective == "least_squares":
+            maps = [m for file in files for m in read_maps(file)]
+            loss = undamped_losses(maps, layer.num_candidates, path.picks)
+        for file in files:
+            FilePath(file).unlink()
+        return LayerPath(path, loss, 2 * unit or 1.0)
+
+    def _maps_file(self, layer: str, module: str) -> FilePath:
+        return self.workspace.path("maps", f"{layer}.{module}.safetensors")
+
+    def choice(self, widths: Mapping[str, int], *, fold: bool) -> Choice:
+        """What is kept at some widths."""
+        paths = {name: found.path for name, found in self.paths.items()}
+        return Choice.of_paths(paths, widths, fold=fold)
+
+    def cut(self, choice: Choice) -> GraphNetwork:
+        """The smaller network, before any repair."""
+        return make_small(self.dense, self.structure, choice)
+
+    def refit(
+        self, choice: Choice, name: str, on_site: Callable[[int], None] = lambda _: None
+    ) -> GraphNetwork:
+        """The smaller network with every weight that comes after a cut fitted again.
+
+        Args:
+            choice: what is kept.
+            name: folder for this sweep's files, new in the workspace.
+            on_site: called with the number of sites that are done.
+        """
+        task = SweepTask(
+            self.workspace, self.structure, self.sites, choice, self.settings.target, name
+        )
+        return run_sweep(task, self.runtime, on_site)
+
+    def check(self, small: nn.Module, choice: Choice) -> float:
+        """The difference between the smaller network and the masked one on all samples.
+
+        Raises:
+            RunError: it is more than rounding.
+        """
+        masked = expand(small, self.dense, self.structure, choice)
+        chunks = range(self.workspace.num_chunks)
+        return check_equal(small, masked, (self.workspace.x(chunk) for chunk in chunks))
+
+
+def _supported(network: GraphNetwork, structure: Structure) -> Structure:
+    """Layers whose consumers can be fitted stay; the others are skipped, with the reason."""
+    sites = {site.module for site in find_sites(network)}
+    layers, skipped = [], list(structure.skipped)
+    for layer in structure.layers:
+        reason = _why_not(network, layer, sites)
+        if not reason:
+            layers.append(layer)
+            continue
+        skipped += [Skipped(part.module, layer.num_candidates, reason) for part in layer.producers]
+    return Structure(tuple(layers), tuple(skipped))
+
+
+def _why_not(network: GraphNetwork, layer: Layer, sites: set[str]) -> str:
+    for consumer in layer.consumers:
+        module = network.get_submodule(consumer.module)
+        if consumer.module not in sites:
+            return f"{consumer.module} ({type(module).__name__}) reads it, which cannot be fitted"
+        inputs = module.get_parameter("weight")[0].numel()
+        if inputs > MAX_INPUTS:
+            return f"{consumer.module} reads {inputs:,} inputs, accepted {MAX_INPUTS:,}"
+    return ""
