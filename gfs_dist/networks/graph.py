@@ -166,7 +166,8 @@ def _arguments(module: nn.Module) -> dict[str, Any]:
         value = getattr(module, name)
         if name == "bias":
             value = value is not None
-        if value != parameter.default:
+        default = parameter.default
+        if value != default and value != (default,) * (len(value) if type(value) is tuple else 0):
             arguments[name] = encode(value)
     return arguments
 

@@ -18,6 +18,7 @@ from gfs_dist.networks.two_layer import TwoLayer
 from gfs_dist.networks.values import UnstorableError
 
 ARCHITECTURE = "architecture.json"
+LINE = 160
 
 
 def save(
@@ -54,7 +55,8 @@ def save(
         except UnstorableError as error:
             raise ConfigError(f"model: {error}") from error
     with atomic.folder(folder) as aside:
-        atomic.write_json(aside / ARCHITECTURE, {"format": checkpoint.FORMAT, **facts})
+        facts = {"format": checkpoint.FORMAT, **facts}
+        atomic.write_text(aside / ARCHITECTURE, _readable(facts) + "\n")
         checkpoint.write_tensors(aside / checkpoint.MODEL, _apart(tensors))
 
 
@@ -90,3 +92,17 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         apart[name] = tensor.clone() if place in seen else tensor
         seen.add(place)
     return apart
+
+
+def _readable(content: Any, margin: str = "") -> str:
+    """JSON with one line for what fits in one, such as a layer or a step."""
+    line = atomic.json_text(content)
+    if len(margin + line) <= LINE or not isinstance(content, dict | list) or not content:
+        return line
+    inner = margin + " "
+    if isinstance(content, dict):
+        items = [f"{atomic.json_text(key)}: {_readable(content[key], inner)}" for key in content]
+    else:
+        items = [_readable(item, inner) for item in content]
+    parts = f",\n{inner}".join(items)
+    return f"{line[0]}\n{inner}{parts}\n{margin}{line[-1]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -92,6 +93,13 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> _Proxy:
         return _Proxy(node, self)
 
+    def create_proxy(
+        self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any
+    ) -> Any:
+        if kind == "call_function" and _is_foreign(target):
+            return target(*args, **kwargs)
+        return super().create_proxy(kind, target, args, kwargs, *more, **named)
+
     def to_bool(self, obj: fx.Proxy) -> bool:
         found = self._run_to(obj.node)
         if isinstance(found, Tensor):
@@ -151,3 +159,8 @@ class _Tracer(fx.Tracer):
         finally:
             self._running = False
         return self._runner.env[wanted]
+
+
+def _is_foreign(function: Any) -> bool:
+    """Whether it is Python code outside torch, which asked ``torch.fx`` not to look inside."""
+    return isinstance(function, FunctionType) and function.__module__.partition(".")[0] != "torch"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 
@@ -34,6 +34,14 @@ class Dense(nn.Module):
         return self.head(functional.dropout(pooled, 0.5, training=self.training))
 
 
+@fx.wrap
+def dropped(x: Tensor, share: float, training: bool) -> Tensor:
+    """A function that asks not to be looked into, as torchvision's stochastic depth does."""
+    if not training or share == 0.0:
+        return x
+    return x * (torch.rand_like(x[:, :1]) > share)
+
+
 class SqueezeExcite(nn.Module):
     """A gate from pooled features, scaled sum, negative axes."""
 
@@ -49,7 +57,7 @@ class SqueezeExcite(nn.Module):
         gate = torch.sigmoid(
             self.up(functional.silu(self.down(functional.adaptive_avg_pool2d(x, 1))))
         )
-        x = x + self.scale * (x * gate)
+        x = x + dropped(self.scale * (x * gate), 0.0, self.training)
         return self.head(x.flatten(2).amax(-1))
 
 

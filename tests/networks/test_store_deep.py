@@ -99,6 +99,20 @@ def test_a_pruned_network_of_the_catalog_is_of_its_own_class(tmp_path: Path, nam
     assert repr(found) == repr(network)  # out_channels, num_features, groups
 
 
+def test_a_description_has_a_line_for_each_layer_and_step(tmp_path: Path) -> None:
+    networks.save(tmp_path / "m", nets.Dense(), example=torch.randn(2, *nets.IMAGES))
+    lines = (tmp_path / "m" / "architecture.json").read_text().splitlines()
+    layer = '   "stem.0": {"class": "Conv2d", "arguments": {"in_channels": 3, "out_channels": 8, '
+    assert (
+        layer + '"kernel_size": {"tuple": [3, 3]}, "padding": {"tuple": [1, 1]}, "bias": false}},'
+        in lines
+    )
+    step = (
+        '   {"name": "mean", "call": "Tensor.mean", "args": [{"node": "cat_2"}, {"tuple": [2, 3]}]'
+    )
+    assert step + ', "kwargs": {}},' in lines
+
+
 def test_a_fresh_process_rebuilds_a_graph(tmp_path: Path) -> None:
     x = torch.randn(3, *nets.FEATURES)
     network = nets.shaken(nets.Shared())
