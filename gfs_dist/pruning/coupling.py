@@ -175,13 +175,12 @@ class Couplings:
             role = "read by" if reads else "tied to"
             return f"its channels are {role} {part.module!r}: {fault}"
         flat = [channel for channels in part.channels for channel in channels]
-        if len(set(flat)) < len(flat) or not all(0 <= channel < width for channel in flat):
+        apart = len(set(flat)) == len(flat) and all(0 <= channel < width for channel in flat)
+        if not apart or len(set(map(len, part.channels))) > 1:
             return (
                 f"its channels do not map one to one to those of {part.module!r} (the forward "
-                "pass splits, reshapes or reduces them)"
+                "pass reshapes, reduces or parts them)"
             )
-        if len({len(channels) for channels in part.channels}) > 1:
-            return f"only some of its channels reach {part.module!r}"
         return ""
 
     def _foreign(self, node: Node) -> str:

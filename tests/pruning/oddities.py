@@ -62,7 +62,8 @@ def packed() -> nn.Module:
         steps = sequence(functional.relu(net.conv(x)))
         lengths = torch.full((len(x),), steps.shape[1])
         pack = nn.utils.rnn.pack_padded_sequence(steps, lengths, batch_first=True)
-        return net.head(functional.relu(net.fc(net.rnn(pack)[1][-1])))
+        last = nn.utils.rnn.pad_packed_sequence(net.rnn(pack)[0], batch_first=True)[0][:, -1]
+        return net.head(functional.relu(net.fc(last)))
 
     rnn = nn.GRU(8, 6, batch_first=True)
     return Call(run, conv=conv(3, 8), rnn=rnn, fc=nn.Linear(6, 7), head=nn.Linear(7, 5))
@@ -124,6 +125,10 @@ def spatial_attention(net: Any, x: Tensor) -> Tensor:
 
 def maxout(net: Any, x: Tensor) -> Tensor:
     return net.head(torch.maximum(net.one(x), net.two(x)).mean((2, 3)))
+
+
+def generated(net: Any, x: Tensor) -> Tensor:
+    return net.head(functional.relu(net.first(x)).view(-1, 8, 4, 4))
 
 
 def written_sizes(net: Any, x: Tensor) -> Tensor:
@@ -239,6 +244,7 @@ def other_networks() -> dict[str, Network]:
         "spatial attention": (Call(spatial_attention, **attend), images()),
         "pixel shuffle": (nn.Sequential(conv(3, 8), nn.PixelShuffle(2), conv(2, 5)), images()),
         "maxout": (Call(maxout, one=conv(3, 8), two=conv(3, 8), head=linear(8, 5)), images()),
+        "generator": (Call(generated, first=linear(6, 128), head=conv(8, 3)), torch.randn(3, 6)),
         "sizes in the code": (Call(written_sizes, first=conv(3, 8), head=linear(512, 5)), images()),
         "always random": (Call(at_random, **two), images()),
         "detached reader": (Call(behind_its_back, **two, second=linear(8, 5)), images()),

@@ -61,6 +61,7 @@ INNER |= {
     "spatial attention": {},
     "pixel shuffle": {},
     "maxout": {},
+    "generator": {},
     "sizes in the code": {},
     "always random": {},
     "detached reader": {},
@@ -108,12 +109,13 @@ REASONS = [
     ("gate by chunk", "first", "the forward pass splits its channels"),
     ("dictionary of outputs", "first", "network output"),
     ("added to the image", "second", "tied to those of the network's input"),
-    ("added to a concatenation", "whole", "only some of its channels reach 'one'"),
+    ("added to a concatenation", "whole", "do not map one to one to those of 'one'"),
     ("added to a concatenation", "one", "added to those of 'whole': residual width"),
     ("dropped channels", "first", "torch-pruning found no consumer"),
     ("spatial attention", "first", "do not map one to one to those of 'attend'"),
     ("pixel shuffle", "0", "do not map one to one to those of '2'"),
     ("maxout", "one", "combined with those of 'two' (Maximum)"),
+    ("generator", "first", "do not map one to one to those of 'head'"),
     ("sizes in the code", "first", "its forward pass then fails (RuntimeError: mat1 and mat2"),
     ("always random", "first", "two passes over one input differ with nothing removed"),
     ("detached reader", "first", "its forward pass then fails"),
@@ -187,8 +189,11 @@ def test_a_layer_is_named_after_the_first_producer_and_owns_it() -> None:
     assert other == "its channels go with some of those of 'whole', a layer of its own"
 
 
-def test_frozen_networks_are_no_obstacle() -> None:
-    assert widths(find_structure(vgg().requires_grad_(False), images())) == INNER["VGG with BN"]
+@pytest.mark.parametrize("name", ["VGG with BN", "ConvNeXt", "words"])
+def test_frozen_weights_make_no_difference(name: str) -> None:
+    network, x = ALL[name]
+    frozen = copy.deepcopy(network).requires_grad_(False)
+    assert find_structure(frozen, x) == find_structure(network, x)
 
 
 def test_expand_depthwise_and_project_go_together() -> None:
