@@ -13,6 +13,7 @@ from gfs_dist._version import __version__
 
 _LAZY = {
     "load": "gfs_dist.networks:load",
+    "prune": "gfs_dist.api:prune",
     "select": "gfs_dist.api:select",
     "theory": "gfs_dist.theory",
 }

@@ -35,6 +35,8 @@ from gfs_dist.selection.build import Recipe
 from gfs_dist.selection.path import Path
 from gfs_dist.selection.stop import Stop
 
+OBJECTIVES = ("least_squares", "layer_output", "fisher", "network_loss")
+
 MAX_INPUTS = 12_288
 """Inputs of a consumer, kernel positions counted, whose moments are still held: 1.2 GB."""
 

@@ -1,4 +1,4 @@
-"""Pruning from Python: ``gfs_dist.select``."""
+"""``gfs_dist.select``: candidates given as arrays."""
 
 from __future__ import annotations
 

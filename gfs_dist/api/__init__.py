@@ -1,0 +1,6 @@
+"""Pruning from Python: ``gfs_dist.select`` and ``gfs_dist.prune``."""
+
+from gfs_dist.api.prune import Pruned, prune
+from gfs_dist.api.select import ArrayProblem, MomentsProblem, as_tensor, select
+
+__all__ = ["ArrayProblem", "MomentsProblem", "Pruned", "as_tensor", "prune", "select"]

@@ -1,0 +1,204 @@
+"""``gfs_dist.prune``: any network, layer by layer."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gfs_dist import networks
+from gfs_dist.errors import InputError
+from gfs_dist.pruning.budget import Budget
+from gfs_dist.pruning.layerwise.cutting import CutResult, Repairs, cut
+from gfs_dist.pruning.layerwise.facts import layer_rows, picks_sha256
+from gfs_dist.pruning.layerwise.pruner import OBJECTIVES, LayerPath, Pruner, Settings
+from gfs_dist.pruning.layerwise.sizing import check_feasible, size
+from gfs_dist.pruning.shrink import shrink
+from gfs_dist.runtime import RuntimeSpec, open_runtime
+from gfs_dist.selection.weights import WEIGHTS
+
+
+def prune(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    budget: Mapping[str, Any],
+    objective: str = "least_squares",
+    weights: str = "uniform",
+    replacement: bool = False,
+    coupled: bool = False,
+    target: str = "stream",
+    candidates: int | None = None,
+    fold: bool = True,
+    refit: bool = True,
+    batch_norm: bool = True,
+    seed: int = 0,
+    workers: int = 1,
+    runtime: str = "none",
+    device: str = "auto",
+) -> Pruned:
+    """A smaller network that computes nearly the same.
+
+    Every layer's channels are ordered by greedy forward selection, from its consumers' second
+    moments over the batches; widths are then chosen for the budget over all layers together, the
+    network is cut, and every layer after a cut fitted again by least squares.
+
+    Args:
+        model: takes one tensor; nothing of it is modified.
+        batches: inputs, or pairs of inputs and labels (needed by ``fisher``, ``network_loss`` and
+            a budget by ``tolerance``); read once, kept in files.
+        budget: one of ``{"macs": 0.5}``, ``params``, ``latency`` (shares of the dense network's),
+            ``keep`` (of each layer's channels), ``widths``, ``tolerance``; with ``round_to``.
+        objective: ``least_squares``, ``layer_output``, ``fisher``, ``network_loss``.
+        weights: ``uniform`` (the paper's) or ``line_search``.
+        replacement: whether a channel may be picked again.
+        coupled: prune residual widths too.
+        target: what is fitted: ``stream``, the residual stream after the block, or ``output``.
+        candidates: ``network_loss``: candidates scored at each step; None for all.
+        fold, refit, batch_norm: the repairs.
+        seed: of mini-batches and candidates.
+        workers, runtime, device: ranks that share the work; kills are survived.
+
+    Returns:
+        The smaller network, its report, and a way to other sizes.
+
+    Raises:
+        ValueError, TypeError: names the argument, what was found and what is accepted.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: found {type(model).__name__}, accepted a torch.nn.Module")
+    for name, found, accepted in (
+        ("objective", objective, OBJECTIVES),
+        ("weights", weights, tuple(WEIGHTS)),
+        ("target", target, ("stream", "output")),
+    ):
+        if found not in accepted:
+            raise InputError(f"{name}: found {found!r}, accepted {', '.join(accepted)}")
+    wanted = Budget.parse(budget)
+    settings = Settings(objective, weights, replacement, coupled, target, candidates, seed)
+    spec = RuntimeSpec(kind=runtime, workers=workers, device=device)
+    if runtime == "none" and workers != 1:
+        raise InputError(f"workers: found {workers}, accepted 1 with runtime='none'")
+    scratch = tempfile.TemporaryDirectory(prefix="gfs_prune_")
+    try:
+        with open_runtime(spec) as ranks:
+            pruner = Pruner.prepare(model, batches, settings, ranks, Path(scratch.name) / "work")
+            check_feasible(pruner, wanted)
+            pruner.search()
+            source = _Source(model, pruner, spec, Repairs(fold, refit, batch_norm), scratch)
+            return source.cut(wanted)
+    except BaseException:
+        scratch.cleanup()
+        raise
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A smaller network and where it comes from.
+
+    Attributes:
+        model: of the class that was given, in its mode, on its device.
+        report: sizes, accuracy after each step (on the batches, where they have labels), and a
+            row for each layer.
+    """
+
+    model: nn.Module
+    report: dict[str, Any]
+    _source: _Source
+
+    @property
+    def paths(self) -> dict[str, LayerPath]:
+        """By layer the channels in order, and the error after each."""
+        return self._source.pruner.paths
+
+    def cut(self, budget: Mapping[str, Any]) -> Pruned:
+        """Another size from the same paths."""
+        return self._source.again(Budget.parse(budget))
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``architecture.json``, ``model.safetensors`` and ``report.json``; read the network
+        again by :func:`gfs_dist.load`.
+        """
+        example = self._source.pruner.example.to(networks.device_of(self.model))
+        networks.save(folder, self.model, example=example)
+        text = json.dumps(self.report, indent=1)
+        Path(folder, "report.json").write_text(text, encoding="utf-8")
+
+
+@dataclass
+class _Source:
+    """What all sizes have in common; its files live as long as any of them."""
+
+    model: nn.Module
+    pruner: Pruner
+    spec: RuntimeSpec
+    repairs: Repairs
+    scratch: tempfile.TemporaryDirectory[str]
+    sizes: int = 0
+
+    def again(self, budget: Budget) -> Pruned:
+        """Cut with ranks of its own."""
+        with open_runtime(self.spec) as ranks:
+            self.pruner = replace(self.pruner, runtime=ranks)
+            check_feasible(self.pruner, budget)
+            return self.cut(budget)
+
+    def cut(self, budget: Budget) -> Pruned:
+        """Size, cut, mend, report."""
+        self.sizes += 1
+        sizing = size(self.pruner, budget)
+        made = cut(
+            self.pruner,
+            sizing.widths,
+            self.repairs,
+            name=f"cut_{self.sizes}",
+            evaluate=self._evaluate(),
+        )
+        report = {
+            "objective": self.pruner.settings.objective,
+            "widths": sizing.widths,
+            "rule": sizing.rule,
+            "reason": sizing.reason,
+            "compared": sizing.compared,
+            "dense": self._measure(self.pruner.dense),
+            **self._measure(made.network),
+            "accuracy_after": made.accuracy_after,
+            "difference_from_masked": made.difference,
+            "picks_sha256": picks_sha256(self.pruner, sizing.widths),
+            "layers": layer_rows(self.pruner, made),
+            "settings": asdict(self.pruner.settings),
+        }
+        return Pruned(self._adopt(made), report, self)
+
+    def _measure(self, network: nn.Module) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "macs": networks.count_macs(network, self.pruner.example),
+            "params": networks.count_params(network),
+        }
+        if self.pruner.workspace.labelled:
+            found = networks.classify(network, self.pruner.workspace.batches())
+            facts |= {"loss": found.loss, "accuracy": found.accuracy}
+        return facts
+
+    def _evaluate(self) -> Callable[[nn.Module], float | None]:
+        workspace = self.pruner.workspace
+        if not workspace.labelled:
+            return lambda _: None
+        return lambda network: networks.classify(network, workspace.batches()).accuracy
+
+    def _adopt(self, made: CutResult) -> nn.Module:
+        """The network that was given, cut the same way and with the fitted weights."""
+        smaller = shrink(self.model, self.pruner.structure, made.choice.kept)
+        own = {**dict(smaller.named_parameters()), **dict(smaller.named_buffers())}
+        fitted = {**dict(made.network.named_parameters()), **dict(made.network.named_buffers())}
+        with torch.no_grad():
+            for name, tensor in fitted.items():
+                if name in own:
+                    own[name].copy_(tensor)
+        return smaller
