@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from gfs_dist.networks.allowed import FUNCTIONS
 from gfs_dist.networks.graph import describe
 from gfs_dist.networks.graph_build import build
 from gfs_dist.networks.graph_network import GraphNetwork, Step
@@ -15,7 +16,9 @@ from gfs_dist.networks.tensors import assign, named_tensors
 from gfs_dist.networks.values import UnstorableError
 
 SAME = 1e-5
-IN_PLACE = {"operator.iadd": "operator.add", "operator.imul": "operator.mul"}
+IN_PLACE = {
+    f"operator.i{name}": f"operator.{name}" for name in ("add", "sub", "mul", "truediv", "pow")
+}
 
 
 def record(model: nn.Module, example: Tensor) -> GraphNetwork:
@@ -49,6 +52,12 @@ def record(model: nn.Module, example: Tensor) -> GraphNetwork:
 
 
 def _not_in_place(step: Step) -> Step:
-    kwargs = {k: v for k, v in step.kwargs.items() if k != "inplace"}
-    target = IN_PLACE.get(step.target, step.target.removesuffix("_"))
-    return replace(step, target=target if step.kind == "call" else step.target, kwargs=kwargs)
+    if step.kind != "call":
+        return step
+    target = IN_PLACE.get(step.target, step.target)
+    if target.endswith("_") and not target.startswith("operator."):
+        target = target.removesuffix("_")
+    if target not in FUNCTIONS:
+        raise UnstorableError(f"step {step.name!r} changes a tensor in place by {step.target}")
+    kwargs = {key: value for key, value in step.kwargs.items() if key != "inplace"}
+    return replace(step, target=target, kwargs=kwargs)
