@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import copy
+import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from gfs_dist.networks.allowed import FUNCTIONS
 from gfs_dist.networks.graph import describe
 from gfs_dist.networks.graph_build import build
-from gfs_dist.networks.graph_network import GraphNetwork, Step
+from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.networks.modes import evaluating
 from gfs_dist.networks.tensors import assign, named_tensors
 from gfs_dist.networks.values import UnstorableError
@@ -34,30 +36,84 @@ def record(model: nn.Module, example: Tensor) -> GraphNetwork:
         UnstorableError: the forward pass cannot be recorded, or the copy computes something else.
     """
     graph, tensors = describe(model, [example])
-    network = build(graph)
+    network = build(_out_of_place(graph))
     assign(network, named_tensors(network), tensors, "the network")
     network.requires_grad_(False)
     network.eval()
-    for module in network.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]
-    network.gfs_program = [_not_in_place(step) for step in network.gfs_program]
     with evaluating(model), torch.no_grad():
-        expected, found = model(example), network(example)
+        expected, found = model(example.clone()), network(example)
     if not isinstance(expected, Tensor) or expected.shape != found.shape:
         raise UnstorableError("its output is not one tensor")
-    if not torch.allclose(found, expected, rtol=SAME, atol=SAME * float(expected.abs().max())):
+    largest = float(expected.abs().nan_to_num(0, 0).amax())  # NaN is found later, with its layer
+    if not torch.allclose(found, expected, rtol=SAME, atol=SAME * largest, equal_nan=True):
         raise UnstorableError("its recorded steps give other outputs")
     return network
 
 
-def _not_in_place(step: Step) -> Step:
-    if step.kind != "call":
-        return step
-    target = IN_PLACE.get(step.target, step.target)
+def _out_of_place(graph: dict[str, Any]) -> dict[str, Any]:
+    """The graph with new results for changed ones; later steps use the new in the old one's place.
+
+    Raises:
+        UnstorableError: a step changes a tensor in a way that has no such form.
+    """
+    layers = copy.deepcopy(graph["modules"])
+    changing = set()
+    for name, facts in layers.items():
+        if facts.get("same_as") in changing or facts.get("arguments", {}).pop("inplace", False):
+            changing.add(name)
+    nodes: list[dict[str, Any]] = []
+    now: dict[str, str] = {}
+    for node in graph["nodes"]:
+        step = {**node, **{key: _renamed(node[key], now) for key in ("args", "kwargs")}}
+        changes = step.get("module") in changing
+        if "call" in step:
+            changes = _call_out_of_place(step)
+        nodes.append(step)
+        if changes and step["args"]:
+            changed = step["args"][0]["node"]
+            now = {old: step["name"] if new == changed else new for old, new in now.items()}
+            now[changed] = step["name"]
+    return {**graph, "modules": layers, "nodes": nodes, "output": _renamed(graph["output"], now)}
+
+
+def _call_out_of_place(step: dict[str, Any]) -> bool:
+    """Rewrite one call; whether every later use of its first argument meant the changed one.
+
+    With operators it need not have: ``n += 1`` leaves the number that ``n`` was as it is.
+    """
+    target = IN_PLACE.get(step["call"], step["call"])
     if target.endswith("_") and not target.startswith("operator."):
         target = target.removesuffix("_")
     if target not in FUNCTIONS:
-        raise UnstorableError(f"step {step.name!r} changes a tensor in place by {step.target}")
-    kwargs = {key: value for key, value in step.kwargs.items() if key != "inplace"}
-    return replace(step, target=target, kwargs=kwargs)
+        raise UnstorableError(f"step {step['name']!r} changes a tensor in place by {step['call']}")
+    changes = target != step["call"] and not target.startswith("operator.")
+    step["call"] = target
+    if step["kwargs"].pop("inplace", False) is True:
+        changes = True
+    place = _place_of_switch(target)
+    if place is not None and len(step["args"]) > place:
+        changes = step["args"][place] is True or changes
+        step["args"] = [*step["args"][:place], False, *step["args"][place + 1 :]]
+    return changes
+
+
+def _place_of_switch(target: str) -> int | None:
+    """Which argument of a function of :mod:`torch.nn.functional` is ``inplace``."""
+    if not target.startswith("torch.nn.functional."):
+        return None
+    try:
+        names = list(inspect.signature(FUNCTIONS[target]).parameters)
+    except ValueError:  # not written in Python, where none has one
+        return None
+    return names.index("inplace") if "inplace" in names else None
+
+
+def _renamed(content: Any, now: dict[str, str]) -> Any:
+    """Encoded arguments with other results in the places of those that have been changed."""
+    if isinstance(content, list):
+        return [_renamed(part, now) for part in content]
+    if isinstance(content, dict):
+        if content.keys() == {"node"}:
+            return {"node": now.get(content["node"], content["node"])}
+        return {key: _renamed(part, now) for key, part in content.items()}
+    return content
