@@ -42,11 +42,9 @@ def fresh(origin: dict[str, Any], *, trusted: str | None = None) -> nn.Module:
     if not isinstance(name, str) or name not in CATALOG:
         raise ConfigError(f"model: found {name!r}, accepted custom, {', '.join(CATALOG)}")
     counts: tuple[Any, Any] = (origin.get("num_classes"), origin.get("in_channels", 3))
-    for count in counts:
-        if not isinstance(count, int) or not 1 <= count < 2**28:
-            raise ConfigError(
-                f"model={name}: found {str(counts)[:60]} classes and channels of input"
-            )
+    if not all(isinstance(count, int) and 1 <= count < 2**28 for count in counts):
+        found = f"{str(counts)[:60]} classes and channels"
+        raise ConfigError(f"model={name}: found {found}, accepted whole numbers from 1")
     with torch.device("meta"):
         return make(name, *counts)
 

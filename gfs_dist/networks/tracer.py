@@ -132,11 +132,9 @@ class _Tracer(fx.Tracer):
         self._call(torch._assert, condition, OTHER_SHAPES)  # noqa: SLF001
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        return (
-            forward(*args, **kwargs)
-            if self._running
-            else super().call_module(m, forward, args, kwargs)
-        )
+        if self._running:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self._running:

@@ -189,6 +189,17 @@ def test_neither_mode_nor_layout_nor_device_matter(tmp_path: Path) -> None:
     assert network.get_parameter("first.weight").stride() == layout
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+def test_a_network_on_a_gpu_is_stored_from_there(tmp_path: Path) -> None:
+    x = torch.randn(2, *nets.IMAGES)
+    network = nets.shaken(nets.Padded())
+    wanted = network(x)
+    networks.save(tmp_path / "m", network.cuda(), example=x.cuda())
+    assert torch.equal(networks.load(tmp_path / "m")(x), wanted)
+    assert network.get_parameter("first.weight").is_cuda
+
+
 def test_training_that_evaluation_does_not_show_needs_the_factory(tmp_path: Path) -> None:
     factory = {"model": "custom", "factory": "tests.networks.nets:Wobbling", "kwargs": {}}
     x, network = torch.randn(2, 4), nets.shaken(nets.Wobbling())
