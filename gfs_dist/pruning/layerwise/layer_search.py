@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gfs_dist.files import atomic
 from gfs_dist.pruning.layerwise.dense_pass import Reading
-from gfs_dist.pruning.layerwise.refit import DAMPING
+from gfs_dist.pruning.layerwise.refit import DAMPING, ROUNDING
 from gfs_dist.pruning.structure import Slice
 from gfs_dist.selection.block import BlockLeastSquares, BlockMoments
 from gfs_dist.selection.build import Recipe, moments_objective
@@ -73,6 +73,8 @@ def restrict(reading: Reading, consumer: Slice, samples: int) -> LinearMap:
     if not torch.equal(rows, torch.arange(len(inputs))):
         inputs = inputs[rows][:, rows]
     inputs, weights = inputs / samples, reading.weights[rows]
+    uncertain = ROUNDING * float(reading.moments.inputs.diagonal().mean()) / samples
+    inputs.diagonal().add_(uncertain)
     target = inputs @ weights
     return LinearMap(BlockMoments(inputs, target, float((weights * target).sum())), weights)
 

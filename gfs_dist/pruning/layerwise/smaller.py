@@ -63,13 +63,26 @@ class Choice:
         return cls(kept, factors)
 
     def outputs(self, structure: Structure) -> dict[str, Tensor]:
-        """Outputs that each module which loses some has left."""
-        found: dict[str, Tensor] = {}
+        """Outputs that each producer which loses some has left."""
+        return {
+            part.module: torch.tensor(part.of(list(self.kept[layer.name])))
+            for layer in structure.layers
+            if layer.name in self.kept
+            for part in layer.producers
+        }
+
+    def removed(self, structure: Structure) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
+        """Outputs and inputs that each module loses; several layers may take from one."""
+        outputs: dict[str, set[int]] = {}
+        inputs: dict[str, set[int]] = {}
         for layer in structure.layers:
-            if layer.name in self.kept:
-                for part in (*layer.producers, *layer.carriers):
-                    found[part.module] = torch.tensor(part.of(list(self.kept[layer.name])))
-        return found
+            every = set(range(layer.num_candidates))
+            gone = sorted(every - set(self.kept.get(layer.name, every)))
+            for part in (*layer.producers, *layer.carriers):
+                outputs.setdefault(part.module, set()).update(part.of(gone))
+            for part in layer.consumers:
+                inputs.setdefault(part.module, set()).update(part.of(gone))
+        return outputs, inputs
 
 
 def prefix_length(path: Path, width: int) -> int:
@@ -114,7 +127,7 @@ def expand(small: nn.Module, dense: nn.Module, structure: Structure, choice: Cho
     What removed producers compute stays as it was in ``dense``; nobody reads it.
     """
     masked = copy.deepcopy(dense)
-    outputs, removed = choice.outputs(structure), _removed_inputs(structure, choice)
+    outputs, inputs = choice.removed(structure)
     for name, module in masked.named_modules():
         source = small.get_submodule(name)
         own: dict[str, Tensor] = {
@@ -126,34 +139,22 @@ def expand(small: nn.Module, dense: nn.Module, structure: Structure, choice: Cho
             value = getattr(module, key)
             if transposed and value.ndim > 1:
                 value, new = value.transpose(0, 1), new.transpose(0, 1)
-            _place(value, new, outputs.get(name), removed.get(name))
+            _place(value, new, outputs.get(name, set()), inputs.get(name, set()))
     return masked
 
 
-def _place(value: Tensor, new: Tensor, rows: Tensor | None, removed: set[int] | None) -> None:
-    """``new`` into the rows and columns of ``value`` that were kept; zeros into removed columns."""
+def _place(value: Tensor, new: Tensor, lost_rows: set[int], lost_columns: set[int]) -> None:
+    """``new`` into the rows and columns of ``value`` that were kept; zeros into lost columns."""
     if value.ndim == 0:
         value.copy_(new)
         return
-    rows = torch.arange(len(value)) if rows is None else rows
-    if value.ndim == 1 or not removed:
+    rows = torch.tensor([r for r in range(len(value)) if r not in lost_rows])
+    if value.ndim == 1 or not lost_columns:
         value[rows] = new
         return
-    columns = torch.tensor([c for c in range(value.shape[1]) if c not in removed])
-    value[:, sorted(removed)] = 0
+    columns = torch.tensor([c for c in range(value.shape[1]) if c not in lost_columns])
+    value[:, sorted(lost_columns)] = 0
     value[rows[:, None], columns] = new
-
-
-def _removed_inputs(structure: Structure, choice: Choice) -> dict[str, set[int]]:
-    found: dict[str, set[int]] = {}
-    for layer in structure.layers:
-        gone = sorted(
-            set(range(layer.num_candidates))
-            - set(choice.kept.get(layer.name, range(layer.num_candidates)))
-        )
-        for consumer in layer.consumers:
-            found.setdefault(consumer.module, set()).update(consumer.of(gone))
-    return found
 
 
 def check_equal(small: nn.Module, masked: nn.Module, batches: Iterable[Tensor]) -> float:
