@@ -45,6 +45,7 @@ def find_structure(model: nn.Module, example: Tensor, *, coupled: bool = False) 
     for layer in layers:
         if layer.name in faults:
             reasons |= dict.fromkeys(_losers(layer), faults[layer.name])
+    layers.sort(key=lambda layer: couplings.order.index(layer.name))
     sound = [layer for layer in layers if layer.name not in faults]
     losers = set().union(*map(_losers, sound))
     skipped = [name for name in couplings.order if name not in losers]

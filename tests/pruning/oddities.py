@@ -109,7 +109,8 @@ def onto_the_image(net: Any, x: Tensor) -> Tensor:
 
 
 def onto_a_concatenation(net: Any, x: Tensor) -> Tensor:
-    y = net.whole(x) + torch.cat([net.one(x), net.two(x)], 1)
+    y = net.whole(functional.relu(net.stem(x)))
+    y = y + torch.cat([net.one(functional.relu(net.side(x))), net.two(x)], 1)
     return net.head(functional.relu(y)).mean((2, 3))
 
 
@@ -210,7 +211,8 @@ def other_networks() -> dict[str, Network]:
     two = {"first": conv(3, 8), "head": linear(8, 5)}
     beside = {"first": conv(3, 8), "second": conv(3, 5), "head": conv(16, 2)}
     attend = {"first": conv(3, 8), "attend": conv(2, 1), "second": conv(8, 5)}
-    joined = {"whole": conv(3, 8), "one": conv(3, 4), "two": conv(3, 4), "head": conv(8, 5)}
+    joined = {"stem": conv(3, 7), "whole": conv(7, 8), "side": conv(3, 6), "one": conv(6, 4)}
+    joined |= {"two": conv(3, 4), "head": conv(8, 5)}
     branches = {"one": conv(3, 4), "two": conv(3, 6, stride=2), "head": linear(352, 5)}
     return {
         "zero-padded ResNet": (zero_pad_resnet(), images()),

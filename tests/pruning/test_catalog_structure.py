@@ -78,3 +78,18 @@ def test_half_of_the_inner_channels_is_half_of_the_inner_multiply_adds(
     )
     assert dense == 40_551_040
     assert dense - half == 40_108_032 // 2
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_and_shrinks_the_same() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    network, x = networks.make("mobilenet_v2_cifar", 10).eval(), torch.randn(2, 3, 32, 32)
+    structure = find_structure(network, x, coupled=True)
+    network, x = network.cuda(), x.cuda()
+    assert find_structure(network, x, coupled=True) == structure
+    kept = {layer.name: list(range(layer.num_candidates // 2)) for layer in structure.layers}
+    with torch.no_grad():
+        masked = mask(network, structure, kept)(x)
+        distance = float((masked - shrink(network, structure, kept)(x)).abs().max())
+    assert distance <= 1e-4 * float(masked.abs().max())

@@ -56,7 +56,7 @@ INNER |= {
     "dictionary of outputs": {"second": 6},
     "concatenated to the image": {"first": 8, "second": 5},
     "added to the image": {"first": 8},
-    "added to a concatenation": {},
+    "added to a concatenation": {"stem": 7, "side": 6},
     "dropped channels": {},
     "spatial attention": {},
     "pixel shuffle": {},
@@ -182,7 +182,8 @@ def test_every_layer_is_either_pruned_or_skipped(name: str, coupled: bool) -> No
 
 def test_a_layer_is_named_after_the_first_producer_and_owns_it() -> None:
     structure = found("added to a concatenation", coupled=True)
-    (layer,) = structure.layers
+    assert [layer.name for layer in structure.layers] == ["stem", "whole", "side"]
+    layer = layer_of(structure, "whole")
     assert names(layer.producers) == ["whole", "one"]
     assert layer.producers[0].channels == ((0,), (1,), (2,), (3,))
     (other,) = [skip.reason for skip in structure.skipped if skip.name == "two"]
