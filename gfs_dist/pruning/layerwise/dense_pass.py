@@ -15,7 +15,7 @@ from torch import Tensor
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.pruning.layerwise.environments import Environments
-from gfs_dist.pruning.layerwise.moments import Geometry, Moments, Sums, as_images
+from gfs_dist.pruning.layerwise.moments import Geometry, Moments, Sums
 from gfs_dist.pruning.layerwise.refit import Scaling
 from gfs_dist.pruning.layerwise.sites import Site
 from gfs_dist.pruning.layerwise.sweep import DENSE
@@ -57,27 +57,25 @@ class DensePass:
         self._stages = make_stages(network, self._asked)
 
     def sums(self, stage: int, chunk: int, envs: Environments) -> Sums:
-        """Sums of one chunk at one site: of the stream (4 numbers), then of the patches.
+        """Sums of one chunk at one site: of the stream (three), then of the patches.
 
         Raises:
             NonFiniteError: names the layer.
         """
         site, results = self.sites[stage], self._enter(stage, chunk, envs)
-        x, stream = results[site.source], as_images(results[site.stream])
-        for name, values in ((site.source, x), (site.stream, stream)):
-            if not torch.isfinite(values).all():
-                raise NonFiniteError(
-                    f"layer {site.module!r}: its {'input' if name == site.source else 'output'} "
-                    f"holds NaN or infinity, first at sample {_first(values)} of chunk {chunk}"
-                )
-        doubled = stream.double()
-        facts = [
-            doubled.sum((0, 2, 3)),
-            doubled.square().sum().reshape(1),
-            torch.tensor([doubled.numel() // doubled.shape[1]], dtype=torch.float64),
-        ]
         geometry = Geometry.of(self.network.get_submodule(site.module))
-        return [*facts, *geometry.input_sums(x)]
+        facts = geometry.target_sums(results[site.stream])
+        patches = geometry.input_sums(results[site.source])
+        for kind, name, total in (
+            ("input", site.source, patches[-1]),
+            ("output", site.stream, facts[0]),
+        ):
+            if not torch.isfinite(total).all():
+                raise NonFiniteError(
+                    f"layer {site.module!r}: its {kind} holds NaN or infinity, first at sample "
+                    f"{_first(results[name])} of chunk {chunk}"
+                )
+        return [*facts, *patches]
 
     def outputs(self, chunk: int, envs: Environments) -> Tensor:
         """The network's output, after the last site."""

@@ -62,22 +62,29 @@ class Moments:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a layer reads its input; a linear layer is a 1x1 convolution of one position a row."""
+    """How a layer reads its input; a linear layer is a 1x1 convolution of one position a row.
+
+    Attributes:
+        kernel, stride, padding, dilation: along rows and columns.
+        axis: that of channels: 1, of linear layers -1.
+    """
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
+    axis: int = 1
 
     @classmethod
     def of(cls, module: nn.Module) -> Geometry:
         """That of a fittable module."""
         if isinstance(module, nn.Linear):
-            return cls((1, 1), (1, 1), (0, 0), (1, 1))
+            return cls((1, 1), (1, 1), (0, 0), (1, 1), -1)
         assert isinstance(module, nn.Conv2d)
         assert not isinstance(module.padding, str)
-        pairs = (module.kernel_size, module.stride, module.padding, module.dilation)
-        return cls(*((int(a), int(b)) for a, b in pairs))  # type: ignore[misc]
+        (kh, kw), (sh, sw) = module.kernel_size, module.stride
+        (ph, pw), (dh, dw) = module.padding, module.dilation
+        return cls((kh, kw), (sh, sw), (ph, pw), (dh, dw))
 
     @property
     def window(self) -> Window | None:
@@ -94,23 +101,28 @@ class Geometry:
             target: (m, outputs, h', w'), or (..., outputs).
             only_target: leave out what does not depend on the target.
         """
-        x, target = as_images(x), as_images(target)
-        assert len(x) == len(target), (x.shape, target.shape)
-        facts = [
+        facts = self.target_sums(target)
+        read, aimed = self.as_images(x), self.as_images(target)
+        assert len(read) == len(aimed), (x.shape, target.shape)
+        if self.window:
+            cross = self.window.cross(read, aimed)
+        else:
+            cross = (self._patches(read) @ flat(aimed).T).unflatten(0, (read.shape[1], -1))
+            cross = cross.transpose(0, 1)
+        return [*facts, cross, *([] if only_target else self.input_sums(x))]
+
+    def target_sums(self, target: Tensor) -> Sums:
+        """``r``, ``e`` and n, float64."""
+        target = self.as_images(target)
+        return [
             target.sum((0, 2, 3), dtype=torch.float64),
             torch.linalg.vector_norm(target, dtype=torch.float64).square().reshape(1),
             torch.tensor([target.numel() // target.shape[1]], dtype=torch.float64),
         ]
-        if self.window:
-            cross = self.window.cross(x, target)
-        else:
-            cross = (self._patches(x) @ flat(target).T).unflatten(0, (x.shape[1], -1))
-            cross = cross.transpose(0, 1)
-        return [*facts, cross, *([] if only_target else self.input_sums(x))]
 
     def input_sums(self, x: Tensor) -> Sums:
         """``A``'s parts (products, c, c) or itself, and ``s`` (kernel, c)."""
-        x = as_images(x)
+        x = self.as_images(x)
         if self.window:
             return [self.window.terms(x), self.window.sums(x)]
         patches = self._patches(x)
@@ -131,14 +143,13 @@ class Geometry:
             assert inputs.shape == (channels * kernel, channels * kernel)
         return Moments(inputs, cross, input_sum, target_sum, float(energy), float(positions))
 
+    def as_images(self, values: Tensor) -> Tensor:
+        """Inputs or outputs as (m, c, h, w); rows of features become images of one pixel."""
+        return values if self.axis == 1 else values.reshape(-1, values.shape[-1], 1, 1)
+
     def _patches(self, x: Tensor) -> Tensor:
         patches = functional.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
         return patches.transpose(0, 1).reshape(patches.shape[1], -1)
-
-
-def as_images(values: Tensor) -> Tensor:
-    """(m, c, h, w); rows of features (..., c) become images of one pixel."""
-    return values if values.ndim == 4 else values.reshape(-1, values.shape[-1], 1, 1)
 
 
 def add(total: Sums | None, more: Sums) -> Sums:

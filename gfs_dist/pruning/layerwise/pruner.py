@@ -139,7 +139,7 @@ class Pruner:
         workspace = Workspace.create(folder, model, batches)
         example = workspace.x(0)[:2]
         structure = find_structure(model, example, coupled=settings.coupled)
-        structure = _supported(workspace.dense(), structure)
+        structure = _supported(workspace.dense(), structure, example)
         if not structure.layers:
             raise nothing_to_prune(type(model).__name__, structure)
         return cls(workspace, structure, settings, runtime)
@@ -162,7 +162,7 @@ class Pruner:
     @cached_property
     def sites(self) -> tuple[Site, ...]:
         """All that can be refitted."""
-        return find_sites(self.dense)
+        return find_sites(self.dense, self.example)
 
     @property
     def channels(self) -> dict[str, int]:
@@ -276,9 +276,9 @@ class Pruner:
         return check_equal(small, masked, (self.workspace.x(chunk) for chunk in chunks))
 
 
-def _supported(network: GraphNetwork, structure: Structure) -> Structure:
+def _supported(network: GraphNetwork, structure: Structure, example: Tensor) -> Structure:
     """Layers whose consumers can be fitted stay; the others are skipped, with the reason."""
-    sites = {site.module for site in find_sites(network)}
+    sites = {site.module for site in find_sites(network, example)}
     layers, skipped = [], list(structure.skipped)
     for layer in structure.layers:
         reason = _why_not(network, layer, sites)

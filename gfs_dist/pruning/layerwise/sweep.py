@@ -69,7 +69,8 @@ class Pair:
     dense_results: Mapping[tuple[int, int], Results] | None = None
 
     def __post_init__(self) -> None:
-        self.sites = [_aimed(self.dense, site, self.target) for site in self.sites]
+        if self.target == "output":
+            self.sites = [site.alone() for site in self.sites]
         last = output_names(self.dense)
         aims = [frozenset([site.stream]) for site in self.sites]
         reads = [
@@ -145,16 +146,8 @@ class Pair:
         kept = self.outputs.get(site.module)
         if kept is None:
             return values
-        return values.index_select(1 if values.ndim == 4 else -1, kept.to(values.device))
-
-
-def _aimed(network: GraphNetwork, site: Site, target: str) -> Site:
-    if target == "stream" or site.other is None:
-        return site
-    own = site.output
-    if site.norm is not None:
-        own = next(s.name for s in network.gfs_program if s.target == site.norm)
-    return Site(site.module, site.output, site.source, site.norm, own, None, False)
+        axis = Geometry.of(self.small.get_submodule(site.module)).axis
+        return values.index_select(axis, kept.to(values.device))
 
 
 def sum_chunks(

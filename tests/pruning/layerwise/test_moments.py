@@ -112,8 +112,6 @@ def test_moments_give_the_energy_of_the_layers_own_output(name) -> None:
 def test_a_linear_layer_reads_rows_of_features(shape) -> None:
     geometry = Geometry.of(nn.Linear(CHANNELS, OUTPUTS))
     x, target = draw(*shape), draw(*shape[:-1], OUTPUTS, seed=1)
-    if len(shape) == 4:
-        x, target = x.flatten(0, 1), target.flatten(0, 1)
     rows, aims = x.reshape(-1, CHANNELS), target.reshape(-1, OUTPUTS)
     moments = geometry.assemble(add(None, geometry.sums(x, target)), CHANNELS)
     expected = Moments(
