@@ -51,6 +51,7 @@ class Settings:
         replacement: whether a channel may be picked again.
         coupled: prune residual widths too.
         target: what consumers are refitted to, ``stream`` or ``output``.
+        steps: picks in each layer at most; None for as many as it has candidates.
         candidates: ``network_loss``: candidates scored at each step; None for all.
         seed: of mini-batches and candidates (``network_loss``).
     """
@@ -60,6 +61,7 @@ class Settings:
     replacement: bool = False
     coupled: bool = False
     target: str = "stream"
+    steps: int | None = None
     candidates: int | None = None
     seed: int = 0
 
@@ -211,6 +213,8 @@ class Pruner:
                     on_layer(layer.name, found)
 
         run_dense_pass(task, self.runtime, on_site)
+        # What comes after goes through layers in this order, whenever they were searched.
+        self.paths = {name: self.paths[name] for name in self.channels}
 
     def _search_layer(
         self,
@@ -226,7 +230,7 @@ class Pruner:
         )
         path = self.runtime.search(
             problem,
-            Stop(steps=layer.num_candidates),
+            Stop(steps=self.settings.steps or layer.num_candidates),
             path=start(layer.name),
             on_progress=lambda progress: on_progress(layer.name, progress),
         ).path
