@@ -37,7 +37,7 @@ def prune(
     candidates: int | None = None,
     fold: bool = True,
     refit: bool = True,
-    batch_norm: bool = True,
+    batch_norm: bool | None = None,
     seed: int = 0,
     workers: int = 1,
     runtime: str = "none",
@@ -61,7 +61,8 @@ def prune(
         coupled: prune residual widths too.
         target: what is fitted: ``stream``, the residual stream after the block, or ``output``.
         candidates: ``network_loss``: candidates scored at each step; None for all.
-        fold, refit, batch_norm: the repairs.
+        fold, refit, batch_norm: the repairs; batch norms are measured again by default only where
+            nothing is refitted.
         seed: of mini-batches and candidates.
         workers, runtime, device: ranks that share the work; kills are survived.
 

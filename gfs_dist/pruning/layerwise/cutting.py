@@ -23,12 +23,15 @@ class Repairs:
         fold: what picks count goes into the consumers' weights (not for ``least_squares``, whose
             picks count nothing).
         refit: every layer after a cut fitted again to the dense network.
-        batch_norm: running statistics measured again on the calibration samples.
+        batch_norm: running statistics measured again on the calibration samples; None: where
+            nothing is refitted. After a refit it does harm, since least squares shrinks what it
+            cannot explain and new statistics blow it up again (ResNet20 at 50 %: 87.4 % refitted,
+            83.2 % with statistics measured again).
     """
 
     fold: bool = True
     refit: bool = True
-    batch_norm: bool = True
+    batch_norm: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def cut(
     if repairs.refit:
         network = pruner.refit(choice, name, on_site)
         accuracy_after["refit"] = evaluate(network)
-    if repairs.batch_norm:
+    if not repairs.refit if repairs.batch_norm is None else repairs.batch_norm:
         workspace = pruner.workspace
         recalibrate(network, (workspace.x(chunk) for chunk in range(workspace.num_chunks)))
         accuracy_after["batch_norm"] = evaluate(network)
