@@ -18,7 +18,7 @@ from gfs_dist.selection.block import BlockLeastSquares, BlockMoments
 from gfs_dist.selection.build import Recipe, moments_objective
 from gfs_dist.selection.objective import Objective
 
-OBJECTIVES = ("least_squares", "layer_output")
+PICKS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +129,8 @@ def undamped_losses(
     """Squared loss after each pick of the damped fit, without the damping's own term.
 
     With ``V`` the fit on the first picks, ``|y - x V|^2 = e - tr(V'B) - lambda |V|^2``. All
-    prefixes come from one factor: ``A + lambda I = L L'``, ``Z = L^-1 B``, ``R = L^-1``;
-    ``tr(V'B)`` adds up ``|Z_j|^2`` and ``|V|^2`` adds up ``2 <(R R')_j: Z, Z_j>`` below the
-    diagonal and once on it.
+    prefixes come from one factor ``A + lambda I = L L'``: with ``Z = L^-1 B`` and ``R = L^-1``,
+    ``tr(V'B)`` adds up ``|Z_j|^2``, and pick ``j`` adds ``R_j' Z_j`` to ``V``.
     """
     losses = torch.zeros(len(picks), dtype=torch.float64)
     for m in maps:
@@ -144,14 +143,30 @@ def undamped_losses(
         eye = torch.eye(len(rows), dtype=torch.float64)
         inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
         fitted = inverse @ m.moments.target[rows]
-        products = (inverse @ inverse.T).view(len(picks), block, len(picks), block)
-        order = torch.arange(len(picks))
-        weigh = torch.where(order[:, None] > order, 2.0, (order[:, None] == order).double())
-        reached = (products * weigh[:, None, :, None]).reshape_as(inverse) @ fitted
-        squares = (reached * fitted).view(len(picks), -1).sum(1).cumsum(0)
         explained = fitted.square().view(len(picks), -1).sum(1).cumsum(0)
+        squares = _squared_lengths(inverse, fitted, block)
         losses += (m.moments.energy - explained - damping * squares) / 2
     return losses.clamp(min=0).tolist()
+
+
+def _squared_lengths(inverse: Tensor, fitted: Tensor, block: int) -> Tensor:
+    """``|V|^2`` after each pick, ``V`` the sum of ``R_j' Z_j`` so far; some picks at a time."""
+    size, step = len(inverse), block * PICKS_AT_ONCE
+    total = torch.zeros_like(fitted)
+    added = torch.zeros(size // block, dtype=torch.float64)
+    for start in range(0, size, step):
+        stop = min(start + step, size)
+        new, z = inverse[start:stop, :stop], fitted[start:stop]
+        picks = len(z) // block
+        # |V + sum_i R_i' Z_i|^2: with what was there, and with the others of these picks.
+        products = (new @ new.T).view(picks, block, picks, block)
+        earlier = torch.tril(torch.full((picks, picks), 2.0, dtype=torch.float64), -1)
+        weights = earlier + torch.eye(picks, dtype=torch.float64)
+        among = (products * weights[:, None, :, None]).reshape(len(z), len(z)) @ z
+        reached = 2 * new @ total[:stop] + among
+        added[start // block : stop // block] = (reached * z).view(picks, -1).sum(1)
+        total[:stop] += new.T @ z
+    return added.cumsum(0)
 
 
 def _damping(m: LinearMap) -> float:
