@@ -29,7 +29,7 @@ def write_bytes(path: Path | str, content: bytes) -> None:
         StorageError: disk full, no permission, missing folder; nothing is left behind.
     """
     path = Path(path)
-    aside = _aside(path)
+    aside = name_beside(path)
     with storage_errors(path):
         try:
             with aside.open("xb") as file:
@@ -68,14 +68,14 @@ def folder(path: Path | str) -> Iterator[Path]:
         StorageError: disk full, no permission, missing parent; nothing is left behind.
     """
     path = Path(path)
-    aside = _aside(path)
+    aside = name_beside(path)
     with storage_errors(path):
         try:
             aside.mkdir()
             yield aside
             _sync_folder(aside)
             if path.exists():
-                old = _aside(path)
+                old = name_beside(path)
                 path.replace(old)
                 aside.replace(path)
                 shutil.rmtree(old)
@@ -136,7 +136,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _aside(path: Path) -> Path:
+def name_beside(path: Path) -> Path:
+    """Where to write what is to be moved to ``path``; leftovers are known by it: :func:`sweep`."""
     return path.parent / f"{PREFIX}{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from gfs_dist.files import atomic
+from gfs_dist.files import scratch
 from gfs_dist.pruning.layerwise.track import Results
 
 
@@ -64,10 +63,7 @@ class InFiles:
         tensors: dict[str, Tensor] = {}
         layout = {name: _pack(value, tensors) for name, value in results.items()}
         path = self._file(track, stage, chunk)
-        aside = path.with_suffix(".tmp")
-        with atomic.storage_errors(path):
-            save_file(tensors, aside, {"layout": json.dumps(layout)})
-            aside.replace(path)
+        scratch.write_tensors(path, tensors, {"layout": json.dumps(layout)})
 
     def drop(self, track: str, stage: int) -> None:
         for file in self.folder.glob(f"{track}_{stage:04d}_*.safetensors"):

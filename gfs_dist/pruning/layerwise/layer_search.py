@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from gfs_dist.files import atomic
+from gfs_dist.files import scratch
 from gfs_dist.pruning.layerwise.dense_pass import Reading
 from gfs_dist.pruning.layerwise.refit import DAMPING, ROUNDING
 from gfs_dist.pruning.structure import Slice
@@ -83,11 +83,8 @@ def write_maps(path: FilePath | str, maps: Sequence[LinearMap]) -> None:
     """The maps of one layer as a file that ranks read."""
     tensors: dict[str, Tensor] = {}
     for i, m in enumerate(maps):
-        tensors |= {f"{i}.inputs": m.moments.inputs, f"{i}.weights": m.weights.contiguous()}
-    aside = FilePath(path).with_suffix(".tmp")
-    with atomic.storage_errors(FilePath(path)):
-        save_file(tensors, aside)
-        aside.replace(path)
+        tensors |= {f"{i}.inputs": m.moments.inputs, f"{i}.weights": m.weights}
+    scratch.write_tensors(path, tensors)
 
 
 def read_maps(path: FilePath | str) -> list[LinearMap]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from gfs_dist.files import atomic
+from gfs_dist.files import scratch
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.pruning.layerwise.dense_pass import DensePass
 from gfs_dist.pruning.layerwise.environments import InFiles
@@ -139,15 +139,13 @@ def fit_name(number: int) -> str:
 def write_fit(network: GraphNetwork, site: Site, path: Path) -> None:
     """The tensors that a fit of ``site`` changes."""
     tensors = {
-        f"{name}.{key}": value.detach().contiguous()
+        f"{name}.{key}": value
         for name in (site.module, site.norm)
         if name is not None
         for key, value in network.get_submodule(name).state_dict().items()
         if value.is_floating_point()
     }
-    with atomic.storage_errors(path):
-        save_file(tensors, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
+    scratch.write_tensors(path, tensors)
 
 
 @torch.no_grad()

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gfs_dist import networks
 from gfs_dist.errors import DataError, InputError, NonFiniteError, ShapeError
-from gfs_dist.files import atomic
+from gfs_dist.files import scratch
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.networks.recorded import record
 from gfs_dist.pruning.layerwise.moments import Sums
@@ -125,10 +125,7 @@ def chunk_size(sample: Tensor) -> int:
 
 def write_sums(path: Path, sums: Sums) -> None:
     """Sums of one part of a pass, for whoever adds them up."""
-    aside = path.with_suffix(".tmp")
-    with atomic.storage_errors(path):
-        save_file({str(i): part.contiguous() for i, part in enumerate(sums)}, aside)
-        aside.replace(path)
+    scratch.write_tensors(path, {str(i): part for i, part in enumerate(sums)})
 
 
 def read_sums(paths: Sequence[Path]) -> Sums:
@@ -176,6 +173,4 @@ def _write_chunk(
         raise DataError("batches: found labels for some samples only, accepted all or none")
     if labels:
         tensors["labels"] = torch.stack([label.detach().cpu().long() for label in labels])
-    path = root / "samples" / f"{chunk:05d}.safetensors"
-    with atomic.storage_errors(path):
-        save_file(tensors, path)
+    scratch.write_tensors(root / "samples" / f"{chunk:05d}.safetensors", tensors)
