@@ -24,7 +24,7 @@ from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.pruning.layerwise.environments import Environments
 from gfs_dist.pruning.layerwise.moments import Geometry, Moments, Sums, add
 from gfs_dist.pruning.layerwise.refit import Fit
-from gfs_dist.pruning.layerwise.sites import Site
+from gfs_dist.pruning.layerwise.sites import Site, ancestors
 from gfs_dist.pruning.layerwise.track import (
     Results,
     advance,
@@ -54,11 +54,12 @@ class Pair:
 
     Attributes:
         dense, small: recorded networks.
-        sites: of both, in the order in which they are fitted.
+        sites: of both, in the order in which they are fitted; those that nothing removed can
+            reach are left out.
         outputs: for a module that lost outputs, the numbers of those that it kept.
         target: ``stream``: the dense network's residual stream; ``output``: the dense layer's
             own (normed) output.
-        dense_results: what the dense network gives at each (stage, chunk), where it is known.
+        dense_results: the dense network's streams and output of each chunk, where they are known.
     """
 
     dense: GraphNetwork
@@ -66,9 +67,10 @@ class Pair:
     sites: Sequence[Site]
     outputs: Mapping[str, Tensor]
     target: str = "stream"
-    dense_results: Mapping[tuple[int, int], Results] | None = None
+    dense_results: Sequence[Results] | None = None
 
     def __post_init__(self) -> None:
+        self.sites = self._touched()
         if self.target == "output":
             self.sites = [site.alone() for site in self.sites]
         last = output_names(self.dense)
@@ -88,13 +90,12 @@ class Pair:
     def enter(self, visit: Visit, chunk: int, envs: Environments) -> tuple[Results, Results]:
         """Results of both networks that a visit needs; run and stored at the first one."""
         if self.dense_results is None:
-            dense = self.enter_track(DENSE, visit, chunk, envs)
+            dense = self._enter_track(DENSE, visit, chunk, envs)
         else:
-            dense = self.dense_results[visit.stage, chunk]
-        return dense, self.enter_track(SMALL, visit, chunk, envs)
+            dense = self.dense_results[chunk]
+        return dense, self._enter_track(SMALL, visit, chunk, envs)
 
-    def enter_track(self, track: str, visit: Visit, chunk: int, envs: Environments) -> Results:
-        """The same of one network."""
+    def _enter_track(self, track: str, visit: Visit, chunk: int, envs: Environments) -> Results:
         if visit.is_repeat:
             return envs.load(track, visit.stage + 1, chunk)
         network = self.dense if track == DENSE else self.small
@@ -141,6 +142,16 @@ class Pair:
                 raise NonFiniteError(f"layer {site.module!r}: its moments hold NaN or infinity")
         channels = module.get_parameter("weight").shape[1]
         return Geometry.of(module).assemble(sums, channels)
+
+    def _touched(self) -> list[Site]:
+        """Sites that read, or are added to, what a module with fewer outputs has part in."""
+        program, above = self.small.gfs_program, ancestors(self.small)
+        changed = {s.name for s in program if s.kind == "module" and s.target in self.outputs}
+        return [
+            site
+            for site in self.sites
+            if changed & (above[site.source] | above[site.other or site.source])
+        ]
 
     def _kept(self, site: Site, values: Tensor) -> Tensor:
         kept = self.outputs.get(site.module)

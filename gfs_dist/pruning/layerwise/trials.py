@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.pruning.layerwise.environments import InMemory
 from gfs_dist.pruning.layerwise.sites import Site
 from gfs_dist.pruning.layerwise.smaller import Choice, make_small
 from gfs_dist.pruning.layerwise.sweep import (
-    DENSE,
     SMALL,
     Pair,
     Visit,
@@ -23,7 +21,7 @@ from gfs_dist.pruning.layerwise.sweep import (
     sum_chunks,
     sweep,
 )
-from gfs_dist.pruning.layerwise.track import Results
+from gfs_dist.pruning.layerwise.track import Results, advance, keep, make_stages, output_names
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Structure
 
@@ -49,19 +47,14 @@ class TrialTask:
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> float:
         """The divergence of one choice."""
         assert isinstance(item, Choice)
-        dense = _dense_results(self)
-        small = make_small(dense.network, self.structure, item)
-        pair = Pair(
-            dense.network,
-            small,
-            self.sites,
-            item.outputs(self.structure),
-            dense_results=dense.results,
-        )
+        dense = self.workspace.dense()
+        small = make_small(dense, self.structure, item)
+        kept = item.outputs(self.structure)
+        pair = Pair(dense, small, self.sites, kept, dense_results=_dense_results(self))
         envs = InMemory()
         chunks = range(self.num_chunks)
         for chunk in chunks:
-            start = {dense.network.gfs_inputs[0]: self.workspace.x(chunk)}
+            start = {dense.gfs_inputs[0]: self.workspace.x(chunk)}
             envs.save(SMALL, 0, chunk, start)
 
         def sum_up(visit: Visit) -> list[Tensor]:
@@ -74,33 +67,24 @@ class TrialTask:
         return sum(total for total, _ in parts) / sum(count for _, count in parts)
 
 
-@dataclass
-class _Dense:
-    """The dense network's results that all trials are compared with."""
-
-    network: GraphNetwork
-    results: dict[tuple[int, int], Results]
-
-
 @functools.lru_cache(maxsize=1)
-def _dense_results(task: TrialTask) -> _Dense:
+def _dense_results(task: TrialTask) -> list[Results]:
+    """Of each chunk the dense network's streams and output, which all trials are compared with."""
     network = task.workspace.dense()
-    pair = Pair(network, network, task.sites, {})
-    envs, results = InMemory(), {}
+    asked = [*(frozenset([site.stream]) for site in task.sites), output_names(network)]
+    stages = make_stages(network, asked)
 
-    def run(chunk: int) -> None:
-        envs.save(DENSE, 0, chunk, {network.gfs_inputs[0]: task.workspace.x(chunk)})
-        for stage in range(len(task.sites) + 1):
-            results[stage, chunk] = pair.enter_track(DENSE, Visit(stage, False), chunk, envs)
-            envs.drop(DENSE, stage)
+    def run(chunk: int) -> Results:
+        found: Results = {}
+        results: Results = {network.gfs_inputs[0]: task.workspace.x(chunk)}
+        for stage, names in zip(stages, asked, strict=True):
+            results = advance(network, stage, results)
+            found |= keep(results, names)
+            results = keep(results, stage.live)
+        return found
 
     with one_thread_each() as pool:
-        list(pool.map(run, range(task.num_chunks)))
-    return _Dense(network, {key: _only(pair, key[0], found) for key, found in results.items()})
-
-
-def _only(pair: Pair, stage: int, results: Results) -> Results:
-    return {name: results[name] for name in pair.asked[DENSE][stage]}
+        return list(pool.map(run, range(task.num_chunks)))
 
 
 def _divergence(dense: Tensor, small: Tensor) -> tuple[float, int]:
