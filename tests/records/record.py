@@ -18,8 +18,13 @@ FOLDER = Path(__file__).parent
 LONG = ("bound", "picks")
 
 
-def keep(name: str, command: str, rows: list[dict[str, Any]], notes: list[str]) -> None:
-    """Write ``NAME.json`` and ``NAME.md`` beside this file."""
+def keep(
+    name: str, command: str, rows: list[dict[str, Any]], notes: list[str], by: str | None = None
+) -> None:
+    """Write ``NAME.json`` and ``NAME.md`` beside this file.
+
+    ``by``: a column; rows that differ in it go into tables of their own, under their value.
+    """
     content = {
         "format": 1,
         "job": "record",
@@ -31,7 +36,7 @@ def keep(name: str, command: str, rows: list[dict[str, Any]], notes: list[str]) 
         "results": rows,
     }
     atomic.write_json(FOLDER / f"{name}.json", content)
-    atomic.write_text(FOLDER / f"{name}.md", _markdown(name, content))
+    atomic.write_text(FOLDER / f"{name}.md", _markdown(name, content, by))
 
 
 def keep_run(name: str, run: Path, command: str) -> None:
@@ -63,7 +68,7 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _markdown(name: str, content: dict[str, Any]) -> str:
+def _markdown(name: str, content: dict[str, Any], by: str | None) -> str:
     machine = content["machine"]
     lines = [
         f"# {name}",
@@ -75,14 +80,19 @@ def _markdown(name: str, content: dict[str, Any]) -> str:
         "",
         *(f"- {note}" for note in content["notes"]),
     ]
-    for columns in dict.fromkeys(tuple(row) for row in content["results"]):
-        rows = [row for row in content["results"] if tuple(row) == columns]
-        lines += ["", "| " + " | ".join(columns) + " |", "|" + " --: |" * len(columns)]
-        lines += ["| " + " | ".join(_cell(row[c]) for c in columns) + " |" for row in rows]
+    for value, columns in dict.fromkeys((row.get(by), tuple(row)) for row in content["results"]):
+        shown = [column for column in columns if column != by]
+        rows = [row for row in content["results"] if (row.get(by), tuple(row)) == (value, columns)]
+        if value is not None:
+            lines += ["", f"## {by} {value}"]
+        lines += ["", "| " + " | ".join(shown) + " |", "|" + " --: |" * len(shown)]
+        lines += ["| " + " | ".join(_cell(row[c]) for c in shown) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, dict):
         return f"{value['median']:.4g} ({value['minimum']:.4g} to {value['maximum']:.4g})"
     if isinstance(value, float):

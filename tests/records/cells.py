@@ -1,0 +1,61 @@
+"""Finished parts of a long measurement, kept in one file so that none is computed twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gfs_dist.errors import RunFolderError
+from gfs_dist.files import atomic
+from gfs_dist.files.checkpoint import read_json
+
+Cell = dict[str, Any]
+
+
+class Cells:
+    """Cells by name; each is stored as soon as it is there.
+
+    Args:
+        path: of the JSON file, new or of an earlier call.
+        facts: what was measured, plain JSON.
+
+    Raises:
+        RunFolderError: the file holds cells of other facts; names the first that differs.
+    """
+
+    def __init__(self, path: Path, facts: Cell) -> None:
+        self.path, self.facts = path, facts
+        self.found = self._read()
+
+    def once(self, name: str, make: Callable[[], Cell]) -> Cell:
+        """The cell of this name, made and timed (``seconds``) if it is not there yet."""
+        if name not in self.found:
+            began = time.perf_counter()
+            cell = make()
+            cell = {**cell, "seconds": time.perf_counter() - began}
+            self.found = {**self._read(), name: cell}  # another call may have measured other parts
+            atomic.write_json(self.path, {"format": 1, "facts": self.facts, "cells": self.found})
+            print(f"{name}: {_short(cell)}", flush=True)
+        return self.found[name]
+
+    def _read(self) -> dict[str, Cell]:
+        if not self.path.exists():
+            return {}
+        before = read_json(self.path)
+        for key in self.facts.keys() | before["facts"].keys():
+            if before["facts"].get(key) != self.facts.get(key):
+                raise RunFolderError(
+                    f"{self.path}: {key}: found {before['facts'].get(key)!r}, this run has "
+                    f"{self.facts.get(key)!r}; measure into another folder"
+                )
+        return dict(before["cells"])
+
+
+def _short(cell: Cell) -> str:
+    values = {key: value for key, value in cell.items() if isinstance(value, float | int | str)}
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in values.items()
+    )

@@ -1,0 +1,300 @@
+"""Accuracy of cut networks before any fine-tuning: scores of others and our objectives.
+
+python -m tests.records.quality MODEL WEIGHTS DATA_ROOT NAME --work FOLDER [--parts ...]
+
+All networks meet the same limits on multiply-adds and are cut by the same code; only what they
+keep differs. Every finished cell lies in FOLDER at once, so that parts can be measured one after
+another; the part ``record`` then writes NAME.json and NAME.md from all cells in FOLDER.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.data import Images
+from gfs_dist.data.balanced import calibration_rows
+from gfs_dist.files import fingerprint
+from gfs_dist.jobs.checkpoints import find_checkpoints
+from gfs_dist.jobs.compose import compose
+from gfs_dist.jobs.deep import read_images, read_network
+from gfs_dist.jobs.two_layer import data_spec
+from gfs_dist.networks import classify
+from gfs_dist.pruning.allocate import proportional
+from gfs_dist.pruning.budget import Budget
+from gfs_dist.pruning.layerwise.batch_norm import recalibrate
+from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner, Settings
+from gfs_dist.pruning.layerwise.sizing import by_curves, size
+from gfs_dist.pruning.layerwise.smaller import Choice
+from gfs_dist.runtime import Runtime, RuntimeSpec, open_runtime
+from gfs_dist.selection.path import Path as Picks
+from tests.records import baselines, quality_rows
+from tests.records.cells import Cell, Cells
+from tests.records.record import keep
+
+SCORES = tuple(baselines.IMPORTANCES)
+OBJECTIVES = {
+    "least_squares": ("",),
+    "layer_output": ("uniform", "line_search"),
+    "fisher": ("uniform", "line_search"),
+    "network_loss": ("uniform",),
+}
+RULES = ("measured", "curves", "same share")
+PARTS = ("dense", *SCORES, *OBJECTIVES, "record")
+KEEPERS = {"local": baselines.keep_local, "global": baselines.keep_global}
+DRAWS = 3
+"""Of random scores; their mean is told."""
+BATCH = 64
+TEST_BATCH = 50
+"""Small, so that a batch's results stay in a core's cache."""
+
+
+@dataclass
+class Bench:
+    """One trained network with its calibration and test images.
+
+    Attributes:
+        model: the trained network.
+        images: both splits.
+        batches: calibration images and labels.
+        num_test: how many of the test images are classified.
+        pruner: of the network, without paths.
+        cells: what was measured so far.
+        budgets: shares of the whole network's multiply-adds.
+        candidates: scored at each step of ``network_loss``.
+    """
+
+    model: nn.Module
+    images: Images
+    batches: baselines.Batches
+    num_test: int
+    pruner: Pruner
+    cells: Cells
+    budgets: tuple[Fraction, ...]
+    candidates: int
+
+    def limit(self, budget: Fraction) -> int:
+        """The most multiply-adds."""
+        return Budget("macs", budget).limit(self.pruner.costs)
+
+    def accuracy(self, network: nn.Module) -> float:
+        """Share of the test images that are classified rightly."""
+        x = self.images.x_test[: self.num_test].split(TEST_BATCH)
+        labels = self.images.labels_test[: self.num_test].split(TEST_BATCH)
+        batches = ((self.images.inputs(a), b) for a, b in zip(x, labels, strict=True))
+        return classify(network, batches).accuracy
+
+    def measure(self, what: str, facts: Cell, choice: Choice) -> Cell:
+        """The cell of one choice: ``cut``, or ``refit``."""
+        name = "/".join([what, *map(str, facts.values())])
+        make = self._cut if what == "cut" else self._refit
+        return self.cells.once(name, lambda: {**facts, **make(choice)})
+
+    def _cut(self, choice: Choice) -> Cell:
+        """Multiply-adds, and accuracy as cut and with batch norms measured again."""
+        costs = self.pruner.costs
+        macs = costs.macs(baselines.widths_of(choice.kept)) / costs.dense("macs")
+        network = self.pruner.cut(choice)
+        row = {"macs": macs, "cut": self.accuracy(network)}
+        recalibrate(network, (x for x, _ in self.batches))
+        return {**row, "batch_norm": self.accuracy(network)}
+
+    def _refit(self, choice: Choice) -> Cell:
+        """Accuracy with every layer after a cut fitted again."""
+        folder = tempfile.mkdtemp(dir=self.pruner.workspace.folder)
+        return {"refit": self.accuracy(self.pruner.refit(choice, Path(folder).name))}
+
+
+def inner_shares(pruner: Pruner, shares: Sequence[str]) -> tuple[Fraction, ...]:
+    """Shares of what the widths can change as shares of the whole, rounded down to 0.1 %."""
+    cost = pruner.costs.kinds["macs"]
+    fixed = Fraction(cost(np.zeros_like(cost.linear)), pruner.costs.dense("macs"))
+    return tuple(
+        Fraction(int(1000 * (fixed + Fraction(share) * (1 - fixed))), 1000) for share in shares
+    )
+
+
+def measure_dense(bench: Bench) -> None:
+    """The network that all others are cut from."""
+    bench.cells.once("dense", lambda: {"accuracy": bench.accuracy(bench.model)})
+
+
+def measure_score(bench: Bench, name: str) -> None:
+    """A score of torch-pruning with both kinds of widths; the better one is refitted."""
+    draws = range(DRAWS if name == "random" else 1)
+    scores = [_scores(bench, name, draw) for draw in draws]
+    for budget in bench.budgets:
+        cuts = {}
+        for widths, keeper in KEEPERS.items():
+            for draw in draws:
+                choice = Choice(keeper(scores[draw], bench.pruner.costs, bench.limit(budget)))
+                facts = {**_facts(budget, name, widths), "draw": draw}
+                cuts[widths, draw] = facts, choice, bench.measure("cut", facts, choice)
+        better = max(
+            KEEPERS, key=lambda widths: sum(cuts[widths, draw][2]["batch_norm"] for draw in draws)
+        )
+        for draw in draws:
+            bench.measure("refit", *cuts[better, draw][:2])
+
+
+def _scores(bench: Bench, name: str, draw: int) -> baselines.Scores:
+    def make() -> Cell:
+        structure = bench.pruner.structure
+        found = baselines.score(name, bench.model, structure, bench.batches, draw)
+        return {"scores": {layer: values.tolist() for layer, values in found.items()}}
+
+    cell = bench.cells.once(f"scores/{name}/{draw}", make)
+    return {
+        layer: torch.tensor(values, dtype=torch.float64) for layer, values in cell["scores"].items()
+    }
+
+
+def measure_objective(bench: Bench, objective: str, rules: Sequence[str]) -> None:
+    """One of our objectives with each of its step weights and each width rule, all refitted."""
+    for weights in OBJECTIVES[objective]:
+        name = f"{objective}, {weights}" if weights else objective
+        pruner = _searched(bench, name, objective, weights)
+        for budget in bench.budgets:
+            for rule in rules:
+                widths = _widths(bench, pruner, name, rule, budget)
+                choice = pruner.choice(widths, fold=objective != "least_squares")
+                facts = _facts(budget, name, rule)
+                bench.measure("cut", facts, choice)
+                bench.measure("refit", facts, choice)
+
+
+def _searched(bench: Bench, name: str, objective: str, weights: str) -> Pruner:
+    """The pruner with the paths of all layers."""
+    candidates = bench.candidates if objective == "network_loss" else None
+    settings = Settings(objective, weights or "uniform", candidates=candidates)
+    pruner = dataclasses.replace(bench.pruner, settings=settings, paths={})
+
+    def make() -> Cell:
+        pruner.search()
+        found = pruner.paths.items()
+        return {"paths": {layer: dataclasses.asdict(path) for layer, path in found}}
+
+    paths = bench.cells.once(f"search/{name}", make)["paths"]
+    for layer, found in paths.items():
+        pruner.paths[layer] = LayerPath(**{**found, "path": Picks(**found["path"])})
+    return pruner
+
+
+def _widths(bench: Bench, pruner: Pruner, name: str, rule: str, budget: Fraction) -> dict[str, int]:
+    limit = bench.limit(budget)
+    makers: dict[str, Callable[[], Mapping[str, int]]] = {
+        "measured": lambda: size(pruner, Budget("macs", budget)).widths,
+        "curves": lambda: by_curves(pruner, limit),
+        "same share": lambda: proportional(pruner.costs, limit),
+    }
+    cell = bench.cells.once(
+        f"widths/{name}/{rule}/{budget}", lambda: {"widths": dict(makers[rule]())}
+    )
+    return dict(cell["widths"])
+
+
+def _facts(budget: Fraction, method: str, widths: str) -> Cell:
+    return {"budget": f"{float(100 * budget):g} %", "method": method, "widths": widths}
+
+
+def open_bench(options: argparse.Namespace, pruner_folder: Path, runtime: Runtime) -> Bench:
+    """Read network and images, and find out whether the folder's cells are of the same ones."""
+    words = ["path=-", f"model={options.model}", "data=cifar10", f"data.root={options.data_root}"]
+    config = compose("evaluate", words)
+    images = read_images(data_spec(config.data))
+    model = read_network(find_checkpoints(options.weights)[-1][1], config.model, images)
+    rows = calibration_rows(images.labels_train, options.samples, 0)
+    num_test = min(options.test_images, len(images.x_test))
+    batches = _batches(images, rows)
+    pruner = Pruner.prepare(model, batches, Settings(), runtime, pruner_folder)
+    budgets = inner_shares(pruner, options.budgets)
+    options.work.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "model": options.model,
+        "weights_sha256": fingerprint(*model.state_dict().values()),
+        "data_sha256": images.fingerprint,
+        "samples": len(rows),
+        "test_images": num_test,
+        "candidates": options.candidates,
+    }
+    cells = Cells(options.work / "cells.json", facts)
+    return Bench(model, images, batches, num_test, pruner, cells, budgets, options.candidates)
+
+
+def _batches(images: Images, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+    x, labels = images.inputs(images.x_train[rows]), images.labels_train[rows]
+    return list(zip(x.split(BATCH), labels.split(BATCH), strict=True))
+
+
+def write(cells: Cells, name: str) -> None:
+    """The record of all cells there are."""
+    rows = quality_rows.rows(cells.found)
+    notes = [
+        ", ".join(f"{key} {value}" for key, value in cells.facts.items()),
+        *quality_rows.NOTES,
+        quality_rows.findings(cells.found["dense"]["accuracy"], rows),
+    ]
+    command = "python -m tests.records.quality " + shlex.join(sys.argv[1:])
+    keep(name, command, [*rows, *quality_rows.phases(cells.found)], notes, by="budget")
+
+
+def read_options(words: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.records.quality")
+    parser.add_argument("model", help="of the catalog, as resnet20_cifar")
+    parser.add_argument("weights", help="a .safetensors file, a checkpoint or a run folder")
+    parser.add_argument("data_root", help="folder of CIFAR-10")
+    parser.add_argument("name", help="of the record")
+    parser.add_argument("--work", type=Path, required=True, help="folder of finished cells")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument(
+        "--budgets",
+        nargs="+",
+        default=["0.75", "0.5", "0.35"],
+        help="shares of the multiply-adds that widths can change",
+    )
+    parser.add_argument(
+        "--rules",
+        nargs="+",
+        choices=RULES,
+        help="of our widths; default: measured, and all for least_squares",
+    )
+    parser.add_argument("--samples", type=int, default=1024, help="calibration images")
+    parser.add_argument("--test-images", type=int, default=10_000)
+    parser.add_argument("--candidates", type=int, default=8, help="a step of network_loss scores")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Measure the parts asked for that are not there yet."""
+    options = read_options(sys.argv[1:])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_runtime(RuntimeSpec(kind="none", device="cpu")) as runtime,
+    ):
+        bench = open_bench(options, Path(folder) / "workspace", runtime)
+        for part in options.parts:
+            if part == "dense":
+                measure_dense(bench)
+            elif part in SCORES:
+                measure_score(bench, part)
+            elif part in OBJECTIVES:
+                default = RULES if part == "least_squares" else RULES[:1]
+                measure_objective(bench, part, options.rules or default)
+        if "record" in options.parts:
+            write(bench.cells, options.name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""What a record of quality tells: rows by budget, seconds by phase, findings in words."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Row = dict[str, Any]
+
+SCORES = ("random", "l1", "l2", "bn_scale", "taylor", "hessian")
+COLUMNS = ("cut", "batch_norm", "refit")
+PAPER = ("layer_output, uniform", "network_loss, uniform")
+"""The paper's step weights 1/k, on a layer's outputs and on the network's loss (its own)."""
+
+NOTES = (
+    "top-1 on the test images, no fine-tuning; macs: share kept of the whole network's "
+    "multiply-adds; every network is cut by the same code and stays within the same limit",
+    "cut: as cut (our objectives: counts folded into the consumer; least_squares takes none); "
+    "batch_norm: that, with running statistics measured again on the calibration images; refit: "
+    "cut, and every layer after a cut fitted again to the dense network",
+    "random, l1, l2, bn_scale, taylor, hessian: importance classes of torch-pruning on its own "
+    "groups, with its defaults, on the same calibration images; random: mean of three draws; "
+    "local: the same share of every layer; global: one threshold over all layers; only the better "
+    "of the two by batch_norm is refitted",
+    "measured, curves, same share: widths by exchange on the measured divergence of really cut "
+    "networks (the default), by the sum of the layers' errors, and the same for every layer",
+)
+
+
+def rows(cells: Mapping[str, Row]) -> list[Row]:
+    """One row for each budget, method and kind of widths; best first at each budget."""
+    found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    for cell in cells.values():
+        if "budget" in cell:
+            place = found.setdefault((cell["budget"], cell["method"], cell["widths"]), {})
+            for key in ("macs", *COLUMNS):
+                if key in cell:
+                    place.setdefault(key, []).append(cell[key])
+    made = [
+        {
+            "budget": budget,
+            "method": method,
+            "widths": widths,
+            **{key: _mean(values.get(key, ())) for key in ("macs", *COLUMNS)},
+        }
+        for (budget, method, widths), values in found.items()
+    ]
+    return sorted(made, key=lambda row: (-float(row["budget"].split()[0]), -_best(row)))
+
+
+def phases(cells: Mapping[str, Row]) -> list[Row]:
+    """Seconds that each kind of work took."""
+    times: dict[str, list[float]] = {}
+    for name, cell in cells.items():
+        kind, _, rest = name.partition("/")
+        if kind in ("scores", "search", "widths"):
+            what = rest.split("/")[: 2 if kind == "widths" else 1]
+            kind = f"{kind}: {', '.join(what)}"
+        times.setdefault(kind, []).append(cell["seconds"])
+    return [
+        {
+            "phase": kind,
+            "runs": len(seconds),
+            "seconds": {
+                "median": statistics.median(seconds),
+                "minimum": min(seconds),
+                "maximum": max(seconds),
+            },
+        }
+        for kind, seconds in times.items()
+    ]
+
+
+def findings(dense: float, rows: list[Row]) -> str:
+    """A paragraph on all budgets, nothing in it but what the rows show."""
+    words = [f"Dense accuracy {_percent(dense)}."]
+    for budget in dict.fromkeys(row["budget"] for row in rows):
+        here = [row for row in rows if row["budget"] == budget]
+        said = [*_winner(here), *_paper(here), *_widths(here)]
+        if said:
+            words.append(f"At {budget}: {'; '.join(said)}.")
+    return " ".join(words)
+
+
+def _winner(rows: list[Row]) -> list[str]:
+    ours = [row for row in rows if row["method"] not in SCORES]
+    others = [row for row in rows if row["method"] in SCORES]
+    said = []
+    if ours:
+        best = ours[0]
+        said.append(f"best of ours {_named(best)}, {_told(best)}")
+    for column, what in zip(COLUMNS, ("as cut", "recalibrated", "with our refit"), strict=True):
+        measured = [row for row in others if row[column] is not None]
+        if measured:
+            best = max(measured, key=lambda row: row[column])
+            said.append(f"best score {what} {_named(best)} {_percent(best[column])}")
+    if ours and others:
+        gap = 100 * (_best(ours[0]) - _best(others[0]))
+        what = "ahead of" if gap > 0 else "behind" if gap < 0 else "level with"
+        said.append(f"ours is {abs(gap):.2f} points {what} the best of the scores in any form")
+    return said
+
+
+def _paper(rows: list[Row]) -> list[str]:
+    """Whether the paper's step weights are the best of ours, before and after the refit."""
+    ours = [row for row in rows if row["method"] not in SCORES]
+    said = []
+    for name in PAPER:
+        own = [row for row in ours if row["method"] == name]
+        if not own:
+            continue
+        for column, what in (("cut", "before any repair"), ("refit", "refitted")):
+            mine = max(own, key=lambda row: row[column])
+            best = max(ours, key=lambda row: row[column])
+            if best[column] > mine[column]:
+                said.append(
+                    f"the paper's rule on {name.partition(',')[0]} is not the best {what}: "
+                    f"{_percent(mine[column])}, {_named(best)} {_percent(best[column])}"
+                )
+            else:
+                said.append(f"the paper's rule on {name.partition(',')[0]} is the best {what}")
+    return said
+
+
+def _widths(rows: list[Row]) -> list[str]:
+    """What each rule for widths is worth where one method was measured with several."""
+    said = []
+    for name in dict.fromkeys(row["method"] for row in rows if row["method"] not in SCORES):
+        own = [row for row in rows if row["method"] == name]
+        if len(own) > 1:
+            parts = [f"{row['widths']} {_percent(row['refit'])}" for row in own]
+            said.append(f"widths for {name}, refitted: {', '.join(parts)}")
+    return said
+
+
+def _named(row: Row) -> str:
+    return f"{row['method']} ({row['widths']} widths)"
+
+
+def _told(row: Row) -> str:
+    values = [(key, row[key]) for key in COLUMNS if row[key] is not None]
+    return ", ".join(f"{key} {_percent(value)}" for key, value in values)
+
+
+def _best(row: Row) -> float:
+    return max(row[key] for key in COLUMNS if row[key] is not None)
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    values = list(values)
+    return statistics.fmean(values) if values else None
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
