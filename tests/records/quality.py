@@ -193,10 +193,14 @@ def _searched(bench: Bench, name: str, objective: str, weights: str) -> Pruner:
 
 def _widths(bench: Bench, pruner: Pruner, name: str, rule: str, budget: Fraction) -> dict[str, int]:
     limit = bench.limit(budget)
+    most = {layer: len(found.curve) for layer, found in pruner.paths.items()}
     makers: dict[str, Callable[[], Mapping[str, int]]] = {
         "measured": lambda: size(pruner, Budget("macs", budget)).widths,
         "curves": lambda: by_curves(pruner, limit),
-        "same share": lambda: proportional(pruner.costs, limit),
+        "same share": lambda: {
+            layer: min(width, most[layer])
+            for layer, width in proportional(pruner.costs, limit).items()
+        },
     }
     cell = bench.cells.once(
         f"widths/{name}/{rule}/{budget}", lambda: {"widths": dict(makers[rule]())}
