@@ -1,0 +1,215 @@
+"""Weights of one layer, held against least squares on the samples themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gfs_dist.networks.graph_network import GraphNetwork
+from gfs_dist.networks.recorded import record
+from gfs_dist.pruning.layerwise import refit
+from gfs_dist.pruning.layerwise.moments import Geometry, Moments, add
+from gfs_dist.pruning.layerwise.refit import Fit, Scaling
+from gfs_dist.pruning.layerwise.sites import Site, find_sites
+
+INPUTS, OUTPUTS = 3, 4
+KINDS = {
+    "convolution and norm": lambda: [conv(bias=False), norm(nn.BatchNorm2d(OUTPUTS))],
+    "biased convolution and norm": lambda: [conv(bias=True), norm(nn.BatchNorm2d(OUTPUTS))],
+    "convolution with bias": lambda: [conv(bias=True)],
+    "convolution without bias": lambda: [conv(bias=False)],
+    "convolution with stride": lambda: [conv(bias=True, stride=2)],
+    "linear with bias": lambda: [nn.Linear(INPUTS, OUTPUTS)],
+    "linear without bias": lambda: [nn.Linear(INPUTS, OUTPUTS, bias=False)],
+    "linear and norm": lambda: [nn.Linear(INPUTS, OUTPUTS), norm(nn.BatchNorm1d(OUTPUTS))],
+}
+
+
+def conv(*, bias: bool, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(INPUTS, OUTPUTS, 3, stride, 1, bias=bias)
+
+
+def norm(module: nn.BatchNorm1d | nn.BatchNorm2d) -> nn.Module:
+    """With statistics of its own, and scales of both signs."""
+    for tensor in (module.running_mean, module.bias):
+        nn.init.normal_(tensor)
+    nn.init.uniform_(module.running_var, 0.5, 2.0)
+    module.weight.data = torch.tensor([0.7, -1.5, 0.2, 1.1])
+    return module
+
+
+class Problem:
+    """A network of one site, its samples, and a target for it."""
+
+    def __init__(self, kind: str, dtype: torch.dtype = torch.float64) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(*KINDS[kind]()).to(dtype).eval()
+        shape = (40, INPUTS) if "linear" in kind else (6, INPUTS, 5, 5)
+        self.x = (torch.randn(shape) + 0.5).to(dtype)
+        self.network: GraphNetwork = record(model, self.x)
+        (self.site,) = find_sites(self.network, self.x)
+        self.stream = self.forward()
+        self.target = self.stream + torch.randn(self.stream.shape).to(dtype)
+
+    @property
+    def layer(self) -> nn.Module:
+        return self.network.get_submodule(self.site.module)
+
+    def forward(self) -> Tensor:
+        return self.network(self.x).clone()
+
+    def moments(self, target: Tensor) -> Moments:
+        geometry = Geometry.of(self.layer)
+        return geometry.assemble(add(None, geometry.sums(self.x, target)), INPUTS)
+
+    def fit(self, target: Tensor) -> Fit:
+        return Fit(self.network, self.site, self.moments(target))
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+
+
+def rows(values: Tensor) -> np.ndarray:
+    return values.movedim(1, -1).reshape(-1, values.shape[1]).double().numpy()
+
+
+def oracle(problem: Problem, target: Tensor) -> np.ndarray:
+    """The stream that ridge regression towards the present weights gives, from patches."""
+    layer, x = problem.layer, problem.x
+    if isinstance(layer, nn.Conv2d):
+        patches = functional.unfold(x, layer.kernel_size, 1, layer.padding, layer.stride)
+        inputs = patches.transpose(1, 2).flatten(0, 1).numpy()
+    else:
+        inputs = x.numpy()
+    scaling = Scaling.of(problem.network, problem.site)
+    start = (layer.weight.flatten(1).T * scaling.scale).numpy()
+    aimed = rows(target)
+    shift_x = inputs.mean(0) if scaling.has_offset else 0.0
+    shift_y = aimed.mean(0) if scaling.has_offset else 0.0
+    centred = inputs - shift_x
+    damping = refit.DAMPING * np.square(centred).sum() / centred.shape[1]
+    damping += refit.ROUNDING * np.square(inputs).sum() / inputs.shape[1]
+    strength = np.sqrt(damping)
+    found = np.linalg.lstsq(
+        np.vstack([centred, strength * np.eye(centred.shape[1])]),
+        np.vstack([aimed - shift_y, strength * start]),
+        rcond=None,
+    )[0]
+    return centred @ found + shift_y
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_stream_after_a_fit_is_that_of_ridge_regression(kind: str) -> None:
+    problem = Problem(kind)
+    expected = oracle(problem, problem.target)
+    problem.fit(problem.target).solve()
+    found = rows(problem.forward())
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10)
+    before = np.square(rows(problem.stream) - rows(problem.target)).mean()
+    assert np.square(found - rows(problem.target)).mean() < before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_fitted_to_itself_stays(kind: str) -> None:
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 2e-5)):
+        problem = Problem(kind, dtype)
+        before = problem.weights()
+        problem.fit(problem.stream).solve()
+        for name, tensor in problem.weights().items():
+            torch.testing.assert_close(tensor, before[name], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_target_is_fitted_as_if_it_were_the_first(kind: str) -> None:
+    """The pull is towards the weights before any fit."""
+    twice, once = Problem(kind), Problem(kind)
+    other = twice.target.roll(1, 0)
+    fit = twice.fit(twice.target)
+    fit.solve()
+    fit.solve(twice.moments(other))
+    once.fit(other).solve()
+    torch.testing.assert_close(twice.weights(), once.weights(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "has_offset"),
+    [
+        ("convolution and norm", True),
+        ("convolution with bias", True),
+        ("convolution without bias", False),
+        ("linear without bias", False),
+    ],
+)
+def test_an_intercept_is_stored_where_there_is_a_place(kind: str, has_offset: bool) -> None:
+    problem = Problem(kind)
+    assert Scaling.of(problem.network, problem.site).has_offset == has_offset
+    problem.fit(problem.stream + 3).solve()
+    mean = (problem.forward() - problem.stream).mean()
+    assert (float(mean) == pytest.approx(3, rel=1e-9)) == has_offset
+
+
+def test_only_the_norms_mean_takes_the_intercept() -> None:
+    problem = Problem("biased convolution and norm")
+    before = problem.weights()
+    problem.fit(problem.target).solve()
+    changed = {n for n, tensor in problem.weights().items() if not torch.equal(tensor, before[n])}
+    assert changed == {"0.weight", "1.running_mean"}
+
+
+def test_outputs_that_their_norm_switches_off_stay() -> None:
+    problem = Problem("convolution and norm")
+    scale = problem.network.get_submodule("1").weight
+    scale[1], scale[3] = 0.0, 1e-9
+    before = problem.weights()
+    problem.fit(problem.target).solve()
+    after = problem.weights()
+    for name in ("0.weight", "1.running_mean"):
+        assert torch.equal(after[name][[1, 3]], before[name][[1, 3]])
+        assert not torch.equal(after[name][[0, 2]], before[name][[0, 2]])
+
+
+def test_a_norm_that_switches_everything_off_is_left_alone() -> None:
+    problem = Problem("convolution and norm")
+    problem.network.get_submodule("1").weight.zero_()
+    before = problem.weights()
+    problem.fit(problem.target).solve()
+    torch.testing.assert_close(problem.weights(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["convolution and norm", "linear without bias"])
+def test_weights_of_inputs_that_are_always_zero_stay(kind: str) -> None:
+    problem = Problem(kind)
+    problem.x[:, 1] = 0
+    before = problem.weights()["0.weight"]
+    problem.fit(problem.target).solve()
+    after = problem.weights()["0.weight"]
+    torch.testing.assert_close(after[:, 1], before[:, 1], rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(after[:, 0], before[:, 0])
+    problem.x.zero_()
+    before = problem.weights()["0.weight"]
+    problem.fit(problem.target).solve()
+    torch.testing.assert_close(problem.weights()["0.weight"], before, rtol=1e-12, atol=1e-12)
+
+
+def test_twice_the_same_input_shares_the_weight() -> None:
+    """A singular problem: the damping decides, and nothing blows up."""
+    problem = Problem("linear without bias")
+    problem.x[:, 1] = problem.x[:, 0]
+    with torch.no_grad():
+        problem.layer.weight.zero_()
+    problem.fit(problem.x[:, :1].expand(-1, OUTPUTS)).solve()
+    expected = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64).expand(OUTPUTS, 3)
+    torch.testing.assert_close(problem.layer.weight.detach(), expected, rtol=0, atol=1e-3)
+
+
+def test_a_site_knows_where_its_scale_comes_from() -> None:
+    problem = Problem("biased convolution and norm")
+    scale = Scaling.of(problem.network, problem.site).scale
+    norm_layer = problem.network.get_submodule("1")
+    expected = norm_layer.weight / (norm_layer.running_var + norm_layer.eps).sqrt()
+    torch.testing.assert_close(scale, expected)
+    plain: Site = Problem("linear with bias").site
+    assert plain.norm is None
