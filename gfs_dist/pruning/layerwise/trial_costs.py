@@ -1,0 +1,94 @@
+"""How many trials go through a network at once, and what a search by trials costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gfs_dist.networks.graph_network import GraphNetwork
+from gfs_dist.networks.sizes import macs_by_module
+from gfs_dist.pruning.layerwise.replaced import Replaced
+from gfs_dist.pruning.layerwise.sampling import Sampling
+from gfs_dist.pruning.structure import Layer
+from gfs_dist.selection.build import Recipe
+
+BATCH_BYTES = {"cpu": 2**26, "cuda": 2**30}
+"""What the results of one batch may take at once. Constants, not shares of what is free: rounding
+depends on the size of a batch, and every machine has to find the same losses."""
+
+TRIALS_PER_BATCH = 8
+"""A batch takes at most one in so many candidates, so that ranks fill theirs."""
+
+LINE_SEARCH_LOSSES = 3
+
+
+def batch_sizes(layer: Replaced, x: Tensor) -> tuple[int, int]:
+    """Samples of a chunk, and trials of a batch of one chunk, by the layer's shapes alone.
+
+    As many samples as keep the whole network within :data:`BATCH_BYTES`, then as many trials as
+    keep what comes after the layer within it. Trials are no multiple of 2 or 3: with strided parts
+    each rank then has candidates for every place.
+    """
+    limit = BATCH_BYTES.get(x.device.type, BATCH_BYTES["cuda"])
+    needed = layer.bytes_needed(x[:2])
+    samples = max(1, min(len(x), limit // max(needed.network, 1)))
+    trials = limit // max(needed.trial * samples, 1)
+    trials = max(1, min(trials, layer.num_candidates // TRIALS_PER_BATCH))
+    while trials % 2 == 0 or trials % 3 == 0:
+        trials -= 1
+    return samples, trials
+
+
+@dataclass(frozen=True)
+class TrialCosts:
+    """What the search of one layer takes.
+
+    Attributes:
+        losses: evaluated candidates, of all steps and ranks together.
+        macs: multiply-adds of all of them.
+        memory_bytes: of each rank.
+    """
+
+    losses: int
+    macs: int
+    memory_bytes: int
+
+
+def search_costs(
+    network: GraphNetwork,
+    layer: Layer,
+    x: Tensor,
+    num_samples: int,
+    steps: int,
+    recipe: Recipe,
+    sampling: Sampling,
+    threads: int = 1,
+) -> TrialCosts:
+    """What a search by the network's loss takes.
+
+    Args:
+        network: recorded.
+        layer: to search.
+        x: a few samples.
+        num_samples: to draw from.
+        steps: picks.
+        recipe, sampling: of the search.
+        threads: batches that a rank works on at once.
+    """
+    replaced = Replaced(network, layer)
+    batch = min(sampling.batch, num_samples)
+    losses = 0
+    for k in range(1, steps + 1):
+        left = layer.num_candidates - (0 if recipe.replacement else k - 1)
+        each = 1 if k == 1 or recipe.weights == "uniform" else LINE_SEARCH_LOSSES
+        losses += each * min(left, sampling.candidates or left)
+    own, shared = replaced.macs(macs_by_module(network, x))
+    needed = replaced.bytes_needed(x)
+    limit = BATCH_BYTES.get(x.device.type, BATCH_BYTES["cuda"])
+    in_work = max(limit, needed.network, needed.trial)
+    return TrialCosts(
+        losses=losses,
+        macs=batch * (losses * own + steps * shared),
+        memory_bytes=batch * needed.held + 2 * threads * in_work,
+    )

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gfs_dist.errors import InputError, NonFiniteError
+from gfs_dist.pruning.layerwise.network_loss import NetworkLoss, NetworkLossProblem, line_search
+from gfs_dist.pruning.layerwise.sampling import Sampling
+from gfs_dist.selection.build import Recipe
+from gfs_dist.selection.loop import greedy
+from gfs_dist.selection.partition import Partition
+from gfs_dist.selection.stop import Stop
+from tests.pruning.layerwise.problems import CPU, MAKERS, Problem, average, make
+from tests.selection.ranks import search
+
+UNIFORM = Recipe(replacement=False)
+LINE_SEARCH = Recipe(weights="line_search", replacement=False)
+EVERYTHING = Sampling()
+
+
+def whole(problem: NetworkLossProblem, own: Tensor | None = None) -> NetworkLoss:
+    own = torch.arange(problem.num_candidates) if own is None else own
+    return problem.objective(own, CPU, lambda: None)
+
+
+def build(
+    folder: FilePath,
+    problem: Problem,
+    layer: str,
+    recipe: Recipe = UNIFORM,
+    sampling: Sampling = EVERYTHING,
+) -> NetworkLossProblem:
+    return NetworkLossProblem(problem.workspace(folder), problem.layer(layer), recipe, sampling)
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "MobileNetV2"])
+def test_scores_are_the_losses_of_networks_with_scaled_consumers(
+    name: str, tmp_path: FilePath
+) -> None:
+    problem = make(name)
+    workspace = problem.workspace(tmp_path)
+    for layer in problem.structure.layers:
+        n = layer.num_candidates
+        found = whole(NetworkLossProblem(workspace, layer, UNIFORM, Sampling()))
+        assert found.scale == pytest.approx(problem.loss(layer, [0.0] * n), rel=1e-9)
+        picks: list[int] = []
+        for pick in (n - 1, 0, 1):
+            expected = [problem.loss(layer, average([*picks, i], n)) for i in range(n)]
+            expected = [torch.inf if i in picks else loss for i, loss in enumerate(expected)]
+            torch.testing.assert_close(found.scores().tolist(), expected, rtol=1e-9, atol=1e-9)
+            assert found.step_size(pick) == 1 / (len(picks) + 1)
+            found.add(pick, None, found.step_size(pick), expected[pick])
+            picks.append(pick)
+
+
+def test_all_candidates_are_the_dense_network(tmp_path: FilePath) -> None:
+    problem = make("ResNet18")
+    layer = problem.structure.layers[0]
+    assert len(layer.consumers) > 2
+    path = greedy(whole(build(tmp_path, problem, layer.name)), Stop(steps=100))
+    assert path.stop_reason == "exhausted"
+    assert sorted(path.picks) == list(range(layer.num_candidates))
+    with torch.no_grad():
+        dense = functional.cross_entropy(problem.model(problem.x), problem.labels)
+    assert path.loss[-1] == pytest.approx(float(dense), rel=1e-9)
+    for k in (1, 3, 6):
+        loss = problem.loss(layer, path.coefficients(k))
+        assert path.loss[k - 1] == pytest.approx(loss, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sampling"),
+    [(UNIFORM, EVERYTHING), (UNIFORM, Sampling(candidates=9, seed=3)), (LINE_SEARCH, EVERYTHING)],
+)
+def test_any_number_of_ranks_finds_the_same_losses(
+    recipe: Recipe, sampling: Sampling, tmp_path: FilePath
+) -> None:
+    problem = make("wide", samples=5, dtype=torch.float32, trained=True)
+    search_for = build(tmp_path, problem, "first", recipe, sampling)
+    alone = greedy(whole(search_for), Stop(steps=16))
+    assert len(alone) > 3
+    parts = [torch.arange(40)[:3], torch.empty(0, dtype=torch.int64), torch.arange(40)[3:]]
+    partitions = [Partition.contiguous(40, 2), Partition.strided(40, 3), Partition.strided(40, 4)]
+    for partition in (*partitions, Partition(parts)):
+        paths, _ = search(lambda own: whole(search_for, own), partition, Stop(steps=16))
+        for path in paths:
+            assert (path.picks, path.loss, path.step_sizes) == (
+                alone.picks, alone.loss, alone.step_sizes
+            )  # fmt: skip
+
+
+def test_a_candidate_keeps_its_bits_whatever_is_computed_beside_it(tmp_path: FilePath) -> None:
+    """Rows at the end of a vectorised SiLU round differently: places are part of the rule."""
+    problem = make("wide", samples=5, dtype=torch.float32)
+    search_for = build(tmp_path, problem, "first")
+    everything = whole(search_for)
+    scores = everything.scores()
+    for candidate in range(40):
+        assert float(scores[candidate]) == everything.score(candidate)
+        assert float(whole(search_for, torch.tensor([candidate])).scores()) == scores[candidate]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sampling"),
+    [
+        (UNIFORM, EVERYTHING),
+        (UNIFORM, Sampling(batch=6)),
+        (UNIFORM, Sampling(candidates=5)),
+        (LINE_SEARCH, EVERYTHING),
+    ],
+)
+def test_a_path_is_replayed_and_continued(
+    recipe: Recipe, sampling: Sampling, tmp_path: FilePath
+) -> None:
+    problem = make("plain CNN", dtype=torch.float32, trained=True)
+    search_for = build(tmp_path, problem, "6", recipe, sampling)
+    path = greedy(whole(search_for), Stop(steps=8))
+    again = greedy(whole(search_for), Stop(steps=8), path=path.prefix(3))
+    assert (again.picks, again.loss) == (path.picks, path.loss)
+    changed = path.prefix(3)
+    changed.loss[1] *= 1 + 1e-6
+    with pytest.raises(InputError, match="the recorded loss of pick 2"):
+        greedy(whole(search_for), Stop(steps=8), path=changed)
+
+
+def test_fresh_mini_batches_are_those_of_seed_and_step(tmp_path: FilePath) -> None:
+    problem = make("plain CNN", samples=12)
+    sampling = Sampling(batch=5, fresh=True, seed=7)
+    search_for = build(tmp_path, problem, "3", sampling=sampling)
+    layer = problem.layer("3")
+    path = greedy(whole(search_for), Stop(steps=4))
+    seen = [sampling.rows(12, k) for k in range(1, 5)]
+    assert len({tuple(rows.tolist()) for rows in seen}) == 4
+    for k, rows in enumerate(seen, start=1):
+        factors = layer.num_candidates * path.coefficients(k)
+        expected = problem.losses(layer, factors)[rows].mean()
+        assert path.loss[k - 1] == pytest.approx(float(expected), rel=1e-9)
+    again = greedy(whole(search_for), Stop(steps=4), path=path.prefix(3))
+    assert (again.picks, again.loss) == (path.picks, path.loss)
+
+
+def test_a_mini_batch_stays_unless_it_is_to_be_fresh() -> None:
+    fixed = Sampling(batch=4, seed=1)
+    assert torch.equal(fixed.rows(30, 1), fixed.rows(30, 9))
+    assert not torch.equal(fixed.rows(30, 1), Sampling(batch=4, seed=2).rows(30, 1))
+    assert torch.equal(Sampling(batch=40).rows(30, 1), torch.arange(30))
+
+
+def test_only_drawn_candidates_are_scored(tmp_path: FilePath) -> None:
+    problem = make("plain CNN")
+    few = Sampling(candidates=3, seed=5)
+    found = whole(build(tmp_path, problem, "6", sampling=few))
+    every = whole(build(tmp_path / "every", problem, "6"))
+    draws = set()
+    for _ in range(10):
+        scores, all_scores = found.scores(), every.scores()
+        drawn = scores.isfinite()
+        left = 10 - found.position
+        assert drawn.sum() == min(3, left)
+        torch.testing.assert_close(scores[drawn], all_scores[drawn], rtol=1e-9, atol=0.0)
+        draws.add(tuple(drawn.tolist()))
+        pick = int(scores.argmin())
+        for objective in (found, every):
+            objective.add(pick, None, 1 / (objective.position + 1), float(scores[pick]))
+    assert len(draws) > 5
+    assert sorted(greedy(whole(build(tmp_path / "path", problem, "6")), Stop()).picks) == [
+        *range(10)
+    ]
+
+
+def test_replacement_lets_a_channel_be_picked_again(tmp_path: FilePath) -> None:
+    problem = make("plain CNN")
+    recipe = Recipe(replacement=True)
+    path = greedy(whole(build(tmp_path, problem, "0", recipe)), Stop(steps=20))
+    assert len(path) == 20
+    assert path.num_kept < 20
+    layer = problem.layer("0")
+    assert path.loss[-1] == pytest.approx(problem.loss(layer, path.coefficients()), rel=1e-9)
+
+
+def test_line_search_never_raises_the_loss_and_says_its_steps(tmp_path: FilePath) -> None:
+    problem = make("plain CNN", trained=True)
+    layer = problem.layer("6")
+    path = greedy(whole(build(tmp_path, problem, "6", LINE_SEARCH)), Stop(steps=10))
+    assert len(path) > 3
+    assert path.step_sizes[0] == 1.0
+    assert path.loss == sorted(path.loss, reverse=True)
+    for k in (2, len(path)):
+        expected = problem.loss(layer, path.coefficients(k))
+        assert path.loss[k - 1] == pytest.approx(expected, rel=1e-8)
+    uniform = greedy(whole(build(tmp_path / "u", problem, "6")), Stop(steps=2))
+    assert path.loss[1] <= uniform.loss[1] * (1 + 1e-9)
+
+
+def test_line_search_finds_the_vertex_of_a_parabola() -> None:
+    lowest = torch.tensor([0.3, 0.05, 0.9, -1.0, 2.0, 0.0], dtype=torch.float64)
+    sign = torch.tensor([1.0, 1, 1, 1, 1, -1], dtype=torch.float64)
+
+    def losses(steps: Tensor) -> Tensor:
+        return 2 + sign * ((steps - lowest).square() - lowest.square())
+
+    found, steps = line_search(losses, 2.0, torch.full((6,), 0.25, dtype=torch.float64))
+    torch.testing.assert_close(steps.tolist(), [0.3, 0.05, 0.9, 0.0, 1.0, 1.0], atol=1e-9, rtol=0)
+    torch.testing.assert_close(found, losses(steps))
+
+
+def test_equal_candidates_go_to_the_lowest_number(tmp_path: FilePath) -> None:
+    problem = make("wide", dtype=torch.float32)
+    with torch.no_grad():
+        for module, axis in ((problem.model.first, 0), (problem.model.second, 1)):
+            module.weight[(slice(None),) * axis + (slice(1, None),)] = module.weight.select(
+                axis, 0
+            ).unsqueeze(axis)
+        problem.model.first.bias[1:] = problem.model.first.bias[0]
+    path = greedy(whole(build(tmp_path, problem, "first")), Stop(steps=3))
+    assert path.picks == [0, 1, 2]
+
+
+def test_what_cannot_be_scored_is_refused(tmp_path: FilePath) -> None:
+    problem = make("plain CNN")
+    with pytest.raises(InputError, match="line_search compares losses of different steps"):
+        build(tmp_path / "a", problem, "0", LINE_SEARCH, Sampling(fresh=True))
+    with pytest.raises(InputError, match="which 3 drawn candidates cannot tell"):
+        build(tmp_path / "d", problem, "0", LINE_SEARCH, Sampling(candidates=3))
+    with pytest.raises(InputError, match="candidates: found 0, accepted 1 or more"):
+        Sampling(candidates=0)
+    unlabelled = problem.workspace(tmp_path / "b")
+    unlabelled = type(unlabelled)(unlabelled.folder, 10, 3, False)
+    with pytest.raises(InputError, match="network_loss needs a label for every sample"):
+        NetworkLossProblem(unlabelled, problem.layer("0"), UNIFORM, Sampling())
+    problem.labels[7] = 5
+    with pytest.raises(InputError, match="labels: found 5 at sample 7, accepted 0 to 4"):
+        whole(build(tmp_path / "c", problem, "0"))
+
+
+def test_numbers_that_are_none_are_refused_by_name(tmp_path: FilePath) -> None:
+    problem = make("wide", dtype=torch.float32)
+    torch.nn.init.constant_(problem.model.second.weight[:, 3:4], 1e38)
+    with pytest.raises(NonFiniteError, match="layer 'first': the loss with candidate 3 as pick 1"):
+        whole(build(tmp_path, problem, "first")).scores()
+    torch.nn.init.constant_(problem.model.head.bias, torch.inf)
+    with pytest.raises(NonFiniteError, match="layer 'first': the outputs without it"):
+        found = build(tmp_path / "b", make("wide"), "first")
+        found.workspace.dense().get_submodule("head").bias.fill_(torch.inf)
+        whole(found)

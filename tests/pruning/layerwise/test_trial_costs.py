@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.networks.recorded import record
+from gfs_dist.pruning.layerwise import trial_costs
+from gfs_dist.pruning.layerwise.network_loss import NetworkLossProblem
+from gfs_dist.pruning.layerwise.replaced import Replaced
+from gfs_dist.pruning.layerwise.sampling import Sampling
+from gfs_dist.pruning.layerwise.trial_costs import TrialCosts, batch_sizes, search_costs
+from gfs_dist.selection.build import Recipe
+from tests.pruning.layerwise.problems import CPU, Problem, average, make
+
+UNIFORM = Recipe(replacement=False)
+LINE_SEARCH = Recipe(weights="line_search", replacement=False)
+
+
+class Counted(nn.Module):
+    """Counts its samples before the layer and uses the number behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 40), nn.Linear(40, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        samples = x.size(0)
+        return self.head(self.second(torch.relu(self.first(x))).view(samples, 6))
+
+
+class Swapped(Counted):
+    """Samples lie along the second axis, as in older sequence models."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.unflatten(1, (2, 2)).repeat(1, 1, 2).transpose(0, 1))
+        return self.head(self.second(torch.relu(x)).sum(0))
+
+
+@pytest.mark.parametrize("model", [Counted(), Swapped()])
+def test_trials_go_one_by_one_where_samples_cannot_be_stacked(
+    model: nn.Module, tmp_path: Path
+) -> None:
+    problem = Problem(model.double().eval(), torch.randn(6, 4).double(), torch.arange(6) % 3)
+    layer = problem.layer("first")
+    network = record(problem.model, problem.x)
+    assert batch_sizes(Replaced(network, layer), problem.x) == (6, 5)
+    search = NetworkLossProblem(problem.workspace(tmp_path), layer, UNIFORM, Sampling())
+    scores = search.objective(torch.arange(40), CPU, lambda: None).scores()
+    expected = [problem.loss(layer, average([i], 40)) for i in range(40)]
+    torch.testing.assert_close(scores.tolist(), expected, rtol=1e-9, atol=0.0)
+
+
+def test_batches_are_bounded_by_the_memory_of_their_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem = make("ResNet18", dtype=torch.float32)
+    network = record(problem.model, problem.x)
+    deep, wide = (
+        Replaced(network, problem.layer(name)) for name in ("blocks.2.conv1", "blocks.0.conv1")
+    )
+    # At the worst moment 8 x 8 pixels of 8 channels are held 3 times behind blocks.0.conv2 (its
+    # norm's result, the shortcut, their sum), and once more with what a step reads.
+    size = 8 * 8 * 8 * 4
+    assert 3 * size <= wide.bytes_needed(problem.x[:2]).trial <= 4 * size
+    assert deep.bytes_needed(problem.x[:2]).trial < wide.bytes_needed(problem.x[:2]).trial
+    monkeypatch.setitem(trial_costs.BATCH_BYTES, "cpu", 10 * size)
+    samples, trials = batch_sizes(wide, problem.x)
+    assert samples * wide.bytes_needed(problem.x[:2]).network <= 10 * size
+    assert samples < len(problem.x)
+    assert trials == 1
+
+
+def test_costs_are_counted_step_by_step() -> None:
+    problem = make("plain CNN", dtype=torch.float32)
+    network, layer = record(problem.model, problem.x), problem.layer("6")
+
+    def costs(recipe: Recipe, **options: int) -> TrialCosts:
+        return search_costs(network, layer, problem.x, 9, 10, recipe, Sampling(batch=4, **options))
+
+    uniform = costs(UNIFORM)
+    assert uniform.losses == sum(range(1, 11))
+    # One candidate of the last linear layer (10 to 5) is 5 multiply-adds; each step runs it twice.
+    assert uniform.macs == 4 * (55 * 5 + 10 * 2 * 50)
+    assert costs(LINE_SEARCH).losses == 10 + 3 * 45
+    assert costs(UNIFORM, candidates=3).losses == 8 * 3 + 2 + 1
+    assert costs(Recipe(replacement=True)).losses == 100
+    assert uniform.memory_bytes >= 2 * trial_costs.BATCH_BYTES["cpu"]
