@@ -43,6 +43,8 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
     overrides = parse(words)
     stored = _stored_config(command, overrides)
     options, values = _split(command, overrides, config_dir)
+    if stored is None:
+        options = _with_network(command, options, values)
     options = _with_training(command, options)
     if stored is not None:
         options = _stored_options(stored, options) + options
@@ -112,6 +114,18 @@ def _split(
             raise ConfigError(f"{override.input_line}: not part of gfs {command}, add it as +{key}")
         options.append(f"{'' if own else '+'}{key}={override.value()}")
     return options, values
+
+
+def _with_network(command: str, options: list[str], values: list[Override]) -> list[str]:
+    """``options`` with ``model=stored`` where a checkpoint describes a deep network by itself."""
+    places = [raw_value(o).strip("\"'") for o in values if o.key_or_group == "checkpoint"]
+    chosen = any(option.startswith("model=") for option in options)
+    if command != "prune" or chosen or not places or places[-1] == "null":
+        return options
+    # Torch: words that name no checkpoint do not wait for it.
+    from gfs_dist.jobs.checkpoints import holds_deep
+
+    return [*options, "model=stored"] if holds_deep(places[-1]) else options
 
 
 def _with_training(command: str, options: list[str]) -> list[str]:
@@ -236,20 +250,42 @@ def _kind(cfg: Any) -> str | None:
     return OmegaConf.select(cfg, "runtime.kind")
 
 
+def compose_stored(command: str, folder: str) -> Any:
+    """The configuration that the run folder ``folder`` was made with by ``command``.
+
+    Raises:
+        ConfigError: no run folder, or one of another command; says so of the key ``path``.
+    """
+    stored = _read_stored(command, folder, "path")
+    try:
+        cfg = _typed(command, _join_files(command, _stored_options(stored, []), None))
+        config: Any = OmegaConf.to_object(OmegaConf.merge(cfg, stored))
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(_explain(error)) from error
+    config.settle()
+    check_ranges(config)
+    config.check()
+    return config
+
+
 def _stored_config(command: str, overrides: list[Override]) -> dict[str, Any] | None:
     """The configuration of the run folder that ``resume=`` names, if one does."""
     folders = [raw_value(o).strip("\"'") for o in overrides if o.key_or_group == "resume"]
     if not folders or folders[-1] == "null":
         return None
-    file = Path(folders[-1]) / "config.yaml"
+    return _read_stored(command, folders[-1], "resume")
+
+
+def _read_stored(command: str, folder: str, key: str) -> dict[str, Any]:
+    file = Path(folder) / "config.yaml"
     if not file.is_file():
-        raise ConfigError(f"resume: found {folders[-1]}, accepted a run folder (with config.yaml)")
+        raise ConfigError(f"{key}: found {folder}, accepted a run folder (with config.yaml)")
     try:
         stored = OmegaConf.to_container(OmegaConf.load(file))
     except (OSError, ValueError, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(f"resume: {file} cannot be read: {_explain(error)}") from error
+        raise ConfigError(f"{key}: {file} cannot be read: {_explain(error)}") from error
     if not _is_of(command, stored):
-        raise ConfigError(f"resume: {file} is not a configuration of gfs {command}")
+        raise ConfigError(f"{key}: {file} is not a configuration of gfs {command}")
     return typing.cast(dict[str, Any], stored)
 
 

@@ -31,6 +31,7 @@ from gfs_dist.jobs.groups import (
     Runtime,
     Seed,
     Sgd,
+    Stored,
     Synthetic,
     Train,
     TwoLayer,
@@ -217,6 +218,7 @@ def _refuse_deep_training(train: Train) -> None:
 COMMANDS: dict[str, type[Job]] = {
     "pretrain": Pretrain,
     "prune": Prune,
+    "cut": Cut,
     "finetune": Finetune,
     "evaluate": Evaluate,
     "benchmark": Benchmark,
@@ -232,7 +234,12 @@ GROUPS: dict[str, dict[str, type]] = {
         "npz": Npz,
         "synthetic": Synthetic,
     },
-    "model": {"two_layer": TwoLayer, **dict.fromkeys(CATALOG, Deep), "custom": Custom},
+    "model": {
+        "two_layer": TwoLayer,
+        **dict.fromkeys(CATALOG, Deep),
+        "custom": Custom,
+        "stored": Stored,
+    },
     "train": {"gd": GradientDescent, "sgd": Sgd},
     "runtime": {"ray": RayRuntime, "local": LocalRuntime, "none": NoRuntime},
 }

@@ -16,6 +16,8 @@ from gfs_dist.files import checkpoint
 from gfs_dist.jobs import config as schema
 from gfs_dist.networks.store import ARCHITECTURE
 
+ORIGIN = ("model", "num_classes", "in_channels", "factory", "kwargs")
+
 
 @functools.lru_cache(maxsize=1)
 def read_images(spec: DataSpec) -> Images:
@@ -24,7 +26,13 @@ def read_images(spec: DataSpec) -> Images:
 
 
 def describe(model: schema.Model, images: Images) -> dict[str, Any]:
-    """The architecture that the keys ``model.*`` name, with what the data decides of it."""
+    """The architecture that the keys ``model.*`` name, with what the data decides of it.
+
+    Raises:
+        ConfigError: they name none, as where a folder is to say itself what it holds.
+    """
+    if isinstance(model, schema.Stored):
+        raise ConfigError(f"model: found {model.name}, accepted here the name of a network")
     if isinstance(model, schema.Custom):
         return {"model": "custom", "factory": model.factory, "kwargs": dict(model.kwargs)}
     return {
@@ -32,6 +40,33 @@ def describe(model: schema.Model, images: Images) -> dict[str, Any]:
         "num_classes": images.num_classes,
         "in_channels": images.x_train.shape[1],
     }
+
+
+def architecture_of(place: Path, model: schema.Model, images: Images) -> dict[str, Any]:
+    """What a stored network says of itself; of a bare state dict the keys ``model.*`` do.
+
+    Raises:
+        CheckpointError: what it says cannot be read.
+        ConfigError: a bare state dict, and the keys name no deep network.
+    """
+    if (place / ARCHITECTURE).is_file():
+        return checkpoint.read_json(place / ARCHITECTURE)
+    if place.is_dir():
+        return checkpoint.read_json(place / checkpoint.STATE).get("architecture") or {}
+    if isinstance(model, schema.TwoLayer):
+        raise ConfigError(f"model: found {model.name}, accepted is the deep network of {place}")
+    return describe(model, images)
+
+
+def origin_of(architecture: dict[str, Any]) -> dict[str, Any] | None:
+    """What :func:`gfs_dist.networks.save` is told of where a network came from.
+
+    A network that was read from its graph is stored by it again: the factory that its file may
+    name was not called, and nobody has said that it may be.
+    """
+    if "graph" in architecture:
+        return None
+    return {key: architecture[key] for key in ORIGIN if key in architecture}
 
 
 def fresh_network(architecture: dict[str, Any], seed: int) -> nn.Module:

@@ -54,7 +54,7 @@ def plan_lines(
     ]
 
 
-def check_device(config: schema.Pretrain | schema.Finetune) -> None:
+def check_device(config: schema.Pretrain | schema.Finetune | schema.Prune) -> None:
     """Refuse a GPU that this machine has not; machines of a Ray cluster are asked by Ray.
 
     Raises:

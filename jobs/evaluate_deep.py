@@ -55,7 +55,7 @@ def measure(
         "kept": None,
         **found._asdict(),
         **sizes,
-        "latency": [asdict(speed) for speed in _speeds(network, images)],
+        "latency": [asdict(speed) for speed in speeds(network, images)],
     }
 
 
@@ -66,7 +66,7 @@ def _batches(images: Images, reporter: Reporter) -> Iterator[tuple[Tensor, Tenso
         reporter.step(number)
 
 
-def _speeds(network: nn.Module, images: Images) -> Iterator[networks.Latency]:
+def speeds(network: nn.Module, images: Images) -> Iterator[networks.Latency]:
     """At batch 1 and at a large batch, or as many test images as there are."""
     for size, repeats in ((1, REPEATS), (LARGE_BATCH, LARGE_REPEATS)):
         x = images.inputs(images.x_test[:size]).to(networks.device_of(network))

@@ -13,23 +13,25 @@ from torch import nn
 
 from gfs_dist import networks
 from gfs_dist.data import DataSpec, Images
-from gfs_dist.errors import CheckpointError, ConfigError
+from gfs_dist.errors import CheckpointError
 from gfs_dist.files import checkpoint, fingerprint
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.again import data_words
 from gfs_dist.jobs.checkpoints import find_checkpoints
-from gfs_dist.jobs.deep import check_fits, describe, read_images, read_network
+from gfs_dist.jobs.deep import (
+    architecture_of,
+    check_fits,
+    origin_of,
+    read_images,
+    read_network,
+)
 from gfs_dist.jobs.deep_run import DeepRun, check_device, deep_spec, plan_lines, sizes
 from gfs_dist.jobs.deep_training import DeepTraining
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.two_layer import data_spec
-from gfs_dist.networks.store import ARCHITECTURE
 
 DEFAULTS = {"iterations": 2500, "lr": 0.01, "checkpoint_every": 500}
 """The paper's 2,500 iterations from 0.01 (arXiv 2108.00259, Appendix E); all else as pretrain."""
-
-ORIGIN = ("model", "num_classes", "in_channels", "factory", "kwargs")
-"""What :func:`gfs_dist.networks.save` asks of where a network came from."""
 
 
 def run(config: schema.Finetune, reporter: Reporter) -> dict[str, Any]:
@@ -78,15 +80,8 @@ def _find(path: Path) -> Path:
 
 
 def _architecture(place: Path, model: schema.Model, images: Images) -> dict[str, Any]:
-    """What the stored network says of itself; of a bare state dict the keys ``model.*`` do."""
-    if (place / ARCHITECTURE).is_file():
-        facts = checkpoint.read_json(place / ARCHITECTURE)
-    elif place.is_dir():
-        facts = checkpoint.read_json(place / checkpoint.STATE).get("architecture") or {}
-    elif isinstance(model, schema.TwoLayer):
-        raise ConfigError(f"model: found {model.name}, accepted is the deep network of {place}")
-    else:
-        facts = describe(model, images)
+    """Of a deep network that can be trained."""
+    facts = architecture_of(place, model, images)
     if facts.get("model") == "two_layer":
         raise CheckpointError(f"path: {place} is a two-layer network, accepted are deep ones")
     if facts.get("graph", {}).get("evaluation_only"):
@@ -109,10 +104,9 @@ def _result(
     last = job.folder.path / rows[-1]["model"]
     networks.load_state(network, checkpoint.load(last).tensors, last / checkpoint.MODEL)
     name = path.resolve().stem if path.is_file() else path.resolve().name
-    origin = {key: architecture[key] for key in ORIGIN if key in architecture}
     stored = job.folder.model(name)
     example = images.inputs(images.x_test[:2])
-    networks.save(stored, network.eval(), example=example, origin=origin)
+    networks.save(stored, network.eval(), example=example, origin=origin_of(architecture))
     curve = [{key: row[key] for key in ("iteration", "loss", "accuracy")} for row in rows]
     return {
         **rows[-1],

@@ -128,6 +128,13 @@ class Custom(Model):
 
 
 @dataclass
+class Stored(Model):
+    """The deep network that a checkpoint itself describes."""
+
+    name: Annotated[str, Among("stored")]
+
+
+@dataclass
 class Train:
     """What every training method has."""
 

@@ -52,7 +52,8 @@ def own_event(event: str, step: int) -> dict[str, Any]:
 
 
 def fault_words(row: dict[str, Any]) -> str:
-    """An event ``fault`` or ``recovered`` of a group of ranks, in words."""
+    """An event ``fault`` or ``recovered`` of ranks, in words."""
+    at = "" if row["step"] is None else f" at step {row['step']}"
     if row["event"] == "recovered":
-        return f"rank {row['rank']} is back, work goes on at step {row['step']}"
-    return f"rank {row['rank']} was {row.get('kind', 'lost')} at step {row['step']}: replacing it"
+        return f"rank {row['rank']} is back, work goes on{at}"
+    return f"rank {row['rank']} was {row.get('kind', 'lost')}{at}: replacing it"

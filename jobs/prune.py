@@ -22,6 +22,7 @@ from gfs_dist import networks, report
 from gfs_dist.errors import PicksDifferError, RunError, StorageError
 from gfs_dist.files import RunFolder, atomic, fingerprint
 from gfs_dist.jobs import config as schema
+from gfs_dist.jobs import prune_deep
 from gfs_dist.jobs.checkpoints import train_checkpoints
 from gfs_dist.jobs.compose import to_yaml
 from gfs_dist.jobs.prune_plan import Plan, make_plan
@@ -44,6 +45,8 @@ SAME_LOSS = 1e-6
 
 def run(config: schema.Prune, reporter: Reporter) -> dict[str, Any]:
     """Prune, and write the run folder; returns what ``report.json`` holds."""
+    if not isinstance(config.model, schema.TwoLayer):
+        return prune_deep.run(config, reporter)
     plan = make_plan(config)
     reporter.plan(plan.lines)
     with _open_folder(config) as folder:

@@ -21,23 +21,30 @@ class PathRecord:
 
     Attributes:
         folder: of the run.
-        name: of the result.
+        name: of the result; of a layer's path, ``RESULT/FILE``.
         facts: what the file says besides the path: neurons, samples, objective, weights,
             dense_loss, and ``inputs``, fingerprints by name of what the search depends on.
+        key: under which a user named the run folder, for messages.
     """
 
     folder: RunFolder
     name: str
     facts: dict[str, Any]
+    key: str = "resume"
 
-    def write(self, path: Path, *, finished: bool) -> FilePath:
-        """Write the path; once it is finished the file of the search in progress goes."""
+    def write(self, path: Path, *, finished: bool, more: dict[str, Any] | None = None) -> FilePath:
+        """Write the path; once it is finished the file of the search in progress goes.
+
+        ``more`` is said besides. Consumers that are refitted have no coefficients.
+        """
+        refitted = self.facts["objective"] == "least_squares"
         content = {
             "format": FORMAT,
             **self.facts,
+            **(more or {}),
             "picks": path.picks,
             "loss": path.loss,
-            "coefficients": path.coefficients().tolist(),
+            "coefficients": None if refitted else path.coefficients().tolist(),
             "step_sizes": path.step_sizes,
             "gap": path.gap,
             "stop_reason": path.stop_reason,
@@ -56,8 +63,19 @@ class PathRecord:
         """
         for file in (self._finished, self._partial):
             if file.exists():
-                return self._parse(file)
+                return self._parse(self._read(file), file)
         return None
+
+    def finished(self) -> tuple[Path, dict[str, Any]] | None:
+        """The finished path and all that its file says; None if there is none.
+
+        Raises:
+            RunFolderError: see :meth:`read`.
+        """
+        if not self._finished.exists():
+            return None
+        stored = self._read(self._finished)
+        return self._parse(stored, self._finished), stored
 
     @property
     def _finished(self) -> FilePath:
@@ -67,21 +85,27 @@ class PathRecord:
     def _partial(self) -> FilePath:
         return self.folder.path_file(self.name + ".partial")
 
-    def _parse(self, file: FilePath) -> Path:
+    def _read(self, file: FilePath) -> dict[str, Any]:
+        """What a file says, if it belongs to the same inputs."""
         try:
             stored = read_json(file)
         except CheckpointError as error:
-            raise RunFolderError(f"resume: {error}") from error
+            raise RunFolderError(f"{self.key}: {error}") from error
         inputs = stored.get("inputs")
         if not isinstance(inputs, dict):
-            raise RunFolderError(f"resume: {file} holds no path: it does not name its inputs")
+            raise self._no_path(file, "it does not name its inputs")
         for name, now in self.facts["inputs"].items():
             if inputs.get(name) != now:
                 raise RunFolderError(
-                    f"resume: {name} changed since {file} was written; bring the old one back, "
+                    f"{self.key}: {name} changed since {file} was written; bring the old one back, "
                     "or start a new run"
                 )
+        return stored
+
+    def _parse(self, stored: dict[str, Any], file: FilePath) -> Path:
         path = Path(self.facts["neurons"])
+        if stored.get("neurons") != path.num_candidates:
+            raise self._no_path(file, f"neurons {stored.get('neurons')}, not {path.num_candidates}")
         try:
             for pick, loss, step in zip(
                 stored["picks"], stored["loss"], stored["step_sizes"], strict=True
@@ -95,5 +119,8 @@ class PathRecord:
             if len(path.gap) != len(path):
                 raise ValueError(f"{len(path.gap)} gaps of {len(path)} picks")
         except (KeyError, TypeError, ValueError) as error:
-            raise RunFolderError(f"resume: {file} holds no path: {error}") from error
+            raise self._no_path(file, error) from error
         return path
+
+    def _no_path(self, file: FilePath, why: object) -> RunFolderError:
+        return RunFolderError(f"{self.key}: {file} holds no path: {why}")

@@ -28,8 +28,7 @@ def run(config: schema.Report, reporter: Reporter) -> dict[str, Any]:
     page = folder.path / "report.html"
     reporter.plan([f"write {folder.path / 'report.md'}, {page.name} and plots"])
     results = report.get("results") or []
-    paths = {row["name"]: _read(folder.inside(row["path"])) for row in results if row.get("path")}
-    pages.write(folder.path, report, paths)
+    pages.write(folder.path, report, read_paths(folder, results))
     reporter.run_folder(folder.path)
     if config.open and not _show(page):
         reporter.note(f"no browser was found, open {page.resolve()}")
@@ -37,11 +36,22 @@ def run(config: schema.Report, reporter: Reporter) -> dict[str, Any]:
     return report
 
 
+def read_paths(folder: RunFolder, results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The paths of results by their names; of a deep one, a path by the name of each layer.
+
+    Raises:
+        RunFolderError: a result names a file elsewhere.
+        CheckpointError: a path cannot be read.
+    """
+    return {row["name"]: _read(folder.inside(row["path"])) for row in results if row.get("path")}
+
+
 def _read(path: Path) -> dict[str, Any]:
-    """One path; of a folder that holds a deep network's, each by the name of its layer."""
-    if path.is_dir():
-        return {file.stem: read_json(file) for file in sorted(path.glob("*.json"))}
-    return read_json(path)
+    if not path.is_dir():
+        return read_json(path)
+    files = sorted(file for file in path.glob("*.json") if not file.stem.endswith(".partial"))
+    stored = [(file.stem, read_json(file)) for file in files]
+    return {content.get("layer", stem): content for stem, content in stored}
 
 
 def _show(page: Path) -> bool:

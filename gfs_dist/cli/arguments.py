@@ -12,12 +12,13 @@ from typing import NoReturn
 
 from gfs_dist.errors import InputError
 
-POSITIONAL = {"finetune": "path", "evaluate": "path", "report": "path"}
+POSITIONAL = {"cut": "path", "finetune": "path", "evaluate": "path", "report": "path"}
 """Commands that take a word without ``=``, and the key that it sets."""
 
 COMMANDS = {
     "pretrain": "train a network, keeping checkpoints",
     "prune": "prune one or many checkpoints",
+    "cut": "another size from the stored paths of a deep network: gfs cut RUN_DIR budget.macs=35%",
     "finetune": "train a stored deep network on: gfs finetune PATH",
     "evaluate": "measure a stored network: gfs evaluate PATH",
     "benchmark": "measure the exact methods against the exhaustive one",

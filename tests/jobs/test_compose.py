@@ -18,7 +18,12 @@ from gfs_dist.jobs.config import (
     Sgd,
 )
 
-NEEDED = {"evaluate": ["path=x"], "finetune": ["path=x"], "report": ["path=x"]}
+NEEDED = {
+    "cut": ["path=x", "budget.macs=35%"],
+    "evaluate": ["path=x"],
+    "finetune": ["path=x"],
+    "report": ["path=x"],
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,119 @@
+"""``gfs cut RUN_DIR``: another size of a deep network from the paths that a run has stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gfs_dist.errors import ConfigError, RunFolderError
+from gfs_dist.files import RunFolder
+from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.compose import compose_stored
+from gfs_dist.jobs.deep_card import write_card
+from gfs_dist.jobs.deep_report import DeepReport
+from gfs_dist.jobs.deep_result import ResultMaker
+from gfs_dist.jobs.layer_records import LayerRecords
+from gfs_dist.jobs.local import use_threads
+from gfs_dist.jobs.prune_deep import path_facts, result_name, scratch, tell
+from gfs_dist.jobs.prune_deep_plan import DeepPlan, checkpoints, make_plan
+from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.watched import Watched
+from gfs_dist.pruning.budget import Budget
+from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner
+from gfs_dist.pruning.layerwise.workspace import Workspace
+from gfs_dist.runtime import open_runtime
+
+
+def run(config: schema.Cut, reporter: Reporter) -> dict[str, Any]:
+    """Cut the last checkpoint of a run once more; returns what ``report.json`` holds then.
+
+    Data and checkpoint are read again, as the run's configuration says.
+
+    Raises:
+        ConfigError: the run is of a two-layer network, or has a result of that name.
+        RunFolderError: no run folder, its searches are not finished, or data or checkpoint have
+            changed since.
+        BudgetError: the budget cannot be met.
+    """
+    pruned = _configuration(config)
+    iteration, place = checkpoints(pruned)[-1]
+    source = result_name(iteration)
+    name = config.name or _default_name(source, config.budget.limit)
+    with use_threads(config.threads):
+        _refuse_taken(RunFolder(config.path), name)
+        plan = make_plan(pruned, config.budget.limit, [(iteration, place)], searched=True)
+        reporter.plan([f"cut       {source} once more, as {name}", *plan.lines])
+        with RunFolder.resume(config.path) as folder:
+            reporter.run_folder(folder.path)
+            report = DeepReport(folder)
+            report.put(_cut(plan, folder, report, name, reporter))
+            report.write("finished")
+            write_card(report, plan, place, name)
+            tell(report.rows, folder, pruned, reporter)
+            return report.content
+
+
+def _configuration(config: schema.Cut) -> schema.Prune:
+    """That of the run, for this process and the new budget."""
+    stored = compose_stored("prune", config.path)
+    assert isinstance(stored, schema.Prune)
+    if isinstance(stored.model, schema.TwoLayer):
+        raise ConfigError(
+            f"path: {config.path} has pruned a two-layer network, accepted is a run of a deep one"
+        )
+    return replace(
+        stored,
+        runtime=schema.NoRuntime("none"),
+        workers=1,
+        device=config.device,
+        threads=config.threads,
+        budget=config.budget,
+        repair=replace(stored.repair, finetune=False),
+    )
+
+
+def _default_name(source: str, budget: Budget) -> str:
+    value = "" if budget.kind == "widths" else f"_{float(budget.share):.6g}"
+    rounded = "" if budget.round_to == 1 else f"_round_to_{budget.round_to}"
+    return f"{source}_{budget.kind}{value}{rounded}"
+
+
+def _refuse_taken(folder: RunFolder, name: str) -> None:
+    if (folder.model(name)).exists():
+        raise ConfigError(f"name: {folder.path} has a result {name}, accepted another name=NAME")
+
+
+def _cut(
+    plan: DeepPlan, folder: RunFolder, report: DeepReport, name: str, reporter: Reporter
+) -> dict[str, Any]:
+    [(iteration, place)] = plan.places
+    network = plan.network(place)
+    source = result_name(iteration)
+    records = LayerRecords(folder, source, path_facts(plan, network), key="path")
+    paths = _finished(records, plan)
+    runtime = Watched(open_runtime(plan.runtime_spec(folder.logs)), folder, reporter)
+    maker = ResultMaker(folder, plan.measures, plan.config, plan.origin, reporter)
+    with runtime, scratch(folder, name) as place_of_work:
+        workspace = Workspace.create(place_of_work, network, plan.measures.batches())
+        pruner = Pruner(workspace, plan.structure, plan.settings, runtime, paths)
+        known = report.row(source)
+        # Times are compared with times of the same minute.
+        dense = (
+            {**known["dense"], "latency": plan.measures.latency(network)}
+            if known
+            else maker.dense(network, pruner)
+        )
+        facts = {"iteration": iteration, "dense": dense}
+        return maker.make(name, pruner, records, plan.budget, facts)
+
+
+def _finished(records: LayerRecords, plan: DeepPlan) -> dict[str, LayerPath]:
+    found = records.read(plan.channels)
+    if len(found) < len(plan.channels):
+        run = Path(records.folder.path)
+        raise RunFolderError(
+            f"path: {run} has the paths of {len(found)} of {len(plan.channels)} layers; finish it "
+            f"with gfs prune resume={run}"
+        )
+    return found

@@ -1,0 +1,164 @@
+"""From searched layers to one result: widths, the cut network, its row in the report."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from gfs_dist import networks
+from gfs_dist.files import RunFolder
+from gfs_dist.files.checkpoint import MODEL
+from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.deep import read_network
+from gfs_dist.jobs.deep_measures import Measures
+from gfs_dist.jobs.layer_records import LayerRecords
+from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.networks.graph_network import GraphNetwork
+from gfs_dist.pruning.budget import Budget
+from gfs_dist.pruning.layerwise.cutting import CutResult, Repairs, cut
+from gfs_dist.pruning.layerwise.pruner import Pruner
+from gfs_dist.pruning.layerwise.sizing import Sizing, size
+
+DENSE = ("loss", "accuracy", "macs", "params", "file_bytes", "latency")
+
+
+@dataclass(frozen=True)
+class ResultMaker:
+    """Makes results of one run.
+
+    Attributes:
+        folder: of the run.
+        measures: what is measured of each network.
+        config: of the run.
+        origin: what made the dense network.
+        reporter: told of progress.
+    """
+
+    folder: RunFolder
+    measures: Measures
+    config: schema.Prune
+    origin: dict[str, Any] | None
+    reporter: Reporter
+
+    def dense(self, network: nn.Module, pruner: Pruner) -> dict[str, Any]:
+        """The facts of the dense network.
+
+        Raises:
+            NonFiniteError: it does not give numbers; names the layer.
+        """
+        self.reporter.phase("measure the dense network")
+        return {**self.measures.facts(network), "file_bytes": _bytes(pruner, "dense")}
+
+    def make(
+        self,
+        name: str,
+        pruner: Pruner,
+        records: LayerRecords,
+        budget: Budget,
+        facts: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Size, cut, mend, measure, store; the row of the result.
+
+        Args:
+            name: of the result.
+            pruner: with the paths of all layers.
+            records: their files.
+            budget: can be met.
+            facts: what else the row says; ``dense`` among it.
+        """
+        sizing = self._size(name, pruner, budget)
+        found = self._cut(name, pruner, sizing)
+        measured = self.store(name, found.network)
+        paths = pruner.paths
+        return {
+            "name": name,
+            **facts,
+            "objective": pruner.settings.objective,
+            "kept": sum(sizing.widths.values()),
+            **measured,
+            "accuracy_after": found.accuracy_after,
+            "path": records.place,
+            "model": self.folder.relative(self.folder.model(name)),
+            "picks_sha256": joined_sha256([found.path.sha256 for found in paths.values()]),
+            "layers": layer_rows(pruner, found.network, sizing.widths),
+            "sizing": vars(sizing) | {"widths": dict(sizing.widths)},
+            "difference": found.difference,
+        }
+
+    def store(self, name: str, network: nn.Module) -> dict[str, Any]:
+        """Write ``models/NAME``; the facts of the network as it is read from there again."""
+        images, folder = self.measures.images, self.folder.model(name)
+        example = images.inputs(images.x_test[:2])
+        networks.save(folder, network, example=example, origin=self.origin)
+        self.reporter.phase(f"measure {name}")
+        stored = read_network(folder, self.config.model, images)
+        return {**self.measures.facts(stored), "file_bytes": (folder / MODEL).stat().st_size}
+
+    def _size(self, name: str, pruner: Pruner, budget: Budget) -> Sizing:
+        self.reporter.phase(f"size {name}")
+        return size(
+            pruner,
+            budget,
+            lambda done, most, best: self.reporter.step(done, best, at_most=most),
+        )
+
+    def _cut(self, name: str, pruner: Pruner, sizing: Sizing) -> CutResult:
+        self.reporter.phase(f"cut {name}", len(pruner.sites) if self.config.repair.refit else None)
+        repairs = Repairs(
+            fold=bool(self.config.repair.fold),
+            refit=bool(self.config.repair.refit),
+            batch_norm=bool(self.config.repair.batch_norm),
+        )
+        return cut(
+            pruner,
+            sizing.widths,
+            repairs,
+            name=f"cut_{name}",
+            evaluate=self.measures.accuracy,
+            on_site=lambda stage: self.reporter.step(stage + 1),
+        )
+
+
+def layer_rows(
+    pruner: Pruner, small: GraphNetwork, widths: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """A row for every layer that could be pruned or was skipped, in forward order."""
+    example, structure = pruner.example, pruner.structure
+    macs = networks.macs_by_module(small, example)
+    rows = []
+    for layer in structure.layers:
+        kept = widths[layer.name]
+        error = pruner.paths[layer.name].curve[kept - 1]
+        own = sum(macs.get(part.module, 0) for part in layer.producers)
+        rows.append(_row(layer.name, layer.num_candidates, kept, error, own, None))
+    for skip in structure.skipped:
+        own = macs.get(skip.name, 0)
+        rows.append(_row(skip.name, skip.channels, skip.channels, None, own, skip.reason))
+    order = {step.target: place for place, step in reversed([*enumerate(small.gfs_program)])}
+    return sorted(rows, key=lambda row: order.get(row["name"], len(order)))
+
+
+def _row(
+    name: str, channels: int, kept: int, error: float | None, macs: int, reason: str | None
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "channels": channels,
+        "kept": kept,
+        "error": error,
+        "macs": macs,
+        "reason": reason,
+    }
+
+
+def joined_sha256(hashes: list[str]) -> str:
+    """One hash for the picks of all layers, from each layer's in forward order."""
+    return hashlib.sha256(",".join(hashes).encode()).hexdigest()
+
+
+def _bytes(pruner: Pruner, name: str) -> int:
+    return pruner.workspace.path(name, MODEL).stat().st_size

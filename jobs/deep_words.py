@@ -1,0 +1,134 @@
+"""What is about to be done to a deep network, and what was done, in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.deep_measures import Measures
+from gfs_dist.pruning.budget import UNITS, Budget, percent
+from gfs_dist.pruning.layerwise.pruner import Pruner
+from gfs_dist.pruning.structure import Structure
+from gfs_dist.pruning.widths import least_widths
+
+REPAIRS = {
+    "fold": "counts folded into the consumers",
+    "refit": "least-squares refit",
+    "batch_norm": "batch norms measured again",
+    "finetune": "fine-tuning",
+}
+COPIES = 6
+"""Of the moments of its largest layer, that a rank may hold at once."""
+
+
+def inputs(
+    config: schema.Prune,
+    measures: Measures,
+    architecture: dict[str, Any],
+    pruner: Pruner,
+    places: list[tuple[int, Path]],
+) -> list[str]:
+    """Data and networks."""
+    images, costs = measures.images, pruner.costs
+    shape = " x ".join(str(size) for size in images.x_train.shape[1:])
+    count = "" if len(places) == 1 else f"{len(places)} checkpoints of "
+    return [
+        f"data      {config.data.name}: {len(measures.rows):,} calibration images of {shape}, "
+        f"{len(images.x_test):,} to test on, {images.num_classes} classes",
+        f"network   {count}{network_words(architecture)} from {config.checkpoint}: "
+        f"{costs.dense('params'):,} parameters, {costs.dense('macs'):,} multiply-adds",
+    ]
+
+
+def layers(structure: Structure) -> list[str]:
+    """Layers with their channels; the others by the reason why they stay."""
+    words = [f"{layer.name} {layer.num_candidates}" for layer in structure.layers]
+    reasons: dict[str, list[str]] = {}
+    for skip in structure.skipped:
+        reasons.setdefault(skip.reason, []).append(f"{skip.name} {skip.channels}")
+    total = sum(layer.num_candidates for layer in structure.layers)
+    return [
+        f"prune     {len(words)} layers, {total:,} channels: {', '.join(words)}",
+        *(f"skip      {', '.join(names)}: {reason}" for reason, names in reasons.items()),
+    ]
+
+
+def search(config: schema.Prune) -> str:
+    """How layers are searched."""
+    steps = "" if config.steps is None else f", at most {config.steps:,} picks a layer"
+    return (
+        f"search    {config.objective} objective, {config.weights} weights, "
+        f"{'with' if config.replacement else 'without'} replacement{steps}"
+    )
+
+
+def work(config: schema.Prune, budget: Budget, pruner: Pruner) -> list[str]:
+    """Budget, repairs, ranks."""
+    return [
+        f"budget    {budget_words(budget, pruner)}",
+        f"repair    {', '.join(repairs(config)) or 'none'}",
+        f"ranks     {config.workers} on runtime={config.runtime.kind}, device={config.device}, "
+        f"up to {memory_bytes(pruner) / 2**20:,.0f} MiB each",
+        "time      told once the first steps are measured",
+    ]
+
+
+def budget_words(budget: Budget, pruner: Pruner) -> str:
+    """What the budget comes to in this network, and the least that could be had."""
+    if budget.kind == "widths":
+        return f"widths of {len(budget.widths)} layers, as given"
+    share = percent(budget.share)
+    if budget.kind == "keep":
+        return f"{share} of the channels of each layer"
+    if budget.kind == "tolerance":
+        return f"top-1 on the calibration images may fall by {share} of itself at each layer"
+    if budget.kind == "latency":
+        return f"{share} of the time of the dense network at batch {budget.batch}: feasible"
+    costs = pruner.costs
+    least = costs.of(budget.kind, least_widths(costs.channels, budget.round_to))
+    return (
+        f"{share} of the {UNITS[budget.kind]}: at most {budget.limit(costs):,} of "
+        f"{costs.dense(budget.kind):,}; feasible, the least to be had is {least:,}"
+    )
+
+
+def budget_title(budget: Budget) -> str:
+    """The budget in a few words."""
+    if budget.kind == "widths":
+        return "widths as given"
+    share = percent(budget.share)
+    what = {
+        **UNITS,
+        "latency": f"time at batch {budget.batch}",
+        "keep": "channels of each layer",
+        "tolerance": "top-1 that may be lost at each layer",
+    }[budget.kind]
+    rounded = f", multiples of {budget.round_to}" if budget.round_to > 1 else ""
+    return f"{share} of the {what}{rounded}"
+
+
+def repairs(config: schema.Prune) -> list[str]:
+    """What is mended, in words."""
+    asked = vars(config.repair)
+    if config.objective == "least_squares":
+        asked = {**asked, "fold": False}  # its picks count nothing
+    return [words for key, words in REPAIRS.items() if asked[key]]
+
+
+def network_words(architecture: dict[str, Any]) -> str:
+    """What a network is called."""
+    name = architecture.get("factory") or architecture.get("model")
+    return "a network of your own" if name in (None, "graph") else str(name)
+
+
+def memory_bytes(pruner: Pruner) -> int:
+    """What a rank may hold at once, about: moments of the largest layer, and the network twice."""
+    inputs = [_num_inputs(pruner, site.module) for site in pruner.sites]
+    weights = sum(tensor.nbytes for tensor in pruner.dense.state_dict().values())
+    return COPIES * 8 * max(inputs, default=0) ** 2 + 2 * weights + 2**27
+
+
+def _num_inputs(pruner: Pruner, module: str) -> int:
+    weight = pruner.dense.get_submodule(module).get_parameter("weight")
+    return weight[0].numel()

@@ -1,0 +1,206 @@
+"""``gfs prune`` of a deep network: every layer searched, sized for a budget, cut, mended.
+
+What is finished is in the run folder at once: the path of each layer, each result. A run that was
+killed anywhere goes on from there. Samples and sums of the run lie in ``scratch/`` meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gfs_dist.errors import StorageError
+from gfs_dist.files import RunFolder, atomic, fingerprint
+from gfs_dist.jobs import config as schema
+from gfs_dist.jobs import prune_deep_plan
+from gfs_dist.jobs.again import data_words
+from gfs_dist.jobs.compose import to_yaml
+from gfs_dist.jobs.deep_card import write_card
+from gfs_dist.jobs.deep_report import DeepReport
+from gfs_dist.jobs.deep_result import ResultMaker
+from gfs_dist.jobs.layer_records import LayerRecords
+from gfs_dist.jobs.local import use_threads
+from gfs_dist.jobs.prune_deep_plan import DeepPlan, make_plan
+from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.watched import Watched
+from gfs_dist.pruning.layerwise.pruner import Pruner
+from gfs_dist.pruning.layerwise.workspace import Workspace
+from gfs_dist.runtime import Progress, open_runtime
+
+
+def run(config: schema.Prune, reporter: Reporter) -> dict[str, Any]:
+    """Prune, and write the run folder; returns what ``report.json`` holds."""
+    with use_threads(config.threads):
+        plan = make_plan(config, config.budget.limit, prune_deep_plan.checkpoints(config))
+        reporter.plan(plan.lines)
+        with _open_folder(config) as folder:
+            reporter.run_folder(folder.path)
+            job = DeepJob(plan, folder, reporter)
+            runtime = Watched(open_runtime(plan.runtime_spec(folder.logs)), folder, reporter)
+            try:
+                with runtime:
+                    for iteration, place in plan.places:
+                        job.prune(iteration, place, runtime)
+            except BaseException as error:
+                stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+                # A full disk may be what ended the job: its own error is the one to tell.
+                with contextlib.suppress(StorageError):
+                    job.write("stopped" if stopped else "failed", runtime, error)
+                raise
+            job.write("finished", runtime)
+            job.tell()
+            return job.report.content
+
+
+def _open_folder(config: schema.Prune) -> RunFolder:
+    if config.resume is not None:
+        return RunFolder.resume(config.resume)
+    return RunFolder.create(config.out, to_yaml(config))
+
+
+class DeepJob:
+    """One run: a result for each checkpoint."""
+
+    def __init__(self, plan: DeepPlan, folder: RunFolder, reporter: Reporter) -> None:
+        self.plan, self.folder, self.reporter = plan, folder, reporter
+        self.report = DeepReport(folder)
+        self.maker = ResultMaker(folder, plan.measures, plan.config, plan.origin, reporter)
+
+    def prune(self, iteration: int, place: Path, runtime: Watched) -> None:
+        """Search one checkpoint, cut it, measure; what an earlier run finished stays."""
+        name = result_name(iteration)
+        network = self.plan.network(place)
+        records = LayerRecords(self.folder, name, path_facts(self.plan, network))
+        found = records.read(self.plan.channels)
+        if self.report.row(name) is not None:
+            return
+        with scratch(self.folder, name) as folder:
+            workspace = Workspace.create(folder, network, self.plan.measures.batches())
+            pruner = Pruner(workspace, self.plan.structure, self.plan.settings, runtime, found)
+            dense = self.maker.dense(network, pruner)
+            if self.plan.config.objective == "network_loss":
+                records.facts["dense_loss"] = dense["loss"]
+            self._search(name, pruner, records, runtime)
+            facts = {"iteration": iteration, "dense": dense}
+            row = self.maker.make(name, pruner, records, self.plan.budget, facts)
+        self.report.put(row)
+        self.write("stopped", runtime)  # until another word is written
+        write_card(self.report, self.plan, place, name)
+
+    def _search(self, name: str, pruner: Pruner, records: LayerRecords, runtime: Watched) -> None:
+        channels = pruner.channels
+        self.reporter.phase(f"prune {name}", sum(channels.values()))
+
+        def on_progress(layer: str, progress: Progress) -> None:
+            runtime.where = layer
+            records.write_partial(layer, progress.path)
+            before = sum(len(done.path) for done in pruner.paths.values())
+            self.reporter.step(
+                before + len(progress.path),
+                progress.path.loss[-1] if progress.path.loss else None,
+                layer=layer,
+                state=progress.phase,
+                ranks=progress.num_ranks,
+            )
+
+        pruner.search(
+            start=lambda layer: records.partial(layer, channels[layer]),
+            on_progress=on_progress,
+            on_layer=records.write,
+        )
+        runtime.where = ""
+
+    def write(self, status: str, runtime: Watched, error: BaseException | None = None) -> None:
+        """Write the report as far as it is."""
+        self.report.write(status, runtime.timing(), runtime.faults, error)
+
+    def tell(self) -> None:
+        """The table, and what can be done next."""
+        tell(self.report.rows, self.folder, self.plan.config, self.reporter)
+
+
+def result_name(iteration: int) -> str:
+    """What the result of a checkpoint is called."""
+    return f"step_{iteration:08d}"
+
+
+def path_facts(plan: DeepPlan, network: nn.Module) -> dict[str, Any]:
+    """What the files of all layers say besides their paths."""
+    weights = [tensor for _, tensor in sorted(network.state_dict().items())]
+    return {
+        "samples": len(plan.measures.rows),
+        "objective": plan.config.objective,
+        "weights": plan.config.weights,
+        "dense_loss": 0.0,
+        "inputs": {
+            f"data={plan.config.data.name}": plan.images.fingerprint,
+            "the checkpoint": fingerprint(*weights),
+        },
+    }
+
+
+@contextlib.contextmanager
+def scratch(folder: RunFolder, name: str) -> Iterator[Path]:
+    """A new folder for files of this process and its ranks; those that others left are removed.
+
+    Its name is used once: ranks remember what they have read from where.
+    """
+    root = folder.path / "scratch"
+    shutil.rmtree(root, ignore_errors=True)
+    with atomic.storage_errors(root):
+        root.mkdir()
+        made = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
+    try:
+        yield made / "workspace"
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def tell(
+    rows: list[dict[str, Any]], folder: RunFolder, config: schema.Prune, reporter: Reporter
+) -> None:
+    """The table of results, and the commands that make sense next."""
+    reporter.table(
+        "pruned",
+        [
+            "result",
+            "channels",
+            "multiply-adds",
+            "parameters",
+            "loss",
+            "dense loss",
+            "accuracy",
+            "dense accuracy",
+        ],
+        [
+            [
+                row["name"],
+                row["kept"],
+                f"{row['macs'] / row['dense']['macs']:.1%}",
+                f"{row['params'] / row['dense']['params']:.1%}",
+                row["loss"],
+                row["dense"]["loss"],
+                row["accuracy"],
+                row["dense"]["accuracy"],
+            ]
+            for row in rows
+        ],
+    )
+    run, last = (shlex.quote(str(path)) for path in (folder.path, folder.path / rows[-1]["model"]))
+    data = data_words(config.data, config.seed)
+    share = rows[-1]["macs"] / rows[-1]["dense"]["macs"]
+    reporter.next(
+        [
+            f"gfs evaluate {last} {data}",
+            f"gfs finetune {last} {data}",
+            f"gfs cut {run} budget.macs={70 * share:.0f}%",
+            f"gfs report {run}",
+        ]
+    )
