@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -86,17 +88,19 @@ def prune(
     spec = RuntimeSpec(kind=runtime, workers=workers, device=device)
     if runtime == "none" and workers != 1:
         raise InputError(f"workers: found {workers}, accepted 1 with runtime='none'")
-    scratch = tempfile.TemporaryDirectory(prefix="gfs_prune_")
+    scratch = tempfile.mkdtemp(prefix="gfs_prune_")
     try:
         with open_runtime(spec) as ranks:
-            pruner = Pruner.prepare(model, batches, settings, ranks, Path(scratch.name) / "work")
+            pruner = Pruner.prepare(model, batches, settings, ranks, Path(scratch, "work"))
             check_feasible(pruner, wanted)
             pruner.search()
-            source = _Source(model, pruner, spec, Repairs(fold, refit, batch_norm), scratch)
-            return source.cut(wanted)
+            source = _Source(model, pruner, spec, Repairs(fold, refit, batch_norm))
+            pruned = source.cut(wanted)
     except BaseException:
-        scratch.cleanup()
+        shutil.rmtree(scratch)
         raise
+    weakref.finalize(source, shutil.rmtree, scratch)
+    return pruned
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,6 @@ class _Source:
     pruner: Pruner
     spec: RuntimeSpec
     repairs: Repairs
-    scratch: tempfile.TemporaryDirectory[str]
     sizes: int = 0
 
     def again(self, budget: Budget) -> Pruned:

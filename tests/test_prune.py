@@ -1,0 +1,192 @@
+"""``gfs_dist.prune``: what a user of Python relies on."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gfs_dist
+from tests.pruning.zoo import ten_networks
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return ten_networks()["ResNet18"][0].train()
+
+
+@pytest.fixture
+def batches() -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(48, 3, 8, 8, generator=generator)
+    labels = torch.randint(0, 5, (48,), generator=generator)
+    return [(x[:32], labels[:32]), (x[32:], labels[32:])]
+
+
+def state_of(model: nn.Module) -> dict[str, object]:
+    return {
+        "tensors": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        "modes": [module.training for module in model.modules()],
+        "gradients": [parameter.requires_grad for parameter in model.parameters()],
+        "hooks": [len(module._forward_hooks) for module in model.modules()],
+    }
+
+
+def test_nothing_given_is_modified(
+    network: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    next(network.parameters()).requires_grad_(False)
+    before, inputs = state_of(network), copy.deepcopy(batches)
+    gfs_dist.prune(network, batches, budget={"keep": 0.5})
+    after = state_of(network)
+    torch.testing.assert_close(after.pop("tensors"), before.pop("tensors"), rtol=0, atol=0)
+    assert after == before
+    for (x, y), (x_before, y_before) in zip(batches, inputs, strict=True):
+        assert torch.equal(x, x_before)
+        assert torch.equal(y, y_before)
+
+
+def test_the_result_is_of_the_class_that_was_given_smaller_and_in_its_mode(
+    network: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    result = gfs_dist.prune(network, batches, budget={"macs": 0.7})
+    assert type(result.model) is type(network)
+    assert result.model.training
+    assert result.report["macs"] <= 0.7 * result.report["dense"]["macs"]
+    assert result.report["params"] < result.report["dense"]["params"]
+    assert result.model(batches[0][0]).shape == (32, 5)
+
+
+def test_a_budget_is_met_within_one_channel(
+    network: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    result = gfs_dist.prune(network, batches, budget={"macs": 0.7})
+    limit = int(0.7 * result.report["dense"]["macs"])
+    for row in result.report["layers"]:
+        if row["reason"] is None and row["kept"] < row["channels"]:
+            one_more = {**result.report["widths"], row["name"]: row["kept"] + 1}
+            wider = result.cut({"widths": one_more})
+            assert wider.report["macs"] > limit
+
+
+def test_another_size_comes_from_the_same_paths(
+    network: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    result = gfs_dist.prune(network, batches, budget={"keep": 0.75})
+    smaller = result.cut({"keep": 0.25})
+    assert smaller.paths is result.paths
+    for name, width in smaller.report["widths"].items():
+        assert width < result.report["widths"][name]
+        kept = result.paths[name].path.support(width)
+        assert set(kept) <= set(result.paths[name].path.support(result.report["widths"][name]))
+
+
+def test_a_saved_network_is_read_in_a_fresh_process(
+    network: nn.Module, batches: list[tuple[Tensor, Tensor]], tmp_path: Path
+) -> None:
+    result = gfs_dist.prune(network, batches, budget={"keep": 0.5})
+    result.save(tmp_path / "small")
+    x = batches[0][0]
+    torch.save(x, tmp_path / "x.pt")
+    code = (
+        "import torch, gfs_dist\n"
+        f"model = gfs_dist.load({str(tmp_path / 'small')!r})\n"
+        f"x = torch.load({str(tmp_path / 'x.pt')!r})\n"
+        f"torch.save(model(x).detach(), {str(tmp_path / 'y.pt')!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=120)
+    expected = copy.deepcopy(result.model).eval()(x).detach()
+    torch.testing.assert_close(torch.load(tmp_path / "y.pt"), expected)
+
+
+@pytest.mark.parametrize("name", list(ten_networks()))
+def test_every_kind_of_network_is_pruned_or_its_layers_say_why_not(name: str) -> None:
+    network, example = ten_networks()[name]
+    x = torch.randn(40, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    result = gfs_dist.prune(network, [x], budget={"keep": 0.5})
+    assert result.report["difference_from_masked"] <= 1e-4
+    assert result.report["macs"] < result.report["dense"]["macs"]
+    for row in result.report["layers"]:
+        assert row["reason"] or row["kept"] <= max(1, row["channels"] // 2)
+
+
+def test_float64_networks_are_pruned_in_float64(batches: list[tuple[Tensor, Tensor]]) -> None:
+    network = ten_networks()["VGG with BN"][0].double()
+    result = gfs_dist.prune(network, [x.double() for x, _ in batches], budget={"keep": 0.5})
+    assert result.report["difference_from_masked"] <= 1e-9
+    assert next(result.model.parameters()).dtype == torch.float64
+
+
+def test_full_width_keeps_the_network(batches: list[tuple[Tensor, Tensor]]) -> None:
+    network = ten_networks()["ResNet18"][0].eval()
+    result = gfs_dist.prune(network, batches, budget={"keep": 1.0})
+    x = batches[0][0]
+    torch.testing.assert_close(result.model(x), network(x))
+
+
+def test_more_ranks_give_the_same_network(batches: list[tuple[Tensor, Tensor]]) -> None:
+    network = ten_networks()["ResNet18"][0]
+    budget = {"keep": 0.5}
+    alone = gfs_dist.prune(network, batches, budget=budget)
+    many = gfs_dist.prune(network, batches, budget=budget, workers=3, runtime="local")
+    assert many.report["picks_sha256"] == alone.report["picks_sha256"]
+    for name, tensor in alone.model.state_dict().items():
+        assert torch.equal(many.model.state_dict()[name], tensor), name
+
+
+def test_batches_may_be_any_iterable(network: nn.Module) -> None:
+    def made() -> Iterator[Tensor]:
+        for seed in range(3):
+            yield torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+    result = gfs_dist.prune(network, made(), budget={"keep": 0.5})
+    assert "accuracy" not in result.report
+    assert result.report["accuracy_after"] == {"cut": None, "refit": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": {"macs": 0.0}}, "budget.macs: found 0.0"),
+        ({"budget": {"macs": 1.5}}, "budget.macs: found 1.5"),
+        ({"budget": {}}, "budget: found none"),
+        ({"budget": {"widths": {"nowhere": 3}}}, "nowhere"),
+        ({"objective": "best"}, "objective: found 'best'"),
+        ({"target": "moon"}, "target: found 'moon'"),
+        ({"workers": 2}, "workers: found 2, accepted 1"),
+        ({"batches": []}, "batches: found no samples"),
+        ({"batches": [torch.randn(4, 3, 8, 8), torch.randn(4, 3, 9, 8)]}, "sample 4 has shape"),
+        ({"batches": [torch.full((4, 3, 8, 8), torch.nan)]}, "sample 0 holds NaN"),
+    ],
+)
+def test_bad_arguments_are_named(
+    network: nn.Module, batches: list[Tensor], changes: dict[str, object], message: str
+) -> None:
+    arguments = {"batches": batches, "budget": {"keep": 0.5}, **changes}
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        gfs_dist.prune(network, **arguments)  # type: ignore[arg-type]
+
+
+def test_no_module_is_a_type_error(batches: list[Tensor]) -> None:
+    with pytest.raises(TypeError, match="model: found function, accepted a torch.nn.Module"):
+        gfs_dist.prune(lambda x: x, batches, budget={"keep": 0.5})  # type: ignore[arg-type]
+
+
+def test_a_network_without_layers_to_prune_is_refused(batches: list[Tensor]) -> None:
+    with pytest.raises(ValueError, match="network output"):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
+        gfs_dist.prune(network, batches, budget={"keep": 0.5})
+
+
+def test_nan_weights_name_the_layer(network: nn.Module, batches: list[Tensor]) -> None:
+    with torch.no_grad():
+        network.get_parameter("blocks.1.conv1.weight")[0] = torch.nan
+    with pytest.raises(ValueError, match=r"blocks\.1\.conv1"):
+        gfs_dist.prune(network, batches, budget={"keep": 0.5})
