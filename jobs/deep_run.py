@@ -40,18 +40,25 @@ def plan_lines(
     shape = " x ".join(str(size) for size in images.x_train.shape[1:])
     size = 2 * sum(tensor.nbytes for tensor in network.state_dict().values())
     count = len({*range(0, spec.iterations, spec.checkpoint_every), spec.iterations})
-    epochs = spec.iterations / math.ceil(len(images.x_train) / spec.batch)
-    ranks = f", {config.workers} ranks" if config.workers > 1 else ""
     cost = sizes(network, images)
     return [
         f"data      {config.data.name}: {len(images.x_train):,} samples of {shape} to train on, "
         f"{len(images.x_test):,} to test on, {images.num_classes} classes",
         f"network   {cost['params']:,} parameters, {cost['macs']:,} multiply-adds",
-        f"training  {spec.iterations:,} iterations ({epochs:.1f} epochs) of {spec.batch} samples"
-        f"{ranks}, lr {spec.lr:g} to 0 (cosine), momentum {spec.momentum:g}, "
-        f"weight decay {spec.weight_decay:g}{', bfloat16' if spec.amp else ''}",
+        training_line(spec, len(images.x_train), config.workers),
         f"files     {count} checkpoints, {count * size / 2**20:.1f} MiB",
     ]
+
+
+def training_line(spec: DeepSpec, num_samples: int, workers: int) -> str:
+    """How a network is trained, in words."""
+    epochs = spec.iterations / math.ceil(num_samples / spec.batch)
+    ranks = f", {workers} ranks" if workers > 1 else ""
+    return (
+        f"training  {spec.iterations:,} iterations ({epochs:.1f} epochs) of {spec.batch} samples"
+        f"{ranks}, lr {spec.lr:g} to 0 (cosine), momentum {spec.momentum:g}, "
+        f"weight decay {spec.weight_decay:g}{', bfloat16' if spec.amp else ''}"
+    )
 
 
 def check_device(config: schema.Pretrain | schema.Finetune | schema.Prune) -> None:
@@ -116,7 +123,7 @@ class DeepRun:
         self.folder.checkpoint(0)  # makes the folder: ranks write into it, and have no lock
         self.reporter.phase("train", task.spec.iterations)
         with open_runtime(self._runtime_spec()) as runtime:
-            self.trained = runtime.together(task, _Listener(self.folder, self.reporter))
+            self.trained = runtime.together(task, TrainingListener(self.folder, self.reporter))
 
     def checkpoints(self, size: dict[str, int]) -> list[dict[str, Any]]:
         """A row of results for each checkpoint."""
@@ -179,7 +186,7 @@ class DeepRun:
         )
 
 
-class _Listener:
+class TrainingListener:
     """Passes on what rank 0 tells; a step worth an event is one that was kept."""
 
     def __init__(self, folder: RunFolder, reporter: Reporter) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.deep_measures import Measures
+from gfs_dist.jobs.deep_run import training_line
+from gfs_dist.jobs.finetune import tuning_spec
 from gfs_dist.pruning.budget import UNITS, Budget, percent
 from gfs_dist.pruning.layerwise.pruner import Pruner
 from gfs_dist.pruning.structure import Structure
@@ -63,14 +65,17 @@ def search(config: schema.Prune) -> str:
     )
 
 
-def work(config: schema.Prune, budget: Budget, pruner: Pruner) -> list[str]:
-    """Budget, repairs, ranks."""
+def work(config: schema.Prune, budget: Budget, pruner: Pruner, num_samples: int) -> list[str]:
+    """Budget, repairs, ranks; training on ``num_samples`` if there is any."""
+    tuning = []
+    if config.repair.finetune:
+        tuning = [training_line(tuning_spec(config), num_samples, config.workers)]
     return [
         f"budget    {budget_words(budget, pruner)}",
         f"repair    {', '.join(repairs(config)) or 'none'}",
+        *tuning,
         f"ranks     {config.workers} on runtime={config.runtime.kind}, device={config.device}, "
         f"up to {memory_bytes(pruner) / 2**20:,.0f} MiB each",
-        "time      told once the first steps are measured",
     ]
 
 

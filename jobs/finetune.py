@@ -29,6 +29,7 @@ from gfs_dist.jobs.deep_run import DeepRun, check_device, deep_spec, plan_lines,
 from gfs_dist.jobs.deep_training import DeepTraining
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.two_layer import data_spec
+from gfs_dist.training import DeepSpec
 
 DEFAULTS = {"iterations": 2500, "lr": 0.01, "checkpoint_every": 500}
 """The paper's 2,500 iterations from 0.01 (arXiv 2108.00259, Appendix E); all else as pretrain."""
@@ -45,7 +46,7 @@ def run(config: schema.Finetune, reporter: Reporter) -> dict[str, Any]:
     place = _find(Path(config.path))
     architecture = _architecture(place, config.model, images)
     make = functools.partial(read_for_training, place, config.model, data_spec(config.data))
-    network, spec = make(), deep_spec(config.train, config.seed, **DEFAULTS)
+    network, spec = make(), tuning_spec(config)
     check_fits(network, images, str(place))
     reporter.plan(plan_lines(config, network, images, spec))
     weights = [tensor for _, tensor in sorted(network.state_dict().items())]
@@ -63,6 +64,11 @@ def run(config: schema.Finetune, reporter: Reporter) -> dict[str, Any]:
         job.write("finished", [row], None)
     _tell(config, job, row, reporter)
     return job.report
+
+
+def tuning_spec(config: schema.Finetune | schema.Prune) -> DeepSpec:
+    """How a network is trained on."""
+    return deep_spec(config.train, config.seed, **DEFAULTS)
 
 
 def read_for_training(place: Path, model: schema.Model, spec: DataSpec) -> nn.Module:

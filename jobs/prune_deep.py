@@ -25,12 +25,13 @@ from gfs_dist.jobs.compose import to_yaml
 from gfs_dist.jobs.deep_card import write_card
 from gfs_dist.jobs.deep_report import DeepReport
 from gfs_dist.jobs.deep_result import ResultMaker
+from gfs_dist.jobs.deep_tuning import finetune
 from gfs_dist.jobs.layer_records import LayerRecords
 from gfs_dist.jobs.local import use_threads
 from gfs_dist.jobs.prune_deep_plan import DeepPlan, make_plan
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.watched import Watched
-from gfs_dist.pruning.layerwise.pruner import Pruner
+from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.runtime import Progress, open_runtime
 
@@ -79,8 +80,22 @@ class DeepJob:
         network = self.plan.network(place)
         records = LayerRecords(self.folder, name, path_facts(self.plan, network))
         found = records.read(self.plan.channels)
-        if self.report.row(name) is not None:
-            return
+        row = self.report.row(name)
+        if row is None:
+            row = self._result(iteration, network, records, found, runtime)
+            self._keep(row, place, runtime)
+        if self.plan.config.repair.finetune and "finetune" not in row["accuracy_after"]:
+            self._keep(finetune(self.maker, row, runtime), place, runtime)
+
+    def _result(
+        self,
+        iteration: int,
+        network: nn.Module,
+        records: LayerRecords,
+        found: dict[str, LayerPath],
+        runtime: Watched,
+    ) -> dict[str, Any]:
+        name = records.result
         with scratch(self.folder, name) as folder:
             workspace = Workspace.create(folder, network, self.plan.measures.batches())
             pruner = Pruner(workspace, self.plan.structure, self.plan.settings, runtime, found)
@@ -89,10 +104,13 @@ class DeepJob:
                 records.facts["dense_loss"] = dense["loss"]
             self._search(name, pruner, records, runtime)
             facts = {"iteration": iteration, "dense": dense}
-            row = self.maker.make(name, pruner, records, self.plan.budget, facts)
+            return self.maker.make(name, pruner, records, self.plan.budget, facts)
+
+    def _keep(self, row: dict[str, Any], place: Path, runtime: Watched) -> None:
+        """Write what is finished; another run does not do it again."""
         self.report.put(row)
         self.write("stopped", runtime)  # until another word is written
-        write_card(self.report, self.plan, place, name)
+        write_card(self.report, self.plan, place, row["name"])
 
     def _search(self, name: str, pruner: Pruner, records: LayerRecords, runtime: Watched) -> None:
         channels = pruner.channels

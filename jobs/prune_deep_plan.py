@@ -124,7 +124,8 @@ def make_plan(
             *deep_words.inputs(config, measures, architecture, pruner, places),
             *deep_words.layers(pruner.structure),
             *([] if searched else [deep_words.search(config)]),
-            *deep_words.work(config, budget, pruner),
+            *deep_words.work(config, budget, pruner, len(images.x_train)),
+            "time      told once the first steps are measured",
         ]
         return DeepPlan(config, places, measures, architecture, pruner.structure, budget, lines)
 
