@@ -16,7 +16,7 @@ from gfs_dist.pruning.layerwise.exchange import Exchange, Widths
 from gfs_dist.pruning.layerwise.pruner import Pruner
 from gfs_dist.pruning.layerwise.smaller import Choice
 from gfs_dist.pruning.layerwise.trials import TrialTask
-from gfs_dist.pruning.widths import least_widths, uniform
+from gfs_dist.pruning.widths import allowed_widths, least_widths, uniform
 
 TRIAL_SAMPLES = 256
 TRIAL_MULTIPLY_ADDS = 2**43
@@ -73,7 +73,6 @@ def size(pruner: Pruner, budget: Budget, on_trial: OnTrial = lambda *_: None) ->
     """
     if budget.kind in UNITS:
         return _measured(pruner, budget, on_trial)
-    most = {name: len(found.curve) for name, found in pruner.paths.items()}
     if budget.kind == "keep":
         widths = uniform(pruner.costs.channels, budget.share, budget.round_to)
         reason = "the same share of every layer, as asked"
@@ -84,7 +83,17 @@ def size(pruner: Pruner, budget: Budget, on_trial: OnTrial = lambda *_: None) ->
     else:
         widths = _tolerant(pruner, budget, on_trial)
         reason = "layer by layer the fewest channels within the tolerance of top-1 (the paper's)"
-    return Sizing({n: min(w, most[n]) for n, w in widths.items()}, budget.kind, reason)
+    return Sizing(_reached(pruner, widths, budget.round_to), budget.kind, reason)
+
+
+def _reached(pruner: Pruner, widths: Widths, round_to: int) -> Widths:
+    """``widths``, where a path does not reach one the largest allowed that it does reach."""
+    found = {}
+    for name, path in pruner.paths.items():
+        most = len(path.curve)
+        allowed = allowed_widths(pruner.costs.channels[name], round_to, most)
+        found[name] = widths[name] if widths[name] <= most else allowed[-1]
+    return found
 
 
 def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial) -> Sizing:
@@ -104,10 +113,9 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial) -> Sizing:
     exchange = Exchange(costs, budget.kind, limit, measure, trials, most, budget.round_to)
     starts = {
         "curves": by_curves(pruner, limit, budget.kind, budget.round_to),
-        "same share": {
-            name: min(width, most[name])
-            for name, width in proportional(costs, limit, budget.kind, budget.round_to).items()
-        },
+        "same share": _reached(
+            pruner, proportional(costs, limit, budget.kind, budget.round_to), budget.round_to
+        ),
     }
     compared: list[dict[str, Any]] = [
         {"rule": rule, "loss": loss}
@@ -178,13 +186,15 @@ def _tolerant(pruner: Pruner, budget: Budget, on_trial: OnTrial) -> Widths:
 
     for name, found in pruner.paths.items():
         wanted = float(1 - Fraction(budget.share)) * top1(widths)
-        low, high = 0, len(found.curve)
-        while high - low > budget.round_to:
+        most = len(found.curve)
+        allowed = allowed_widths(pruner.costs.channels[name], budget.round_to, most)
+        low, high = -1, len(allowed) - 1
+        while high - low > 1:
             middle = (low + high) // 2
-            if top1({**widths, name: middle}) >= wanted:
+            if top1({**widths, name: allowed[middle]}) >= wanted:
                 high = middle
             else:
                 low = middle
-        widths[name] = high
+        widths[name] = allowed[high]
         on_trial(tried, tried, wanted)
     return widths
