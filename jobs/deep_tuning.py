@@ -26,7 +26,7 @@ def finetune(maker: ResultMaker, row: dict[str, Any], runtime: Runtime) -> dict[
     killed goes on from the last one.
     """
     name, config, folder = row["name"], maker.config, maker.folder
-    home = folder.path / "finetune" / name
+    home = folder.path.resolve() / "finetune" / name  # ranks may have another current folder
     cut = _keep(folder.model(name), home)
     make = functools.partial(read_for_training, cut, config.model, data_spec(config.data))
     network, spec = make(), tuning_spec(config)

@@ -170,7 +170,7 @@ def scratch(folder: RunFolder, name: str) -> Iterator[Path]:
 
     Its name is used once: ranks remember what they have read from where.
     """
-    root = folder.path / "scratch"
+    root = folder.path.resolve() / "scratch"  # ranks may have another current folder
     shutil.rmtree(root, ignore_errors=True)
     with atomic.storage_errors(root):
         root.mkdir()

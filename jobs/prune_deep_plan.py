@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gfs_dist import networks
 from gfs_dist.data import Images
 from gfs_dist.data.balanced import calibration_rows
 from gfs_dist.errors import CheckpointError, ConfigError
@@ -103,7 +105,8 @@ def make_plan(
         searched: the paths are there already.
 
     Raises:
-        InputError: data, checkpoint, widths that do not fit, or nothing can be pruned.
+        InputError: data, checkpoint, widths that do not fit, outputs that are no numbers, or
+            nothing can be pruned.
         BudgetError: the budget cannot be met.
     """
     check_device(config)
@@ -116,6 +119,7 @@ def make_plan(
     for _, place in places:
         network = read_float32(place, config.model, images)
         check_fits(network, images, str(place))
+        networks.classify(network, itertools.islice(measures.batches(), 1))
     architecture = architecture_of(places[-1][1], config.model, images)
     with rehearsal(network, measures, settings(config)) as pruner:
         _refuse_finetuning(config, pruner)

@@ -97,7 +97,6 @@ DEEP_DEFAULTS = {
     "replacement": False,
     "repair.fold": True,
     "repair.refit": True,
-    "repair.batch_norm": True,
     "repair.finetune": False,
     "calibration.samples": 1024,
 }
@@ -111,6 +110,8 @@ def settle(config: Prune) -> None:
             section, _, name = key.rpartition(".")
             setattr(attrgetter(section)(config) if section else config, name, value)
     if deep:
+        if config.repair.batch_norm is None:  # after a refit it does harm: see Repairs
+            config.repair.batch_norm = not config.repair.refit
         if all(getattr(config.budget, kind) is None for kind in KINDS):
             config.budget.macs = "50%"
         settle_budget(config.budget)

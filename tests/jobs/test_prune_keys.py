@@ -34,9 +34,10 @@ def test_null_means_what_fits_deep_networks() -> None:
     assert vars(config.repair) == {
         "fold": True,
         "refit": True,
-        "batch_norm": True,
+        "batch_norm": False,
         "finetune": False,
     }
+    assert deep("repair.refit=false").repair.batch_norm is True
     assert config.calibration.samples == 1024
 
 
