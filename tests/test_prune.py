@@ -190,3 +190,57 @@ def test_nan_weights_name_the_layer(network: nn.Module, batches: list[Tensor]) -
         network.get_parameter("blocks.1.conv1.weight")[0] = torch.nan
     with pytest.raises(ValueError, match=r"blocks\.1\.conv1"):
         gfs_dist.prune(network, batches, budget={"keep": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("objective", "weights"),
+    [
+        ("least_squares", "uniform"),
+        ("layer_output", "uniform"),
+        ("layer_output", "line_search"),
+        ("fisher", "uniform"),
+        ("fisher", "line_search"),
+        ("network_loss", "uniform"),
+    ],
+)
+def test_every_objective_prunes(
+    network: nn.Module, batches: list[tuple[Tensor, Tensor]], objective: str, weights: str
+) -> None:
+    result = gfs_dist.prune(
+        network, batches, budget={"keep": 0.5}, objective=objective, weights=weights
+    )
+    assert result.report["difference_from_masked"] <= 1e-4
+    for found in result.paths.values():
+        assert len(set(found.path.picks)) == len(found.path.picks)
+        if weights == "uniform":
+            assert found.path.num_kept == found.path.num_candidates
+    smaller = result.cut({"macs": 0.75})
+    assert smaller.report["macs"] <= 0.75 * smaller.report["dense"]["macs"]
+
+
+@pytest.mark.parametrize("objective", ["fisher", "network_loss"])
+def test_objectives_of_the_loss_need_labels(network: nn.Module, objective: str) -> None:
+    with pytest.raises(ValueError, match="label"):
+        gfs_dist.prune(
+            network, [torch.randn(8, 3, 8, 8)], budget={"keep": 0.5}, objective=objective
+        )
+
+
+@pytest.mark.parametrize("budget", [{"latency": 0.95, "batch": 256}, {"tolerance": 0.5}, {"params": 0.8}])
+def test_other_budgets(
+    network: nn.Module, batches: list[tuple[Tensor, Tensor]], budget: dict[str, float]
+) -> None:
+    result = gfs_dist.prune(network, batches, budget=budget)
+    if "params" in budget:
+        assert result.report["params"] <= 0.8 * result.report["dense"]["params"]
+    assert set(result.report["widths"]) == {
+        row["name"] for row in result.report["layers"] if row["reason"] is None
+    }
+
+
+def test_residual_widths_are_pruned_when_asked_for(batches: list[tuple[Tensor, Tensor]]) -> None:
+    network = ten_networks()["ResNet18"][0]
+    result = gfs_dist.prune(network, batches, budget={"keep": 0.5}, coupled=True)
+    assert result.report["difference_from_masked"] <= 1e-4
+    kept = {row["name"]: row for row in result.report["layers"]}
+    assert kept["conv1"]["kept"] == kept["conv1"]["channels"] // 2

@@ -19,7 +19,7 @@ from gfs_dist.errors import InputError
 from gfs_dist.pruning.budget import Budget
 from gfs_dist.pruning.layerwise.cutting import CutResult, Repairs, cut
 from gfs_dist.pruning.layerwise.facts import layer_rows, picks_sha256
-from gfs_dist.pruning.layerwise.pruner import OBJECTIVES, LayerPath, Pruner, Settings
+from gfs_dist.pruning.layerwise.pruner import PROBLEMS, LayerPath, Pruner, Settings
 from gfs_dist.pruning.layerwise.sizing import check_feasible, size
 from gfs_dist.pruning.shrink import shrink
 from gfs_dist.runtime import RuntimeSpec, open_runtime
@@ -77,14 +77,22 @@ def prune(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: found {type(model).__name__}, accepted a torch.nn.Module")
     for name, found, accepted in (
-        ("objective", objective, OBJECTIVES),
+        ("objective", objective, tuple(PROBLEMS)),
         ("weights", weights, tuple(WEIGHTS)),
         ("target", target, ("stream", "output")),
     ):
         if found not in accepted:
             raise InputError(f"{name}: found {found!r}, accepted {', '.join(accepted)}")
     wanted = Budget.parse(budget)
-    settings = Settings(objective, weights, replacement, coupled, target, candidates, seed)
+    settings = Settings(
+        objective=objective,
+        weights=weights,
+        replacement=replacement,
+        coupled=coupled,
+        target=target,
+        candidates=candidates,
+        seed=seed,
+    )
     spec = RuntimeSpec(kind=runtime, workers=workers, device=device)
     if runtime == "none" and workers != 1:
         raise InputError(f"workers: found {workers}, accepted 1 with runtime='none'")

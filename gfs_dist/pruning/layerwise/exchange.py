@@ -176,7 +176,7 @@ class Exchange:
             (name for name in gains if name not in (wider, narrower)),
             key=lambda name: -gains[name] / self._needed(widths, name, steps),
         )
-        return self._fill(made, others, None)
+        return self._fill(made, [*others, wider, narrower], None)
 
     def _fill(self, widths: Widths, names: Sequence[str], goal: Widths | None) -> Widths:
         for name in names:

@@ -28,7 +28,7 @@ from gfs_dist.networks.classify import check_outputs
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.networks.values import TRAINING
 from gfs_dist.pruning.layerwise.readers import Reader, find_readers
-from gfs_dist.pruning.layerwise.sweep import one_thread_each
+from gfs_dist.pruning.layerwise.threads import one_thread_each
 from gfs_dist.pruning.layerwise.track import output_names
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Structure

@@ -37,10 +37,20 @@ class LayerProblem:
     files: tuple[str, ...]
     recipe: Recipe
 
+    @property
+    def is_refitted(self) -> bool:
+        """Whether losses are those of refitted consumers."""
+        return self.objective_name == "least_squares"
+
+    def undamped_losses(self, picks: Sequence[int]) -> list[float]:
+        """See :func:`undamped_losses`."""
+        maps = [m for file in self.files for m in read_maps(file)]
+        return undamped_losses(maps, self.num_candidates, picks)
+
     def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
         maps = [_on(device, m) for file in self.files for m in read_maps(file)]
         tick()
-        if self.objective_name == "least_squares":
+        if self.is_refitted:
             return BlockLeastSquares([_damped(m) for m in maps], self.num_candidates, own)
         gram, correlation, energy = gram_form(maps, self.num_candidates)
         return moments_objective(self.recipe, gram, correlation, energy, own)

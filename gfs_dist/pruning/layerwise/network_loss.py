@@ -20,7 +20,7 @@ from gfs_dist.errors import InputError, NonFiniteError
 from gfs_dist.networks.classify import check_outputs
 from gfs_dist.pruning.layerwise.replaced import Chunk, Replaced, Trial
 from gfs_dist.pruning.layerwise.sampling import Sampling, read_rows
-from gfs_dist.pruning.layerwise.sweep import one_thread_each
+from gfs_dist.pruning.layerwise.threads import one_thread_each
 from gfs_dist.pruning.layerwise.trial_costs import batch_sizes
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Layer

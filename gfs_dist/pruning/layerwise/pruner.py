@@ -17,17 +17,23 @@ from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.pruning.costs import Costs, measure_costs
 from gfs_dist.pruning.discover import find_structure, nothing_to_prune
 from gfs_dist.pruning.layerwise.dense_pass import DensePass
+from gfs_dist.pruning.layerwise.fisher import (
+    DerivativesTask,
+    FisherProblem,
+    join_derivatives,
+)
 from gfs_dist.pruning.layerwise.layer_search import (
     LayerProblem,
-    read_maps,
     restrict,
-    undamped_losses,
     write_maps,
 )
 from gfs_dist.pruning.layerwise.moments import Sums
+from gfs_dist.pruning.layerwise.network_loss import NetworkLossProblem
 from gfs_dist.pruning.layerwise.passes import DenseTask, SweepTask, run_dense_pass, run_sweep
+from gfs_dist.pruning.layerwise.sampling import Sampling
 from gfs_dist.pruning.layerwise.sites import Site, find_sites
 from gfs_dist.pruning.layerwise.smaller import Choice, check_equal, expand, make_small
+from gfs_dist.pruning.layerwise.threads import one_thread
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Layer, Skipped, Structure
 from gfs_dist.runtime import Problem, Progress, Runtime
@@ -35,7 +41,8 @@ from gfs_dist.selection.build import Recipe
 from gfs_dist.selection.path import Path
 from gfs_dist.selection.stop import Stop
 
-OBJECTIVES = ("least_squares", "layer_output", "fisher", "network_loss")
+Found = Callable[[Layer, Problem, float], Path]
+"""Searches a layer; the number is what its losses are compared with between layers."""
 
 MAX_INPUTS = 12_288
 """Inputs of a consumer, kernel positions counted, whose moments are still held: 1.2 GB."""
@@ -191,8 +198,30 @@ class Pruner:
             on_layer: called with each path that is finished.
         """
         wanted = [layer for layer in self.structure.layers if layer.name not in self.paths]
+
+        def found(layer: Layer, problem: Problem, unit: float) -> Path:
+            path = self.runtime.search(
+                problem,
+                Stop(steps=self.settings.steps or layer.num_candidates),
+                path=start(layer.name),
+                on_progress=lambda progress: on_progress(layer.name, progress),
+            ).path
+            loss = path.loss
+            if isinstance(problem, LayerProblem) and problem.is_refitted:
+                with one_thread():
+                    loss = problem.undamped_losses(path.picks)
+            self.paths[layer.name] = LayerPath(path, loss, unit)
+            on_layer(layer.name, self.paths[layer.name])
+            return path
+
+        if wanted:
+            PROBLEMS[self.settings.objective](self, wanted, found)
+        # What comes after goes through layers in this order, whenever they were searched.
+        self.paths = {name: self.paths[name] for name in self.channels}
+
+    def by_moments(self, wanted: Sequence[Layer], found: Found) -> None:
+        """Search layers by what their consumers read, as soon as one pass has seen it."""
         sites = self.consumer_sites(wanted)
-        task = DenseTask(self.workspace, sites)
         dense_pass = DensePass(self.dense, sites)
         waiting = {layer.name: {c.module for c in layer.consumers} for layer in wanted}
         units = dict.fromkeys(waiting, 0.0)
@@ -203,44 +232,46 @@ class Pruner:
             for layer in wanted:
                 for consumer in layer.consumers:
                     if consumer.module == module:
-                        piece = restrict(reading, consumer, self.workspace.num_samples)
+                        with one_thread():
+                            piece = restrict(reading, consumer, self.workspace.num_samples)
                         write_maps(self._maps_file(layer.name, module), [piece])
-                        units[layer.name] += reading.variance / self.workspace.num_samples
+                        units[layer.name] += 2 * reading.variance / self.workspace.num_samples
                         waiting[layer.name].discard(module)
                 if not waiting[layer.name] and layer.name not in self.paths:
-                    found = self._search_layer(layer, units[layer.name], start, on_progress)
-                    self.paths[layer.name] = found
-                    on_layer(layer.name, found)
+                    files = tuple(
+                        str(self._maps_file(layer.name, c.module)) for c in layer.consumers
+                    )
+                    problem = LayerProblem(
+                        self.settings.objective, layer.num_candidates, files, self._recipe("panel")
+                    )
+                    found(layer, problem, units[layer.name] or 1.0)
+                    for file in files:
+                        FilePath(file).unlink()
 
-        run_dense_pass(task, self.runtime, on_site)
-        # What comes after goes through layers in this order, whenever they were searched.
-        self.paths = {name: self.paths[name] for name in self.channels}
+        run_dense_pass(DenseTask(self.workspace, sites), self.runtime, on_site)
 
-    def _search_layer(
-        self,
-        layer: Layer,
-        unit: float,
-        start: Callable[[str], Path | None],
-        on_progress: Callable[[str, Progress], None],
-    ) -> LayerPath:
-        files = tuple(str(self._maps_file(layer.name, c.module)) for c in layer.consumers)
-        recipe = Recipe("squared", "panel", self.settings.weights, self.settings.replacement)
-        problem: Problem = LayerProblem(
-            self.settings.objective, layer.num_candidates, files, recipe
-        )
-        path = self.runtime.search(
-            problem,
-            Stop(steps=self.settings.steps or layer.num_candidates),
-            path=start(layer.name),
-            on_progress=lambda progress: on_progress(layer.name, progress),
-        ).path
-        loss = path.loss
-        if self.settings.objective == "least_squares":
-            maps = [m for file in files for m in read_maps(file)]
-            loss = undamped_losses(maps, layer.num_candidates, path.picks)
-        for file in files:
-            FilePath(file).unlink()
-        return LayerPath(path, loss, 2 * unit or 1.0)
+    def by_derivatives(self, wanted: Sequence[Layer], found: Found) -> None:
+        """Search layers by the derivatives of each sample's loss, after one pass back."""
+        task = DerivativesTask(self.workspace, self.structure)
+        parts = self.runtime.map(task, range(len(self.workspace.groups()))).values
+        file = self.workspace.path("derivatives", "all.safetensors")
+        join_derivatives(parts, file)
+        for layer in wanted:
+            problem = FisherProblem(
+                layer.name, layer.num_candidates, str(file), self._recipe("panel")
+            )
+            found(layer, problem, 1.0)
+        file.unlink()
+
+    def by_network_loss(self, wanted: Sequence[Layer], found: Found) -> None:
+        """Search layers by the loss of the whole network."""
+        sampling = Sampling(candidates=self.settings.candidates, seed=self.settings.seed)
+        for layer in wanted:
+            recipe = self._recipe("auto")
+            found(layer, NetworkLossProblem(self.workspace, layer, recipe, sampling), 1.0)
+
+    def _recipe(self, method: str) -> Recipe:
+        return Recipe("squared", method, self.settings.weights, self.settings.replacement)
 
     def _maps_file(self, layer: str, module: str) -> FilePath:
         return self.workspace.path("maps", f"{layer}.{module}.safetensors")
@@ -302,3 +333,12 @@ def _why_not(network: GraphNetwork, layer: Layer, sites: set[str]) -> str:
         if inputs > MAX_INPUTS:
             return f"{consumer.module} reads {inputs:,} inputs, accepted {MAX_INPUTS:,}"
     return ""
+
+
+PROBLEMS: dict[str, Callable[[Pruner, Sequence[Layer], Found], None]] = {
+    "least_squares": Pruner.by_moments,
+    "layer_output": Pruner.by_moments,
+    "fisher": Pruner.by_derivatives,
+    "network_loss": Pruner.by_network_loss,
+}
+"""Objectives, and how each makes problems of layers."""

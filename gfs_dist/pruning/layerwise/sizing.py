@@ -21,8 +21,8 @@ from gfs_dist.pruning.widths import allowed_widths, least_widths, uniform
 TRIAL_SAMPLES = 256
 TRIAL_MULTIPLY_ADDS = 2**43
 LEAST_TRIALS = 24
-"""How much measuring goes into widths: 256 samples, and as many trials as cost 9e12
-multiply-adds of forward passes (ResNet20 at 32x32: 847), but at least 24."""
+"""How much measuring goes into widths: 256 samples to fit and 256 others to compare, and as many
+trials as cost 9e12 multiply-adds of forward passes (ResNet20 at 32x32: 423), but at least 24."""
 
 OnTrial = Callable[[int, int, float], None]
 
@@ -123,7 +123,7 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial) -> Sizing:
     ]
     found = exchange.run(list(starts.values()))
     compared.append({"rule": f"exchanges, {found.trials} trials", "loss": found.loss})
-    samples = task.num_chunks * len(pruner.workspace.x(0))
+    samples = len(task.compared) * len(pruner.workspace.x(0))
     reason = (
         f"widths of least divergence from the dense network's outputs: {found.loss:.4f} nats on "
         f"{samples} samples after one refit (errors of single layers added up: "
@@ -142,9 +142,12 @@ def _trials(pruner: Pruner) -> tuple[TrialTask, int]:
     workspace = pruner.workspace
     per_chunk = len(workspace.x(0))
     chunks = min(workspace.num_chunks, max(1, TRIAL_SAMPLES // per_chunk))
+    fitted = tuple(range(chunks))
+    others = tuple(range(chunks, min(2 * chunks, workspace.num_chunks)))
+    compared = others if len(others) * 2 >= chunks else fitted
     sites = pruner.consumer_sites(pruner.structure.layers)
-    task = TrialTask(workspace, pruner.structure, sites, chunks)
-    each = pruner.costs.dense("macs") * per_chunk * chunks
+    task = TrialTask(workspace, pruner.structure, sites, fitted, compared)
+    each = pruner.costs.dense("macs") * per_chunk * (len(fitted) + len(compared))
     return task, max(LEAST_TRIALS, min(1000, TRIAL_MULTIPLY_ADDS // max(1, each)))
 
 

@@ -10,9 +10,7 @@ repeated (the idea of Zhang et al. 2015, arXiv 1505.06798).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +23,7 @@ from gfs_dist.pruning.layerwise.environments import Environments
 from gfs_dist.pruning.layerwise.moments import Geometry, Moments, Sums, add
 from gfs_dist.pruning.layerwise.refit import Fit
 from gfs_dist.pruning.layerwise.sites import Site, ancestors
+from gfs_dist.pruning.layerwise.threads import one_thread, one_thread_each
 from gfs_dist.pruning.layerwise.track import (
     Results,
     advance,
@@ -67,7 +66,7 @@ class Pair:
     sites: Sequence[Site]
     outputs: Mapping[str, Tensor]
     target: str = "stream"
-    dense_results: Sequence[Results] | None = None
+    dense_results: Mapping[int, Results] | None = None
 
     def __post_init__(self) -> None:
         self.sites = self._touched()
@@ -174,26 +173,6 @@ def sum_chunks(
     return total
 
 
-@contextmanager
-def one_thread_each() -> Iterator[ThreadPoolExecutor]:
-    """As many Python threads as torch may use, each computing alone.
-
-    A product that several threads share is summed in another order than one thread's, so that
-    its last bits depend on their number; chunks side by side do not.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads, initializer=_alone) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _alone() -> None:
-    torch.set_num_threads(1)
-
-
 Sum = Callable[[Visit], Sums]
 
 
@@ -214,10 +193,14 @@ def sweep(
         on_fit, on_site: called with the stage after every fit, and after its last one.
     """
     for stage, site in enumerate(pair.sites):
-        fit = pair.fit(stage, sum_up(Visit(stage, False)))
-        fit.solve()
+        sums = sum_up(Visit(stage, False))
+        with one_thread():
+            fit = pair.fit(stage, sums)
+            fit.solve()
         on_fit(stage)
         for _ in range(repeats if site.rectified else 0):
-            fit.solve(pair.moments(stage, sum_up(Visit(stage, True))))
+            sums = sum_up(Visit(stage, True))
+            with one_thread():
+                fit.solve(pair.moments(stage, sums))
             on_fit(stage)
         on_site(stage)

@@ -17,10 +17,10 @@ from gfs_dist.pruning.layerwise.sweep import (
     SMALL,
     Pair,
     Visit,
-    one_thread_each,
     sum_chunks,
     sweep,
 )
+from gfs_dist.pruning.layerwise.threads import one_thread_each
 from gfs_dist.pruning.layerwise.track import Results, advance, keep, make_stages, output_names
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Structure
@@ -36,13 +36,16 @@ class TrialTask:
     Attributes:
         workspace, structure: of the network.
         sites: of the consumers.
-        num_chunks: how many of the first chunks of samples are used.
+        fitted: chunks that consumers are refitted on.
+        compared: chunks whose outputs are compared; others, where there are enough, since a fit
+            is better on its own samples than it is.
     """
 
     workspace: Workspace
     structure: Structure
     sites: tuple[Site, ...]
-    num_chunks: int
+    fitted: tuple[int, ...]
+    compared: tuple[int, ...]
 
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> float:
         """The divergence of one choice."""
@@ -52,24 +55,43 @@ class TrialTask:
         kept = item.outputs(self.structure)
         pair = Pair(dense, small, self.sites, kept, dense_results=_dense_results(self))
         envs = InMemory()
-        chunks = range(self.num_chunks)
-        for chunk in chunks:
+        for chunk in self.fitted:
             start = {dense.gfs_inputs[0]: self.workspace.x(chunk)}
             envs.save(SMALL, 0, chunk, start)
 
         def sum_up(visit: Visit) -> list[Tensor]:
             tick()
-            return sum_chunks(lambda chunk: pair.sums(visit, chunk, envs), chunks)
+            return sum_chunks(lambda chunk: pair.sums(visit, chunk, envs), self.fitted)
 
         sweep(pair, sum_up, repeats=0, on_site=lambda stage: envs.drop(SMALL, stage))
+        known = _dense_outputs(self)
+
+        def compare(chunk: int) -> tuple[float, int]:
+            with torch.no_grad():
+                return _divergence(known[chunk], small(self.workspace.x(chunk)))
+
         with one_thread_each() as pool:
-            parts = list(pool.map(lambda chunk: _divergence(*pair.logits(chunk, envs)), chunks))
+            parts = list(pool.map(compare, self.compared))
         return sum(total for total, _ in parts) / sum(count for _, count in parts)
 
 
 @functools.lru_cache(maxsize=1)
-def _dense_results(task: TrialTask) -> list[Results]:
-    """Of each chunk the dense network's streams and output, which all trials are compared with."""
+def _dense_outputs(task: TrialTask) -> dict[int, Tensor]:
+    """The dense network's outputs on the chunks that are compared."""
+    network = task.workspace.dense()
+
+    def run(chunk: int) -> Tensor:
+        with torch.no_grad():
+            found: Tensor = network(task.workspace.x(chunk))
+            return found
+
+    with one_thread_each() as pool:
+        return dict(zip(task.compared, pool.map(run, task.compared), strict=True))
+
+
+@functools.lru_cache(maxsize=1)
+def _dense_results(task: TrialTask) -> dict[int, Results]:
+    """Of each fitted chunk the dense network's streams, which all trials are aimed at."""
     network = task.workspace.dense()
     asked = [*(frozenset([site.stream]) for site in task.sites), output_names(network)]
     stages = make_stages(network, asked)
@@ -84,7 +106,7 @@ def _dense_results(task: TrialTask) -> list[Results]:
         return found
 
     with one_thread_each() as pool:
-        return list(pool.map(run, range(task.num_chunks)))
+        return dict(zip(task.fitted, pool.map(run, task.fitted), strict=True))
 
 
 def _divergence(dense: Tensor, small: Tensor) -> tuple[float, int]:
