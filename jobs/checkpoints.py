@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gfs_dist import networks
-from gfs_dist.errors import CheckpointError, ConfigError, GfsError, RunFolderError
+from gfs_dist.errors import CheckpointError, ConfigError, RunFolderError
 from gfs_dist.files import RunFolder, checkpoint
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.local import local_device, own_event
@@ -47,16 +47,17 @@ def find_checkpoints(path: Path | str) -> list[tuple[int, Path]]:
 
 
 def holds_deep(path: Path | str) -> bool:
-    """Whether the networks at ``path`` say themselves that they are deep ones; errors say no."""
-    try:
-        place = find_checkpoints(path)[-1][1]
-        if (place / ARCHITECTURE).is_file():
-            architecture: Any = checkpoint.read_json(place / ARCHITECTURE)
-        elif place.is_dir():
-            architecture = checkpoint.read_json(place / checkpoint.STATE).get("architecture")
-        else:
-            return False
-    except GfsError:  # told by who reads it
+    """Whether the networks at ``path`` say themselves that they are deep ones.
+
+    Raises:
+        CheckpointError: nothing is there, or what it says of itself cannot be read.
+    """
+    place = find_checkpoints(path)[-1][1]
+    if (place / ARCHITECTURE).is_file():
+        architecture: Any = checkpoint.read_json(place / ARCHITECTURE)
+    elif place.is_dir():
+        architecture = checkpoint.read_json(place / checkpoint.STATE).get("architecture")
+    else:
         return False
     return isinstance(architecture, dict) and architecture.get("model") != "two_layer"
 

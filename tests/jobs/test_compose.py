@@ -164,8 +164,14 @@ def test_this_process_is_one_rank() -> None:
         ),
         ("runtime=none workers=2", r"^workers: found 2, accepted 1 with runtime=none$"),
         ("data.name=mnist", r"^data\.name: chosen by the group, write data=mnist$"),
-        ("checkpoint=x train.lr=3", r"^train\.lr: found with checkpoint=x, accepted only where"),
-        ("checkpoint=x train=sgd", r"^train: found with checkpoint=x, accepted only where"),
+        (
+            "checkpoint=x model=two_layer train.lr=3",
+            r"^train\.lr: found with checkpoint=x, accepted only where",
+        ),
+        (
+            "checkpoint=x model=two_layer train=sgd",
+            r"^train: found with checkpoint=x, accepted only where",
+        ),
         # additions and removals
         ("+steps=3", r"^\+steps=3: steps is a known key, write it without '\+'$"),
         ("++steps=3", r"^\+\+steps=3: steps is a known key, write it without '\+'$"),

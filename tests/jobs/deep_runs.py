@@ -1,0 +1,90 @@
+"""Runs of ``gfs prune`` on a deep network that takes a second, and what they leave."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gfs_dist.cli import main
+from gfs_dist.files import checkpoint
+from tests.jobs.tiny import MODEL, TRAIN, write_factory
+
+RUN = ["data.samples=200", "calibration.samples=60"]
+LAST = ["checkpoint=dense/checkpoints/step_00000025", *RUN]
+ALONE = [*LAST, "runtime=none"]
+
+
+def make_home(home: Path) -> None:
+    """A user's folder: a factory, and a network trained with it in ``dense/``."""
+    write_factory(home)
+    before = Path.cwd()
+    os.chdir(home)
+    try:
+        assert main(["pretrain", *MODEL, *TRAIN, "out=dense"]) == 0
+    finally:
+        os.chdir(before)
+
+
+def report(out: Path | str) -> dict[str, Any]:
+    return dict(json.loads((Path(out) / "report.json").read_text()))
+
+
+def prune(out: Path | str, *words: str) -> dict[str, Any]:
+    """Run the command in this process; the report it wrote."""
+    assert main(["prune", f"out={out}", *words]) == 0
+    return report(out)
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "gfs_dist", *words]
+
+
+def elsewhere(
+    *words: str, faults: list[dict[str, Any]] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, with faults on schedule."""
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    if faults:
+        env["GFS_FAULTS"] = json.dumps(faults)
+    return subprocess.run(command(*words), env=env, capture_output=True, text=True, timeout=120)
+
+
+def paths(out: Path | str, row: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The paths of a result by layer, in forward order."""
+    layers = [layer["name"] for layer in row["layers"] if layer["reason"] is None]
+    return {
+        name: json.loads((Path(out) / row["path"] / f"{name}.json").read_text()) for name in layers
+    }
+
+
+def joined_hash(found: dict[str, dict[str, Any]]) -> str:
+    """``picks_sha256`` of a deep result, from the files alone."""
+    hashes = [sha256(",".join(map(str, path["picks"]))) for path in found.values()]
+    return sha256(",".join(hashes))
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tensors(out: Path | str, row: dict[str, Any]) -> dict[str, Tensor]:
+    return checkpoint.read_tensors(Path(out) / row["model"] / checkpoint.MODEL)
+
+
+def outcome(out: Path | str) -> list[dict[str, Any]]:
+    """What has to be the same of two runs: all of the results but the times."""
+    rows = []
+    for row in report(out)["results"]:
+        dense = {key: value for key, value in row["dense"].items() if key != "latency"}
+        kept = {key: value for key, value in row.items() if key != "latency"}
+        found = tensors(out, row)
+        bits = {name: sha256(str(tensor.tolist())) for name, tensor in found.items()}
+        rows.append({**kept, "dense": dense, "bits": bits})
+    return rows
