@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gfs_dist
+from gfs_dist import jobs
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
 from gfs_dist.files.checkpoint import read_json
@@ -27,14 +30,18 @@ class Cells:
 
     def __init__(self, path: Path, facts: Cell) -> None:
         self.path, self.facts = path, facts
+        self.source = source()
         self.found = self._read()
 
     def once(self, name: str, make: Callable[[], Cell]) -> Cell:
-        """The cell of this name, made and timed (``seconds``) if it is not there yet."""
+        """The cell of this name, made if it is not there yet.
+
+        It says how long that took (``seconds``), and by which code (``source``).
+        """
         if name not in self.found:
             began = time.perf_counter()
             cell = make()
-            cell = {**cell, "seconds": time.perf_counter() - began}
+            cell = {**cell, "seconds": time.perf_counter() - began, "source": self.source}
             self.found = {**self._read(), name: cell}  # another call may have measured other parts
             atomic.write_json(self.path, {"format": 1, "facts": self.facts, "cells": self.found})
             print(f"{name}: {_short(cell)}", flush=True)
@@ -51,6 +58,15 @@ class Cells:
                     f"{self.facts.get(key)!r}; measure into another folder"
                 )
         return dict(before["cells"])
+
+
+def source() -> str:
+    """A name for the content of all modules of the package."""
+    digest = hashlib.sha256()
+    for folder in (gfs_dist.__path__[0], jobs.__path__[0]):
+        for path in sorted(Path(folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _short(cell: Cell) -> str:

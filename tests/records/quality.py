@@ -247,6 +247,7 @@ def write(cells: Cells, name: str) -> None:
     notes = [
         ", ".join(f"{key} {value}" for key, value in cells.facts.items()),
         *quality_rows.NOTES,
+        *quality_rows.sources(cells.found),
         quality_rows.findings(cells.found["dense"]["accuracy"], rows),
     ]
     command = "python -m tests.records.quality " + shlex.join(sys.argv[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -70,6 +71,15 @@ def phases(cells: Mapping[str, Row]) -> list[Row]:
         }
         for kind, seconds in times.items()
     ]
+
+
+def sources(cells: Mapping[str, Row]) -> list[str]:
+    """A note where not all cells were measured by the same code."""
+    found = Counter(cell["source"] for cell in cells.values())
+    if len(found) == 1:
+        return []
+    parts = [f"{count} by {name}" for name, count in found.items()]
+    return [f"cells measured by {len(found)} states of the package: {', '.join(parts)}"]
 
 
 def findings(dense: float, rows: list[Row]) -> str:

@@ -167,6 +167,12 @@ class TestRows:
         assert rows[2]["batch_norm"] == pytest.approx(0.3)
         assert rows[2]["refit"] is None
 
+    def test_cells_of_other_code_are_told(self) -> None:
+        same = {"a": {"source": "x"}, "b": {"source": "x"}}
+        assert quality_rows.sources(same) == []
+        (note,) = quality_rows.sources({**same, "c": {"source": "y"}})
+        assert note.endswith("2 states of the package: 2 by x, 1 by y")
+
     def test_findings_say_where_the_papers_rule_is_not_the_best(self) -> None:
         words = quality_rows.findings(0.9, quality_rows.rows(CELLS))
         assert "best of ours least_squares (measured widths)" in words
