@@ -41,14 +41,14 @@ def run(config: schema.Cut, reporter: Reporter) -> dict[str, Any]:
     source = result_name(iteration)
     name = config.name or _default_name(source, config.budget.limit)
     with use_threads(config.threads):
-        _refuse_taken(RunFolder(config.path), name)
+        _check_name(RunFolder(config.path), name)
         plan = make_plan(pruned, config.budget.limit, [(iteration, place)], searched=True)
         reporter.plan([f"cut       {source} once more, as {name}", *plan.lines])
         with RunFolder.resume(config.path) as folder:
             reporter.run_folder(folder.path)
             report = DeepReport(folder)
             report.put(_cut(plan, folder, report, name, reporter))
-            report.write("finished")
+            report.write(report.status)
             write_card(report, plan, place, name)
             tell(report.rows, folder, pruned, reporter)
             return report.content
@@ -79,8 +79,10 @@ def _default_name(source: str, budget: Budget) -> str:
     return f"{source}_{budget.kind}{value}{rounded}"
 
 
-def _refuse_taken(folder: RunFolder, name: str) -> None:
-    if (folder.model(name)).exists():
+def _check_name(folder: RunFolder, name: str) -> None:
+    if "/" in name:
+        raise ConfigError(f"name: found {name!r}, accepted letters, digits, _ . + -")
+    if DeepReport(folder).row(name) is not None:
         raise ConfigError(f"name: {folder.path} has a result {name}, accepted another name=NAME")
 
 

@@ -28,6 +28,11 @@ class DeepReport:
         self._before = read_json(folder.report) if folder.report.is_file() else {}
         self.rows: list[dict[str, Any]] = self._before.get("results") or []
 
+    @property
+    def status(self) -> str:
+        """How the run ended that was here before."""
+        return str(self._before.get("status", "finished"))
+
     def row(self, name: str) -> dict[str, Any] | None:
         """The result of that name, if there is one."""
         return next((row for row in self.rows if row["name"] == name), None)
