@@ -36,7 +36,15 @@ from gfs_dist.jobs.groups import (
     Train,
     TwoLayer,
 )
-from gfs_dist.jobs.prune_keys import DEEP_OBJECTIVES, METHODS, Budget, Calibration, Repair
+from gfs_dist.jobs.prune_keys import (
+    DEEP_OBJECTIVES,
+    EXPORTS,
+    METHODS,
+    TARGETS,
+    Budget,
+    Calibration,
+    Repair,
+)
 from gfs_dist.jobs.rules import Among, AtLeast
 
 Device = Annotated[str, Among("auto", "cpu", "cuda")]
@@ -130,6 +138,9 @@ class Prune(_Computing):
     repair: Repair
     calibration: Calibration
     coupled: bool
+    target: Annotated[str, Among(*TARGETS)]
+    candidates: Annotated[int | None, AtLeast(1)]
+    export: Annotated[str, Among(*EXPORTS)]
     steps: Annotated[int | None, AtLeast(1)]
     distinct: Annotated[int | None, AtLeast(1)]
     tolerance: Annotated[float | None, AtLeast(0)]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from gfs_dist import networks
 from gfs_dist.files import RunFolder
@@ -17,9 +16,10 @@ from gfs_dist.jobs.deep import read_network
 from gfs_dist.jobs.deep_measures import Measures
 from gfs_dist.jobs.layer_records import LayerRecords
 from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.networks.graph_network import GraphNetwork
+from gfs_dist.networks.export import export_onnx, export_program
 from gfs_dist.pruning.budget import Budget
 from gfs_dist.pruning.layerwise.cutting import CutResult, Repairs, cut
+from gfs_dist.pruning.layerwise.facts import layer_rows, picks_sha256
 from gfs_dist.pruning.layerwise.pruner import Pruner
 from gfs_dist.pruning.layerwise.sizing import Sizing, size
 
@@ -73,7 +73,6 @@ class ResultMaker:
         sizing = self._size(name, pruner, budget)
         found = self._cut(name, pruner, sizing)
         measured = self.store(name, found.network)
-        paths = pruner.paths
         return {
             "name": name,
             **facts,
@@ -83,7 +82,7 @@ class ResultMaker:
             "accuracy_after": found.accuracy_after,
             "path": records.place,
             "model": self.folder.relative(self.folder.model(name)),
-            "picks_sha256": joined_sha256([found.path.sha256 for found in paths.values()]),
+            "picks_sha256": picks_sha256(pruner),
             "layers": layer_rows(pruner, found.network, sizing.widths),
             "sizing": vars(sizing) | {"widths": dict(sizing.widths)},
             "difference": found.difference,
@@ -94,9 +93,17 @@ class ResultMaker:
         images, folder = self.measures.images, self.folder.model(name)
         example = images.inputs(images.x_test[:2])
         networks.save(folder, network, example=example, origin=self.origin)
+        self._export(folder, network, example)
         self.reporter.phase(f"measure {name}")
         stored = read_network(folder, self.config.model, images)
         return {**self.measures.facts(stored), "file_bytes": (folder / MODEL).stat().st_size}
+
+    def _export(self, folder: Path, network: nn.Module, example: Tensor) -> None:
+        """The forms for other programs that were asked for, compared with the network."""
+        if self.config.export in ("program", "all"):
+            export_program(network, example, folder / "model.pt2")
+        if self.config.export in ("onnx", "all"):
+            export_onnx(network, example, folder / "model.onnx")
 
     def _size(self, name: str, pruner: Pruner, budget: Budget) -> Sizing:
         self.reporter.phase(f"size {name}")
@@ -121,43 +128,6 @@ class ResultMaker:
             evaluate=self.measures.accuracy,
             on_site=lambda stage: self.reporter.step(stage + 1),
         )
-
-
-def layer_rows(
-    pruner: Pruner, small: GraphNetwork, widths: Mapping[str, int]
-) -> list[dict[str, Any]]:
-    """A row for every layer that could be pruned or was skipped, in forward order."""
-    example, structure = pruner.example, pruner.structure
-    macs = networks.macs_by_module(small, example)
-    rows = []
-    for layer in structure.layers:
-        kept = widths[layer.name]
-        error = pruner.paths[layer.name].curve[kept - 1]
-        own = sum(macs.get(part.module, 0) for part in layer.producers)
-        rows.append(_row(layer.name, layer.num_candidates, kept, error, own, None))
-    for skip in structure.skipped:
-        own = macs.get(skip.name, 0)
-        rows.append(_row(skip.name, skip.channels, skip.channels, None, own, skip.reason))
-    order = {step.target: place for place, step in reversed([*enumerate(small.gfs_program)])}
-    return sorted(rows, key=lambda row: order.get(row["name"], len(order)))
-
-
-def _row(
-    name: str, channels: int, kept: int, error: float | None, macs: int, reason: str | None
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "channels": channels,
-        "kept": kept,
-        "error": error,
-        "macs": macs,
-        "reason": reason,
-    }
-
-
-def joined_sha256(hashes: list[str]) -> str:
-    """One hash for the picks of all layers, from each layer's in forward order."""
-    return hashlib.sha256(",".join(hashes).encode()).hexdigest()
 
 
 def _bytes(pruner: Pruner, name: str) -> int:

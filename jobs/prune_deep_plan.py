@@ -152,6 +152,8 @@ def settings(config: schema.Prune) -> Settings:
         weights=config.weights,
         replacement=config.replacement,
         coupled=config.coupled,
+        target=config.target,
+        candidates=config.candidates,
         steps=config.steps,
         seed=config.seed,
     )

@@ -23,6 +23,8 @@ METHODS = {
 """Objectives of two-layer networks, and how each can be searched."""
 
 DEEP_OBJECTIVES = ("least_squares", "layer_output", "fisher", "network_loss")
+TARGETS = ("stream", "output")
+EXPORTS = ("none", "program", "onnx", "all")
 
 
 @dataclass
@@ -87,6 +89,9 @@ DEEP_ONLY: Mapping[str, object] = {
         for key in fields(schema)
     },
     "coupled": False,
+    "target": "stream",
+    "candidates": None,
+    "export": "none",
 }
 """The same of two-layer networks."""
 
@@ -150,6 +155,8 @@ def _check_deep(config: Prune) -> None:
                 "replacement: found true, accepted false with objective=least_squares"
             )
         _check_choice("weights", config.weights, ("uniform",), "objective=least_squares")
+    if config.candidates is not None:
+        _check_choice("objective", config.objective, ("network_loss",), "candidates")
     if config.checkpoint is None:
         raise ConfigError(
             f"checkpoint: has no default with {name}, accepted a pretrain run folder, a checkpoint "

@@ -226,7 +226,9 @@ def test_objectives_of_the_loss_need_labels(network: nn.Module, objective: str) 
         )
 
 
-@pytest.mark.parametrize("budget", [{"latency": 0.95, "batch": 256}, {"tolerance": 0.5}, {"params": 0.8}])
+@pytest.mark.parametrize(
+    "budget", [{"latency": 0.95, "batch": 256}, {"tolerance": 0.5}, {"params": 0.8}]
+)
 def test_other_budgets(
     network: nn.Module, batches: list[tuple[Tensor, Tensor]], budget: dict[str, float]
 ) -> None:

@@ -182,8 +182,8 @@ class _Source:
             **self._measure(made.network),
             "accuracy_after": made.accuracy_after,
             "difference_from_masked": made.difference,
-            "picks_sha256": picks_sha256(self.pruner, sizing.widths),
-            "layers": layer_rows(self.pruner, made),
+            "picks_sha256": picks_sha256(self.pruner),
+            "layers": layer_rows(self.pruner, made.network, sizing.widths),
             "settings": asdict(self.pruner.settings),
         }
         return Pruned(self._adopt(made), report, self)

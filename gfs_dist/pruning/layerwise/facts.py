@@ -7,55 +7,47 @@ from collections.abc import Mapping
 from typing import Any
 
 from gfs_dist.networks import macs_by_module
-from gfs_dist.pruning.layerwise.cutting import CutResult
+from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.pruning.layerwise.pruner import Pruner
-from gfs_dist.pruning.layerwise.smaller import prefix_length
 
 
-def layer_rows(pruner: Pruner, result: CutResult) -> list[dict[str, Any]]:
-    """A row for every layer that was pruned or skipped, in forward order.
+def layer_rows(
+    pruner: Pruner, small: GraphNetwork, widths: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """A row for every layer that could be pruned or was skipped, in forward order.
 
     ``error`` is the loss of the layer's path at its width, in units of the variance of the stream
     that it feeds; ``macs`` are those of the modules that make its channels.
     """
-    macs = macs_by_module(result.network, pruner.example)
-    rows: dict[str, dict[str, Any]] = {}
-    for layer in pruner.structure.layers:
-        found = pruner.paths[layer.name]
-        kept = result.widths.get(layer.name, layer.num_candidates)
-        k = prefix_length(found.path, kept)
-        rows[layer.name] = {
-            "name": layer.name,
-            "channels": layer.num_candidates,
-            "kept": kept,
-            "error": found.errors[k - 1],
-            "macs": sum(macs.get(part.module, 0) for part in layer.producers),
-            "reason": None,
-        }
-    for skip in pruner.structure.skipped:
-        rows[skip.name] = {
-            "name": skip.name,
-            "channels": skip.channels,
-            "kept": skip.channels,
-            "error": None,
-            "macs": macs.get(skip.name, 0),
-            "reason": skip.reason,
-        }
-    order = list(macs)
-    return sorted(rows.values(), key=lambda row: _place(order, row["name"]))
+    example, structure = pruner.example, pruner.structure
+    macs = macs_by_module(small, example)
+    rows = []
+    for layer in structure.layers:
+        kept = widths[layer.name]
+        error = pruner.paths[layer.name].curve[kept - 1]
+        own = sum(macs.get(part.module, 0) for part in layer.producers)
+        rows.append(_row(layer.name, layer.num_candidates, kept, error, own, None))
+    for skip in structure.skipped:
+        own = macs.get(skip.name, 0)
+        rows.append(_row(skip.name, skip.channels, skip.channels, None, own, skip.reason))
+    order = {step.target: place for place, step in reversed([*enumerate(small.gfs_program)])}
+    return sorted(rows, key=lambda row: order.get(row["name"], len(order)))
 
 
-def picks_sha256(pruner: Pruner, widths: Mapping[str, int]) -> str:
-    """SHA-256 over the layers' hashes in forward order, joined by commas; a layer's is over the
-    picks that its width takes.
-    """
-    hashes = [
-        found.path.prefix(prefix_length(found.path, widths[name])).sha256
-        for name, found in pruner.paths.items()
-        if name in widths
-    ]
+def _row(
+    name: str, channels: int, kept: int, error: float | None, macs: int, reason: str | None
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "channels": channels,
+        "kept": kept,
+        "error": error,
+        "macs": macs,
+        "reason": reason,
+    }
+
+
+def picks_sha256(pruner: Pruner) -> str:
+    """SHA-256 over the hashes of all layers' picks, in forward order, joined by commas."""
+    hashes = [found.path.sha256 for found in pruner.paths.values()]
     return hashlib.sha256(",".join(hashes).encode()).hexdigest()
-
-
-def _place(order: list[str], name: str) -> int:
-    return order.index(name) if name in order else len(order)
