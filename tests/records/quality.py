@@ -243,12 +243,12 @@ def _batches(images: Images, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 def write(cells: Cells, name: str) -> None:
     """The record of all cells there are."""
-    rows = quality_rows.rows(cells.found)
+    rows = quality_rows.make_rows(cells.found)
     notes = [
         ", ".join(f"{key} {value}" for key, value in cells.facts.items()),
         *quality_rows.NOTES,
         *quality_rows.sources(cells.found),
-        quality_rows.findings(cells.found["dense"]["accuracy"], rows),
+        quality_rows.findings(cells.found),
     ]
     command = "python -m tests.records.quality " + shlex.join(sys.argv[1:])
     keep(name, command, [*rows, *quality_rows.phases(cells.found)], notes, by="budget")

@@ -29,7 +29,7 @@ NOTES = (
 )
 
 
-def rows(cells: Mapping[str, Row]) -> list[Row]:
+def make_rows(cells: Mapping[str, Row]) -> list[Row]:
     """One row for each budget, method and kind of widths; best first at each budget."""
     found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for cell in cells.values():
@@ -82,15 +82,16 @@ def sources(cells: Mapping[str, Row]) -> list[str]:
     return [f"cells measured by {len(found)} states of the package: {', '.join(parts)}"]
 
 
-def findings(dense: float, rows: list[Row]) -> str:
-    """A paragraph on all budgets, nothing in it but what the rows show."""
-    words = [f"Dense accuracy {_percent(dense)}."]
+def findings(cells: Mapping[str, Row]) -> str:
+    """A paragraph on all budgets, nothing in it but what the cells show."""
+    rows = make_rows(cells)
+    words = [f"Dense accuracy {_percent(cells['dense']['accuracy'])}."]
     for budget in dict.fromkeys(row["budget"] for row in rows):
         here = [row for row in rows if row["budget"] == budget]
         said = [*_winner(here), *_paper(here), *_widths(here)]
         if said:
             words.append(f"At {budget}: {'; '.join(said)}.")
-    return " ".join(words)
+    return " ".join([*words, *_rising(cells)])
 
 
 def _winner(rows: list[Row]) -> list[str]:
@@ -142,6 +143,21 @@ def _widths(rows: list[Row]) -> list[str]:
             parts = [f"{row['widths']} {_percent(row['refit'])}" for row in own]
             said.append(f"widths for {name}, refitted: {', '.join(parts)}")
     return said
+
+
+def _rising(cells: Mapping[str, Row]) -> list[str]:
+    """Where a path's loss rises: there its curve says little about what a width is worth."""
+    said = []
+    for name, cell in cells.items():
+        kind, _, method = name.partition("/")
+        if kind == "search":
+            losses = [path["loss"] for path in cell["paths"].values()]
+            rising = sum(max(loss) > loss[0] for loss in losses)
+            if rising:
+                said.append(f"{method} in {rising} of {len(losses)}")
+    if not said:
+        return []
+    return [f"Layers whose loss is at some width above that of one channel: {', '.join(said)}."]
 
 
 def _named(row: Row) -> str:

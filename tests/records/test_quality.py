@@ -160,12 +160,18 @@ CELLS = {
 
 class TestRows:
     def test_best_comes_first_and_draws_are_averaged(self) -> None:
-        rows = quality_rows.rows(CELLS)
+        rows = quality_rows.make_rows(CELLS)
         methods = [row["method"] for row in rows]
         assert methods == ["least_squares", "network_loss, uniform", "random"]
         assert rows[0]["refit"] == 0.85
         assert rows[2]["batch_norm"] == pytest.approx(0.3)
         assert rows[2]["refit"] is None
+
+    def test_findings_say_where_losses_rise(self) -> None:
+        paths = {"a": {"loss": [2.0, 3.0, 0.0]}, "b": {"loss": [2.0, 1.0, 0.0]}}
+        words = quality_rows.findings({**CELLS, "search/fisher, uniform": {"paths": paths}})
+        assert words.endswith("above that of one channel: fisher, uniform in 1 of 2.")
+        assert "one channel" not in quality_rows.findings(CELLS)
 
     def test_cells_of_other_code_are_told(self) -> None:
         same = {"a": {"source": "x"}, "b": {"source": "x"}}
@@ -174,7 +180,7 @@ class TestRows:
         assert note.endswith("2 states of the package: 2 by x, 1 by y")
 
     def test_findings_say_where_the_papers_rule_is_not_the_best(self) -> None:
-        words = quality_rows.findings(0.9, quality_rows.rows(CELLS))
+        words = quality_rows.findings(CELLS)
         assert "best of ours least_squares (measured widths)" in words
         assert "best score recalibrated random (local widths) 30.00 %" in words
         assert "55.00 points ahead of the best of the scores in any form" in words
