@@ -95,7 +95,7 @@ def _cut(
     records = LayerRecords(folder, source, path_facts(plan, network), key="path")
     paths = _finished(records, plan)
     runtime = Watched(open_runtime(plan.runtime_spec(folder.logs)), folder, reporter)
-    maker = ResultMaker(folder, plan.measures, plan.config, plan.origin, reporter)
+    maker = ResultMaker(folder, plan.measures, plan.config, plan.origin, reporter, quick=True)
     with runtime, scratch(folder, name) as place_of_work:
         workspace = Workspace.create(place_of_work, network, plan.measures.batches())
         pruner = Pruner(workspace, plan.structure, plan.settings, runtime, paths)

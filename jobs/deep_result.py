@@ -36,6 +36,7 @@ class ResultMaker:
         config: of the run.
         origin: what made the dense network.
         reporter: told of progress.
+        quick: take the best widths that need no search.
     """
 
     folder: RunFolder
@@ -43,6 +44,7 @@ class ResultMaker:
     config: schema.Prune
     origin: dict[str, Any] | None
     reporter: Reporter
+    quick: bool = False
 
     def dense(self, network: nn.Module, pruner: Pruner) -> dict[str, Any]:
         """The facts of the dense network.
@@ -111,6 +113,7 @@ class ResultMaker:
             pruner,
             budget,
             lambda done, most, best: self.reporter.step(done, best, at_most=most),
+            quick=self.quick,
         )
 
     def _cut(self, name: str, pruner: Pruner, sizing: Sizing) -> CutResult:

@@ -22,6 +22,8 @@ REPAIRS = {
 }
 COPIES = 6
 """Of the moments of its largest layer, that a rank may hold at once."""
+RESULTS_BYTES = 2**27
+"""Of one chunk of samples on its way through the network."""
 
 
 def inputs(
@@ -75,7 +77,7 @@ def work(config: schema.Prune, budget: Budget, pruner: Pruner, num_samples: int)
         f"repair    {', '.join(repairs(config)) or 'none'}",
         *tuning,
         f"ranks     {config.workers} on runtime={config.runtime.kind}, device={config.device}, "
-        f"up to {memory_bytes(pruner) / 2**20:,.0f} MiB each",
+        f"up to {memory / 2**20:,.0f} MiB each",
     ]
 
 
@@ -127,13 +129,29 @@ def network_words(architecture: dict[str, Any]) -> str:
     return "a network of your own" if name in (None, "graph") else str(name)
 
 
-def memory_bytes(pruner: Pruner) -> int:
-    """What a rank may hold at once, about: moments of the largest layer, and the network twice."""
+def memory_bytes(pruner: Pruner, budget: Budget, num_samples: int) -> int:
+    """What a rank may hold at once besides Python and torch, about.
+
+    Moments of the layer with the most inputs, the network twice, results of some samples, and,
+    where widths are measured, the streams of those samples that they are measured on.
+    """
     inputs = [_num_inputs(pruner, site.module) for site in pruner.sites]
     weights = sum(tensor.nbytes for tensor in pruner.dense.state_dict().values())
-    return COPIES * 8 * max(inputs, default=0) ** 2 + 2 * weights + 2**27
+    held = COPIES * 8 * max(inputs, default=0) ** 2 + 2 * weights + RESULTS_BYTES
+    if budget.kind not in UNITS:
+        return held
+    return held + 2 * min(num_samples, TRIAL_SAMPLES) * _stream_bytes(pruner)
 
 
 def _num_inputs(pruner: Pruner, module: str) -> int:
     weight = pruner.dense.get_submodule(module).get_parameter("weight")
     return weight[0].numel()
+
+
+def _stream_bytes(pruner: Pruner) -> int:
+    """Of one sample, what all consumers are aimed at."""
+    dense = pruner.dense
+    names = frozenset(site.stream for site in pruner.consumer_sites(pruner.structure.layers))
+    [first, *_] = make_stages(dense, [names])
+    results = advance(dense, first, {dense.gfs_inputs[0]: pruner.example})
+    return sum(results[name].nbytes for name in names) // len(pruner.example)

@@ -39,6 +39,7 @@ class Budget:
     widths: str | None
     tolerance: str | None
     round_to: Annotated[int | None, AtLeast(1)]
+    trials: Annotated[int | None, AtLeast(1)]
 
     @property
     def limit(self) -> Limit:

@@ -56,7 +56,8 @@ def prune(
         batches: inputs, or pairs of inputs and labels (needed by ``fisher``, ``network_loss`` and
             a budget by ``tolerance``); read once, kept in files.
         budget: one of ``{"macs": 0.5}``, ``params``, ``latency`` (shares of the dense network's),
-            ``keep`` (of each layer's channels), ``widths``, ``tolerance``; with ``round_to``.
+            ``keep`` (of each layer's channels), ``widths``, ``tolerance``; with ``round_to``, and
+            with ``trials``, how many networks are cut and measured to share widths out.
         objective: ``least_squares``, ``layer_output``, ``fisher``, ``network_loss``.
         weights: ``uniform`` (the paper's) or ``line_search``.
         replacement: whether a channel may be picked again.
@@ -164,7 +165,7 @@ class _Source:
     def cut(self, budget: Budget) -> Pruned:
         """Size, cut, mend, report."""
         self.sizes += 1
-        sizing = size(self.pruner, budget)
+        sizing = size(self.pruner, budget, quick=self.sizes > 1)
         made = cut(
             self.pruner,
             sizing.widths,

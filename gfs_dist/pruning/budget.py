@@ -39,6 +39,8 @@ class Budget:
         widths: channels to keep by layer; empty but for ``widths``.
         round_to: widths are multiples of this.
         batch: inputs at once where latency is measured.
+        trials: networks that may be cut and measured to find widths (``macs``, ``params``); None
+            for as many as the caller thinks fit.
     """
 
     kind: str
@@ -46,15 +48,17 @@ class Budget:
     widths: Mapping[str, int] = field(default_factory=dict)
     round_to: int = 1
     batch: int = 1
+    trials: int | None = None
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Budget:
         """The budget of ``{"macs": 0.5}``, ``{"keep": "50%", "round_to": 8}`` and the like.
 
         Args:
-            given: exactly one of :data:`KINDS`; ``round_to``, and ``batch`` with ``latency``, may
-                stand beside it. None counts as not given. ``widths`` is a mapping of layers to
-                widths, or the name of a JSON file of one.
+            given: exactly one of :data:`KINDS`; ``round_to``, ``batch`` with ``latency``, and
+                ``trials`` with ``macs`` and ``params`` may stand beside it. None counts as not
+                given. ``widths`` is a mapping of layers to widths, or the name of a JSON file of
+                one.
 
         Raises:
             ConfigError: names ``budget.KEY``, found and accepted.
@@ -62,7 +66,7 @@ class Budget:
         if not isinstance(given, Mapping):
             raise ConfigError(f"budget: found {given!r}, accepted a dict such as {{'macs': 0.5}}")
         found = {key: value for key, value in given.items() if value is not None}
-        known = (*KINDS, "round_to", "batch")
+        known = (*KINDS, "round_to", "batch", "trials")
         for key in found:
             if key not in known:
                 raise ConfigError(
@@ -75,10 +79,15 @@ class Budget:
         (kind,) = kinds
         if "batch" in found and kind != "latency":
             raise ConfigError(f"budget.batch: found with budget.{kind}, accepted with latency only")
-        counts = [_count(key, found.get(key, 1)) for key in ("round_to", "batch")]
+        if "trials" in found and kind not in UNITS:
+            raise ConfigError(
+                f"budget.trials: found with budget.{kind}, accepted with macs and params only"
+            )
+        trials = _count("trials", found["trials"]) if "trials" in found else None
+        round_to, batch = (_count(key, found.get(key, 1)) for key in ("round_to", "batch"))
         if kind == "widths":
-            return cls(kind, Fraction(1), _read_widths(found[kind]), *counts)
-        return cls(kind, parse_share(f"budget.{kind}", found[kind]), {}, *counts)
+            return cls(kind, Fraction(1), _read_widths(found[kind]), round_to)
+        return cls(kind, parse_share(f"budget.{kind}", found[kind]), {}, round_to, batch, trials)
 
     def check(self, costs: Costs) -> None:
         """Refuse what does not fit a network, or cannot be met by any of its widths.

@@ -19,10 +19,12 @@ from gfs_dist.pruning.layerwise.trials import TrialTask
 from gfs_dist.pruning.widths import allowed_widths, least_widths, uniform
 
 TRIAL_SAMPLES = 256
-TRIAL_MULTIPLY_ADDS = 2**43
-LEAST_TRIALS = 24
+TRIAL_MULTIPLY_ADDS = 2**41
+LEAST_TRIALS = 4
+QUICK = 2
 """How much measuring goes into widths: 256 samples to fit and 256 others to compare, and as many
-trials as cost 9e12 multiply-adds of forward passes (ResNet20 at 32x32: 423), but at least 24."""
+trials as cost 2e12 multiply-adds of forward passes (ResNet20 at 32x32: 105), but at least four a
+layer. Quickly: the starting widths alone."""
 
 OnTrial = Callable[[int, int, float], None]
 
@@ -57,7 +59,13 @@ def check_feasible(pruner: Pruner, budget: Budget) -> None:
         check_latency(budget, _seconds(pruner, {}, budget), _seconds(pruner, least, budget))
 
 
-def size(pruner: Pruner, budget: Budget, on_trial: OnTrial = lambda *_: None) -> Sizing:
+def size(
+    pruner: Pruner,
+    budget: Budget,
+    on_trial: OnTrial = lambda *_: None,
+    *,
+    quick: bool = False,
+) -> Sizing:
     """Widths that meet a budget.
 
     ``macs`` and ``params``: widths by the curves (errors in units of the stream, added up) and
@@ -70,9 +78,10 @@ def size(pruner: Pruner, budget: Budget, on_trial: OnTrial = lambda *_: None) ->
         pruner: with the paths of all layers.
         budget: feasible.
         on_trial: called with trials made, the most there will be, and the least loss.
+        quick: no exchanges, where the budget does not say how many trials.
     """
     if budget.kind in UNITS:
-        return _measured(pruner, budget, on_trial)
+        return _measured(pruner, budget, on_trial, quick)
     if budget.kind == "keep":
         widths = uniform(pruner.costs.channels, budget.share, budget.round_to)
         reason = "the same share of every layer, as asked"
@@ -96,9 +105,10 @@ def _reached(pruner: Pruner, widths: Widths, round_to: int) -> Widths:
     return found
 
 
-def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial) -> Sizing:
+def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) -> Sizing:
     limit, costs = budget.limit(pruner.costs), pruner.costs
     task, trials = _trials(pruner)
+    trials = budget.trials or (QUICK if quick else trials)
     done, best = 0, float("inf")
 
     def measure(wanted: Sequence[Widths]) -> list[float]:
@@ -122,7 +132,8 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial) -> Sizing:
         for rule, loss in zip(starts, exchange.losses(list(starts.values())), strict=True)
     ]
     found = exchange.run(list(starts.values()))
-    compared.append({"rule": f"exchanges, {found.trials} trials", "loss": found.loss})
+    if found.trials > len(starts):
+        compared.append({"rule": f"exchanges, {found.trials} trials", "loss": found.loss})
     samples = len(task.compared) * len(pruner.workspace.x(0))
     reason = (
         f"widths of least divergence from the dense network's outputs: {found.loss:.4f} nats on "
@@ -148,7 +159,7 @@ def _trials(pruner: Pruner) -> tuple[TrialTask, int]:
     sites = pruner.consumer_sites(pruner.structure.layers)
     task = TrialTask(workspace, pruner.structure, sites, fitted, compared)
     each = pruner.costs.dense("macs") * per_chunk * (len(fitted) + len(compared))
-    return task, max(LEAST_TRIALS, min(1000, TRIAL_MULTIPLY_ADDS // max(1, each)))
+    return task, max(LEAST_TRIALS * len(pruner.channels), min(1000, TRIAL_MULTIPLY_ADDS // each))
 
 
 def _seconds(pruner: Pruner, widths: Widths, budget: Budget) -> float:
