@@ -69,9 +69,7 @@ def measure(model: str, images: int, size: int) -> tuple[list[dict[str, Any]], l
     return rows, notes
 
 
-def _rows(
-    work: Pruner, spent: dict[str, float], total: float, images: int
-) -> list[dict[str, Any]]:
+def _rows(work: Pruner, spent: dict[str, float], total: float, images: int) -> list[dict[str, Any]]:
     float32, float64 = rate(torch.float32), rate(torch.float64)
     forward = work.costs.dense("macs") * images
     squares, eliminations = 0, 0.0
