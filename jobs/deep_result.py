@@ -14,6 +14,7 @@ from gfs_dist.files.checkpoint import MODEL
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.deep import read_network
 from gfs_dist.jobs.deep_measures import Measures
+from gfs_dist.jobs.deep_words import budget_title
 from gfs_dist.jobs.layer_records import LayerRecords
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.networks.export import export_onnx, export_program
@@ -79,6 +80,7 @@ class ResultMaker:
             "name": name,
             **facts,
             "objective": pruner.settings.objective,
+            "budget": budget_title(budget),
             "kept": sum(sizing.widths.values()),
             **measured,
             "accuracy_after": found.accuracy_after,

@@ -10,6 +10,7 @@ from gfs_dist.jobs.deep_measures import Measures
 from gfs_dist.jobs.deep_run import training_line
 from gfs_dist.jobs.finetune import tuning_spec
 from gfs_dist.pruning.budget import UNITS, Budget, percent
+from gfs_dist.pruning.layerwise.footprint import layer_costs, rank_bytes
 from gfs_dist.pruning.layerwise.pruner import Pruner
 from gfs_dist.pruning.structure import Structure
 from gfs_dist.pruning.widths import least_widths
@@ -20,10 +21,6 @@ REPAIRS = {
     "batch_norm": "batch norms measured again",
     "finetune": "fine-tuning",
 }
-COPIES = 6
-"""Of the moments of its largest layer, that a rank may hold at once."""
-RESULTS_BYTES = 2**27
-"""Of one chunk of samples on its way through the network."""
 
 
 def inputs(
@@ -58,20 +55,27 @@ def layers(structure: Structure) -> list[str]:
     ]
 
 
-def search(config: schema.Prune) -> str:
+def search(config: schema.Prune, measures: Measures, pruner: Pruner) -> str:
     """How layers are searched."""
     steps = "" if config.steps is None else f", at most {config.steps:,} picks a layer"
+    cost = ""
+    if config.objective == "network_loss":
+        found = layer_costs(pruner, len(measures.rows))
+        macs = sum(layer.macs for layer in found)
+        cost = f"; {sum(layer.losses for layer in found):,} losses, {macs:.2g} multiply-adds"
     return (
         f"search    {config.objective} objective, {config.weights} weights, "
-        f"{'with' if config.replacement else 'without'} replacement{steps}"
+        f"{'with' if config.replacement else 'without'} replacement{steps}{cost}"
     )
 
 
-def work(config: schema.Prune, budget: Budget, pruner: Pruner, num_samples: int) -> list[str]:
-    """Budget, repairs, ranks; training on ``num_samples`` if there is any."""
+def work(config: schema.Prune, budget: Budget, pruner: Pruner, measures: Measures) -> list[str]:
+    """Budget, repairs, ranks."""
     tuning = []
     if config.repair.finetune:
-        tuning = [training_line(tuning_spec(config), num_samples, config.workers)]
+        spec, num_samples = tuning_spec(config), len(measures.images.x_train)
+        tuning = [training_line(spec, num_samples, config.workers)]
+    memory = rank_bytes(pruner, budget, len(measures.rows))
     return [
         f"budget    {budget_words(budget, pruner)}",
         f"repair    {', '.join(repairs(config)) or 'none'}",
@@ -127,31 +131,3 @@ def network_words(architecture: dict[str, Any]) -> str:
     """What a network is called."""
     name = architecture.get("factory") or architecture.get("model")
     return "a network of your own" if name in (None, "graph") else str(name)
-
-
-def memory_bytes(pruner: Pruner, budget: Budget, num_samples: int) -> int:
-    """What a rank may hold at once besides Python and torch, about.
-
-    Moments of the layer with the most inputs, the network twice, results of some samples, and,
-    where widths are measured, the streams of those samples that they are measured on.
-    """
-    inputs = [_num_inputs(pruner, site.module) for site in pruner.sites]
-    weights = sum(tensor.nbytes for tensor in pruner.dense.state_dict().values())
-    held = COPIES * 8 * max(inputs, default=0) ** 2 + 2 * weights + RESULTS_BYTES
-    if budget.kind not in UNITS:
-        return held
-    return held + 2 * min(num_samples, TRIAL_SAMPLES) * _stream_bytes(pruner)
-
-
-def _num_inputs(pruner: Pruner, module: str) -> int:
-    weight = pruner.dense.get_submodule(module).get_parameter("weight")
-    return weight[0].numel()
-
-
-def _stream_bytes(pruner: Pruner) -> int:
-    """Of one sample, what all consumers are aimed at."""
-    dense = pruner.dense
-    names = frozenset(site.stream for site in pruner.consumer_sites(pruner.structure.layers))
-    [first, *_] = make_stages(dense, [names])
-    results = advance(dense, first, {dense.gfs_inputs[0]: pruner.example})
-    return sum(results[name].nbytes for name in names) // len(pruner.example)

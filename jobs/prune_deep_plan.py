@@ -127,8 +127,8 @@ def make_plan(
         lines = [
             *deep_words.inputs(config, measures, architecture, pruner, places),
             *deep_words.layers(pruner.structure),
-            *([] if searched else [deep_words.search(config)]),
-            *deep_words.work(config, budget, pruner, len(images.x_train)),
+            *([] if searched else [deep_words.search(config, measures, pruner)]),
+            *deep_words.work(config, budget, pruner, measures),
             "time      told once the first steps are measured",
         ]
         return DeepPlan(config, places, measures, architecture, pruner.structure, budget, lines)

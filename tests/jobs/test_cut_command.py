@@ -77,7 +77,7 @@ def test_another_size_joins_the_first(run: Path) -> None:
     assert after["results"][0] == before["results"][0]
     row = after["results"][1]
     assert row["macs"] <= 0.35 * row["dense"]["macs"]
-    assert row["path"] == "paths/step_00000025"
+    assert (row["path"], row["budget"]) == ("paths/step_00000025", "35% of the multiply-adds")
     assert (
         row["picks_sha256"] == joined_hash(paths(run, row)) == before["results"][0]["picks_sha256"]
     )
@@ -91,8 +91,9 @@ def test_another_size_joins_the_first(run: Path) -> None:
 
 
 def test_it_is_the_network_that_pruning_to_that_size_gives(run: Path, tmp_path: Path) -> None:
-    assert cut(run, "budget.macs=35%", "name=smaller") == 0
-    [straight] = prune(tmp_path / "straight", *ALONE, "budget.macs=35%")["results"]
+    words = ["budget.macs=35%", "budget.trials=20"]
+    assert cut(run, *words, "name=smaller") == 0
+    [straight] = prune(tmp_path / "straight", *ALONE, *words)["results"]
     later = result(run, "smaller")
     assert widths(later) == widths(straight)
     assert later["accuracy"] == straight["accuracy"]
