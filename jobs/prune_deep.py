@@ -34,6 +34,7 @@ from gfs_dist.jobs.watched import Watched
 from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.runtime import Progress, open_runtime
+from gfs_dist.selection.path import Path as GreedyPath
 
 
 def run(config: schema.Prune, reporter: Reporter) -> dict[str, Any]:
@@ -44,18 +45,15 @@ def run(config: schema.Prune, reporter: Reporter) -> dict[str, Any]:
         with _open_folder(config) as folder:
             reporter.run_folder(folder.path)
             job = DeepJob(plan, folder, reporter)
-            runtime = Watched(open_runtime(plan.runtime_spec(folder.logs)), folder, reporter)
             try:
-                with runtime:
-                    for iteration, place in plan.places:
-                        job.prune(iteration, place, runtime)
+                job.run()
             except BaseException as error:
                 stopped = isinstance(error, KeyboardInterrupt | SystemExit)
                 # A full disk may be what ended the job: its own error is the one to tell.
                 with contextlib.suppress(StorageError):
-                    job.write("stopped" if stopped else "failed", runtime, error)
+                    job.write("stopped" if stopped else "failed", error)
                 raise
-            job.write("finished", runtime)
+            job.write("finished")
             job.tell()
             return job.report.content
 
@@ -67,14 +65,27 @@ def _open_folder(config: schema.Prune) -> RunFolder:
 
 
 class DeepJob:
-    """One run: a result for each checkpoint."""
+    """One run: a result for each checkpoint.
+
+    Attributes:
+        runtime: the ranks, once there are any.
+        report: what the run has come to.
+    """
 
     def __init__(self, plan: DeepPlan, folder: RunFolder, reporter: Reporter) -> None:
         self.plan, self.folder, self.reporter = plan, folder, reporter
+        self.runtime: Watched | None = None
         self.report = DeepReport(folder)
         self.maker = ResultMaker(folder, plan.measures, plan.config, plan.origin, reporter)
 
-    def prune(self, iteration: int, place: Path, runtime: Watched) -> None:
+    def run(self) -> None:
+        """Prune every checkpoint."""
+        opened = open_runtime(self.plan.runtime_spec(self.folder.logs))
+        with Watched(opened, self.folder, self.reporter) as self.runtime:
+            for iteration, place in self.plan.places:
+                self._prune(iteration, place, self.runtime)
+
+    def _prune(self, iteration: int, place: Path, runtime: Watched) -> None:
         """Search one checkpoint, cut it, measure; what an earlier run finished stays."""
         name = result_name(iteration)
         network = self.plan.network(place)
@@ -83,9 +94,9 @@ class DeepJob:
         row = self.report.row(name)
         if row is None:
             row = self._result(iteration, network, records, found, runtime)
-            self._keep(row, place, runtime)
+            self._keep(row, place)
         if self.plan.config.repair.finetune and "finetune" not in row["accuracy_after"]:
-            self._keep(finetune(self.maker, row, runtime), place, runtime)
+            self._keep(finetune(self.maker, row, runtime), place)
 
     def _result(
         self,
@@ -106,18 +117,21 @@ class DeepJob:
             facts = {"iteration": iteration, "dense": dense}
             return self.maker.make(name, pruner, records, self.plan.budget, facts)
 
-    def _keep(self, row: dict[str, Any], place: Path, runtime: Watched) -> None:
+    def _keep(self, row: dict[str, Any], place: Path) -> None:
         """Write what is finished; another run does not do it again."""
         self.report.put(row)
-        self.write("stopped", runtime)  # until another word is written
+        self.write("stopped")  # until another word is written
         write_card(self.report, self.plan, place, row["name"])
 
     def _search(self, name: str, pruner: Pruner, records: LayerRecords, runtime: Watched) -> None:
         channels = pruner.channels
         self.reporter.phase(f"prune {name}", sum(channels.values()))
 
-        def on_progress(layer: str, progress: Progress) -> None:
+        def start(layer: str) -> GreedyPath | None:
             runtime.where = layer
+            return records.partial(layer, channels[layer])
+
+        def on_progress(layer: str, progress: Progress) -> None:
             records.write_partial(layer, progress.path)
             before = sum(len(done.path) for done in pruner.paths.values())
             self.reporter.step(
@@ -128,16 +142,14 @@ class DeepJob:
                 ranks=progress.num_ranks,
             )
 
-        pruner.search(
-            start=lambda layer: records.partial(layer, channels[layer]),
-            on_progress=on_progress,
-            on_layer=records.write,
-        )
+        pruner.search(start=start, on_progress=on_progress, on_layer=records.write)
         runtime.where = ""
 
-    def write(self, status: str, runtime: Watched, error: BaseException | None = None) -> None:
+    def write(self, status: str, error: BaseException | None = None) -> None:
         """Write the report as far as it is."""
-        self.report.write(status, runtime.timing(), runtime.faults, error)
+        runtime = self.runtime
+        timing, faults = (runtime.timing(), runtime.faults) if runtime else ({}, [])
+        self.report.write(status, timing, faults, error)
 
     def tell(self) -> None:
         """The table, and what can be done next."""

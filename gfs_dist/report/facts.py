@@ -205,7 +205,7 @@ def _deep_result(
 ) -> Result:
     dense = {**(report.get("dense") or {}), **(row.get("dense") or {})}
     curves = {
-        layer: _curve(_distinct(path.get("picks", [])), path.get("loss", []))
+        layer: _curve(_distinct(path.get("picks", [])), _errors(path))
         for layer, path in paths.items()
     }
     any_path: Mapping[str, Any] = next(iter(paths.values()), {})
@@ -218,6 +218,12 @@ def _deep_result(
         dense=dense,
         curves=curves,
     )
+
+
+def _errors(path: Mapping[str, Any]) -> list[float]:
+    """Losses in the unit that makes layers comparable, where the path names one."""
+    unit = path.get("unit") or 1.0
+    return [loss / unit for loss in path.get("loss", [])]
 
 
 def _curve(distinct: Sequence[int], losses: Sequence[float]) -> Curve:
