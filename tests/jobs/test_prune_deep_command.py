@@ -228,6 +228,21 @@ def test_a_killed_driver_is_resumed_inside_a_layer(
     assert not (out / "scratch").exists()
 
 
+def test_a_driver_killed_while_widths_are_measured_searches_nothing_again(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    sizing = [{"rank": -1, "step": 2, "generation": FIRST_SEARCH + 3}]
+    killed = elsewhere("prune", f"out={out}", *ALONE, faults=sizing)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    files = sorted((out / "paths/step_00000025").iterdir())
+    before = [file.stat().st_mtime_ns for file in files]
+    assert [file.name for file in files] == ["0.json", "3.json"]
+    assert main(["prune", f"resume={out}"]) == 0
+    assert [file.stat().st_mtime_ns for file in files] == before
+    assert outcome(out) == outcome(undisturbed)
+
+
 def test_a_finished_run_is_resumed_to_the_same_report(undisturbed: Path) -> None:
     before = report(undisturbed)
     assert main(["prune", f"resume={undisturbed}"]) == 0
