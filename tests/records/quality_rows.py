@@ -170,7 +170,7 @@ def _told(row: Row) -> str:
 
 
 def _best(row: Row) -> float:
-    return max(row[key] for key in COLUMNS if row[key] is not None)
+    return max(float(row[key]) for key in COLUMNS if row[key] is not None)
 
 
 def _mean(values: Iterable[float]) -> float | None:
