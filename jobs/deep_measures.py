@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,21 +38,39 @@ class Measures:
         for part in self.rows.split(BATCH):
             yield self.images.inputs(self.images.x_train[part]), self.images.labels_train[part]
 
+    @property
+    def num_batches(self) -> int:
+        """Of all that :meth:`facts` looks at."""
+        test = self.images.x_test
+        return -(-len(self.rows) // BATCH) + -(-len(test) // TEST_BATCH)
+
     def accuracy(self, network: nn.Module) -> float:
         """Share of the test split that is classified right."""
         return networks.classify(self._placed(network), self._test_batches()).accuracy
 
-    def facts(self, network: nn.Module) -> dict[str, Any]:
+    def facts(
+        self, network: nn.Module, on_batch: Callable[[int], None] = lambda _: None
+    ) -> dict[str, Any]:
         """Everything, as a row of ``report.json`` has it.
+
+        Args:
+            network: stays where it is.
+            on_batch: called with the number of batches seen.
 
         Raises:
             NonFiniteError: an output is NaN or infinite; names the layer.
             DataError: a label that has no output.
         """
-        placed = self._placed(network)
+        placed, count = self._placed(network), itertools.count(1)
+
+        def counted(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+            for batch in batches:
+                yield batch
+                on_batch(next(count))
+
         return {
-            "loss": networks.classify(placed, self.batches()).loss,
-            "accuracy": networks.classify(placed, self._test_batches()).accuracy,
+            "loss": networks.classify(placed, counted(self.batches())).loss,
+            "accuracy": networks.classify(placed, counted(self._test_batches())).accuracy,
             **sizes(placed, self.images),
             "latency": self.latency(placed),
         }

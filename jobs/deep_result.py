@@ -53,8 +53,8 @@ class ResultMaker:
         Raises:
             NonFiniteError: it does not give numbers; names the layer.
         """
-        self.reporter.phase("measure the dense network")
-        return {**self.measures.facts(network), "file_bytes": _bytes(pruner, "dense")}
+        measured = self._measure("the dense network", network)
+        return {**measured, "file_bytes": pruner.workspace.path("dense", MODEL).stat().st_size}
 
     def make(
         self,
@@ -98,9 +98,12 @@ class ResultMaker:
         example = images.inputs(images.x_test[:2])
         networks.save(folder, network, example=example, origin=self.origin)
         self._export(folder, network, example)
-        self.reporter.phase(f"measure {name}")
-        stored = read_network(folder, self.config.model, images)
-        return {**self.measures.facts(stored), "file_bytes": (folder / MODEL).stat().st_size}
+        measured = self._measure(name, read_network(folder, self.config.model, images))
+        return {**measured, "file_bytes": (folder / MODEL).stat().st_size}
+
+    def _measure(self, name: str, network: nn.Module) -> dict[str, Any]:
+        self.reporter.phase(f"measure {name}", self.measures.num_batches)
+        return self.measures.facts(network, self.reporter.step)
 
     def _export(self, folder: Path, network: nn.Module, example: Tensor) -> None:
         """The forms for other programs that were asked for, compared with the network."""
@@ -133,7 +136,3 @@ class ResultMaker:
             evaluate=self.measures.accuracy,
             on_site=lambda stage: self.reporter.step(stage + 1),
         )
-
-
-def _bytes(pruner: Pruner, name: str) -> int:
-    return pruner.workspace.path(name, MODEL).stat().st_size

@@ -1,5 +1,7 @@
 """``gfs prune``: from checkpoints of a two-layer network to smaller networks and a report.
 
+(Deep networks are pruned by :mod:`gfs_dist.jobs.prune_deep`.)
+
 Plan, train where there is nothing to prune yet, search each checkpoint with the ranks of one
 runtime, cut, measure, report. What is finished is in the run folder at once; a run that was
 killed anywhere goes on from there.

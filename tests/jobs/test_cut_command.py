@@ -119,7 +119,7 @@ def test_a_resumed_run_keeps_what_was_cut(run: Path) -> None:
 
 
 def test_the_last_of_several_checkpoints_is_cut(tmp_path: Path) -> None:
-    prune(tmp_path / "run", "checkpoint=dense", *RUN, "runtime=local", "workers=2")
+    prune(tmp_path / "run", "checkpoint=dense", *RUN, "runtime=none")
     assert cut(tmp_path / "run", "budget.params=60%", "name=cut") == 0
     assert result(tmp_path / "run", "cut")["iteration"] == 25
 
