@@ -102,9 +102,8 @@ def _winner(rows: list[Row]) -> list[str]:
         best = ours[0]
         said.append(f"best of ours {_named(best)}, {_told(best)}")
     for column, what in zip(COLUMNS, ("as cut", "recalibrated", "with our refit"), strict=True):
-        measured = [row for row in others if row[column] is not None]
-        if measured:
-            best = max(measured, key=lambda row: row[column])
+        best = _first(others, column)
+        if best is not None:
             said.append(f"best score {what} {_named(best)} {_percent(best[column])}")
     if ours and others:
         gap = 100 * (_best(ours[0]) - _best(others[0]))
@@ -119,11 +118,10 @@ def _paper(rows: list[Row]) -> list[str]:
     said = []
     for name in PAPER:
         own = [row for row in ours if row["method"] == name]
-        if not own:
-            continue
         for column, what in (("cut", "before any repair"), ("refit", "refitted")):
-            mine = max(own, key=lambda row: row[column])
-            best = max(ours, key=lambda row: row[column])
+            mine, best = _first(own, column), _first(ours, column)
+            if mine is None or best is None:
+                continue
             if best[column] > mine[column]:
                 said.append(
                     f"the paper's rule on {name.partition(',')[0]} is not the best {what}: "
@@ -138,7 +136,7 @@ def _widths(rows: list[Row]) -> list[str]:
     """What each rule for widths is worth where one method was measured with several."""
     said = []
     for name in dict.fromkeys(row["method"] for row in rows if row["method"] not in SCORES):
-        own = [row for row in rows if row["method"] == name]
+        own = [row for row in rows if row["method"] == name and row["refit"] is not None]
         if len(own) > 1:
             parts = [f"{row['widths']} {_percent(row['refit'])}" for row in own]
             said.append(f"widths for {name}, refitted: {', '.join(parts)}")
@@ -167,6 +165,12 @@ def _named(row: Row) -> str:
 def _told(row: Row) -> str:
     values = [(key, row[key]) for key in COLUMNS if row[key] is not None]
     return ", ".join(f"{key} {_percent(value)}" for key, value in values)
+
+
+def _first(rows: list[Row], column: str) -> Row | None:
+    """The row that is best in one column; None where none has it."""
+    measured = [row for row in rows if row[column] is not None]
+    return max(measured, key=lambda row: float(row[column])) if measured else None
 
 
 def _best(row: Row) -> float:

@@ -173,6 +173,12 @@ class TestRows:
         assert words.endswith("above that of one channel: fisher, uniform in 1 of 2.")
         assert "one channel" not in quality_rows.findings(CELLS)
 
+    def test_findings_go_without_what_is_not_measured_yet(self) -> None:
+        cells = {name: cell for name, cell in CELLS.items() if not name.startswith("refit")}
+        words = quality_rows.findings(cells)
+        assert "network_loss is the best before any repair" in words
+        assert "refitted" not in words
+
     def test_cells_of_other_code_are_told(self) -> None:
         same = {"a": {"source": "x"}, "b": {"source": "x"}}
         assert quality_rows.sources(same) == []
