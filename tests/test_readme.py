@@ -7,8 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from gfs_dist.cli.arguments import COMMANDS, read_arguments
+from gfs_dist.files import RunFolder, checkpoint
 from gfs_dist.jobs.compose import compose, sweep
 
 ROOT = Path(__file__).parent.parent
@@ -21,8 +23,14 @@ CODE = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 @pytest.mark.parametrize("line", GFS)
-def test_command_lines_compose(line: str) -> None:
+def test_command_lines_compose(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     found = read_arguments(shlex.split(line)[1:])
+    for word in found.words:
+        if word.startswith("checkpoint="):  # it says which network it holds, so it has to be there
+            folder = RunFolder(word.removeprefix("checkpoint=")).checkpoint(800)
+            folder.parent.mkdir(parents=True)
+            checkpoint.save(folder, {"output.weight": torch.zeros(1)}, {"iteration": 800})
     assert found.command is not None
     if not found.help and not any(word.startswith("resume=") for word in found.words):
         (sweep if found.multirun else compose)(found.command, found.words)
