@@ -39,6 +39,7 @@ from gfs_dist.pruning.layerwise.sizing import by_curves, size
 from gfs_dist.pruning.layerwise.smaller import Choice
 from gfs_dist.runtime import Runtime, RuntimeSpec, open_runtime
 from gfs_dist.selection.path import Path as Picks
+from gfs_dist.training import DeepSpec, train_deep
 from tests.records import baselines, quality_rows
 from tests.records.cells import Cell, Cells
 from tests.records.record import keep
@@ -48,10 +49,11 @@ OBJECTIVES = {
     "least_squares": ("",),
     "layer_output": ("uniform", "line_search"),
     "fisher": ("uniform", "line_search"),
-    "network_loss": ("uniform",),
+    "network_loss": ("uniform", "line_search"),
 }
+WEIGHTS = ("uniform", "line_search")
 RULES = ("measured", "curves", "same share")
-PARTS = ("dense", *SCORES, *OBJECTIVES, "record")
+PARTS = ("dense", *SCORES, *OBJECTIVES, "finetune", "record")
 KEEPERS = {"local": baselines.keep_local, "global": baselines.keep_global}
 DRAWS = 3
 """Of random scores; their mean is told."""
@@ -112,8 +114,12 @@ class Bench:
 
     def _refit(self, choice: Choice) -> Cell:
         """Accuracy with every layer after a cut fitted again."""
+        return {"refit": self.accuracy(self.refitted(choice))}
+
+    def refitted(self, choice: Choice) -> nn.Module:
+        """The network with every layer after a cut fitted again."""
         folder = tempfile.mkdtemp(dir=self.pruner.workspace.folder)
-        return {"refit": self.accuracy(self.pruner.refit(choice, Path(folder).name))}
+        return self.pruner.refit(choice, Path(folder).name)
 
 
 def inner_shares(pruner: Pruner, shares: Sequence[str]) -> tuple[Fraction, ...]:
@@ -160,9 +166,13 @@ def _scores(bench: Bench, name: str, draw: int) -> baselines.Scores:
     }
 
 
-def measure_objective(bench: Bench, objective: str, rules: Sequence[str]) -> None:
+def measure_objective(
+    bench: Bench, objective: str, rules: Sequence[str], wanted: Sequence[str]
+) -> None:
     """One of our objectives with each of its step weights and each width rule, all refitted."""
     for weights in OBJECTIVES[objective]:
+        if weights and weights not in wanted:
+            continue
         name = f"{objective}, {weights}" if weights else objective
         pruner = _searched(bench, name, objective, weights)
         for budget in bench.budgets:
@@ -208,6 +218,31 @@ def _widths(bench: Bench, pruner: Pruner, name: str, rule: str, budget: Fraction
     return dict(cell["widths"])
 
 
+def measure_tuned(bench: Bench, spec: DeepSpec) -> None:
+    """Our default and the score that is best recalibrated, trained on alike from there."""
+    for budget in bench.budgets:
+        pruner = _searched(bench, "least_squares", "least_squares", "")
+        widths = _widths(bench, pruner, "least_squares", "measured", budget)
+        ours = pruner.choice(widths, fold=False)
+        _tune(bench, spec, _facts(budget, "least_squares", "measured"), bench.refitted(ours))
+        facts = quality_rows.best_score(bench.cells.found, _facts(budget, "", "")["budget"])
+        if facts is None:
+            continue
+        scores = _scores(bench, facts["method"], facts["draw"])
+        kept = KEEPERS[facts["widths"]](scores, bench.pruner.costs, bench.limit(budget))
+        network = bench.pruner.cut(Choice(kept))
+        recalibrate(network, (x for x, _ in bench.batches))
+        _tune(bench, spec, facts, network)
+
+
+def _tune(bench: Bench, spec: DeepSpec, facts: Cell, network: nn.Module) -> None:
+    def make() -> Cell:
+        train_deep(network.requires_grad_(), bench.images, spec)
+        return {**facts, "finetune": bench.accuracy(network.eval()), "iterations": spec.iterations}
+
+    bench.cells.once("/".join(["finetune", *map(str, facts.values())]), make)
+
+
 def _facts(budget: Fraction, method: str, widths: str) -> Cell:
     return {"budget": f"{float(100 * budget):g} %", "method": method, "widths": widths}
 
@@ -248,6 +283,7 @@ def write(cells: Cells, name: str) -> None:
         ", ".join(f"{key} {value}" for key, value in cells.facts.items()),
         *quality_rows.NOTES,
         *quality_rows.sources(cells.found),
+        *quality_rows.tuning(cells.found),
         quality_rows.findings(cells.found),
     ]
     command = "python -m tests.records.quality " + shlex.join(sys.argv[1:])
@@ -275,8 +311,11 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
         choices=RULES,
         help="of our widths; default: measured, and all for least_squares",
     )
+    parser.add_argument("--weights", nargs="+", choices=WEIGHTS, default=list(WEIGHTS))
     parser.add_argument("--samples", type=int, default=1024, help="calibration images")
     parser.add_argument("--test-images", type=int, default=10_000)
+    parser.add_argument("--iterations", type=int, default=2500, help="of fine-tuning")
+    parser.add_argument("--amp", action="store_true", help="fine-tune in bfloat16")
     parser.add_argument("--candidates", type=int, default=8, help="a step of network_loss scores")
     return parser.parse_args(words)
 
@@ -294,9 +333,11 @@ def main() -> None:
                 measure_dense(bench)
             elif part in SCORES:
                 measure_score(bench, part)
+            elif part == "finetune":
+                measure_tuned(bench, DeepSpec(options.iterations, lr=0.01, amp=options.amp))
             elif part in OBJECTIVES:
                 default = RULES if part == "least_squares" else RULES[:1]
-                measure_objective(bench, part, options.rules or default)
+                measure_objective(bench, part, options.rules or default, options.weights)
         if "record" in options.parts:
             write(bench.cells, options.name)
 

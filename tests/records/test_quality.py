@@ -167,6 +167,22 @@ class TestRows:
         assert rows[2]["batch_norm"] == pytest.approx(0.3)
         assert rows[2]["refit"] is None
 
+    def test_fine_tuned_networks_are_told_and_do_not_change_the_ranking(self) -> None:
+        tuned = {"finetune/4": cell("network_loss, uniform", "measured", finetune=0.89)}
+        rows = quality_rows.make_rows({**CELLS, **tuned})
+        assert [row["finetune"] for row in rows] == [None, 0.89, None]
+        words = quality_rows.findings({**CELLS, **tuned})
+        assert "fine-tuned: network_loss, uniform (measured widths) 89.00 %" in words
+
+    def test_the_best_score_is_the_best_learnt_one_recalibrated(self) -> None:
+        scores = {
+            "cut/5": cell("l1", "local", 0, cut=0.3, batch_norm=0.35),
+            "cut/6": cell("l2", "global", 0, cut=0.2, batch_norm=0.36),
+        }
+        found = quality_rows.best_score({**CELLS, **scores}, "50 %")
+        assert found == {"budget": "50 %", "method": "l2", "widths": "global", "draw": 0}
+        assert quality_rows.best_score(CELLS, "50 %") is None
+
     def test_findings_say_where_losses_rise(self) -> None:
         paths = {"a": {"loss": [2.0, 3.0, 0.0]}, "b": {"loss": [2.0, 1.0, 0.0]}}
         words = quality_rows.findings({**CELLS, "search/fisher, uniform": {"paths": paths}})
