@@ -49,9 +49,8 @@ OBJECTIVES = {
     "least_squares": ("",),
     "layer_output": ("uniform", "line_search"),
     "fisher": ("uniform", "line_search"),
-    "network_loss": ("uniform", "line_search"),
+    "network_loss": ("uniform",),  # line_search needs all candidates, three times over
 }
-WEIGHTS = ("uniform", "line_search")
 RULES = ("measured", "curves", "same share")
 PARTS = ("dense", *SCORES, *OBJECTIVES, "finetune", "record")
 KEEPERS = {"local": baselines.keep_local, "global": baselines.keep_global}
@@ -166,13 +165,9 @@ def _scores(bench: Bench, name: str, draw: int) -> baselines.Scores:
     }
 
 
-def measure_objective(
-    bench: Bench, objective: str, rules: Sequence[str], wanted: Sequence[str]
-) -> None:
+def measure_objective(bench: Bench, objective: str, rules: Sequence[str]) -> None:
     """One of our objectives with each of its step weights and each width rule, all refitted."""
     for weights in OBJECTIVES[objective]:
-        if weights and weights not in wanted:
-            continue
         name = f"{objective}, {weights}" if weights else objective
         pruner = _searched(bench, name, objective, weights)
         for budget in bench.budgets:
@@ -311,7 +306,6 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
         choices=RULES,
         help="of our widths; default: measured, and all for least_squares",
     )
-    parser.add_argument("--weights", nargs="+", choices=WEIGHTS, default=list(WEIGHTS))
     parser.add_argument("--samples", type=int, default=1024, help="calibration images")
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--iterations", type=int, default=2500, help="of fine-tuning")
@@ -337,7 +331,7 @@ def main() -> None:
                 measure_tuned(bench, DeepSpec(options.iterations, lr=0.01, amp=options.amp))
             elif part in OBJECTIVES:
                 default = RULES if part == "least_squares" else RULES[:1]
-                measure_objective(bench, part, options.rules or default, options.weights)
+                measure_objective(bench, part, options.rules or default)
         if "record" in options.parts:
             write(bench.cells, options.name)
 
