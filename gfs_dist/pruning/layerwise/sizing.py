@@ -123,9 +123,7 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) ->
     exchange = Exchange(costs, budget.kind, limit, measure, trials, most, budget.round_to)
     starts = {
         "curves": by_curves(pruner, limit, budget.kind, budget.round_to),
-        "same share": _reached(
-            pruner, proportional(costs, limit, budget.kind, budget.round_to), budget.round_to
-        ),
+        "same share": proportional(costs, limit, budget.kind, budget.round_to, most),
     }
     compared: list[dict[str, Any]] = [
         {"rule": rule, "loss": loss}
