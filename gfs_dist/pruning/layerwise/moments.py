@@ -10,7 +10,8 @@ At stride 1 with padding that keeps the size they come from products of shifted 
 is ever written to memory. What is summed over samples are then those products, and
 :meth:`Geometry.assemble` makes ``A`` of their sums.
 
-Products are formed in the dtype of the input; sums over chunks of samples are float64.
+Products are formed in the dtype of the input, of channels whose mean is large less the mean; sums
+over chunks of samples are float64.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gfs_dist.pruning.layerwise.shifts import Window, flat
+from gfs_dist.pruning.layerwise.shifts import Window, flat, large_means, put_back
 
 Sums = list[Tensor]
 
@@ -126,8 +127,14 @@ class Geometry:
         if self.window:
             return [self.window.terms(x), self.window.sums(x)]
         patches = self._patches(x)
-        total = patches.sum(1, dtype=torch.float64).view(x.shape[1], -1)
-        return [patches @ patches.T, total.T]
+        total, means = patches.sum(1, dtype=torch.float64), large_means(patches, [1])
+        if means is None:
+            products = patches @ patches.T
+        else:
+            patches = patches - means[:, None]
+            products, means = (patches @ patches.T).double(), means.double()
+            put_back(products, means, total, total - patches.shape[1] * means)
+        return [products, total.view(x.shape[1], -1).T]
 
     def assemble(self, sums: Sums, channels: int) -> Moments:
         """``A`` and ``B`` from sums over all samples (``only_target``: with an empty ``A``)."""

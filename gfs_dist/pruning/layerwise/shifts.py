@@ -17,6 +17,7 @@ itself, 12 of single lines and 4 of corners stand for 45 blocks of patches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -84,7 +85,15 @@ class Window:
         return found
 
     def terms(self, x: Tensor) -> Tensor:
-        """All terms for ``x`` (m, c, h, w): (terms, c, c), in its dtype."""
+        """All terms for ``x`` (m, c, h, w): (terms, c, c), in its dtype or float64."""
+        means = large_means(x, (0, 2, 3))
+        if means is None:
+            return self._products(x)
+        found = self._products(x - means[:, None, None]).double()
+        self._put_back(found, x, means.double())
+        return found
+
+    def _products(self, x: Tensor) -> Tensor:
         laid_out = self._laid_out(x)
         terms, _ = _plan(self)
         found = x.new_empty(len(terms), x.shape[1], x.shape[1])
@@ -95,6 +104,14 @@ class Window:
             else:
                 _border_product(x, along_rows, along_columns, out)
         return found
+
+    def _put_back(self, found: Tensor, x: Tensor, means: Tensor) -> None:
+        """Make terms of ``x - means`` those of ``x``, in place."""
+        total = x.sum(0, dtype=torch.float64)
+        for out, term in zip(found, _plan(self)[0], strict=True):
+            here, there = _partners(total, *term)
+            count = len(x) * here[0].numel()
+            put_back(out, means, here.sum((1, 2)), there.sum((1, 2)) - count * means)
 
     def sums(self, x: Tensor) -> Tensor:
         """``sum x`` of what each offset meets: float64 (offsets, c)."""
@@ -200,11 +217,49 @@ def _product(left: Tensor, right: Tensor, shift: int, out: Tensor) -> None:
 
 def _border_product(x: Tensor, along_rows: Part, along_columns: Part, out: Tensor) -> None:
     """The same over a few lines."""
-    ys, xs = _span(along_rows, x.shape[2]), _span(along_columns, x.shape[3])
-    dy, dx = _shift(along_rows), _shift(along_columns)
-    here = x[:, :, ys, xs]
-    there = x[:, :, ys.start + dy : ys.stop + dy, xs.start + dx : xs.stop + dx]
+    here, there = _partners(x, along_rows, along_columns)
     torch.mm(flat(here), flat(there).T, out=out)
+
+
+def _partners(values: Tensor, along_rows: Part, along_columns: Part) -> tuple[Tensor, Tensor]:
+    """Of (..., h, w) the positions of a term, and what lies a shift from them."""
+    ys, xs = _span(along_rows, values.shape[-2]), _span(along_columns, values.shape[-1])
+    dy, dx = _shift(along_rows), _shift(along_columns)
+    there = values[..., ys.start + dy : ys.stop + dy, xs.start + dx : xs.stop + dx]
+    return values[..., ys, xs], there
+
+
+def large_means(x: Tensor, dims: Sequence[int]) -> Tensor | None:
+    """Means of channels whose mean is larger than their deviation from it, 0 for the others.
+
+    Products of such channels round by far more than is left once the means' share is taken off:
+    half of 128 channels constant, and float32 sums over 65,536 positions leave eigenvalues below
+    zero by 5e-4 of the diagonal. So their deviations are multiplied, and what the means add
+    follows in float64 (:func:`put_back`).
+
+    Args:
+        x: with channels along one dimension.
+        dims: the others.
+
+    Returns:
+        (channels,), in their dtype; None where all are 0.
+    """
+    means = x.mean(tuple(dims))
+    squares = torch.linalg.vector_norm(x, dim=tuple(dims)).square() / (x.numel() // len(means))
+    large = 2 * means.square() > squares
+    return means * large if large.any() else None
+
+
+def put_back(products: Tensor, means: Tensor, here: Tensor, there: Tensor) -> None:
+    """``products += here means' + means there'``, in place: ``sum x y'`` from that of deviations.
+
+    Args:
+        products: float64 (c, c).
+        means: taken off x and y.
+        here: sum of x.
+        there: sum of y less its means.
+    """
+    products.addmm_(torch.stack([here, means], 1), torch.stack([means, there]))
 
 
 def flat(x: Tensor) -> Tensor:
