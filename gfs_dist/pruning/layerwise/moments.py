@@ -126,14 +126,22 @@ class Geometry:
         x = self.as_images(x)
         if self.window:
             return [self.window.terms(x), self.window.sums(x)]
+        means = large_means(x)
+        if means is not None:
+            return self._from_deviations(x, means)
         patches = self._patches(x)
-        total, means = patches.sum(1, dtype=torch.float64), large_means(patches, [1])
-        if means is None:
-            products = patches @ patches.T
-        else:
-            patches = patches - means[:, None]
-            products, means = (patches @ patches.T).double(), means.double()
-            put_back(products, means, total, total - patches.shape[1] * means)
+        total = patches.sum(1, dtype=torch.float64).view(x.shape[1], -1)
+        return [patches @ patches.T, total.T]
+
+    def _from_deviations(self, x: Tensor, means: Tensor) -> Sums:
+        """The same of patches ``d + M u``: deviations, and means where ``u`` says inside or 0."""
+        d = self._patches(x - means[:, None, None])
+        u = self._patches(torch.ones_like(x[:1, :1])).double()
+        spread = torch.kron(means.double()[:, None], torch.eye(len(u), dtype=torch.float64))
+        products = (d @ d.T).double()
+        crossed = d.view(len(d), len(x), -1).sum(1, dtype=torch.float64) @ u.T
+        put_back(products, spread, crossed, crossed + len(x) * spread @ (u @ u.T))
+        total = d.sum(1, dtype=torch.float64) + len(x) * spread @ u.sum(1)
         return [products, total.view(x.shape[1], -1).T]
 
     def assemble(self, sums: Sums, channels: int) -> Moments:

@@ -17,7 +17,6 @@ itself, 12 of single lines and 4 of corners stand for 45 blocks of patches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -86,11 +85,11 @@ class Window:
 
     def terms(self, x: Tensor) -> Tensor:
         """All terms for ``x`` (m, c, h, w): (terms, c, c), in its dtype or float64."""
-        means = large_means(x, (0, 2, 3))
+        means = large_means(x)
         if means is None:
             return self._products(x)
         found = self._products(x - means[:, None, None]).double()
-        self._put_back(found, x, means.double())
+        self._put_back(found, x, means.double()[:, None])
         return found
 
     def _products(self, x: Tensor) -> Tensor:
@@ -111,7 +110,8 @@ class Window:
         for out, term in zip(found, _plan(self)[0], strict=True):
             here, there = _partners(total, *term)
             count = len(x) * here[0].numel()
-            put_back(out, means, here.sum((1, 2)), there.sum((1, 2)) - count * means)
+            here, there = here.sum((1, 2))[:, None], there.sum((1, 2))[:, None]
+            put_back(out, means, here, there - count * means)
 
     def sums(self, x: Tensor) -> Tensor:
         """``sum x`` of what each offset meets: float64 (offsets, c)."""
@@ -229,7 +229,7 @@ def _partners(values: Tensor, along_rows: Part, along_columns: Part) -> tuple[Te
     return values[..., ys, xs], there
 
 
-def large_means(x: Tensor, dims: Sequence[int]) -> Tensor | None:
+def large_means(x: Tensor) -> Tensor | None:
     """Means of channels whose mean is larger than their deviation from it, 0 for the others.
 
     Products of such channels round by far more than is left once the means' share is taken off:
@@ -238,28 +238,20 @@ def large_means(x: Tensor, dims: Sequence[int]) -> Tensor | None:
     follows in float64 (:func:`put_back`).
 
     Args:
-        x: with channels along one dimension.
-        dims: the others.
+        x: (m, c, h, w).
 
     Returns:
-        (channels,), in their dtype; None where all are 0.
+        (c,), in their dtype; None where all are 0.
     """
-    means = x.mean(tuple(dims))
-    squares = torch.linalg.vector_norm(x, dim=tuple(dims)).square() / (x.numel() // len(means))
+    means = x.mean((0, 2, 3))
+    squares = torch.linalg.vector_norm(x, dim=(0, 2, 3)).square() / (x.numel() // len(means))
     large = 2 * means.square() > squares
     return means * large if large.any() else None
 
 
 def put_back(products: Tensor, means: Tensor, here: Tensor, there: Tensor) -> None:
-    """``products += here means' + means there'``, in place: ``sum x y'`` from that of deviations.
-
-    Args:
-        products: float64 (c, c).
-        means: taken off x and y.
-        here: sum of x.
-        there: sum of y less its means.
-    """
-    products.addmm_(torch.stack([here, means], 1), torch.stack([means, there]))
+    """``products += here means' + means there'``, in place: all float64, with as many rows."""
+    products.addmm_(torch.cat([here, means], 1), torch.cat([means, there], 1).T)
 
 
 def flat(x: Tensor) -> Tensor:
