@@ -84,13 +84,14 @@ def prune(
     ):
         if found not in accepted:
             raise InputError(f"{name}: found {found!r}, accepted {', '.join(accepted)}")
-    for name, found, only, goes in (
+    rules: tuple[tuple[str, object, object, bool], ...] = (
         ("weights", weights, "uniform", objective != "least_squares"),
         ("replacement", replacement, False, objective != "least_squares"),
         ("candidates", candidates, None, objective == "network_loss"),
-    ):
-        if found != only and not goes:
-            raise InputError(f"{name}: found {found!r}, accepted {only!r} with {objective!r}")
+    )
+    for name, given, only, any_goes in rules:
+        if given != only and not any_goes:
+            raise InputError(f"{name}: found {given!r}, accepted {only!r} with {objective!r}")
     wanted = Budget.parse(budget)
     settings = Settings(
         objective=objective,
