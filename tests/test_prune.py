@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import subprocess
 import sys
@@ -222,6 +223,27 @@ def test_activations_that_overflow_name_the_layer(
         network.get_parameter("blocks.1.conv1.weight").fill_(1e38)
     with pytest.raises(ValueError, match=r"output is NaN, first after layer 'blocks\.1\.conv1'"):
         gfs_dist.prune(network, batches, budget={"keep": 0.5})
+
+
+def test_a_tolerance_needs_labels(network: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"batches: budget\.tolerance needs a label"):
+        gfs_dist.prune(network, [torch.randn(8, 3, 8, 8)], budget={"tolerance": 0.1})
+
+
+@pytest.mark.parametrize("objective", ["least_squares", "layer_output"])
+@pytest.mark.parametrize("bias", [-1.0, 2.0], ids=["dead", "constant"])
+def test_channels_that_no_input_changes_are_no_obstacle(
+    network: nn.Module, batches: list[tuple[Tensor, Tensor]], objective: str, bias: float
+) -> None:
+    """Norms that training switched off leave a channel at its bias, or at zero behind a ReLU."""
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight[: len(module.weight) * 3 // 4] = 0.0
+                module.bias[: len(module.weight) * 3 // 4] = bias
+    result = gfs_dist.prune(network, batches, budget={"keep": 0.5}, objective=objective)
+    assert result.report["difference_from_masked"] <= 1e-4
+    assert math.isfinite(result.report["loss"])
 
 
 @pytest.mark.parametrize(
