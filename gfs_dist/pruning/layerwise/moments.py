@@ -17,6 +17,7 @@ over chunks of samples are float64.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -161,6 +162,12 @@ class Geometry:
     def as_images(self, values: Tensor) -> Tensor:
         """Inputs or outputs as (m, c, h, w); rows of features become images of one pixel."""
         return values if self.axis == 1 else values.reshape(-1, values.shape[-1], 1, 1)
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Inputs or outputs of several chunks, one below the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([part if self.axis == 1 else part.flatten(0, -2) for part in parts])
 
     def _patches(self, x: Tensor) -> Tensor:
         patches = functional.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
