@@ -13,19 +13,12 @@ from typing import TypeVar
 
 import torch
 
+from gfs_dist.selection.threads import one_thread
+
+__all__ = ["in_threads", "one_thread", "one_thread_each"]
+
 Item = TypeVar("Item")
 Value = TypeVar("Value")
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch computes with one thread inside the block."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextmanager
