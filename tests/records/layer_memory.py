@@ -14,7 +14,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,6 @@ def measure(model: str, images: int, size: int, refit: bool) -> dict[str, Any]:
     network = networks.make(model, 1000).eval()
     network(next(images_of(BATCH, size))[:2])
     row: dict[str, Any] = {"images": images, "pixels": size, "start_mib": peak_rss_bytes() / MIB}
-    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, open_runtime(RuntimeSpec(kind="none")) as ranks:
         work = Pruner.prepare(
             network, images_of(images, size), Settings(), ranks, Path(folder) / "work"
@@ -62,7 +60,7 @@ def measure(model: str, images: int, size: int, refit: bool) -> dict[str, Any]:
             row["refitted_mib"] = peak_rss_bytes() / MIB
             work.check(small, choice)
             row["checked_mib"] = peak_rss_bytes() / MIB
-    return row | {"seconds": time.perf_counter() - began}
+    return row
 
 
 def fresh(*arguments: str) -> dict[str, Any]:
