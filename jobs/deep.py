@@ -95,10 +95,11 @@ def read_network(path: Path, model: schema.Model, images: Images) -> nn.Module:
 
     Raises:
         CheckpointError: damaged, unsafe, NaN, or not the described network.
-        ConfigError: a factory that makes no network.
+        ConfigError: a factory that makes no network, or another network than the folder's.
     """
     factory = model.factory if isinstance(model, schema.Custom) else None
     if (path / ARCHITECTURE).is_file():
+        _refuse_another(model, checkpoint.read_json(path / ARCHITECTURE), path)
         return networks.load(path, factory=factory)
     found = checkpoint.load(path)
     if not path.is_dir():
@@ -106,15 +107,35 @@ def read_network(path: Path, model: schema.Model, images: Images) -> nn.Module:
         networks.load_state(network, found.tensors, path)
         return network.eval()
     architecture = found.state.get("architecture")
+    architecture = architecture if isinstance(architecture, dict) else {}
+    _refuse_another(model, architecture, path)
     try:
         return networks.load_tensors(
-            architecture if isinstance(architecture, dict) else {},
+            architecture,
             found.tensors,
             path / checkpoint.MODEL,
             factory=factory,
         )
     except ConfigError as error:
         raise CheckpointError(f"{path / checkpoint.STATE}: {error}") from error
+
+
+def _refuse_another(model: schema.Model, architecture: dict[str, Any], path: Path) -> None:
+    """Do nothing unless the keys ``model.*`` name another network than the folder's own words.
+
+    Two-layer networks are the default, said by nobody; a graph may have any name.
+    """
+    if isinstance(model, schema.TwoLayer | schema.Stored):
+        return
+    told = {"model": model.name}
+    if isinstance(model, schema.Custom):
+        told["model.factory"] = model.factory
+    for key, said in told.items():
+        own = architecture.get(key.removeprefix("model."))
+        if own not in (None, "graph", said):
+            raise ConfigError(
+                f"{key}: found {said}, but {path} has {own}; accepted {own}, or no model= at all"
+            )
 
 
 def check_fits(network: nn.Module, images: Images, source: str) -> None:

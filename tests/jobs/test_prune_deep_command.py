@@ -427,6 +427,13 @@ def test_weights_that_are_no_numbers_are_refused(capsys: Any) -> None:
         (["data=mnist", "data.root=nowhere"], 2, "nowhere"),
         (["checkpoint=nothing"], 2, "found none in nothing"),
         (["checkpoint=two", "model=resnet20_cifar"], 2, "two is a two-layer network"),
+        (["model=resnet20_cifar"], 2, "model: found resnet20_cifar, but dense"),
+        (
+            ["model=custom", "model.factory=tiny_digits:fail"],
+            2,
+            "model.factory: found tiny_digits:fail, but dense/checkpoints/step_00000025 has "
+            "tiny_digits:make; accepted tiny_digits:make, or no model= at all",
+        ),
         (["checkpoint=net.pt", "model=stored"], 2, "model: found stored, accepted here the name"),
         (["checkpoint=net.pt", "model=resnet20_cifar"], 2, "conv1.weight"),
         (
