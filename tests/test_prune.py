@@ -7,8 +7,9 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -207,6 +208,49 @@ def test_a_network_without_layers_to_prune_is_refused(batches: list[Tensor]) -> 
     with pytest.raises(ValueError, match="network output"):
         network = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
         gfs_dist.prune(network, batches, budget={"keep": 0.5})
+
+
+class Outputs(nn.Module):
+    """Gives what a function makes of its scores."""
+
+    def __init__(self, wrap: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+        self.wrap = wrap
+
+    def forward(self, x: Tensor) -> Any:
+        return self.wrap(self.layers(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Outputs(lambda y: (y, y)), "its output is not one tensor but a tuple"),
+        (lambda: Outputs(lambda y: {"scores": y}), "its output is not one tensor but a dict"),
+        (
+            lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))),
+            "layer '0' is a ParametrizedConv2d .*remove_parametrizations",
+        ),
+        (lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3))), "it is TorchScript; give"),
+        (lambda: torch.compile(nn.Sequential(nn.Conv2d(3, 4, 3))), "made by torch.compile; give"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_networks_that_cannot_be_followed_are_refused_with_a_cure(
+    make: Callable[[], nn.Module], message: str, batches: list[Tensor]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        gfs_dist.prune(make(), batches, budget={"keep": 0.5})
+
+
+def test_consumers_that_cannot_be_fitted_are_told() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 6, 3), nn.ReLU(), nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(72, 5))
+    result = gfs_dist.prune(network, [torch.randn(20, 3, 16)], budget={"keep": 0.5})
+    rows = {row["name"]: row for row in result.report["layers"]}
+    assert rows["2"]["kept"] == 3
+    assert "read by '2', a Conv1d whose weights cannot be fitted" in rows["0"]["reason"]
 
 
 def test_nan_weights_name_the_layer(network: nn.Module, batches: list[Tensor]) -> None:

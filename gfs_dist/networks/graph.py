@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from gfs_dist.networks.allowed import FUNCTION_NAMES, FUNCTIONS, MODULE_NAMES
 from gfs_dist.networks.graph_build import is_argument, make_layer
@@ -77,7 +78,9 @@ def _step(node: fx.Node, network: nn.Module) -> dict[str, Any]:
     if node.op == "call_module":
         layer = network.get_submodule(str(node.target))
         if type(layer) not in MODULE_NAMES:
-            raise UnstorableError(f"layer {node.target!r} is a {type(layer).__name__}")
+            raise UnstorableError(
+                f"layer {node.target!r} is a {type(layer).__name__}{_cure(layer)}"
+            )
         what = {"module": str(node.target)}
     elif node.op == "get_attr":
         owner, name = split_name(network, str(node.target))
@@ -92,6 +95,15 @@ def _step(node: fx.Node, network: nn.Module) -> dict[str, Any]:
         return {"name": node.name, **what, "args": [encode(arg) for arg in args], "kwargs": kwargs}
     except UnstorableError as error:
         raise UnstorableError(f"step {node.name!r}: {error}") from error
+
+
+def _cure(layer: nn.Module) -> str:
+    if not is_parametrized(layer):
+        return ", which cannot be recorded"
+    return (
+        " whose tensors are computed from others (weight norm, spectral norm); make them plain by "
+        "torch.nn.utils.parametrize.remove_parametrizations first"
+    )
 
 
 def _function(node: fx.Node) -> tuple[str, tuple[Any, ...]]:

@@ -40,14 +40,32 @@ def record(model: nn.Module, example: Tensor) -> GraphNetwork:
     assign(network, named_tensors(network), tensors, "the network")
     network.requires_grad_(False)
     network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            _say_padding(module)
     with evaluating(model), torch.no_grad():
         expected, found = model(example.clone()), network(example)
-    if not isinstance(expected, Tensor) or expected.shape != found.shape:
-        raise UnstorableError("its output is not one tensor")
+    if not isinstance(expected, Tensor):
+        kind = type(expected).__name__
+        raise UnstorableError(
+            f"its output is not one tensor but a {kind}; wrap it in a module that returns one"
+        )
+    if expected.shape != found.shape:
+        raise UnstorableError("its recorded steps give outputs of another shape")
     largest = float(expected.abs().nan_to_num(0, 0).amax())  # NaN is found later, with its layer
     if not torch.allclose(found, expected, rtol=SAME, atol=SAME * largest, equal_nan=True):
         raise UnstorableError("its recorded steps give other outputs")
     return network
+
+
+def _say_padding(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
+    """Numbers in the place of ``same`` and ``valid``, where both ends are padded alike."""
+    if not isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+        return
+    sizes = zip(conv.dilation, conv.kernel_size, strict=True)
+    whole = [step * (size - 1) if conv.padding == "same" else 0 for step, size in sizes]
+    if not any(pixels % 2 for pixels in whole):
+        conv.padding = tuple(pixels // 2 for pixels in whole)
 
 
 def _out_of_place(graph: dict[str, Any]) -> dict[str, Any]:

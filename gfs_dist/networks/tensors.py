@@ -20,6 +20,10 @@ def copied(network: nn.Module) -> nn.Module:
     Raises:
         UnstorableError: it holds what cannot be copied, such as results of earlier calls.
     """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise UnstorableError("it is TorchScript; give the module that it was made from")
+    if hasattr(network, "_orig_mod"):
+        raise UnstorableError("it was made by torch.compile; give the module inside, _orig_mod")
     try:
         return copy.deepcopy(network)
     except Exception as error:  # the user's classes may raise anything

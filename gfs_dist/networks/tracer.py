@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
+import inspect
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -29,7 +32,11 @@ def trace(network: nn.Module, inputs: Sequence[Tensor]) -> fx.Graph:
         UnstorableError: it cannot be recorded; says why.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), torch.random.fork_rng(devices=[]):
+        with (
+            warnings.catch_warnings(action="ignore"),
+            torch.random.fork_rng(devices=[]),
+            _lengths_recorded(network),
+        ):
             return _Tracer(inputs).trace(network)
     except Exception as error:  # the network's code meets stand-ins and may raise anything
         words = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -119,8 +126,14 @@ class _Tracer(fx.Tracer):
         """How many parts a stand-in has for the example, such as dimensions of a shape."""
         found = self._run_to(obj.node)
         if not isinstance(found, list | tuple):
-            raise TypeError(f"the parts of a {type(found).__name__} were counted")
+            kind = type(found).__name__
+            raise TypeError(f"the parts of a {kind} were counted; of tensors use x.shape[0]")
         return len(found)
+
+    def length(self, obj: Any) -> Any:
+        """``len(obj)``: of a tensor a stand-in, so that batches of other sizes go through too."""
+        found = self._run_to(obj.node)
+        return obj.shape[0] if isinstance(found, Tensor) else len(obj)
 
     def iter(self, obj: Any) -> Iterator[Any]:
         return iter([obj[place] for place in range(self.count(obj))])
@@ -159,6 +172,30 @@ class _Tracer(fx.Tracer):
         return self._runner.env[wanted]
 
 
+def _length(obj: Any) -> Any:
+    return obj.tracer.length(obj) if isinstance(obj, _Known) else builtins.len(obj)
+
+
+@contextmanager
+def _lengths_recorded(network: nn.Module) -> Iterator[None]:
+    """Let the network's own code find our ``len``: Python's can give nothing but a number."""
+    kinds = {type(module) for module in network.modules()}
+    forwards = [inspect.unwrap(kind.forward) for kind in kinds if not _of_torch(kind)]
+    places = {id(place): place for f in forwards if (place := getattr(f, "__globals__", None))}
+    changed = [place for place in places.values() if "len" not in place]
+    for place in changed:
+        place["len"] = _length
+    try:
+        yield
+    finally:
+        for place in changed:
+            del place["len"]
+
+
+def _of_torch(what: Any) -> bool:
+    return str(what.__module__).partition(".")[0] == "torch"
+
+
 def _is_foreign(function: Any) -> bool:
     """Whether it is Python code outside torch, which asked ``torch.fx`` not to look inside."""
-    return isinstance(function, FunctionType) and function.__module__.partition(".")[0] != "torch"
+    return isinstance(function, FunctionType) and not _of_torch(function)

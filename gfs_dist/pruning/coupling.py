@@ -197,7 +197,9 @@ class Couplings:
             if type(owner).__module__.startswith("torch.nn."):
                 return f"its channels go into {type(owner).__name__} {self._names[owner]!r}"
             return f"its channels are tied to the parameter {name!r}"
-        if kind in (OPTYPE.MHA, OPTYPE.EMBED) or isinstance(module, nn.RNNBase):
+        if kind == OPTYPE.EMBED:
+            return f"its channels are tied to those of Embedding {self._names[module]!r}"
+        if kind == OPTYPE.MHA or isinstance(module, nn.RNNBase):
             return f"its channels go into {type(module).__name__} {self._names[module]!r}"
         if kind in SPLITS and splits(node):
             return "the forward pass splits its channels (chunk, split, slice or expand)"

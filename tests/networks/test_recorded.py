@@ -117,5 +117,27 @@ def test_what_cannot_be_run_in_steps_is_told(network: nn.Module, message: str) -
 
 
 def test_a_network_of_several_outputs_is_refused() -> None:
-    with pytest.raises(UnstorableError, match="its output is not one tensor"):
+    with pytest.raises(UnstorableError, match="its output is not one tensor but a"):
         record(nets.shaken(nets.UNet()), torch.randn(2, *nets.IMAGES))
+
+
+@pytest.mark.parametrize(("padding", "kernel"), [("same", 3), ("same", (1, 5)), ("valid", 2)])
+def test_padding_by_name_becomes_numbers(padding: str, kernel: int | tuple[int, int]) -> None:
+    network, x = nn.Sequential(nn.Conv2d(3, 4, kernel, padding=padding)), torch.randn(2, 3, 6, 6)
+    recorded = record(network, x)
+    assert not isinstance(recorded.get_submodule("0").padding, str)
+    assert torch.equal(recorded(x), network(x))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_padding_that_differs_at_the_ends_keeps_its_name() -> None:
+    network, x = nn.Sequential(nn.Conv2d(3, 4, 2, padding="same")), torch.randn(2, 3, 6, 6)
+    assert record(network, x).get_submodule("0").padding == "same"
+
+
+def test_the_length_of_a_batch_is_recorded_not_its_number() -> None:
+    network, x = Step(lambda x: x.reshape(len(x), 2, -1).flatten(1)), torch.randn(3, 4)
+    recorded = record(network, x)
+    more = torch.randn(5, 4)
+    torch.testing.assert_close(recorded(more), network(more))
+    assert "len" not in globals()

@@ -325,10 +325,15 @@ def _why_not(network: GraphNetwork, layer: Layer, sites: set[str]) -> str:
     for consumer in layer.consumers:
         module = network.get_submodule(consumer.module)
         if consumer.module not in sites:
-            return f"{consumer.module} ({type(module).__name__}) reads it, which cannot be fitted"
+            return (
+                f"read by {consumer.module!r}, a {type(module).__name__} whose weights cannot be "
+                "fitted (linear layers and ungrouped 2-d convolutions with zero padding can)"
+            )
         inputs = module.get_parameter("weight")[0].numel()
         if inputs > MAX_INPUTS:
-            return f"{consumer.module} reads {inputs:,} inputs, accepted {MAX_INPUTS:,}"
+            return (
+                f"read by {consumer.module!r}, which has {inputs:,} inputs, accepted {MAX_INPUTS:,}"
+            )
     return ""
 
 

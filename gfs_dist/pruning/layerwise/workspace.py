@@ -24,6 +24,7 @@ from gfs_dist.errors import DataError, InputError, NonFiniteError, ShapeError
 from gfs_dist.files import scratch
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.networks.recorded import record
+from gfs_dist.networks.values import UnstorableError
 from gfs_dist.pruning.layerwise.moments import Sums
 
 CHUNK_BYTES = 2**25
@@ -120,7 +121,10 @@ class Workspace:
 @functools.lru_cache(maxsize=1)
 def _dense(workspace: Workspace) -> GraphNetwork:
     network = networks.load(Path(workspace.folder, "dense"))
-    return record(network, workspace.x(0)[:2])
+    try:
+        return record(network, workspace.x(0)[:2])
+    except UnstorableError as error:
+        raise InputError(f"model: {error}") from error
 
 
 def chunk_size(sample: Tensor) -> int:
