@@ -23,6 +23,10 @@ from gfs_dist.runtime import GroupProgress, GroupResult, RuntimeSpec, open_runti
 from gfs_dist.training import DeepSpec
 
 LOSS = "cross_entropy"
+MEANING_OF_LOSS = (
+    "The loss of a checkpoint is the mean over the mini-batches since the checkpoint before it, "
+    "augmented and each before its step."
+)
 
 
 def deep_spec(train: schema.Train, seed: int, **defaults: Any) -> DeepSpec:
@@ -152,7 +156,7 @@ class DeepRun:
         dense: dict[str, Any] | None,
         more: dict[str, Any] | None = None,
     ) -> None:
-        """Write ``report.json``."""
+        """Write ``report.json``, and the pages of a run that is over."""
         trained = self.trained
         self.report = {
             "format": 1,
@@ -167,9 +171,12 @@ class DeepRun:
             "faults": trained.faults if trained else [],
             "machine": report.machine(),
             "versions": report.versions(),
+            "notes": [MEANING_OF_LOSS],
             **(more or {}),
         }
         atomic.write_json(self.folder.report, self.report)
+        if status == "finished":
+            report.write(self.folder.path, self.report, {})
 
     def _runtime_spec(self) -> RuntimeSpec:
         """The ranks; a single local one is this process."""

@@ -116,6 +116,8 @@ def _write(
         **(more or {}),
     }
     atomic.write_json(folder.report, content)
+    if status == "finished":
+        report.write(folder.path, content, {})
     return content
 
 

@@ -23,6 +23,7 @@ CAPTIONS = {
     "it keeps; dashed, in the same colour, the dense network it came from.",
     "loss_against_steps.png": "Loss after each greedy step, with the dense network's loss and the "
     "bound of Lemma 1 where the lemma applies.",
+    "accuracy_against_training.png": "Accuracy on the test split at each checkpoint.",
     "accuracy_against_pretraining.png": "Accuracy on the test split of the dense and the pruned "
     "network against the iterations of pre-training.",
     "kept_width_per_layer.png": "Channels of each layer that could be pruned, in forward order, "

@@ -15,6 +15,9 @@ Curve = tuple[list[int], list[float]]
 """Distinct neurons or channels, and the loss with them."""
 
 
+TRAINS = ("pretrain", "finetune")
+
+
 class Speed(NamedTuple):
     """Seconds of a forward pass of ``batch`` inputs: the pruned network's, the dense one's."""
 
@@ -162,6 +165,15 @@ def results(report: Mapping[str, Any], paths: Mapping[str, Mapping[str, Any]]) -
             _deep_result(report, row, content) if row.get("layers") else _result(row, content)
         )
     return found
+
+
+def training(report: Mapping[str, Any]) -> list[tuple[int, float]]:
+    """Iteration and accuracy of each checkpoint of a job that trains; of another job none."""
+    if report.get("job") not in TRAINS:
+        return []
+    rows = report.get("results", [])
+    points = rows[-1].get("checkpoints", rows) if rows else []
+    return [(p["iteration"], p["accuracy"]) for p in points if p.get("accuracy") is not None]
 
 
 def time_split(rank: Mapping[str, Any]) -> dict[str, float]:

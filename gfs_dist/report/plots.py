@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -23,13 +24,19 @@ TIMES = {
 }
 
 
-def draw(results: Sequence[Result], timing: Mapping[str, Any]) -> dict[str, bytes]:
-    """All plots that the facts allow, by file name."""
+def draw(
+    results: Sequence[Result], timing: Mapping[str, Any], trained: Sequence[tuple[int, float]] = ()
+) -> dict[str, bytes]:
+    """All plots that the facts allow, by file name; ``trained`` is what a training came to."""
     with style.styled():
         drawn = {
             "loss_against_neurons.png": loss_against_neurons(results),
             "loss_against_steps.png": loss_against_steps(results),
-            "accuracy_against_pretraining.png": accuracy_against_pretraining(results),
+            **(
+                {"accuracy_against_training.png": accuracy_against_training(trained)}
+                if trained
+                else {"accuracy_against_pretraining.png": accuracy_against_pretraining(results)}
+            ),
             **deep_plots.draw(results),
             "time_per_rank.png": time_per_rank(timing),
         }
@@ -118,14 +125,30 @@ def accuracy_against_pretraining(results: Sequence[Result]) -> bytes | None:
         axes.plot(
             *zip(*dense, strict=True), "s", color="black", mfc="none", markersize=8, **DENSE_LINE
         )
-    axes.set_xlabel("pre-training (iterations)")
+    _accuracy_by_iterations(axes, "pre-training (iterations)")
+    axes.set_title("What pruning keeps after how much pre-training", loc="left")
+    axes.legend(loc="best")
+    return style.png(figure)
+
+
+def accuracy_against_training(trained: Sequence[tuple[int, float]]) -> bytes | None:
+    """Accuracy of every checkpoint of a training."""
+    if len(trained) < 2:
+        return None
+    figure = style.canvas(6.4, 4.0)
+    axes = figure.add_subplot()
+    axes.plot(*zip(*trained, strict=True), "o-", color=style.BLUE, markersize=4)
+    _accuracy_by_iterations(axes, "training (iterations)")
+    axes.set_title("Accuracy of each checkpoint", loc="left")
+    return style.png(figure)
+
+
+def _accuracy_by_iterations(axes: Axes, label: str) -> None:
+    axes.set_xlabel(label)
     axes.set_ylabel("accuracy on the test split (%)")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-    axes.set_title("What pruning keeps after how much pre-training", loc="left")
-    axes.legend(loc="best")
-    return style.png(figure)
 
 
 def time_per_rank(timing: Mapping[str, Any]) -> bytes | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gfs_dist.report import deep_summary, words
-from gfs_dist.report.facts import Result
+from gfs_dist.report.facts import TRAINS, Result, training
 
 # A pruned network this close to the fully trained dense one counts as having kept its accuracy.
 CLOSE = 0.01
@@ -14,14 +14,34 @@ CLOSE = 0.01
 
 def summary(report: Mapping[str, Any], results: Sequence[Result]) -> list[str]:
     """The sentences, the most important first."""
-    deep = [result for result in results if result.deep]
     lines = [
         *_status(report),
-        *(_deep(deep) if deep else _two_layer(results)),
+        *(_trained(report) if report.get("job") in TRAINS else _pruned(results)),
         *_faults(report.get("faults") or []),
         *report.get("notes", []),
     ]
     return lines or ["The run has no results yet."]
+
+
+def _trained(report: Mapping[str, Any]) -> list[str]:
+    """What training came to."""
+    points = training(report)
+    if len(points) < 2:
+        return []
+    (_, before), (iterations, after) = points[0], points[-1]
+    best, accuracy = max(points, key=lambda point: point[1])
+    line = (
+        f"{iterations:,} iterations of training took the accuracy on the test split from "
+        f"{words.percent(before)} to {words.percent(after)}"
+    )
+    if accuracy > after:
+        line += f"; the best checkpoint is that of iteration {best:,} ({words.percent(accuracy)})"
+    return [f"{line}."]
+
+
+def _pruned(results: Sequence[Result]) -> list[str]:
+    deep = [result for result in results if result.deep]
+    return _deep(deep) if deep else _two_layer(results)
 
 
 def _status(report: Mapping[str, Any]) -> list[str]:

@@ -41,7 +41,7 @@ def write(
         raise InputError("report: found no `job`, accepted a dict as in report.json")
     folder = Path(folder)
     results = facts.results(report, paths)
-    drawn = plots.draw(results, report.get("timing") or {})
+    drawn = plots.draw(results, report.get("timing") or {}, facts.training(report))
     config = folder / "config.yaml"
     text = config.read_text(encoding="utf-8") if config.exists() else None
     page = content.page(report, results, list(drawn), text)

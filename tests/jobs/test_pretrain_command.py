@@ -73,6 +73,9 @@ def test_the_run_folder_is_that_of_the_interface(tmp_path: Path) -> None:
     assert report["dense"]["macs"] == 20 * 65
     assert report["results"][0]["loss"] > report["results"][-1]["loss"]
     assert {"total_s", "train_s"} <= set(report["timing"])
+    page = (tmp_path / "run/report.md").read_text()
+    assert "25 iterations of training took the accuracy" in page
+    assert (tmp_path / "run/report.html").exists()
     rows = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 10, 20, 25, 25]
     assert all(

@@ -57,6 +57,10 @@ def test_the_run_folder_is_that_of_the_interface(folder: Path) -> None:
     assert found["dense"]["accuracy"] > 0.5 > found["results"][0]["accuracy"]
     assert found["results"][1]["loss"] > found["results"][-1]["loss"]
     assert {"total_s", "setup_s", "steps_s", "ranks"} <= set(found["timing"])
+    page = (folder / "run/report.md").read_text()
+    assert "25 iterations of training took the accuracy" in page
+    assert "mean over the mini-batches since the checkpoint before" in page
+    assert (folder / "run/report.html").exists()
     rows = [json.loads(line) for line in (folder / "run/events.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["event"] == "step"] == [0, 10, 20, 25]
     assert {row["event"] for row in rows} == {"rank_started", "step", "finished"}

@@ -226,6 +226,26 @@ def test_a_loss_above_the_bound_is_not_hidden():
     assert table(markdown, "Theory")[1]["holds"] == "no, from pick 7"
 
 
+def trained(job, accuracies):
+    """The report of a training with a checkpoint every 100 iterations."""
+    points = [
+        {"name": f"step_{100 * i:08d}", "iteration": 100 * i, "loss": 1.0, "accuracy": accuracy}
+        for i, accuracy in enumerate(accuracies)
+    ]
+    rows = points if job == "pretrain" else [{**points[-1], "checkpoints": points}]
+    return {"format": 1, "job": job, "status": "finished", "results": rows}
+
+
+@pytest.mark.parametrize("job", ["pretrain", "finetune"])
+def test_a_training_tells_what_it_came_to_and_nothing_of_pruning(tmp_path, job):
+    markdown = written(tmp_path, trained(job, [0.1, 0.9, 0.85]), {})
+    assert "200 iterations of training took the accuracy on the test split" in markdown
+    assert "from 10.00 % to 85.00 %" in markdown
+    assert "the best checkpoint is that of iteration 100 (90.00 %)" in markdown
+    assert "prun" not in markdown
+    assert {f.name for f in (tmp_path / "plots").iterdir()} == {"accuracy_against_training.png"}
+
+
 def test_a_stopped_run_says_so_and_how_to_continue(tmp_path):
     report, paths = run()
     report["status"] = "stopped"
