@@ -222,7 +222,9 @@ class Couplings:
             branches = [sources for sources in branches if sources]
             if all(sources == branches[0] for sources in branches):
                 continue
-            others = set().union(*branches) - {name}
+            # What is in one branch with it may be its gate: the other branch is what is added.
+            apart = [sources for sources in branches if name not in sources] or branches
+            others = set().union(*apart) - {name}
             other = min(others, key=lambda other: self._place[other])
             if operation in ("Add", "Sub"):
                 group.added_to = group.added_to or other

@@ -165,6 +165,13 @@ def plain(net: Any, x: Tensor) -> Tensor:
     return net.head(functional.relu(net.first(x)).mean((2, 3)))
 
 
+def gated_and_added(net: Any, x: Tensor) -> Tensor:
+    stream = net.stem(x)
+    y = net.first(functional.relu(stream))
+    scale = torch.sigmoid(net.gate(y.mean((2, 3)))).view(len(y), -1, 1, 1)
+    return net.head((y * scale + net.shortcut(stream)).mean((2, 3)))
+
+
 def tied() -> nn.Module:
     network = nn.Sequential(
         nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(),
@@ -234,6 +241,17 @@ def other_networks() -> dict[str, Network]:
         ),
         "gate by chunk": (Call(gated, first=conv(3, 12), head=linear(6, 5)), images()),
         "gate by two layers": (swiglu(), torch.randn(3, 4, 6)),
+        "gate before a sum": (
+            Call(
+                gated_and_added,
+                stem=conv(3, 7),
+                first=conv(7, 8),
+                gate=linear(8, 8),
+                shortcut=conv(7, 8),
+                head=linear(8, 5),
+            ),
+            images(),
+        ),
         "flattened branches": (Call(two_branches, **branches), images()),
         "dictionary of outputs": (Call(features_too, **three), images()),
         "concatenated to the image": (Call(beside_the_image, **beside), images()),

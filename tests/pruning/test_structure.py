@@ -110,6 +110,7 @@ REASONS = [
     ("dictionary of outputs", "first", "network output"),
     ("added to the image", "second", "tied to those of the network's input"),
     ("added to a concatenation", "whole", "do not map one to one to those of 'one'"),
+    ("gate before a sum", "first", "added to those of 'shortcut': residual width"),
     ("added to a concatenation", "one", "added to those of 'whole': residual width"),
     ("dropped channels", "first", "torch-pruning found no consumer"),
     ("spatial attention", "first", "do not map one to one to those of 'attend'"),

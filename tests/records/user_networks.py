@@ -130,6 +130,7 @@ class ResNeXt(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(3, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.Conv2d(32, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
             nn.Conv2d(32, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
         )  # fmt: skip
         self.layers = nn.Sequential(
