@@ -62,7 +62,7 @@ def test_every_row_has_its_own_gates() -> None:
 
 @pytest.mark.parametrize(
     "conv",
-    [nn.Conv2d(6, 4, 3, padding=1, padding_mode="circular"), nn.Conv2d(6, 4, 3, padding="same")],
+    [nn.Conv2d(6, 4, 3, padding=1, padding_mode="circular"), nn.Conv2d(6, 4, 2, padding="same")],
 )
 def test_convolutions_that_pad_by_themselves_are_run_whole(conv: nn.Module) -> None:
     assert not reader(conv, torch.randn(2, 6, 5, 5, dtype=torch.float64)).splits
