@@ -60,6 +60,7 @@ def test_every_row_has_its_own_gates() -> None:
     torch.testing.assert_close(gated, x * expected[:, :, None, None])
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize(
     "conv",
     [nn.Conv2d(6, 4, 3, padding=1, padding_mode="circular"), nn.Conv2d(6, 4, 2, padding="same")],
