@@ -72,6 +72,15 @@ class Line:
         (fixed_s, shared_s), error = fit_non_negative(terms, seconds)
         return cls(fixed_s, shared_s, error, tuple(points))
 
+    @classmethod
+    def constant(cls, seconds: Sequence[float]) -> Line:
+        """Of what is not shared out, measured some times."""
+        (fixed_s,), error = fit_non_negative(
+            torch.ones(len(seconds), 1, dtype=torch.float64),
+            torch.tensor(seconds, dtype=torch.float64),
+        )
+        return cls(fixed_s, 0.0, error, tuple((1.0, value) for value in seconds))
+
     def at(self, share: float) -> Estimate:
         """A time to expect, with the error of a single measurement there.
 

@@ -30,8 +30,8 @@ class LayerWork:
         common: of a step, whoever owns what: divided over samples only.
         divided: of a step, for all candidates together.
         column_bytes: what travels of a pick besides the decision, on average.
-        sums_over_samples: whether its losses are sums over samples at every step, so that these
-            can be divided too.
+        samples: that the losses of every step are sums over, so that these can be divided; 0 where
+            steps read moments.
         like: layers of about this size that could be searched side by side, this one included.
         moments: of the pass before the search, which is divided over parts of the samples.
         parts: of the samples at most.
@@ -44,7 +44,7 @@ class LayerWork:
     common: float
     divided: float
     column_bytes: float
-    sums_over_samples: bool
+    samples: int
     like: int
     moments: float = 0.0
     parts: int = 1
@@ -75,7 +75,7 @@ def costs_of_splits(work: LayerWork, ranks: int, rates: Rates) -> dict[str, floa
 
         moments     M / min(P, parts)
         candidates  O + o s + K (C + D s) + K (2 e(8) + e(column)),      s = ceil(n / P) / n
-        samples     (O + o + K (C + D)) / P + K (2 e(8) + e(8 n))
+        samples     (O + o + K (C + D)) ceil(m / P) / m + K (2 e(8) + e(8 n))
         layers      (O + o + K (C + D)) / min(P, like)
 
     ``e(bytes)``: an exchange; ``layers`` is one rank's whole time, of which as many layers go side
@@ -90,9 +90,10 @@ def costs_of_splits(work: LayerWork, ranks: int, rates: Rates) -> dict[str, floa
     column_s = exchange.seconds(ranks, round(work.column_bytes)) if work.column_bytes else 0.0
     moments_s = work.moments / min(ranks, work.parts) / rate
     ways = {"candidates": own / rate + work.steps * (decision_s + column_s)}
-    if work.sums_over_samples:
+    if work.samples:
         sums_s = exchange.seconds(ranks, NUMBER_BYTES * work.candidates)
-        ways["samples"] = whole / ranks / rate + work.steps * (decision_s + sums_s)
+        part = math.ceil(work.samples / ranks) / work.samples
+        ways["samples"] = whole * part / rate + work.steps * (decision_s + sums_s)
     ways["layers"] = whole / min(ranks, work.like) / rate
     return {way: moments_s + seconds for way, seconds in ways.items()}
 

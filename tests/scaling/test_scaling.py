@@ -123,7 +123,7 @@ def work(**changes: float) -> LayerWork:
     return LayerWork(
         **{
             "candidates": 64, "steps": 10, "once": 100.0, "once_divided": 0.0, "common": 10.0,
-            "divided": 100.0, "column_bytes": 0.0, "sums_over_samples": True, "like": 4,
+            "divided": 100.0, "column_bytes": 0.0, "samples": 128, "like": 4,
             "moments": 400.0, "parts": 8,
         }
         | changes
@@ -142,6 +142,12 @@ def test_costs_are_what_the_equations_say() -> None:
     )
 
 
+def test_no_rank_has_less_than_a_sample_or_a_candidate() -> None:
+    rates = Rates(10.0, FREE)
+    most = costs_of_splits(work(like=1), 128, rates)
+    assert costs_of_splits(work(like=1), 1024, rates) == pytest.approx(most)
+
+
 def test_one_rank_costs_the_same_any_way() -> None:
     assert len(set(costs_of_splits(work(), 1, Rates(10.0, SLOW)).values())) == 1
 
@@ -149,7 +155,7 @@ def test_one_rank_costs_the_same_any_way() -> None:
 @pytest.mark.parametrize(
     ("changes", "ranks", "exchange", "way"),
     [
-        ({"like": 1, "sums_over_samples": False}, 4, FREE, "candidates"),
+        ({"like": 1, "samples": 0}, 4, FREE, "candidates"),
         ({"like": 1}, 64, FREE, "samples"),
         ({"like": 8}, 4, SLOW, "layers"),
         ({"like": 1, "once": 0.0, "common": 0.0}, 4, FREE, "candidates"),
