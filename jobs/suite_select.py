@@ -1,4 +1,4 @@
-"""``gfs benchmark``: the exact methods against the exhaustive one, and one search on 1 and 2 ranks.
+"""``suite=select``: the exact methods against the exhaustive one, and one search on 1 and 2 ranks.
 
 Both sides of every ratio are measured in this run, on the same data, and must pick the same. A
 cell runs in a process of its own, after the others, so that its peak memory is its own.
@@ -6,30 +6,21 @@ cell runs in a process of its own, after the others, so that its peak memory is 
 
 from __future__ import annotations
 
-import functools
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from gfs_dist import report as pages
 from gfs_dist.errors import PicksDifferError, RunError
-from gfs_dist.files import RunFolder, atomic
 from gfs_dist.jobs import config as schema
-from gfs_dist.jobs.compose import to_yaml
+from gfs_dist.jobs.bench import Bench
 from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.jobs.select_cell import Cell, make_data
+from gfs_dist.jobs.cell_problem import CellProblem
+from gfs_dist.jobs.select_cell import Cell
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.runtime.worker import usable_cores
-from gfs_dist.selection.build import Recipe, make_objective
-from gfs_dist.selection.contributions import ArrayContributions
-from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.path import Path
 from gfs_dist.selection.stop import Stop
 
@@ -62,36 +53,21 @@ PRESETS = {
 
 def run(config: schema.Benchmark, reporter: Reporter) -> dict[str, Any]:
     """Measure, and write the run folder; returns what ``report.json`` holds."""
-    began = time.perf_counter()
     preset, threads = PRESETS[config.preset], config.threads or usable_cores()
     cells = list(_cells(preset, threads, config.seed))
-    reporter.plan(_words(preset, cells, threads))
-    with RunFolder.create(config.out, to_yaml(config)) as folder:
-        reporter.run_folder(folder.path)
+    words = _words(preset, cells, threads)
+    reporter.plan(words)
+    with Bench.opened(config, reporter, words) as bench:
         reporter.phase("select", len(cells))
-        rows: list[dict[str, Any]] = []
+        rows = bench.rows
         for cell in cells:
             rows.append(_measure(cell))
             _add_ratio(rows)
             reporter.note(_cell_words(rows[-1]))
             reporter.step(len(rows))
         rows += _scaling(preset, config.seed, reporter)
-        report = {
-            "format": 1,
-            "job": "benchmark",
-            "suite": config.suite,
-            "status": "finished",
-            "results": rows,
-            "timing": {"total_s": time.perf_counter() - began},
-            "faults": [],
-            "machine": pages.machine(),
-            "versions": pages.versions(),
-            "notes": _words(preset, cells, threads),
-        }
-        atomic.write_json(folder.report, report)
-        pages.write(folder.path, report, {})
     _tell(rows, reporter)
-    return report
+    return bench.content
 
 
 def _cells(preset: Preset, threads: int, seed: int) -> Iterator[Cell]:
@@ -145,29 +121,6 @@ def _add_ratio(rows: list[dict[str, Any]]) -> None:
             f"benchmark: {row['method']} on {row['neurons']} neurons ({row['objective']}) picks "
             f"{picks[:5]}..., not what the exhaustive search picks"
         )
-
-
-@dataclass(frozen=True)
-class CellProblem:
-    """The problem of a cell for ranks, each of which makes the data itself."""
-
-    cell: Cell
-
-    @property
-    def num_candidates(self) -> int:
-        """Neurons."""
-        return self.cell.neurons
-
-    def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
-        contributions, targets = _made(self.cell)
-        source = ArrayContributions(contributions.to(device))
-        recipe = Recipe(self.cell.objective, self.cell.method)
-        return make_objective(recipe, source, targets[self.cell.objective].to(device), own, tick)
-
-
-@functools.lru_cache(maxsize=1)
-def _made(cell: Cell) -> tuple[Tensor, dict[str, Tensor]]:
-    return make_data(cell)
 
 
 def _scaling(preset: Preset, seed: int, reporter: Reporter) -> list[dict[str, Any]]:

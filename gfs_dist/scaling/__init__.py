@@ -6,6 +6,7 @@ from gfs_dist.scaling.exchange import Exchange
 from gfs_dist.scaling.forecast import Estimate, Line
 from gfs_dist.scaling.schedule import CriticalPath, critical_path, makespan
 from gfs_dist.scaling.splits import LayerWork, Rates, Split, choose_split, costs_of_splits
+from gfs_dist.scaling.width import paying_width, per_candidate_s
 
 __all__ = [
     "CriticalPath",
@@ -19,4 +20,6 @@ __all__ = [
     "costs_of_splits",
     "critical_path",
     "makespan",
+    "paying_width",
+    "per_candidate_s",
 ]

@@ -19,6 +19,8 @@ from gfs_dist.scaling import (
     costs_of_splits,
     critical_path,
     makespan,
+    paying_width,
+    per_candidate_s,
 )
 from gfs_dist.scaling.fits import fit_non_negative
 
@@ -169,3 +171,14 @@ def test_the_cheapest_way_is_chosen(
     costs = costs_of_splits(work(**changes), ranks, Rates(10.0, exchange))
     assert found.way == way
     assert found.seconds == min(costs.values())
+
+
+def test_width_from_which_ranks_pay_is_where_both_take_the_same() -> None:
+    candidate_s = per_candidate_s([(n, 1e-4 + 3e-8 * n) for n in (512, 4096, 65536)])
+    assert candidate_s == pytest.approx(3e-8)
+    for ranks in (2, 8):
+        n = paying_width(candidate_s, 3e-4, ranks)
+        assert candidate_s * n == pytest.approx(candidate_s * n / ranks + 3e-4)
+    assert paying_width(0.0, 1e-4, 2) == float("inf")
+    with pytest.raises(InputError, match="accepted two or more widths"):
+        per_candidate_s([(8, 1.0), (8, 2.0)])
