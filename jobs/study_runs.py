@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +91,7 @@ class Metered:
     def together(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
         return self._runtime.together(task, on_progress)
 
-    def __enter__(self) -> Metered:
+    def __enter__(self) -> Self:
         self._runtime.__enter__()
         return self
 

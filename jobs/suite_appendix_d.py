@@ -19,7 +19,7 @@ from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.bench import Bench, Row, runtime_spec, tell_rows
 from gfs_dist.jobs.benchmark_keys import OBJECTIVES
 from gfs_dist.jobs.exchanges import exchange_of, measure_exchanges
-from gfs_dist.jobs.local import local_device
+from gfs_dist.jobs.places import Places
 from gfs_dist.jobs.prune_deep import scratch
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.study import Block, Study, make_study
@@ -73,17 +73,15 @@ class Plan:
         config: as composed.
         study: blocks.
         objectives: for which.
-        device: ``cpu`` or ``cuda``.
+        places: where.
         threads: a rank.
-        places: ranks that can compute at once; None on a cluster, which says so itself.
     """
 
     config: schema.Benchmark
     study: Study
     objectives: tuple[str, ...]
-    device: str
+    places: Places
     threads: int
-    places: int | None
 
     @classmethod
     def of(cls, config: schema.Benchmark) -> Plan:
@@ -92,50 +90,31 @@ class Plan:
         Raises:
             ConfigError: a layer or device that does not exist.
         """
-        on_cluster = getattr(config.runtime, "address", None) is not None
-        on_cluster = on_cluster or config.preset == "cluster"
-        device = config.device if on_cluster else local_device(config.device).type
-        if on_cluster and device == "auto":
-            device = local_device("auto").type
-        threads = config.threads or 1
-        places: int | None = usable_cores() // threads
-        if device == "cuda":
-            places = torch.cuda.device_count()
-        if config.runtime.kind == "none":
-            places = 0
         objectives = tuple(config.objectives or OBJECTIVES)
-        study = make_study(config)
-        return cls(config, study, objectives, device, threads, None if on_cluster else places)
+        return cls(config, make_study(config), objectives, Places.of(config), config.threads or 1)
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self.places.device
 
     @property
     def whole(self) -> list[int]:
         """Numbers of ranks that are measured at once."""
-        workers = self.study.sizes.workers
-        return [n for n in workers if self.places is None or n <= self.places]
+        return [n for n in self.study.sizes.workers if self.places.fit(n)]
 
     def lines(self) -> list[str]:
         """In words."""
-        sizes, alone = self.study.sizes, self.places is not None
+        sizes, kind = self.study.sizes, self.config.runtime.kind
         steps = f"{sizes.steps:,}" if sizes.steps else "all"
         candidates = f"{sizes.candidates:,}" if sizes.candidates else "all"
-        whole = ", ".join(map(str, self.whole)) or "none"
-        kind = self.config.runtime.kind
         return [
             f"{self.config.model.name}, random weights and {sizes.images:,} random images of "
             f"{sizes.image_size} x {sizes.image_size}; {', '.join(self.objectives)}; {steps} "
             f"picks, network_loss scores {candidates} candidates a step",
             f"blocks: {'; '.join(block.words for block in self.study.blocks)}",
-            f"{', '.join(map(str, sizes.workers))} workers on {self.device} ({kind}), "
-            f"{self.threads} threads each; every measurement {sizes.repeats} times after one that "
-            "is not timed, medians",
-            f"at once (`{WHOLE}`): {whole} workers"
-            + (
-                f"; all numbers also with each rank alone, one after another, and the slowest of "
-                f"every stretch added up (`{CRITICAL}`), since more ranks than cores would "
-                "disturb each other"
-                if alone
-                else ""
-            ),
+            self.places.words(sizes.workers, kind, self.threads),
+            f"every measurement {sizes.repeats} times after one that is not timed, medians",
             f"beside them the best single process ({usable_cores()} threads), and for "
             "network_loss every candidate by a forward pass of the whole network, as public code "
             "does it: a few timed, scaled to all",
@@ -206,7 +185,7 @@ class AppendixD:
     def _block(self, block: Block, objective: str, whole: dict[int, list[Timed]]) -> None:
         self.reporter.phase(f"{block.words}, {objective}")
         best = self._best(block, objective)
-        alone = self._alone(block, objective) if self.plan.places is not None else []
+        alone = self._alone(block, objective) if not self.plan.places.cluster else []
         rows = [self._row(block, objective, 1, BEST, best)]
         rows += [self._row(block, objective, n, WHOLE, timed) for n, timed in whole.items()]
         for n in self.study.sizes.workers if alone else ():

@@ -16,8 +16,8 @@ from typing import Any
 from gfs_dist.errors import PicksDifferError, RunError
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.bench import Bench
-from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.cell_problem import CellProblem
+from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.select_cell import Cell
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.runtime.worker import usable_cores
