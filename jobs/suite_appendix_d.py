@@ -153,8 +153,8 @@ class AppendixD:
             self.reporter.note(worst)
         tell_rows(self.reporter, "time to prune a block: seconds, median", self.bench.rows, SHOWN)
         for title in ("forecast", "splits"):
-            if rows := self.bench.tables.get(title):
-                tell_rows(self.reporter, title, rows, tuple(rows[0]))
+            if found := self.bench.tables.get(title):
+                tell_rows(self.reporter, title, found, tuple(found[0]))
 
     def _whole(self) -> Whole:
         """All blocks by ranks at once; workers of one number are started once for all."""
