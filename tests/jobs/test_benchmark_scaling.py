@@ -65,7 +65,8 @@ def test_strong_and_weak_scaling_split_their_time(report: dict) -> None:
 def test_width_from_which_ranks_pay_is_told(report: dict) -> None:
     (row,) = report["tables"]["widths that pay"]
     assert row["workers"] == 3
-    assert row["pays_from_neurons"] > 0
+    pays = row["pays_from_neurons"]  # nothing where a candidate more costs nothing measurable
+    assert pays is None or pays > 0
     assert any("loops not compared" in note for note in report["notes"])
 
 
