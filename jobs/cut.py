@@ -100,14 +100,9 @@ def _cut(
         workspace = Workspace.create(place_of_work, network, plan.measures.batches())
         pruner = Pruner(workspace, plan.structure, plan.settings, runtime, paths)
         known = report.row(source)
-        # Times are compared with times of the same minute.
-        dense = (
-            {**known["dense"], "latency": plan.measures.latency(network)}
-            if known
-            else maker.dense(network, pruner)
-        )
+        dense = known["dense"] if known else maker.dense(network, pruner)
         facts = {"iteration": iteration, "dense": dense}
-        return maker.make(name, pruner, records, plan.budget, facts)
+        return maker.make(name, network, pruner, records, plan.budget, facts)
 
 
 def _finished(records: LayerRecords, plan: DeepPlan) -> dict[str, LayerPath]:

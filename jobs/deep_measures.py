@@ -51,7 +51,7 @@ class Measures:
     def facts(
         self, network: nn.Module, on_batch: Callable[[int], None] = lambda _: None
     ) -> dict[str, Any]:
-        """Everything, as a row of ``report.json`` has it.
+        """All but latencies, as a row of ``report.json`` has it.
 
         Args:
             network: stays where it is.
@@ -72,13 +72,20 @@ class Measures:
             "loss": networks.classify(placed, counted(self.batches())).loss,
             "accuracy": networks.classify(placed, counted(self._test_batches())).accuracy,
             **sizes(placed, self.images),
-            "latency": self.latency(placed),
         }
 
-    def latency(self, network: nn.Module) -> list[dict[str, Any]]:
-        """Rows for batch 1 and a large batch."""
-        found = speeds(self._placed(network), self.images)
-        return [{**asdict(speed), "device": self.device.type} for speed in found]
+    def latencies(self, *compared: nn.Module) -> list[list[dict[str, Any]]]:
+        """Rows for batch 1 and a large batch, of each network.
+
+        They are timed in turn, so that what else the machine does meets all of them.
+        """
+        found = [speeds(self._placed(network), self.images) for network in compared]
+        device = self.device.type
+        rows = [
+            [{**asdict(speed), "device": device} for speed in turn]
+            for turn in zip(*found, strict=True)
+        ]
+        return [list(of_one) for of_one in zip(*rows, strict=True)]
 
     def _placed(self, network: nn.Module) -> nn.Module:
         """On the device; ``network`` itself stays where it is."""

@@ -59,6 +59,7 @@ class ResultMaker:
     def make(
         self,
         name: str,
+        network: nn.Module,
         pruner: Pruner,
         records: LayerRecords,
         budget: Budget,
@@ -68,6 +69,7 @@ class ResultMaker:
 
         Args:
             name: of the result.
+            network: the dense one.
             pruner: with the paths of all layers.
             records: their files.
             budget: can be met.
@@ -75,14 +77,17 @@ class ResultMaker:
         """
         sizing = self._size(name, pruner, budget)
         found = self._cut(name, pruner, sizing)
-        measured = self.store(name, found.network)
+        small, measured = self.store(name, found.network)
+        times, dense_times = self.measures.latencies(small, network)
         return {
             "name": name,
             **facts,
+            "dense": {**facts["dense"], "latency": dense_times},
             "objective": pruner.settings.objective,
             "budget": budget_title(budget),
             "kept": sum(sizing.widths.values()),
             **measured,
+            "latency": times,
             "accuracy_after": found.accuracy_after,
             "path": records.place,
             "model": self.folder.relative(self.folder.model(name)),
@@ -92,14 +97,15 @@ class ResultMaker:
             "difference": found.difference,
         }
 
-    def store(self, name: str, network: nn.Module) -> dict[str, Any]:
-        """Write ``models/NAME``; the facts of the network as it is read from there again."""
+    def store(self, name: str, network: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
+        """Write ``models/NAME``; the network as it is read from there again, and its facts."""
         images, folder = self.measures.images, self.folder.model(name)
         example = images.inputs(images.x_test[:2])
         networks.save(folder, network, example=example, origin=self.origin)
         self._export(folder, network, example)
-        measured = self._measure(name, read_network(folder, self.config.model, images))
-        return {**measured, "file_bytes": (folder / MODEL).stat().st_size}
+        stored = read_network(folder, self.config.model, images)
+        measured = self._measure(name, stored)
+        return stored, {**measured, "file_bytes": (folder / MODEL).stat().st_size}
 
     def _measure(self, name: str, network: nn.Module) -> dict[str, Any]:
         self.reporter.phase(f"measure {name}", self.measures.num_batches)

@@ -48,7 +48,7 @@ def finetune(maker: ResultMaker, row: dict[str, Any], runtime: Runtime) -> dict[
     runtime.together(task, TrainingListener(folder, maker.reporter))
     _, last = RunFolder(home).checkpoints()[-1]
     networks.load_state(network, checkpoint.load(last).tensors, last / checkpoint.MODEL)
-    measured = maker.store(name, network.eval())
+    _, measured = maker.store(name, network.eval())
     after = {**row["accuracy_after"], "finetune": measured["accuracy"]}
     return {**row, **measured, "accuracy_after": after}
 

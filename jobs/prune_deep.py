@@ -115,7 +115,7 @@ class DeepJob:
                 records.facts["dense_loss"] = dense["loss"]
             self._search(name, pruner, records, runtime)
             facts = {"iteration": iteration, "dense": dense}
-            return self.maker.make(name, pruner, records, self.plan.budget, facts)
+            return self.maker.make(name, network, pruner, records, self.plan.budget, facts)
 
     def _keep(self, row: dict[str, Any], place: Path) -> None:
         """Write what is finished; another run does not do it again."""

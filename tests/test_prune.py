@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -152,6 +154,15 @@ def test_batches_may_be_any_iterable(network: nn.Module) -> None:
     assert result.report["accuracy_after"] == {"cut": None, "refit": None}
 
 
+def test_arrays_are_as_good_as_tensors(
+    network: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    arrays = [(x.numpy(), labels.numpy()) for x, labels in batches]
+    found, wanted = (gfs_dist.prune(network, b, budget={"keep": 0.5}) for b in (arrays, batches))
+    assert found.report == wanted.report
+    assert found.report["kept"] == sum(found.report["widths"].values())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -161,7 +172,11 @@ def test_batches_may_be_any_iterable(network: nn.Module) -> None:
         ({"budget": {"widths": {"nowhere": 3}}}, "nowhere"),
         ({"objective": "best"}, "objective: found 'best'"),
         ({"target": "moon"}, "target: found 'moon'"),
+        ({"weights": "line_search"}, "weights: found 'line_search', accepted 'uniform' with"),
+        ({"replacement": True}, "replacement: found True, accepted False with 'least_squares'"),
+        ({"candidates": 3}, "candidates: found 3, accepted None with 'least_squares'"),
         ({"workers": 2}, "workers: found 2, accepted 1"),
+        ({"batches": [torch.randn(4, 5, 8, 8)]}, "batches: example of shape (2, 5, 8, 8): on it"),
         ({"batches": []}, "batches: found no samples"),
         ({"batches": [torch.randn(4, 3, 8, 8), torch.randn(4, 3, 9, 8)]}, "sample 4 has shape"),
         ({"batches": [torch.full((4, 3, 8, 8), torch.nan)]}, "sample 0 holds NaN"),
@@ -171,13 +186,21 @@ def test_bad_arguments_are_named(
     network: nn.Module, batches: list[Tensor], changes: dict[str, object], message: str
 ) -> None:
     arguments = {"batches": batches, "budget": {"keep": 0.5}, **changes}
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         gfs_dist.prune(network, **arguments)  # type: ignore[arg-type]
 
 
 def test_no_module_is_a_type_error(batches: list[Tensor]) -> None:
     with pytest.raises(TypeError, match="model: found function, accepted a torch.nn.Module"):
         gfs_dist.prune(lambda x: x, batches, budget={"keep": 0.5})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("found", "kind"), [(3, "int"), (["images"], "batch 0 is str")])
+def test_what_holds_no_batches_is_a_type_error(
+    network: nn.Module, found: object, kind: str
+) -> None:
+    with pytest.raises(TypeError, match=f"batches: .*{kind}, accepted"):
+        gfs_dist.prune(network, found, budget={"keep": 0.5})  # type: ignore[arg-type]
 
 
 def test_a_network_without_layers_to_prune_is_refused(batches: list[Tensor]) -> None:
@@ -191,6 +214,37 @@ def test_nan_weights_name_the_layer(network: nn.Module, batches: list[Tensor]) -
         network.get_parameter("blocks.1.conv1.weight")[0] = torch.nan
     with pytest.raises(ValueError, match=r"blocks\.1\.conv1"):
         gfs_dist.prune(network, batches, budget={"keep": 0.5})
+
+
+def test_activations_that_overflow_name_the_layer(
+    network: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    with torch.no_grad():
+        network.get_parameter("blocks.1.conv1.weight").fill_(1e38)
+    with pytest.raises(ValueError, match=r"output is NaN, first after layer 'blocks\.1\.conv1'"):
+        gfs_dist.prune(network, batches, budget={"keep": 0.5})
+
+
+def test_a_tolerance_needs_labels(network: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"batches: budget\.tolerance needs a label"):
+        gfs_dist.prune(network, [torch.randn(8, 3, 8, 8)], budget={"tolerance": 0.1})
+
+
+@pytest.mark.parametrize("objective", ["least_squares", "layer_output"])
+@pytest.mark.parametrize("bias", [-1.0, 2.0], ids=["dead", "constant"])
+def test_channels_that_no_input_changes_are_no_obstacle(
+    network: nn.Module, batches: list[tuple[Tensor, Tensor]], objective: str, bias: float
+) -> None:
+    """Norms that training switched off leave a channel at its bias, or at zero behind a ReLU."""
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                off = len(module.weight) * 3 // 4
+                module.weight[:off] = 0.0
+                module.bias[:off] = bias * torch.linspace(0.3, 1.7, off)
+    result = gfs_dist.prune(network, batches, budget={"keep": 0.5}, objective=objective)
+    assert result.report["difference_from_masked"] <= 1e-4
+    assert math.isfinite(result.report["loss"])
 
 
 @pytest.mark.parametrize(

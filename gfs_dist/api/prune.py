@@ -54,7 +54,7 @@ def prune(
     Args:
         model: takes one tensor; nothing of it is modified.
         batches: inputs, or pairs of inputs and labels (needed by ``fisher``, ``network_loss`` and
-            a budget by ``tolerance``); read once, kept in files.
+            a budget by ``tolerance``), tensors or numpy arrays; read once, kept in files.
         budget: one of ``{"macs": 0.5}``, ``params``, ``latency`` (shares of the dense network's),
             ``keep`` (of each layer's channels), ``widths``, ``tolerance``; with ``round_to``, and
             with ``trials``, how many networks are cut and measured to share widths out.
@@ -84,6 +84,14 @@ def prune(
     ):
         if found not in accepted:
             raise InputError(f"{name}: found {found!r}, accepted {', '.join(accepted)}")
+    rules: tuple[tuple[str, object, object, bool], ...] = (
+        ("weights", weights, "uniform", objective != "least_squares"),
+        ("replacement", replacement, False, objective != "least_squares"),
+        ("candidates", candidates, None, objective == "network_loss"),
+    )
+    for name, given, only, any_goes in rules:
+        if given != only and not any_goes:
+            raise InputError(f"{name}: found {given!r}, accepted {only!r} with {objective!r}")
     wanted = Budget.parse(budget)
     settings = Settings(
         objective=objective,
@@ -175,6 +183,7 @@ class _Source:
         )
         report = {
             "objective": self.pruner.settings.objective,
+            "kept": sum(sizing.widths.values()),
             "widths": sizing.widths,
             "rule": sizing.rule,
             "reason": sizing.reason,

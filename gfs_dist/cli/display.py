@@ -98,7 +98,8 @@ class PlainReporter:
 class Progress:
     """Where a phase is, how fast it goes, and how long it will take.
 
-    The rate is that of the last ``RATE_WINDOW_S`` seconds, without the wait for the first step.
+    The rate is that of the last ``RATE_WINDOW_S`` seconds, counted from the first steps that were
+    told on: what came before them (starting, loading, a resumed run's own steps) is no measure.
     """
 
     def __init__(self, name: str, total: int | None, now_s: float) -> None:
@@ -120,7 +121,7 @@ class Progress:
         now_s: float,
     ) -> None:
         """``done`` steps are finished at ``now_s``."""
-        if done <= self._seen[0][1]:
+        if done <= self._seen[0][1] or not self._seen[-1][1]:
             self._seen.clear()
         self.done, self.loss, self.kept, self.facts = done, loss, kept, facts
         self._seen.append((now_s, done))
@@ -129,7 +130,7 @@ class Progress:
 
     @property
     def rate(self) -> float | None:
-        """Steps per second; None before the first one."""
+        """Steps per second; None while nothing has come after the first ones."""
         (then_s, before), (now_s, done) = self._seen[0], self._seen[-1]
         return (done - before) / (now_s - then_s) if done > before and now_s > then_s else None
 

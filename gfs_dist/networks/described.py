@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gfs_dist.errors import ConfigError, InputError
+from gfs_dist.errors import ConfigError, InputError, NonFiniteError, ShapeError
 from gfs_dist.files import atomic
 from gfs_dist.networks import replay
 from gfs_dist.networks.catalog import CATALOG
+from gfs_dist.networks.finite import first_non_finite
 from gfs_dist.networks.graph import describe
 from gfs_dist.networks.rebuild import load_tensors
 from gfs_dist.networks.same import difference, outputs_of
@@ -40,8 +41,9 @@ def described(
         origin: what made it, see :func:`gfs_dist.networks.save`.
 
     Raises:
-        ConfigError: there is none, or the network does not take the example.
-        NonFiniteError: a tensor holds NaN or infinity.
+        ConfigError: there is none.
+        ShapeError: the network does not take the example.
+        NonFiniteError: a tensor holds NaN or infinity, or the output NaN; names tensor or layer.
     """
     origin = _json(origin or UNKNOWN)
     for name, value in network.state_dict().items():
@@ -52,7 +54,11 @@ def described(
         examples = [(inputs, outputs_of(network, inputs))]
     except Exception as error:  # the user's code may raise anything
         words = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ConfigError(f"example: on it the network raises {words}") from error
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        raise ShapeError(f"example of shape {shapes}: on it the network raises {words}") from error
+    if any(isinstance(leaf, Tensor) and leaf.isnan().any() for leaf in examples[0][1]):
+        layer = first_non_finite(network, *inputs)
+        raise NonFiniteError(f"model: its output is NaN, first after layer {layer!r}")
     with suppress(Exception):  # a network may need several rows; else any number has to do
         row = [x[:1] for x in inputs]
         examples.append((row, outputs_of(network, row)))

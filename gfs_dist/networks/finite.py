@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from gfs_dist.networks.modes import evaluating
 
 
-def first_non_finite(model: nn.Module, x: Tensor) -> str | None:
+def first_non_finite(model: nn.Module, *inputs: Tensor) -> str | None:
     """The first module, in the order they finish, whose output holds NaN or infinity.
 
     Args:
         model: runs once in evaluation mode and is left as it was.
-        x: a batch of inputs on the model's device.
+        inputs: what it takes, on its device.
 
     Returns:
         Its qualified name (empty: the model itself), or None if all outputs are finite.
@@ -33,7 +33,7 @@ def first_non_finite(model: nn.Module, x: Tensor) -> str | None:
     handles = [module.register_forward_hook(noting(name)) for name, module in model.named_modules()]
     try:
         with evaluating(model):
-            model(x)
+            model(*inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def save(
 
     Raises:
         ConfigError: it cannot be made again from any description; says why not.
-        NonFiniteError: a tensor holds NaN or infinity.
+        ShapeError: it does not take the example.
+        NonFiniteError: a tensor holds NaN or infinity, or its output NaN; names tensor or layer.
         StorageError: disk full, no permission, missing parent folder.
     """
     if isinstance(network, TwoLayer):
@@ -74,6 +76,8 @@ def load(folder: Path | str, *, factory: str | None = None) -> nn.Module:
         CheckpointError: missing, damaged, its weights do not fit the description, or its factory
             cannot or may not be called.
     """
+    if not isinstance(folder, str | PathLike):
+        raise TypeError(f"folder: found {type(folder).__name__}, accepted the path of a folder")
     folder = Path(folder)
     architecture = checkpoint.read_json(folder / ARCHITECTURE)
     tensors = checkpoint.read_tensors(folder / checkpoint.MODEL)

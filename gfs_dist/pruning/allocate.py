@@ -66,21 +66,32 @@ def allocate(
     search = _Search(widths, losses, costs.kinds[kind], limit)
     search.price()
     search.exchange()
-    search.fill()
+    search.fill(np.array(list(costs.channels.values())))
     chosen = dict(zip(costs.channels, search.widths.tolist(), strict=True))
     return {name: width for name, width in chosen.items() if name in curves}
 
 
-def proportional(costs: Costs, limit: int, kind: str = "macs", round_to: int = 1) -> dict[str, int]:
+def proportional(
+    costs: Costs,
+    limit: int,
+    kind: str = "macs",
+    round_to: int = 1,
+    most: Mapping[str, int] | None = None,
+) -> dict[str, int]:
     """About the same share of every layer, as much as a limit on the cost allows.
 
     From the smallest widths on, the layer with the smallest share of its channels gets its next
-    width if that stays within the limit, until none does. Arguments: see :func:`allocate`.
+    width if that stays within the limit, until none does.
+
+    Args:
+        costs, limit, kind, round_to: see :func:`allocate`.
+        most: by layer the largest width that can be had; None for all channels of each.
     """
-    allowed = [allowed_widths(channels, round_to) for channels in costs.channels.values()]
+    most = costs.channels if most is None else most
+    allowed = [allowed_widths(n, round_to, most[name]) for name, n in costs.channels.items()]
     widths = [np.array(choices, np.int64) for choices in allowed]
     search = _Search(widths, [np.zeros(len(w)) for w in widths], costs.kinds[kind], limit)
-    search.fill()
+    search.fill(np.array(list(costs.channels.values())))
     return dict(zip(costs.channels, search.widths.tolist(), strict=True))
 
 
@@ -209,8 +220,12 @@ class _Search:
             fits = np.where(squares > 0, width, fits)
         return np.clip(fits, 0, now)
 
-    def fill(self) -> None:
-        """Give the layer with the smallest share its next width, until none fits."""
+    def fill(self, channels: Integers) -> None:
+        """Give the layer with the smallest share of its channels its next width, until none fits.
+
+        Args:
+            channels: of the whole layers (n,); a path may end before.
+        """
         last = np.array([len(widths) - 1 for widths in self._allowed])
         while True:
             following = np.minimum(self._choices + 1, last)
@@ -222,6 +237,6 @@ class _Search:
             fits = (wider > self.widths) & (rise <= room)
             if not fits.any():
                 return
-            share = np.where(fits, self.widths / self._most, np.inf)
+            share = np.where(fits, self.widths / channels, np.inf)
             i = int(np.argmin(share))
             self.widths[i] = wider[i]

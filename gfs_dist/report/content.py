@@ -28,7 +28,8 @@ CAPTIONS = {
     "kept_width_per_layer.png": "Channels of each layer that could be pruned, in forward order, "
     "and how many of them are kept.",
     "error_against_width.png": "Error of each layer against the share of its channels that it "
-    "keeps, along its greedy path; dots mark the widths that were chosen.",
+    "keeps, along its greedy path; dots mark the widths that were chosen (on the axis: errors too "
+    "small to be shown).",
     "accuracy_against_macs.png": "Accuracy on the test split against multiply-adds: every result "
     "of the run, and the dense network.",
     "time_per_rank.png": "Where the time of each rank went.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -129,6 +130,7 @@ def _draw_group(axes: Axes, group: Sequence[Result], colour: str, label: str) ->
 
 def _draw_curves(axes: Axes, result: Result) -> None:
     values: list[float] = []
+    marks: list[tuple[float, float, Any]] = []
     colours = style.ordered_colours(len(result.prunable))
     for layer, colour in zip(result.prunable, colours, strict=True):
         widths, errors = result.curves.get(layer["name"], ([], []))
@@ -137,12 +139,16 @@ def _draw_curves(axes: Axes, result: Result) -> None:
         values += errors
         if layer["kept"] in widths:
             place = widths.index(layer["kept"])
-            axes.plot(shares[place], errors[place], "o", color=colour, markersize=4)
+            marks.append((shares[place], errors[place], colour))
     visible = [value for value in values if value > LEAST_ERROR * max(values)]
     style.log_where_sensible(axes, "y", visible)
     if axes.get_yscale() == "log":
         axes.set_ylim(0.7 * min(visible), 1.4 * max(visible))
     axes.set_xlim(0, 103)
+    bottom, _ = axes.get_ylim()
+    for share, error, colour in marks:
+        height = max(error, bottom)
+        axes.plot(share, height, "o", color=colour, markersize=4, clip_on=False, zorder=3)
 
 
 def _explain_colours(figure: Figure, results: Sequence[Result]) -> None:

@@ -81,17 +81,28 @@ def test_rate_forgets_a_slow_beginning() -> None:
 def test_rate_leaves_the_wait_for_the_first_step_out() -> None:
     progress = Progress("x", 10, 0.0)
     progress.update(0, None, None, {"state": "setup"}, 5.0)
-    progress.update(4, None, None, {}, 6.0)
-    assert progress.rate == pytest.approx(4.0)
-    assert progress.line() == "step 4/10, 4 steps/s, 1.5 s left"
+    progress.update(1, None, None, {}, 9.0)
+    assert progress.line() == "step 1/10"
+    progress.update(4, None, None, {}, 9.5)
+    assert progress.rate == pytest.approx(6.0)
+    assert progress.line() == "step 4/10, 6 steps/s, 1.0 s left"
+
+
+def test_rate_leaves_out_what_a_resumed_run_had_done_before() -> None:
+    progress = Progress("x", 1000, 0.0)
+    progress.update(500, None, None, {}, 2.0)
+    assert progress.line() == "step 500/1000"
+    progress.update(510, None, None, {}, 4.0)
+    assert progress.line() == "step 510/1000, 5 steps/s, 1:38 left"
 
 
 def test_rate_and_time_left_are_not_guessed() -> None:
     progress = Progress("x", None, 0.0)
-    assert (progress.rate, progress.left_s) == (None, None)
     progress.update(5, None, None, {}, 2.0)
+    assert (progress.rate, progress.left_s) == (None, None)
+    progress.update(10, None, None, {}, 4.0)
     assert (progress.rate, progress.left_s) == (2.5, None)
-    assert progress.line() == "step 5, 2.5 steps/s"
+    assert progress.line() == "step 10, 2.5 steps/s"
 
 
 def test_live_display_shows_the_same_facts() -> None:

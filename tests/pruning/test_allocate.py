@@ -56,10 +56,18 @@ def loss(curves: dict[str, np.ndarray], widths: dict[str, int]) -> float:
     return sum(float(best_so_far(curves)[name][width - 1]) for name, width in widths.items())
 
 
-def assert_maximal(costs: Costs, widths: dict[str, int], limit: int, round_to: int = 1) -> None:
+def assert_maximal(
+    costs: Costs,
+    widths: dict[str, int],
+    limit: int,
+    round_to: int = 1,
+    most: dict[str, int] | None = None,
+) -> None:
     assert costs.macs(widths) <= limit
     for name, width in widths.items():
-        wider = [w for w in allowed_widths(costs.channels[name], round_to) if w > width]
+        allowed = allowed_widths(costs.channels[name], round_to, most[name] if most else None)
+        assert width in allowed
+        wider = [w for w in allowed if w > width]
         assert not wider or costs.macs({**widths, name: wider[0]}) > limit, name
 
 
@@ -154,6 +162,17 @@ def test_where_nothing_helps_shares_are_equal() -> None:
     shares = [width / costs.channels[name] for name, width in widths.items()]
     assert max(shares) - min(shares) <= 1 / 8
     assert allocate({name: [1.0] * c for name, c in costs.channels.items()}, costs, limit) == widths
+
+
+@pytest.mark.parametrize("round_to", [1, 4])
+def test_what_paths_that_end_early_leave_goes_to_the_others(round_to: int) -> None:
+    costs = make_costs([8, 16, 64, 64], chain(np.random.default_rng(0), 4, 1).kinds["macs"])
+    most = {"layer0": 3, "layer1": 9, "layer2": 64, "layer3": 30}
+    curves = {name: np.ones(count) for name, count in most.items()}
+    for limit in (costs.dense("macs") // 4, costs.dense("macs") // 2, costs.dense("macs")):
+        widths = proportional(costs, limit, round_to=round_to, most=most)
+        assert_maximal(costs, widths, limit, round_to, most)
+        assert allocate(curves, costs, limit, round_to=round_to) == widths
 
 
 def test_single_layer_takes_all_there_is() -> None:

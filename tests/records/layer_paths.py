@@ -1,102 +1,315 @@
-"""How long full paths of all layers take, phase by phase, each against its floor.
+"""How long full paths of all layers take, phase by phase, and what other searches would take.
 
-python -m tests.records.layer_paths [--model resnet34] [--images 256] [--size 224]
+python -m tests.records.layer_paths [--model resnet34] [--images 256] [--size 224] [--repeats 3]
 
-Weights are random (times do not depend on them); images are random as well. The floor of a phase
-is its multiply-adds at the rate of one large float32 (solving: float64) product, measured in the
-same run.
+Weights and images are random: times do not depend on them. The floor of a phase is its
+multiply-adds at the rate of one large product of squares (float32; solving: float64), or its bytes
+at the rate of one large copy, measured in the same run. Searches by the loss of the whole network
+take days: a stated part is timed and scaled by counted work.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import hashlib
+import json
+import os
+import statistics
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, Self
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from gfs_dist import networks
 from gfs_dist.pruning.layerwise import moments
+from gfs_dist.pruning.layerwise.network_loss import NetworkLossProblem
 from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner, Settings
-from gfs_dist.runtime import RuntimeSpec, open_runtime
+from gfs_dist.pruning.layerwise.replaced import Replaced
+from gfs_dist.pruning.layerwise.sampling import Sampling
+from gfs_dist.pruning.layerwise.trial_costs import TrialCosts, batch_sizes, search_costs
+from gfs_dist.pruning.structure import Layer
+from gfs_dist.runtime import (
+    GroupResult,
+    GroupTask,
+    MapResult,
+    OnDone,
+    OnGroupProgress,
+    OnProgress,
+    Problem,
+    Runtime,
+    RuntimeSpec,
+    SearchResult,
+    Task,
+    open_runtime,
+)
+from gfs_dist.runtime.timing import peak_rss_bytes
+from gfs_dist.selection.build import Recipe
+from gfs_dist.selection.partition import Partition
+from gfs_dist.selection.path import Path
+from gfs_dist.selection.stop import Stop
 from tests.records.record import keep
 
+BATCH = 32
+"""Images of the parts that are timed."""
+TRIALS = 2
+"""Candidates of a first step that are timed."""
+FORWARDS = 5
 
-def rate(dtype: torch.dtype, size: int = 2048) -> float:
-    """Multiply-adds a second of one product of squares, the best of five."""
-    a = torch.randn(size, size, dtype=dtype)
-    times = []
-    for _ in range(5):
+PASS, WRITE, SEARCH, LOSSES = (
+    "forward pass and moments",
+    "moments of parts added up, given to ranks",
+    "searches",
+    "losses of all prefixes",
+)
+
+Row = dict[str, Any]
+Batches = list[tuple[Tensor, Tensor]]
+
+
+@dataclass
+class Timed:
+    """A runtime that notes how long its work takes; see :class:`gfs_dist.runtime.Runtime`."""
+
+    inner: Runtime
+    spent: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    ended: float = 0.0
+
+    @property
+    def num_ranks(self) -> int:
+        return self.inner.num_ranks
+
+    def search(
+        self,
+        problem: Problem,
+        stop: Stop,
+        partition: Partition | None = None,
+        *,
+        path: Path | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> SearchResult:
+        return self._timed(
+            SEARCH,
+            lambda: self.inner.search(problem, stop, partition, path=path, on_progress=on_progress),
+        )
+
+    def map(self, task: Task, items: Sequence[Any], on_done: OnDone | None = None) -> MapResult:
+        return self._timed(PASS, lambda: self.inner.map(task, items, on_done))
+
+    def together(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
+        return self.inner.together(task, on_progress)
+
+    def on_layer(self, _name: str, _path: LayerPath) -> None:
+        """What comes between a search and this are its losses."""
+        self.spent[LOSSES] += time.perf_counter() - self.ended
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _timed(self, phase: str, work: Callable[[], Any]) -> Any:
         began = time.perf_counter()
-        _ = a @ a
+        result = work()
+        self.ended = time.perf_counter()
+        self.spent[phase] += self.ended - began
+        return result
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of this machine, now: multiply-adds a second in both types, bytes a second copied."""
+
+    float32: float
+    float64: float
+    copied: float
+
+    @classmethod
+    def measured(cls) -> Rates:
+        return cls(
+            *(_product_rate(dtype) for dtype in (torch.float32, torch.float64)), _copy_rate()
+        )
+
+
+def _product_rate(dtype: torch.dtype, size: int = 2048) -> float:
+    a = torch.randn(size, size, dtype=dtype)
+    return size**3 / min(_seconds(lambda: a @ a, 5))
+
+
+def _copy_rate(size: int = 2**28) -> float:
+    a, b = torch.ones(2, size // 8, dtype=torch.float64)
+    return size / min(_seconds(lambda: b.copy_(a), 5))
+
+
+def _seconds(work: Callable[[], object], repeats: int) -> list[float]:
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
         times.append(time.perf_counter() - began)
-    return size**3 / min(times)
+    return times
 
 
-def measure(model: str, images: int, size: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows by phase, and notes."""
-    torch.manual_seed(0)
-    network = networks.make(model, 1000 if size > 64 else 10).eval()
-    batches = [torch.randn(32, 3, size, size) for _ in range(images // 32)]
-    spent = {"prepare": 0.0, "searches": 0.0}
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, open_runtime(RuntimeSpec(kind="none")) as ranks:
-        work = Pruner.prepare(network, batches, Settings(), ranks, FilePath(folder) / "work")
-        spent["prepare"] = time.perf_counter() - began
-        searched = work._search_layer
-
-        def timed(*arguments: Any) -> LayerPath:
-            start = time.perf_counter()
-            try:
-                return searched(*arguments)
-            finally:
-                spent["searches"] += time.perf_counter() - start
-
-        work._search_layer = timed  # type: ignore[method-assign]
-        start = time.perf_counter()
-        work.search()
-        total = time.perf_counter() - start
-        rows = _rows(work, spent, total, images)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    notes = [
-        f"{len(work.paths)} layers, {sum(work.channels.values())} channels, {images} images of "
-        f"{size}x{size}; paths to every width",
-        f"peak memory {peak / 2**20:,.0f} MiB",
-    ]
-    return rows, notes
+def _range(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "median": statistics.median(values),
+        "minimum": min(values),
+        "maximum": max(values),
+    }
 
 
-def _rows(work: Pruner, spent: dict[str, float], total: float, images: int) -> list[dict[str, Any]]:
-    float32, float64 = rate(torch.float32), rate(torch.float64)
-    forward = work.costs.dense("macs") * images
-    squares, eliminations = 0, 0.0
+def full_paths(network: nn.Module, batches: Batches, repeats: int) -> tuple[list[Row], str]:
+    """Our paths of all layers to every width: rows by phase, and a hash of all picks."""
+    runs: list[dict[str, float]] = []
+    found: set[str] = set()
+    for _ in range(repeats):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            open_runtime(RuntimeSpec(kind="none")) as ranks,
+        ):
+            timed = Timed(ranks)
+            began = time.perf_counter()
+            work = Pruner.prepare(network, batches, Settings(), timed, FilePath(folder) / "work")
+            prepared = time.perf_counter() - began
+            began = time.perf_counter()
+            work.search(on_layer=timed.on_layer)
+            total = time.perf_counter() - began
+            spent = dict(timed.spent)
+            spent[WRITE] = total - sum(spent.values())
+            runs.append({"samples and network written, structure found": prepared, **spent})
+            picks = json.dumps({name: layer.path.picks for name, layer in work.paths.items()})
+            found.add(hashlib.sha256(picks.encode()).hexdigest())
+            floors = _floors(work, work.workspace.num_samples, Rates.measured())
+    for run in runs:
+        run["all paths"] = sum(run.values())
+    floors["all paths"] = sum(floors.values())
+    (same,) = found
+    rows = [_phase(phase, [run[phase] for run in runs], floors.get(phase)) for phase in runs[0]]
+    return rows, same
+
+
+def _phase(phase: str, seconds: Sequence[float], floor: float | None) -> Row:
+    return {
+        "phase": phase,
+        "seconds": _range(seconds),
+        "floor_s": floor,
+        "times_floor": _range([one / floor for one in seconds]) if floor else None,
+    }
+
+
+def _floors(work: Pruner, images: int, rates: Rates) -> dict[str, float]:
+    """Seconds that the arithmetic of each phase would take as one large product or copy."""
     macs = networks.macs_by_module(work.dense, work.example)
+    passed = float(sum(macs.values()) * images)
+    parts = len(work.workspace.groups())
+    moved = eliminated = losses = 0.0
     for site in work.consumer_sites(work.structure.layers):
         module = work.dense.get_submodule(site.module)
         geometry = moments.Geometry.of(module)
         weight = module.get_parameter("weight")
+        outputs, channels = weight.shape[:2]
         positions = macs[site.module] // weight.numel() * images
-        squares += moments.multiply_adds(geometry, weight.shape[1], 0, positions)
-        eliminations += weight[0].numel() ** 3 / 3
-    passes = total - spent["searches"]
-    return [
-        _row("write samples and network, find structure", spent["prepare"], None),
-        _row("forward pass and moments", passes, (forward + squares) / float32),
-        _row("searches and losses of all prefixes", spent["searches"], 2 * eliminations / float64),
-        _row("all paths", total, (forward + squares) / float32 + 2 * eliminations / float64),
-    ]
-
-
-def _row(phase: str, seconds: float, floor: float | None) -> dict[str, Any]:
+        passed += moments.multiply_adds(geometry, channels, 0, positions)
+        n = weight[0].numel()
+        terms = geometry.input_sums(torch.zeros(1, channels, *geometry.kernel))[0]
+        # Sums of all parts are read; moments are put together, centred, given to ranks.
+        moved += 8 * (parts * terms.numel() + 3 * n * n)
+        eliminated += n**3 / 3 + n * n * outputs
+        losses += n**3 / 3 + 3 * n * n * outputs / 2
     return {
-        "phase": phase,
-        "seconds": seconds,
-        "floor_s": floor or 0.0,
-        "times_floor": seconds / floor if floor else 0.0,
+        PASS: passed / rates.float32,
+        WRITE: moved / rates.copied,
+        SEARCH: eliminated / rates.float64,
+        LOSSES: losses / rates.float64,
     }
+
+
+def by_network_loss(network: nn.Module, batches: Batches, images: int) -> Row:
+    """Our exhaustive search by the network's loss: first steps of one layer of each width."""
+    recipe, everything = Recipe("squared", "auto", "uniform", False), Sampling(batch=images)
+    rates: dict[int, float] = {}
+    seconds = timed = losses = 0.0
+    with tempfile.TemporaryDirectory() as folder, open_runtime(RuntimeSpec(kind="none")) as ranks:
+        work = Pruner.prepare(network, batches[:1], Settings(), ranks, FilePath(folder) / "work")
+        shown = work.workspace.x(0)
+
+        def cost(layer: Layer, samples: int, steps: int, sampling: Sampling) -> TrialCosts:
+            example = work.example
+            return search_costs(work.dense, layer, example, samples, steps, recipe, sampling)
+
+        for layer in work.structure.layers:
+            n = layer.num_candidates
+            if n not in rates:
+                at_once = batch_sizes(Replaced(work.dense, layer), shown)[1]
+                part = Sampling(batch=BATCH, candidates=at_once * -(-TRIALS // at_once))
+                problem = NetworkLossProblem(work.workspace, layer, recipe, part)
+                spent = ranks.search(problem, Stop(steps=1)).timing["steps_s"]
+                rates[n] = cost(layer, BATCH, 1, part).macs / spent
+                timed += spent
+            whole = cost(layer, images, n, everything)
+            losses += whole.losses
+            seconds += whole.macs / rates[n]
+    part_text = (
+        f"the first step of {len(rates)} layers, {BATCH} images, {TRIALS} candidates or more"
+    )
+    return _compared("network_loss, all candidates", part_text, timed, int(losses), seconds)
+
+
+def by_full_forwards(network: nn.Module, batches: Batches, images: int) -> Row:
+    """As public code does it: for each candidate the whole network runs with a mask."""
+    x, labels = batches[0]
+    with tempfile.TemporaryDirectory() as folder, open_runtime(RuntimeSpec(kind="none")) as ranks:
+        work = Pruner.prepare(network, [(x[:2], labels[:2])], Settings(), ranks, folder + "/work")
+    layer = work.structure.layers[0]
+    mask = torch.zeros(layer.num_candidates)
+    consumer = network.get_submodule(layer.consumers[0].module)
+    gate = consumer.register_forward_pre_hook(lambda _, given: (given[0] * mask[:, None, None],))
+
+    @torch.no_grad()
+    def forward() -> float:
+        return float(functional.cross_entropy(network(x), labels))
+
+    forward()
+    times = []
+    for candidate in range(FORWARDS):
+        mask.zero_()[candidate] = layer.num_candidates
+        times += _seconds(forward, 1)
+    gate.remove()
+    channels = [layer.num_candidates for layer in work.structure.layers]
+    losses = sum(n * (n + 1) // 2 for n in channels)
+    seconds = statistics.median(times) * losses * images / len(x)
+    part_text = f"{FORWARDS} candidates, {len(x)} images"
+    return _compared("every candidate a full forward", part_text, sum(times), losses, seconds)
+
+
+def _compared(search: str, part: str, timed: float, losses: int, seconds: float) -> Row:
+    return {
+        "search": search,
+        "timed part": part,
+        "part_s": timed,
+        "losses of the network": losses,
+        "seconds": seconds,
+        "days": seconds / 86_400,
+    }
+
+
+def _busy() -> tuple[float, float]:
+    """Seconds of all cores in which they worked, and of this process alone."""
+    fields = FilePath("/proc/stat").read_text().split("\n")[0].split()[1:]
+    user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
+    ticks = user + nice + system + irq + softirq + steal
+    own = os.times()
+    return ticks / os.sysconf("SC_CLK_TCK"), own.user + own.system
 
 
 def main() -> None:
@@ -105,14 +318,42 @@ def main() -> None:
     parser.add_argument("--model", default="resnet34")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
-    rows, notes = measure(given.model, given.images, given.size)
+    torch.manual_seed(0)
+    network = networks.make(given.model, 1000 if given.size > 64 else 10).eval()
+    batches = [
+        (torch.randn(BATCH, 3, given.size, given.size), torch.randint(10, (BATCH,)))
+        for _ in range(given.images // BATCH)
+    ]
+    began, before = time.perf_counter(), _busy()
+    rows, picks = full_paths(network, batches, given.repeats)
+    elapsed, after = time.perf_counter() - began, _busy()
+    others = (after[0] - before[0]) - (after[1] - before[1])
+    peak = peak_rss_bytes() / 2**20
+    compared = [f(network, batches, given.images) for f in (by_network_loss, by_full_forwards)]
+    ours = rows[-1]["seconds"]["median"]
+    for row in compared:
+        row["times ours"] = row["seconds"] / ours
+    cores = os.cpu_count() or 1
+    notes = [
+        f"all layers, {given.images} images of {given.size}x{given.size}, least_squares, paths to "
+        f"every width; one process, {torch.get_num_threads()} threads; median (minimum to maximum) "
+        f"of {given.repeats} runs with the same picks (sha256 {picks[:12]}); peak memory "
+        f"{peak:,.0f} MiB, all images held by the caller included",
+        f"while our searches ran, other processes took {others / (elapsed * cores):.0%} of the "
+        "machine's time",
+        "searches by the loss of the whole network are extrapolated from the part that is named, "
+        "by multiply-adds (network_loss, set-up left out) or by losses (full forwards); both with "
+        f"{given.images} images a loss",
+    ]
+    name = f"layer_paths_{given.model}"
     command = (
         f"python -m tests.records.layer_paths --model {given.model} --images {given.images} "
-        f"--size {given.size}"
+        f"--size {given.size} --repeats {given.repeats}"
     )
-    keep(f"layer_paths_{given.model}_{given.images}", command, rows, notes)
-    print(FilePath(__file__).with_name(f"layer_paths_{given.model}_{given.images}.md").read_text())
+    keep(name, command, rows + compared, notes)
+    print(FilePath(__file__).with_name(f"{name}.md").read_text())
 
 
 if __name__ == "__main__":

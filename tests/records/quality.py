@@ -51,11 +51,9 @@ OBJECTIVES = {
     "fisher": ("uniform", "line_search"),
     "network_loss": ("uniform",),  # line_search needs all candidates, three times over
 }
-RULES = ("measured", "curves", "same share")
+RULES = ("measured", "curves", "same share", "shared")
 PARTS = ("dense", *SCORES, *OBJECTIVES, "finetune", "record")
 KEEPERS = {"local": baselines.keep_local, "global": baselines.keep_global}
-DRAWS = 3
-"""Of random scores; their mean is told."""
 BATCH = 64
 TEST_BATCH = 50
 """Small, so that a batch's results stay in a core's cache."""
@@ -74,6 +72,7 @@ class Bench:
         cells: what was measured so far.
         budgets: shares of the whole network's multiply-adds.
         candidates: scored at each step of ``network_loss``.
+        draws: of random scores; their mean is told.
     """
 
     model: nn.Module
@@ -84,6 +83,7 @@ class Bench:
     cells: Cells
     budgets: tuple[Fraction, ...]
     candidates: int
+    draws: int
 
     def limit(self, budget: Fraction) -> int:
         """The most multiply-adds."""
@@ -137,7 +137,7 @@ def measure_dense(bench: Bench) -> None:
 
 def measure_score(bench: Bench, name: str) -> None:
     """A score of torch-pruning with both kinds of widths; the better one is refitted."""
-    draws = range(DRAWS if name == "random" else 1)
+    draws = range(bench.draws if name == "random" else 1)
     scores = [_scores(bench, name, draw) for draw in draws]
     for budget in bench.budgets:
         cuts = {}
@@ -198,14 +198,13 @@ def _searched(bench: Bench, name: str, objective: str, weights: str) -> Pruner:
 
 def _widths(bench: Bench, pruner: Pruner, name: str, rule: str, budget: Fraction) -> dict[str, int]:
     limit = bench.limit(budget)
+    if rule == "shared":
+        return dict(bench.cells.found[f"widths/least_squares/measured/{budget}"]["widths"])
     most = {layer: len(found.curve) for layer, found in pruner.paths.items()}
     makers: dict[str, Callable[[], Mapping[str, int]]] = {
         "measured": lambda: size(pruner, Budget("macs", budget)).widths,
         "curves": lambda: by_curves(pruner, limit),
-        "same share": lambda: {
-            layer: min(width, most[layer])
-            for layer, width in proportional(pruner.costs, limit).items()
-        },
+        "same share": lambda: proportional(pruner.costs, limit, most=most),
     }
     cell = bench.cells.once(
         f"widths/{name}/{rule}/{budget}", lambda: {"widths": dict(makers[rule]())}
@@ -263,7 +262,9 @@ def open_bench(options: argparse.Namespace, pruner_folder: Path, runtime: Runtim
         "candidates": options.candidates,
     }
     cells = Cells(options.work / "cells.json", facts)
-    return Bench(model, images, batches, num_test, pruner, cells, budgets, options.candidates)
+    return Bench(
+        model, images, batches, num_test, pruner, cells, budgets, options.candidates, options.draws
+    )
 
 
 def _batches(images: Images, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -310,6 +311,7 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--iterations", type=int, default=2500, help="of fine-tuning")
     parser.add_argument("--amp", action="store_true", help="fine-tune in bfloat16")
+    parser.add_argument("--draws", type=int, default=3, help="of random scores")
     parser.add_argument("--candidates", type=int, default=8, help="a step of network_loss scores")
     return parser.parse_args(words)
 
@@ -330,7 +332,7 @@ def main() -> None:
             elif part == "finetune":
                 measure_tuned(bench, DeepSpec(options.iterations, lr=0.01, amp=options.amp))
             elif part in OBJECTIVES:
-                default = RULES if part == "least_squares" else RULES[:1]
+                default = RULES[:3] if part == "least_squares" else RULES[:1]
                 measure_objective(bench, part, options.rules or default)
         if "record" in options.parts:
             write(bench.cells, options.name)

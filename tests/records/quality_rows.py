@@ -23,13 +23,14 @@ NOTES = (
     "batch_norm: that, with running statistics measured again on the calibration images; refit: "
     "cut, and every layer after a cut fitted again to the dense network",
     "random, l1, l2, bn_scale, taylor, hessian: importance classes of torch-pruning on its own "
-    "groups, with its defaults, on the same calibration images; random: mean of three draws; "
+    "groups, with its defaults, on the same calibration images; random: mean over draws; "
     "local: the same share of every layer; global: one threshold over all layers; only the better "
     "of the two by batch_norm is refitted",
     "finetune, where measured: ours from its refit and the score that is best recalibrated, both "
     "trained on alike (lr 0.01 to 0 by cosine, batch 128)",
     "measured, curves, same share: widths by exchange on the measured divergence of really cut "
-    "networks (the default), by the sum of the layers' errors, and the same for every layer",
+    "networks (the default), by the sum of the layers' errors, and the same for every layer; "
+    "shared: those measured for least_squares, so that only the channels differ",
 )
 
 

@@ -8,9 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from gfs_dist.report import Origin, content, document, facts, write, write_card
+from gfs_dist.report import (
+    Origin,
+    content,
+    deep_plots,
+    document,
+    facts,
+    style,
+    write,
+    write_card,
+)
 from gfs_dist.report.deep_plots import MOST_NAMES
 
 Report = dict[str, Any]
@@ -214,6 +224,21 @@ def test_kept_share_is_drawn_as_high_as_it_is(tmp_path: Path) -> None:
     assert half_blue == pytest.approx(half_pale, rel=0.2)
     assert whole_blue > 1.8 * half_blue
     assert whole_pale < 0.1 * half_pale, "the legend alone"
+
+
+def test_every_chosen_width_is_marked_within_the_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors too small for the axis too."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(style, "png", lambda figure: drawn.append(figure) or b"")
+    report, paths = run(0.5, 1.0)
+    for layers in paths.values():
+        layers["layer2.0.conv1"]["loss"] = [1.0] + 15 * [1e-9] + 16 * [1e-12]
+    deep_plots.error_against_width(facts.results(report, paths))
+    for panel in drawn[0].axes:
+        marks = [line.get_ydata()[0] for line in panel.lines if line.get_marker() == "o"]
+        bottom, top = panel.get_ylim()
+        assert len(marks) == len(WIDTHS)
+        assert all(bottom <= mark <= top for mark in marks)
 
 
 def test_many_layers_and_checkpoints_fit_the_plots(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_each_pick_is_the_best_of_all_refits(monkeypatch, blocks, flush) -> None
     assert path.stop_reason == "exhausted"
 
 
-@pytest.mark.parametrize(("n", "b"), [(300, 1), (90, 3), (45, 9), (7, 50)])
+@pytest.mark.parametrize(("n", "b"), [(600, 1), (180, 3), (60, 9), (12, 50)])
 def test_losses_over_several_flushes_fall_to_the_full_fit(n, b) -> None:
     maps = [make_map(b, n, b, outputs=3)]
     path = path_of(maps, n)
@@ -156,20 +156,21 @@ def test_what_travels_is_the_winners_rows() -> None:
 
 
 @pytest.mark.parametrize("done", [1, 13, 14, 15, 28, 39])
-def test_a_search_goes_on_from_any_prefix(done) -> None:
-    """With blocks of 9 a flush comes after every 14 picks."""
+def test_a_search_goes_on_from_any_prefix(monkeypatch, done) -> None:
+    """A flush comes after every 14 picks."""
+    monkeypatch.setattr(block, "FLUSH", 14 * 9)
     n = 40
     maps = [make_map(2, n, 9)]
     whole = path_of(maps, n)
-    assert objective_of(maps, n)._maps[0].held_back == 14
     path = greedy(objective_of(maps, n), Stop(ALL), path=whole.prefix(done))
     assert path.picks == whole.picks
     assert path.loss == pytest.approx(whole.loss, rel=1e-12)
 
 
 @pytest.mark.parametrize("positions", [(30, 0, 30), (0, 30, 29), (17, 30, 5), (14, 28, 30)])
-def test_ranks_at_different_positions_meet_again(positions) -> None:
+def test_ranks_at_different_positions_meet_again(monkeypatch, positions) -> None:
     """After a fault the survivors are ahead; they still send rows that are flushed by now."""
+    monkeypatch.setattr(block, "FLUSH", 14 * 9)
     n = 40
     maps = [make_map(3, n, 9), make_map(4, n, 3)]
     whole = path_of(maps, n)

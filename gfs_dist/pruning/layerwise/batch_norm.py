@@ -2,43 +2,109 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gfs_dist.networks import device_of, evaluating
+from gfs_dist.networks.graph_network import GraphNetwork, Step
+from gfs_dist.networks.values import Result
+from gfs_dist.pruning.layerwise.environments import Environments, InFiles
+from gfs_dist.pruning.layerwise.threads import one_thread_each
+from gfs_dist.pruning.layerwise.track import advance, keep, make_stages
+
+TRACK = "measured"
 
 
-def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set running mean and variance of every batch norm to those of the samples, in place.
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a norm saw of some samples: values a channel, their mean and squared deviations."""
 
-    All batches count by their number of samples; the network is otherwise in evaluation mode, so
-    that dropout stays off.
+    count: int
+    mean: Tensor
+    squares: Tensor
+
+    def __add__(self, more: Seen) -> Seen:
+        count, step = self.count + more.count, more.mean - self.mean
+        mean = self.mean + step * (more.count / count)
+        between = step.square() * (self.count * more.count / count)
+        return Seen(count, mean, self.squares + more.squares + between)
+
+
+def recalibrate(
+    network: GraphNetwork, batches: Iterable[Tensor], folder: Path | str | None = None
+) -> None:
+    """Set running mean and variance of every batch norm to those of all samples, in place.
+
+    Norm after norm: each sees what the norms before it, already measured, make of the samples. So
+    it does not matter how they are divided into batches, or whether these are alike. A norm that
+    is called more than once, or that sees one value a channel, stays as it is.
 
     Args:
-        network: one without batch norms is left as it is.
-        batches: inputs.
+        network: recorded, on the CPU; one without batch norms is left as it is.
+        batches: inputs; read once.
+        folder: where results may wait, for as long as this takes; None for the system's.
     """
-    norms = [
-        module
-        for module in network.modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    ]
+    norms = _norms(network)
     if not norms:
         return
-    device = device_of(network)
-    with evaluating(network), torch.no_grad():
-        before = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.train()
-            norm.reset_running_stats()
-        seen = 0
+    asked = [frozenset([source]) for _, source in norms]
+    stages = make_stages(network, asked)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, one_thread_each() as pool:
+        envs: Environments = InFiles(scratch)
+        chunks = 0
         for x in batches:
-            seen += len(x)
-            for norm in norms:
-                norm.momentum = len(x) / seen
-            network(x.to(device))
-        for norm, momentum in zip(norms, before, strict=True):
-            norm.momentum = momentum
+            envs.save(TRACK, 0, chunks, {network.gfs_inputs[0]: x})
+            chunks += 1
+
+        def see(stage: int, chunk: int) -> Seen:
+            results = advance(network, stages[stage], envs.load(TRACK, stage, chunk))
+            envs.save(TRACK, stage + 1, chunk, keep(results, stages[stage].live))
+            return _seen(results[norms[stage][1]])
+
+        for stage, (norm, _) in enumerate(norms):
+            first, *others = pool.map(partial(see, stage), range(chunks))
+            _set(norm, sum(others, start=first))
+            envs.drop(TRACK, stage)
+
+
+def _norms(network: GraphNetwork) -> list[tuple[nn.Module, str]]:
+    """Batch norms with statistics, in the order of the program, and the results they read."""
+    calls: Counter[nn.Module] = Counter()
+    found: list[tuple[nn.Module, str]] = []
+    for step in network.gfs_program:
+        if step.kind == "module":
+            module = network.get_submodule(step.target)
+            calls[module] += 1
+            if isinstance(module, _BatchNorm) and module.running_mean is not None:
+                found.append((module, _source(step)))
+    return [(module, source) for module, source in found if calls[module] == 1]
+
+
+def _source(step: Step) -> str:
+    given = step.args[0] if step.args else step.kwargs["input"]
+    return cast(Result, given).name
+
+
+def _seen(x: Tensor) -> Seen:
+    others = [dim for dim in range(x.ndim) if dim != 1]
+    mean = x.mean(others, dtype=torch.float64)
+    deviations = x.transpose(1, -1) - mean.to(x.dtype)
+    squares = torch.linalg.vector_norm(
+        deviations.transpose(1, -1), dim=others, dtype=torch.float64
+    ).square()
+    return Seen(x.numel() // len(mean), mean, squares)
+
+
+@torch.no_grad()
+def _set(norm: nn.Module, seen: Seen) -> None:
+    if seen.count > 1:
+        norm.get_buffer("running_mean").copy_(seen.mean)
+        norm.get_buffer("running_var").copy_(seen.squares / (seen.count - 1))

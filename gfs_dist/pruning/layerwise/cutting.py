@@ -84,7 +84,8 @@ def cut(
         accuracy_after["refit"] = evaluate(network)
     if not repairs.refit if repairs.batch_norm is None else repairs.batch_norm:
         workspace = pruner.workspace
-        recalibrate(network, (workspace.x(chunk) for chunk in range(workspace.num_chunks)))
+        batches = (workspace.x(chunk) for chunk in range(workspace.num_chunks))
+        recalibrate(network, batches, workspace.folder)
         accuracy_after["batch_norm"] = evaluate(network)
     difference = pruner.check(network, choice)
     return CutResult(network, choice, dict(widths), accuracy_after, difference)

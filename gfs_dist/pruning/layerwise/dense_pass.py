@@ -21,6 +21,9 @@ from gfs_dist.pruning.layerwise.sites import Site
 from gfs_dist.pruning.layerwise.sweep import DENSE
 from gfs_dist.pruning.layerwise.track import advance, keep, make_stages, output_names
 
+MIN_POSITIONS = 384
+"""Products of fewer positions take no less to be added up than to be formed."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -56,26 +59,37 @@ class DensePass:
         self._asked.append(output_names(network))
         self._stages = make_stages(network, self._asked)
 
-    def sums(self, stage: int, chunk: int, envs: Environments) -> Sums:
-        """Sums of one chunk at one site: of the stream (three), then of the patches.
+    def sums(self, stage: int, chunks: Sequence[int], envs: Environments) -> Sums:
+        """Sums of a few chunks at one site: of the stream (three), then of the patches.
 
         Raises:
             NonFiniteError: names the layer.
         """
-        site, results = self.sites[stage], self._enter(stage, chunk, envs)
+        site = self.sites[stage]
         geometry = Geometry.of(self.network.get_submodule(site.module))
-        facts = geometry.target_sums(results[site.stream])
-        patches = geometry.input_sums(results[site.source])
+        names = frozenset([site.source, site.stream])
+        found = [keep(self._enter(stage, chunk, envs), names) for chunk in chunks]
+        source, stream = (
+            geometry.joined([results[name] for results in found])
+            for name in (site.source, site.stream)
+        )
+        facts, patches = geometry.target_sums(stream), geometry.input_sums(source)
         for kind, name, total in (
             ("input", site.source, patches[-1]),
             ("output", site.stream, facts[0]),
         ):
             if not torch.isfinite(total).all():
+                sample, chunk = _first([results[name] for results in found], chunks)
                 raise NonFiniteError(
                     f"layer {site.module!r}: its {kind} holds NaN or infinity, first at sample "
-                    f"{_first(results[name])} of chunk {chunk}"
+                    f"{sample} of chunk {chunk}"
                 )
         return [*facts, *patches]
+
+    def together(self, stage: int, chunks: Sequence[int], samples: int) -> list[Sequence[int]]:
+        """Chunks of ``samples`` each, as :meth:`sums` is best given them."""
+        count = -(-MIN_POSITIONS // (samples * self.sites[stage].positions))
+        return [chunks[at : at + count] for at in range(0, len(chunks), count)]
 
     def outputs(self, chunk: int, envs: Environments) -> Tensor:
         """The network's output, after the last site."""
@@ -104,5 +118,9 @@ class DensePass:
         return results
 
 
-def _first(values: Tensor) -> int:
-    return int((~torch.isfinite(values)).flatten(1).any(1).nonzero()[0])
+def _first(values: Sequence[Tensor], chunks: Sequence[int]) -> tuple[int, int]:
+    for part, chunk in zip(values, chunks, strict=True):
+        bad = (~torch.isfinite(part)).flatten(1).any(1)
+        if bad.any():
+            return int(bad.nonzero()[0]), chunk
+    raise AssertionError("sums of finite values are finite in float64")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from gfs_dist.pruning.costs import Costs
@@ -120,12 +120,13 @@ class Exchange:
         frozen: set[str],
     ) -> tuple[Widths, float, set[str]] | None:
         promises = []
-        for wider, gain in gains.items():
-            for narrower, price in prices.items():
-                if wider == narrower or {wider, narrower} & frozen:
+        # An exchange before may have brought a layer to its end.
+        for wider in self._movable(widths, gains.keys() - frozen, steps, 1):
+            for narrower in self._movable(widths, prices.keys() - frozen, steps, -1):
+                if wider == narrower:
                     continue
                 ratio = self._freed(widths, narrower, steps) / self._needed(widths, wider, steps)
-                promise = gain * min(1.0, ratio) - price * min(1.0, 1 / ratio)
+                promise = gains[wider] * min(1.0, ratio) - prices[narrower] * min(1.0, 1 / ratio)
                 if promise > 0:
                     promises.append((-promise, wider, narrower))
         tried = []
@@ -139,6 +140,16 @@ class Exchange:
         best, place = min((value, i) for i, value in enumerate(found))
         made, pair = tried[place]
         return (made, best, pair) if best < loss else None
+
+    def _movable(
+        self, widths: Widths, among: Collection[str], steps: Mapping[str, int], sign: int
+    ) -> list[str]:
+        """Those of the layers that are not at their end yet, in forward order."""
+        return [
+            name
+            for name in self.names
+            if name in among and self._moved(widths, name, sign * steps[name]) is not None
+        ]
 
     def _freed(self, widths: Widths, name: str, steps: Mapping[str, int]) -> float:
         less = self._moved(widths, name, -steps[name])
@@ -173,8 +184,8 @@ class Exchange:
         if made[wider] == widths[wider]:
             return None
         others = sorted(
-            (name for name in gains if name not in (wider, narrower)),
-            key=lambda name: -gains[name] / self._needed(widths, name, steps),
+            self._movable(widths, set(self.names) - {wider, narrower}, steps, 1),
+            key=lambda name: -gains.get(name, 0.0) / self._needed(widths, name, steps),
         )
         return self._fill(made, [*others, wider, narrower], None)
 

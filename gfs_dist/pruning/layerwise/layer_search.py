@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path as FilePath
 
 import torch
@@ -13,12 +14,17 @@ from torch import Tensor
 from gfs_dist.files import scratch
 from gfs_dist.pruning.layerwise.dense_pass import Reading
 from gfs_dist.pruning.layerwise.refit import DAMPING, ROUNDING
+from gfs_dist.pruning.layerwise.threads import one_thread_each
 from gfs_dist.pruning.structure import Slice
 from gfs_dist.selection.block import BlockLeastSquares, BlockMoments
 from gfs_dist.selection.build import Recipe, moments_objective
 from gfs_dist.selection.objective import Objective
 
-PICKS_AT_ONCE = 16
+PICKS_AT_ONCE, COLUMNS = 16, 512
+"""How much is worked on at once. The sizes decide last bits; the number of threads does not."""
+
+PARTS = ("inputs", "target", "weights", "energy")
+"""Of a map in its file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,15 +91,19 @@ def restrict(reading: Reading, consumer: Slice, samples: int) -> LinearMap:
     inputs, weights = inputs / samples, reading.weights[rows]
     uncertain = ROUNDING * float(reading.moments.inputs.diagonal().mean()) / samples
     inputs.diagonal().add_(uncertain)
-    target = inputs @ weights
-    return LinearMap(BlockMoments(inputs, target, float((weights * target).sum())), weights)
+    with one_thread_each() as pool:
+        target = torch.cat(list(pool.map(lambda some: some @ weights, inputs.split(COLUMNS))))
+        energy = float((weights * target).sum())
+    return LinearMap(BlockMoments(inputs, target, energy), weights)
 
 
 def write_maps(path: FilePath | str, maps: Sequence[LinearMap]) -> None:
     """The maps of one layer as a file that ranks read."""
     tensors: dict[str, Tensor] = {}
     for i, m in enumerate(maps):
-        tensors |= {f"{i}.inputs": m.moments.inputs, f"{i}.weights": m.weights}
+        energy = torch.tensor([m.moments.energy], dtype=torch.float64)
+        values = (m.moments.inputs, m.moments.target, m.weights, energy)
+        tensors |= {f"{i}.{part}": value for part, value in zip(PARTS, values, strict=True)}
     scratch.write_tensors(path, tensors)
 
 
@@ -101,12 +111,9 @@ def read_maps(path: FilePath | str) -> list[LinearMap]:
     """What :func:`write_maps` wrote."""
     tensors = load_file(path)
     maps = []
-    for i in range(len(tensors) // 2):
-        inputs, weights = tensors[f"{i}.inputs"], tensors[f"{i}.weights"]
-        target = inputs @ weights
-        maps.append(
-            LinearMap(BlockMoments(inputs, target, float((weights * target).sum())), weights)
-        )
+    for i in range(len(tensors) // len(PARTS)):
+        inputs, target, weights, energy = (tensors[f"{i}.{part}"] for part in PARTS)
+        maps.append(LinearMap(BlockMoments(inputs, target, float(energy)), weights))
     return maps
 
 
@@ -137,43 +144,58 @@ def undamped_losses(
 
     With ``V`` the fit on the first picks, ``|y - x V|^2 = e - tr(V'B) - lambda |V|^2``. All
     prefixes come from one factor ``A + lambda I = L L'``: with ``Z = L^-1 B`` and ``R = L^-1``,
-    ``tr(V'B)`` adds up ``|Z_j|^2``, and pick ``j`` adds ``R_j' Z_j`` to ``V``.
+    ``tr(V'B)`` adds up ``|Z_j|^2``, and pick ``j`` adds ``R_j' Z_j`` to ``V``. Some rows of ``V``
+    need the same columns of ``R`` alone, so that threads share the rows.
     """
     losses = torch.zeros(len(picks), dtype=torch.float64)
-    for m in maps:
-        block = len(m.moments.inputs) // num_candidates
-        rows = torch.tensor([p * block + k for p in picks for k in range(block)])
-        damping = _damping(m)
-        inputs = m.moments.inputs[rows][:, rows]
-        inputs.diagonal().add_(damping)
-        factor = torch.linalg.cholesky(inputs)
-        eye = torch.eye(len(rows), dtype=torch.float64)
-        inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
-        fitted = inverse @ m.moments.target[rows]
-        explained = fitted.square().view(len(picks), -1).sum(1).cumsum(0)
-        squares = _squared_lengths(inverse, fitted, block)
-        losses += (m.moments.energy - explained - damping * squares) / 2
+    with one_thread_each() as pool:
+        for m in maps:
+            block = len(m.moments.inputs) // num_candidates
+            rows = torch.tensor([p * block + k for p in picks for k in range(block)])
+            damping = _damping(m)
+            inputs = m.moments.inputs[rows][:, rows]
+            inputs.diagonal().add_(damping)
+            factor = torch.linalg.cholesky(inputs)
+            del inputs
+            solve = partial(torch.linalg.solve_triangular, factor, upper=False)
+            fitted = torch.cat(list(pool.map(solve, m.moments.target[rows].split(COLUMNS, 1))), 1)
+            explained = fitted.square().view(len(picks), -1).sum(1)
+            lengths = partial(_squared_lengths, factor, fitted, block)
+            squares = torch.zeros_like(explained)
+            for some in pool.map(lengths, range(0, len(rows), max(1, COLUMNS // block) * block)):
+                squares += some
+            losses += (m.moments.energy - (explained + damping * squares).cumsum(0)) / 2
     return losses.clamp(min=0).tolist()
 
 
-def _squared_lengths(inverse: Tensor, fitted: Tensor, block: int) -> Tensor:
-    """``|V|^2`` after each pick, ``V`` the sum of ``R_j' Z_j`` so far; some picks at a time."""
-    size, step = len(inverse), block * PICKS_AT_ONCE
-    total = torch.zeros_like(fitted)
+def _squared_lengths(factor: Tensor, fitted: Tensor, block: int, first: int) -> Tensor:
+    """What each pick adds to ``|V|^2`` in the rows of ``V`` from ``first`` on, some picks' worth.
+
+    ``V`` is the sum of ``R_j' Z_j`` so far; a number of picks is added at a time.
+    """
+    size, step = len(factor), block * PICKS_AT_ONCE
+    width = min(max(1, COLUMNS // block) * block, size - first)
+    columns = torch.zeros(size - first, width, dtype=torch.float64)
+    columns.diagonal().fill_(1.0)
+    columns = torch.linalg.solve_triangular(factor[first:, first:], columns, upper=False)
+    total = torch.zeros(width, fitted.shape[1], dtype=torch.float64)
     added = torch.zeros(size // block, dtype=torch.float64)
-    for start in range(0, size, step):
-        stop = min(start + step, size)
-        new, z = inverse[start:stop, :stop], fitted[start:stop]
+    for new, z, some in zip(
+        columns.split(step),
+        fitted[first:].split(step),
+        added[first // block :].split(PICKS_AT_ONCE),
+        strict=True,
+    ):
         picks = len(z) // block
         # |V + sum_i R_i' Z_i|^2: with what was there, and with the others of these picks.
         products = (new @ new.T).view(picks, block, picks, block)
         earlier = torch.tril(torch.full((picks, picks), 2.0, dtype=torch.float64), -1)
         weights = earlier + torch.eye(picks, dtype=torch.float64)
         among = (products * weights[:, None, :, None]).reshape(len(z), len(z)) @ z
-        reached = 2 * new @ total[:stop] + among
-        added[start // block : stop // block] = (reached * z).view(picks, -1).sum(1)
-        total[:stop] += new.T @ z
-    return added.cumsum(0)
+        reached = torch.addmm(among, new, total, alpha=2)
+        some += (reached * z).view(picks, -1).sum(1)
+        total.addmm_(new.T, z)
+    return added
 
 
 def _damping(m: LinearMap) -> float:

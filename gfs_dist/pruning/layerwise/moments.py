@@ -10,19 +10,21 @@ At stride 1 with padding that keeps the size they come from products of shifted 
 is ever written to memory. What is summed over samples are then those products, and
 :meth:`Geometry.assemble` makes ``A`` of their sums.
 
-Products are formed in the dtype of the input; sums over chunks of samples are float64.
+Products are formed in the dtype of the input, of channels whose mean is large less the mean; sums
+over chunks of samples are float64.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gfs_dist.pruning.layerwise.shifts import Window, flat
+from gfs_dist.pruning.layerwise.shifts import Window, flat, large_means, put_back
 
 Sums = list[Tensor]
 
@@ -125,9 +127,23 @@ class Geometry:
         x = self.as_images(x)
         if self.window:
             return [self.window.terms(x), self.window.sums(x)]
+        means = large_means(x)
+        if means is not None:
+            return self._from_deviations(x, means)
         patches = self._patches(x)
         total = patches.sum(1, dtype=torch.float64).view(x.shape[1], -1)
         return [patches @ patches.T, total.T]
+
+    def _from_deviations(self, x: Tensor, means: Tensor) -> Sums:
+        """The same of patches ``d + M u``: deviations, and means where ``u`` says inside or 0."""
+        d = self._patches(x - means[:, None, None])
+        u = self._patches(torch.ones_like(x[:1, :1])).double()
+        spread = torch.kron(means.double()[:, None], torch.eye(len(u), dtype=torch.float64))
+        products = (d @ d.T).double()
+        crossed = d.view(len(d), len(x), -1).sum(1, dtype=torch.float64) @ u.T
+        put_back(products, spread, crossed, crossed + len(x) * spread @ (u @ u.T))
+        total = d.sum(1, dtype=torch.float64) + len(x) * spread @ u.sum(1)
+        return [products, total.view(x.shape[1], -1).T]
 
     def assemble(self, sums: Sums, channels: int) -> Moments:
         """``A`` and ``B`` from sums over all samples (``only_target``: with an empty ``A``)."""
@@ -146,6 +162,12 @@ class Geometry:
     def as_images(self, values: Tensor) -> Tensor:
         """Inputs or outputs as (m, c, h, w); rows of features become images of one pixel."""
         return values if self.axis == 1 else values.reshape(-1, values.shape[-1], 1, 1)
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Inputs or outputs of several chunks, one below the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([part if self.axis == 1 else part.flatten(0, -2) for part in parts])
 
     def _patches(self, x: Tensor) -> Tensor:
         patches = functional.unfold(x, self.kernel, self.dilation, self.padding, self.stride)

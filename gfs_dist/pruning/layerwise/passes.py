@@ -48,7 +48,9 @@ class DenseTask:
             for chunk in chunks:
                 start = {dense.network.gfs_inputs[0]: self.workspace.x(chunk)}
                 envs.save(DENSE, 0, chunk, start)
-        sums = sum_chunks(lambda chunk: dense.sums(stage, chunk, envs), chunks, tick)
+        samples = -(-self.workspace.num_samples // self.workspace.num_chunks)
+        batches = dense.together(stage, chunks, samples)
+        sums = sum_chunks(lambda batch: dense.sums(stage, batch, envs), batches, tick)
         path = folder / f"sums_{stage:04d}_{part:02d}.safetensors"
         write_sums(path, sums)
         return str(path)

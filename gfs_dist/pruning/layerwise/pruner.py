@@ -33,7 +33,6 @@ from gfs_dist.pruning.layerwise.passes import DenseTask, SweepTask, run_dense_pa
 from gfs_dist.pruning.layerwise.sampling import Sampling
 from gfs_dist.pruning.layerwise.sites import Site, find_sites
 from gfs_dist.pruning.layerwise.smaller import Choice, check_equal, expand, make_small
-from gfs_dist.pruning.layerwise.threads import one_thread
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Layer, Skipped, Structure
 from gfs_dist.runtime import Problem, Progress, Runtime
@@ -208,8 +207,7 @@ class Pruner:
             ).path
             loss = path.loss
             if isinstance(problem, LayerProblem) and problem.is_refitted:
-                with one_thread():
-                    loss = problem.undamped_losses(path.picks)
+                loss = problem.undamped_losses(path.picks)
             self.paths[layer.name] = LayerPath(path, loss, unit)
             on_layer(layer.name, self.paths[layer.name])
             return path
@@ -232,8 +230,7 @@ class Pruner:
             for layer in wanted:
                 for consumer in layer.consumers:
                     if consumer.module == module:
-                        with one_thread():
-                            piece = restrict(reading, consumer, self.workspace.num_samples)
+                        piece = restrict(reading, consumer, self.workspace.num_samples)
                         write_maps(self._maps_file(layer.name, module), [piece])
                         units[layer.name] += 2 * reading.variance / self.workspace.num_samples
                         waiting[layer.name].discard(module)

@@ -39,6 +39,7 @@ class Site:
         stream: the step it is aimed at: ``normed``, added to ``other`` if it is.
         other: the other summand (a residual block's shortcut).
         rectified: nothing but ReLUs reads the stream, so that values below zero are all alike.
+        positions: of a sample that the layer visits.
     """
 
     module: str
@@ -49,6 +50,7 @@ class Site:
     stream: str
     other: str | None
     rectified: bool
+    positions: int
 
     def alone(self) -> Site:
         """The same, aimed at its own output."""
@@ -135,7 +137,11 @@ class _Finder:
                 other = None
         source = step.args[0].name
         rectified = self.is_rectified(stream)
-        return Site(step.target, step.name, source, norm, normed, stream, other, rectified)
+        outputs = len(self.network.get_submodule(step.target).get_parameter("weight"))
+        positions = self.shapes[step.name][1:].numel() // outputs
+        return Site(
+            step.target, step.name, source, norm, normed, stream, other, rectified, positions
+        )
 
     def norms(self, reader: Step, step: Step) -> bool:
         """Whether ``reader`` is a batch norm of the channels that ``step`` gives."""

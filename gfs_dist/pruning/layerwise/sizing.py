@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from gfs_dist.errors import InputError
 from gfs_dist.networks import latency
 from gfs_dist.networks.classify import classify
 from gfs_dist.pruning.allocate import allocate, proportional
@@ -52,8 +53,13 @@ def check_feasible(pruner: Pruner, budget: Budget) -> None:
 
     Raises:
         ConfigError, BudgetError: see :meth:`Budget.check` and :func:`check_latency`.
+        InputError: a tolerance of top-1, and samples without labels.
     """
     budget.check(pruner.costs)
+    if budget.kind == "tolerance" and not pruner.workspace.labelled:
+        raise InputError(
+            "batches: budget.tolerance needs a label for every sample, accepted are pairs (x, y)"
+        )
     if budget.kind == "latency":
         least = least_widths(pruner.costs.channels, budget.round_to)
         check_latency(budget, _seconds(pruner, {}, budget), _seconds(pruner, least, budget))
@@ -123,9 +129,7 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) ->
     exchange = Exchange(costs, budget.kind, limit, measure, trials, most, budget.round_to)
     starts = {
         "curves": by_curves(pruner, limit, budget.kind, budget.round_to),
-        "same share": _reached(
-            pruner, proportional(costs, limit, budget.kind, budget.round_to), budget.round_to
-        ),
+        "same share": proportional(costs, limit, budget.kind, budget.round_to, most),
     }
     compared: list[dict[str, Any]] = [
         {"rule": rule, "loss": loss}

@@ -86,13 +86,17 @@ class Choice:
 
 
 def prefix_length(path: Path, width: int) -> int:
-    """The fewest picks with ``width`` distinct candidates; all of them if there are fewer."""
+    """Picks after which ``width`` distinct candidates, or all if there are fewer, do best.
+
+    With replacement several prefixes have as many; the first of least loss is taken.
+    """
+    width, best = min(width, path.num_kept), 0
     seen: set[int] = set()
-    for k, pick in enumerate(path.picks, start=1):
+    for k, (pick, loss) in enumerate(zip(path.picks, path.loss, strict=True), start=1):
         seen.add(pick)
-        if len(seen) == width:
-            return k
-    return len(path)
+        if len(seen) == width and (not best or loss < path.loss[best - 1]):
+            best = k
+    return best
 
 
 def make_small(dense: Network, structure: Structure, choice: Choice) -> Network:
@@ -168,11 +172,12 @@ def check_equal(small: nn.Module, masked: nn.Module, batches: Iterable[Tensor]) 
         for x in batches:
             found, expected = small(x), masked(x)
             largest = max(float(expected.abs().max()), torch.finfo(expected.dtype).tiny)
-            worst = max(worst, float((found - expected).abs().max()) / largest)
+            difference = float((found - expected).abs().max()) / largest
             limit = SAME.get(expected.dtype, 1e-4)
-            if not worst <= limit:
+            if not difference <= limit:  # NaN is no number to accept
                 raise RunError(
-                    f"the smaller network differs from the masked one by {worst:.1e} of the "
+                    f"the smaller network differs from the masked one by {difference:.1e} of the "
                     f"largest output, accepted {limit:.0e}; nothing is written"
                 )
+            worst = max(worst, difference)
     return worst

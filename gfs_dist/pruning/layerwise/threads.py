@@ -5,22 +5,20 @@ A product or factor that several threads share is summed in another order than o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
+from gfs_dist.selection.threads import one_thread
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch computes with one thread inside the block."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+__all__ = ["in_threads", "one_thread", "one_thread_each"]
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 
 @contextmanager
@@ -29,6 +27,23 @@ def one_thread_each() -> Iterator[ThreadPoolExecutor]:
     threads = torch.get_num_threads()
     with one_thread(), ThreadPoolExecutor(threads, initializer=_alone) as pool:
         yield pool
+
+
+def in_threads(work: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
+    """``work`` of each item, in their order: one after another in each thread.
+
+    No more than two items a thread are in work or done and not taken yet, so that what they give
+    does not pile up where it is taken more slowly.
+    """
+    most = 2 * torch.get_num_threads()
+    waiting: deque[Future[Value]] = deque()
+    with one_thread_each() as pool:
+        for item in items:
+            if len(waiting) == most:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(work, item))
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +111,12 @@ def _dense_results(task: TrialTask) -> dict[int, Results]:
 
 
 def _divergence(dense: Tensor, small: Tensor) -> tuple[float, int]:
-    """Summed over a chunk's samples, and their number; outputs without classes: squared error."""
+    """Summed over a chunk's samples, and their number; outputs without classes: squared error.
+
+    Outputs that are no numbers are infinitely far: NaN would count as less than anything.
+    """
+    if not torch.isfinite(small).all():
+        return math.inf, len(small)
     if dense.ndim != 2 or dense.shape[1] < 2:
         difference = (dense.double() - small.double()).square().sum()
         return float(difference / 2), len(dense)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -54,12 +55,14 @@ class Workspace:
         Args:
             folder: new.
             model: the dense network.
-            batches: tensors, or pairs of tensor and labels (m,); read once, never held together.
+            batches: tensors or arrays, or pairs of these and labels (m,); read once, never held
+                together.
 
         Raises:
             DataError: no samples, or labels for some of them only.
-            ShapeError, TypeError: something that is no batch, or of another shape than the first.
-            NonFiniteError: a sample holds NaN or infinity.
+            ShapeError, TypeError: something that is no batch, or of another shape than the first,
+                or that the network does not take.
+            NonFiniteError: a sample holds NaN or infinity, or the network's output NaN.
         """
         root = Path(folder)
         (root / "samples").mkdir(parents=True)
@@ -75,7 +78,10 @@ class Workspace:
             labelled = labelled and all(label is not None for _, label in part)
             count, chunks = count + len(part), chunks + 1
         workspace = cls(str(root), count, chunks, labelled)
-        networks.save(root / "dense", model, example=workspace.x(0)[:2])
+        try:
+            networks.save(root / "dense", model, example=workspace.x(0)[:2])
+        except ShapeError as error:
+            raise ShapeError(f"batches: {error}") from error
         return workspace
 
     def x(self, chunk: int) -> Tensor:
@@ -141,13 +147,15 @@ def read_sums(paths: Sequence[Path]) -> Sums:
 
 
 def _samples(batches: Iterable[Any]) -> Iterable[Iterable[tuple[Tensor, Tensor | None]]]:
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"batches: found {type(batches).__name__}, accepted an iterable of batches")
     for number, batch in enumerate(batches):
         pair = isinstance(batch, list | tuple)
         if pair and len(batch) != 2:
             raise InputError(
                 f"batches: batch {number} has {len(batch)} parts, accepted a tensor or (x, y)"
             )
-        x, labels = batch if pair else (batch, None)
+        x, labels = map(_tensor, batch if pair else (batch, None))
         if not isinstance(x, Tensor):
             raise TypeError(
                 f"batches: batch {number} is {type(x).__name__}, accepted a tensor or (x, y)"
@@ -155,6 +163,11 @@ def _samples(batches: Iterable[Any]) -> Iterable[Iterable[tuple[Tensor, Tensor |
         if labels is not None and (not isinstance(labels, Tensor) or len(labels) != len(x)):
             raise ShapeError(f"batches: batch {number} has {len(x)} samples and other labels")
         yield [(x[i].detach().cpu(), None if labels is None else labels[i]) for i in range(len(x))]
+
+
+def _tensor(part: Any) -> Any:
+    """An array as a tensor of its own; anything else as it is."""
+    return torch.tensor(part) if isinstance(part, np.ndarray) else part
 
 
 def _write_chunk(

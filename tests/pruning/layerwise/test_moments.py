@@ -166,6 +166,38 @@ def test_centred_moments_are_those_of_deviations_from_the_mean() -> None:
     assert found.energy == pytest.approx(expected.energy)
 
 
+@pytest.mark.parametrize(
+    ("module", "size"),
+    [
+        pytest.param(nn.Conv2d(64, 1, 3, padding=1), (16, 16), id="3x3"),
+        pytest.param(nn.Conv2d(64, 1, 1), (16, 16), id="1x1"),
+        pytest.param(nn.Conv2d(64, 1, 3, 2, 1), (8, 8), id="3x3 with stride"),
+        pytest.param(nn.Linear(64, 1), (), id="linear"),
+    ],
+)
+def test_constant_channels_leave_no_rounding_behind(module, size) -> None:
+    """In float32 their products round by more than the others' damping, unless means go first."""
+    geometry, total = Geometry.of(module), None
+    levels = 0.2 + 2 * torch.rand(32, generator=torch.Generator().manual_seed(3))
+    for seed in range(4):
+        x = draw(64, 64, *size, seed=seed).float().relu()
+        x[:, :32] = levels.view(32, *(1 for _ in size))
+        total = add(total, geometry.sums(x, x[:, :1] if size == () else module(x).detach()))
+    inputs = geometry.assemble(total, 64).centred().inputs
+    least = float(torch.linalg.eigvalsh(inputs)[0])
+    assert least > -1e-7 * float(inputs.diagonal().mean())
+
+
+@pytest.mark.parametrize(("options", "size"), CASES)
+def test_large_means_make_no_difference(options, size) -> None:
+    module = nn.Conv2d(CHANNELS, OUTPUTS, **options).double()
+    x = draw(SAMPLES, CHANNELS, *size)
+    x[:, 1] += 50.0
+    geometry, target = Geometry.of(module), module(x).detach()
+    found = geometry.assemble(add(None, geometry.sums(x, target)), CHANNELS)
+    assert_same(found, of_patches(module, x, target))
+
+
 def test_nothing_given_is_modified() -> None:
     geometry = Geometry.of(nn.Conv2d(CHANNELS, OUTPUTS, 3, padding=1))
     x, target = draw(SAMPLES, CHANNELS, 5, 5).float(), draw(SAMPLES, OUTPUTS, 5, 5).float()

@@ -1,0 +1,76 @@
+"""The dense pass on several chunks together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.errors import NonFiniteError
+from gfs_dist.networks.recorded import record
+from gfs_dist.pruning.layerwise.dense_pass import MIN_POSITIONS, DensePass
+from gfs_dist.pruning.layerwise.environments import InMemory
+from gfs_dist.pruning.layerwise.sites import find_sites
+from gfs_dist.pruning.layerwise.sweep import DENSE
+from tests.pruning import zoo
+
+
+class Tokens(nn.Module):
+    """Samples are the second axis of what its layers read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(5, 7), nn.Linear(7, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.third(self.second(self.first(x.transpose(0, 1)).relu()).relu()).mean(0)
+
+
+NETWORKS = {"plain CNN": (zoo.plain_cnn, (3, 8, 8)), "tokens": (Tokens, (4, 5))}
+
+
+def make_pass(name: str) -> tuple[DensePass, InMemory]:
+    """On three chunks, the last of fewer samples."""
+    torch.manual_seed(0)
+    maker, shape = NETWORKS[name]
+    network = maker().double().eval()
+    x = torch.randn(8, *shape, dtype=torch.float64)
+    recorded = record(network, x[:2])
+    dense = DensePass(recorded, find_sites(recorded, x[:2]))
+    envs = InMemory()
+    for chunk, part in enumerate(x.split(3)):
+        envs.save(DENSE, 0, chunk, {recorded.gfs_inputs[0]: part})
+    return dense, envs
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_chunks_together_give_the_sum_of_each(name: str) -> None:
+    dense, envs = make_pass(name)
+    assert dense.sites
+    for stage in range(len(dense.sites)):
+        together = dense.sums(stage, range(3), envs)
+        each = [dense.sums(stage, [chunk], envs) for chunk in range(3)]
+        for found, *parts in zip(together, *each, strict=True):
+            torch.testing.assert_close(found, sum(parts))
+
+
+def test_chunks_of_few_positions_go_together() -> None:
+    dense, _ = make_pass("plain CNN")
+    positions = dense.sites[0].positions
+    assert positions == 36  # 8x8 pixels, a 3x3 kernel without padding
+    chunks = range(20)
+    count = -(-MIN_POSITIONS // (2 * positions))
+    groups = dense.together(0, chunks, samples=2)
+    assert [i for group in groups for i in group] == list(chunks)
+    assert {len(group) for group in groups[:-1]} == {count}
+    assert all(len(group) == 1 for group in dense.together(0, chunks, samples=64))
+
+
+def test_the_chunk_that_is_not_finite_is_named() -> None:
+    dense, envs = make_pass("plain CNN")
+    (name,) = dense.network.gfs_inputs
+    x = envs.load(DENSE, 0, 1)[name].clone()
+    x[2, 0, 0, 0] = torch.nan
+    envs.save(DENSE, 0, 1, {name: x})
+    with pytest.raises(NonFiniteError, match=r"first at sample 2 of chunk 1"):
+        dense.sums(0, range(3), envs)

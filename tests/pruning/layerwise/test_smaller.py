@@ -1,0 +1,63 @@
+"""Smaller networks: what they keep of a path, what picks count, and the check against the mask."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.errors import RunError
+from gfs_dist.pruning.discover import find_structure
+from gfs_dist.pruning.layerwise.pruner import LayerPath
+from gfs_dist.pruning.layerwise.smaller import Choice, check_equal, make_small, prefix_length
+from gfs_dist.selection.path import Path
+
+
+def a_path(picks: list[int], losses: list[float], candidates: int = 6) -> Path:
+    path = Path(candidates)
+    for k, (pick, loss) in enumerate(zip(picks, losses, strict=True), start=1):
+        path.append(pick, loss, 1.0 / k)
+    return path
+
+
+def test_a_width_is_cut_where_its_curve_is_read() -> None:
+    """Picks that come again may better a width or spoil it."""
+    path = a_path([4, 4, 1, 4, 1, 1, 0, 4], [9.0, 9.0, 5.0, 4.0, 3.0, 6.0, 2.0, 2.5])
+    assert [prefix_length(path, width) for width in (1, 2, 3)] == [1, 5, 7]
+    assert prefix_length(path, 5) == 7
+    curve = LayerPath(path, path.loss, 1.0).curve
+    assert curve == [path.loss[prefix_length(path, width) - 1] for width in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_folded_counts_give_the_mean_of_the_picked_contributions(width: int) -> None:
+    torch.manual_seed(0)
+    first, second = nn.Linear(4, 6).double(), nn.Linear(6, 3).double()
+    model, x = nn.Sequential(first, nn.Tanh(), second), torch.randn(5, 4).double()
+    path = a_path([4, 4, 1, 4, 1, 1, 0, 4], [9.0, 9.0, 5.0, 4.0, 3.0, 6.0, 2.0, 2.5])
+    structure = find_structure(model, x)
+    choice = Choice.of_paths({"0": path}, {"0": width}, fold=True)
+    hidden = torch.tanh(first(x))
+    picked = path.picks[: prefix_length(path, width)]
+    contributions = [6 * hidden[:, [i]] @ second.weight[:, [i]].T for i in picked]
+    expected = sum(contributions, torch.zeros(())) / len(picked) + second.bias
+    small = make_small(model, structure, choice)
+    assert small[0].out_features == width
+    torch.testing.assert_close(small(x), expected)
+
+
+def with_nan(model: nn.Module) -> nn.Module:
+    broken = copy.deepcopy(model)
+    broken.weight.data[0, 0] = torch.nan
+    return broken
+
+
+def test_networks_that_give_no_numbers_are_not_equal() -> None:
+    model, x = nn.Linear(3, 2), torch.ones(4, 3)
+    assert check_equal(model, copy.deepcopy(model), [x]) == 0.0
+    batches: list[Tensor] = [x, x]
+    for small, masked in ((with_nan(model), model), (model, with_nan(model))):
+        with pytest.raises(RunError, match="differs from the masked one by nan"):
+            check_equal(small, masked, batches)

@@ -1,0 +1,111 @@
+"""Peak memory of searching, cutting and refitting all layers, at several numbers of images.
+
+python -m tests.records.layer_memory [--model resnet34] [--images 64 256 1024] [--size 224]
+
+One fresh process for each row; the peak is the one that the process itself was told by the system
+(``ru_maxrss``), Python and torch included, and pages of scratch files that it had mapped. Images
+are made one batch at a time, as a loader gives them; weights and images are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gfs_dist import networks
+from gfs_dist.pruning.layerwise.pruner import Pruner, Settings
+from gfs_dist.runtime import RuntimeSpec, open_runtime
+from gfs_dist.runtime.timing import peak_rss_bytes
+from tests.records.record import keep
+
+BATCH = 32
+REFIT_SIZE = 64
+"""Pixels at which networks are refitted as well."""
+MIB = 2**20
+
+
+def images_of(count: int, size: int) -> Iterator[Tensor]:
+    """Batches, one at a time."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(count // BATCH):
+        yield torch.randn(BATCH, 3, size, size, generator=generator)
+
+
+def measure(model: str, images: int, size: int, refit: bool) -> dict[str, Any]:
+    """One row, of this process."""
+    torch.manual_seed(0)
+    network = networks.make(model, 1000).eval()
+    network(next(images_of(BATCH, size))[:2])
+    row: dict[str, Any] = {"images": images, "pixels": size, "start_mib": peak_rss_bytes() / MIB}
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, open_runtime(RuntimeSpec(kind="none")) as ranks:
+        work = Pruner.prepare(
+            network, images_of(images, size), Settings(), ranks, Path(folder) / "work"
+        )
+        row["prepared_mib"] = peak_rss_bytes() / MIB
+        work.search()
+        row["searched_mib"] = peak_rss_bytes() / MIB
+        if refit:
+            half = {name: n // 2 for name, n in work.channels.items()}
+            choice = work.choice(half, fold=False)
+            small = work.refit(choice, "refit")
+            row["refitted_mib"] = peak_rss_bytes() / MIB
+            work.check(small, choice)
+            row["checked_mib"] = peak_rss_bytes() / MIB
+    return row | {"seconds": time.perf_counter() - began}
+
+
+def fresh(*arguments: str) -> dict[str, Any]:
+    """The row that a process of its own prints."""
+    command = [sys.executable, "-m", "tests.records.layer_memory", *arguments]
+    row: dict[str, Any] = json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    )
+    return row
+
+
+def main() -> None:
+    """Measure and keep, or (``--alone``) print the row of this process."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="resnet34")
+    parser.add_argument("--images", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--alone", action="store_true")
+    parser.add_argument("--refit", action="store_true")
+    given = parser.parse_args()
+    if given.alone:
+        print(json.dumps(measure(given.model, given.images[0], given.size, given.refit)))
+        return
+    rows = []
+    for size, refit in ((given.size, []), (REFIT_SIZE, ["--refit"])):
+        for images in given.images:
+            arguments = ["--model", given.model, "--images", str(images), "--size", str(size)]
+            rows.append(fresh("--alone", *arguments, *refit))
+            print(rows[-1], file=sys.stderr)
+    notes = [
+        f"{given.model}, all layers, least_squares, paths to every width, one process of "
+        f"{torch.get_num_threads()} threads, fresh for each row",
+        "peak memory since the start of the process: with torch and the network in use, samples "
+        "written, searched; smaller images also: all layers cut to half and refitted, checked "
+        "against the masked network",
+    ]
+    command = (
+        f"python -m tests.records.layer_memory --model {given.model} "
+        f"--images {' '.join(map(str, given.images))} --size {given.size}"
+    )
+    keep("layer_memory", command, rows, notes, by="pixels")
+    print(Path(__file__).with_name("layer_memory.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
