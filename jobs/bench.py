@@ -54,8 +54,16 @@ class Bench:
                 raise
             bench.write("finished")
 
+    def keep(self) -> None:
+        """Write what is there so far: another end is written later, unless the process dies."""
+        self._write_json("stopped")
+
     def write(self, status: str, error: BaseException | None = None) -> None:
-        """Write report and pages as far as they are."""
+        """Write report and pages."""
+        self._write_json(status, error)
+        pages.write(self.folder.path, self.content, {})
+
+    def _write_json(self, status: str, error: BaseException | None = None) -> None:
         words = {} if error is None else {"error": str(error) or type(error).__name__}
         self.content = {
             "format": 1,
@@ -72,7 +80,6 @@ class Bench:
             "notes": self.notes,
         }
         atomic.write_json(self.folder.report, self.content)
-        pages.write(self.folder.path, self.content, {})
 
 
 def runtime_spec(config: schema.Benchmark, workers: int, threads: int, device: str) -> RuntimeSpec:

@@ -70,12 +70,12 @@ class Block:
     Attributes:
         layer: of the network.
         size: of the images that its channels are, ``56x56``; empty for hidden units.
-        like: layers of the network with as many channels of this size, this one included.
+        alike: layers of the network with as many channels of this size, this one included.
     """
 
     layer: Layer
     size: str
-    like: int
+    alike: tuple[Layer, ...]
 
     @property
     def name(self) -> str:
@@ -169,10 +169,14 @@ def find_blocks(network: nn.Module, layers: Sequence[Layer], example: Tensor) ->
     finally:
         for handle in handles:
             handle.remove()
-    shapes = [(layer.num_candidates, seen[layer.name]) for layer in layers]
+    shapes = {layer.name: (layer.num_candidates, seen[layer.name]) for layer in layers}
     return [
-        Block(layer, shape[1], shapes.count(shape))
-        for layer, shape in zip(layers, shapes, strict=True)
+        Block(
+            layer,
+            seen[layer.name],
+            tuple(other for other in layers if shapes[other.name] == shapes[layer.name]),
+        )
+        for layer in layers
     ]
 
 

@@ -186,7 +186,7 @@ def work_of(
     common: dict[str, Any] = {
         "candidates": block.layer.num_candidates,
         "steps": path_steps,
-        "like": block.like,
+        "like": len(block.alike),
         "parts": len(pruner.workspace.groups()),
     }
     if objective == "network_loss":

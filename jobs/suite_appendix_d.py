@@ -22,6 +22,7 @@ from gfs_dist.jobs.exchanges import exchange_of, measure_exchanges
 from gfs_dist.jobs.places import Places
 from gfs_dist.jobs.prune_deep import scratch
 from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.side_by_side import side_by_side_row
 from gfs_dist.jobs.study import Block, Study, make_study
 from gfs_dist.jobs.study_model import (
     Model,
@@ -37,7 +38,7 @@ from gfs_dist.pruning.layerwise.sampling import Sampling
 from gfs_dist.pruning.layerwise.trial_costs import search_costs
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Structure
-from gfs_dist.runtime import RuntimeSpec, open_runtime
+from gfs_dist.runtime import Runtime, RuntimeSpec, open_runtime
 from gfs_dist.runtime.memory import forget_peak, peak_bytes
 from gfs_dist.runtime.one_by_one import OneByOne
 from gfs_dist.runtime.worker import usable_cores
@@ -146,13 +147,13 @@ class AppendixD:
             for block in study.blocks:
                 for objective in self.plan.objectives:
                     self._block(block, objective, whole[block.name, objective])
-                    self.bench.write("stopped")  # until another word is written
+                    self.bench.keep()
         worst = self._worst_misfit()
         if worst:
             self.bench.notes.append(worst)
             self.reporter.note(worst)
         tell_rows(self.reporter, "time to prune a block: seconds, median", self.bench.rows, SHOWN)
-        for title in ("forecast", "splits"):
+        for title in ("layers side by side", "forecast", "splits"):
             if found := self.bench.tables.get(title):
                 tell_rows(self.reporter, title, found, tuple(found[0]))
 
@@ -173,7 +174,15 @@ class AppendixD:
                     seconds = statistics.median(one.seconds for one in timed)
                     self.reporter.note(f"{block.words}, {objective}: {seconds:.3f} s")
                     self.reporter.step(number)
+                self._side_by_side(runtime)
         return found
+
+    def _side_by_side(self, runtime: Runtime) -> None:
+        """Layers alike, searched side by side or one after another by all ranks."""
+        for block in self.study.blocks if "network_loss" in self.plan.objectives else ():
+            row = side_by_side_row(self.study, self.runs.workspace, block, runtime, self.repeats)
+            if row is not None:
+                self.bench.tables.setdefault("layers side by side", []).append(row)
 
     def _searches(self) -> dict[tuple[str, str], tuple[Block, str]]:
         return {

@@ -246,7 +246,7 @@ class Scaling:
 
     def _keep(self, suite: str, rows: Sequence[Row]) -> None:
         self.bench.rows += [{"suite": suite, **row} for row in rows]
-        self.bench.write("stopped")  # until another word is written
+        self.bench.keep()
 
     def _tell(self) -> None:
         single = ("neurons", "device", "picks_per_s", "steps_s", "bytes_floor_s", "macs_floor_s",

@@ -8,14 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from gfs_dist.cli import main
 from gfs_dist.errors import ConfigError, PicksDifferError
 from gfs_dist.jobs import exchanges, suite_appendix_d
 from gfs_dist.jobs.compose import compose
 from gfs_dist.jobs.reporter import Silent
+from gfs_dist.jobs.side_by_side import side_by_side_row
+from gfs_dist.jobs.study import Sizes, Study, find_blocks, rehearsal
 from gfs_dist.jobs.study_model import drawn_share
 from gfs_dist.pruning.layerwise.sampling import Sampling
+from gfs_dist.pruning.layerwise.workspace import Workspace
+from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.selection.path import Path as Picks
 from tests.jobs.tiny import write_factory
 
@@ -126,6 +131,30 @@ def test_forecast_misfit_and_splits_are_told(run: Path) -> None:
         assert ("samples_s" in costs) == (row["objective"] == "network_loss")
     assert {row["workers"] for row in tables["exchanges"]} == {2}
     assert any("worst misfit" in note for note in report(run)["notes"])
+
+
+def test_layers_alike_are_searched_side_by_side(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Sequential(nn.Conv2d(n, 6, 3, padding=1), nn.ReLU()) for n in (3, 6, 6)),
+        nn.Flatten(),
+        nn.Linear(6 * 16, 5),
+    ).eval()
+    x, labels = torch.randn(6, 3, 4, 4, generator=generator), torch.arange(6) % 5
+    with rehearsal(network, x, labels) as pruner:
+        blocks = find_blocks(network, pruner.structure.layers, x[:2])
+    assert [len(block.alike) for block in blocks] == [3, 3, 3]
+    sizes = Sizes(4, 6, 3, None, (1, 2), 1)
+    study = Study(network, x, labels, (blocks[0],), sizes, 0)
+    workspace = Workspace.create(tmp_path / "workspace", network, [(x, labels)])
+    with open_runtime(RuntimeSpec("local", 2, "cpu", 1)) as runtime:
+        row = side_by_side_row(study, workspace, blocks[0], runtime, 1)
+    assert row is not None
+    assert row["layers"] == "0.0, 1.0"
+    ratio = row["candidates_split_s"] / row["side_by_side_s"]
+    assert row["side_by_side_over_split"] == pytest.approx(ratio)
+    with open_runtime(RuntimeSpec("none", 1, "cpu")) as alone:
+        assert side_by_side_row(study, workspace, blocks[0], alone, 1) is None
 
 
 def test_plots_and_pages_are_written(run: Path) -> None:
