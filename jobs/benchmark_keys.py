@@ -50,6 +50,10 @@ def check(config: Benchmark) -> None:
         raise ConfigError(
             f"model: found {config.model.name}, accepted the name of a deep network, or custom"
         )
+    if config.suite == "guard" and config.threads is not None:
+        raise ConfigError(
+            f"threads: found {config.threads}, accepted null (one a rank) with {suite}"
+        )
     if config.suite in ("select", "guard") and config.device == "cuda":
         raise ConfigError(f"device: found cuda, accepted auto, cpu with {suite}")
     if config.suite in ("select", "guard") and config.runtime.kind != "local":

@@ -236,6 +236,7 @@ def test_share_of_drawn_candidates_is_counted_step_by_step() -> None:
         (["suite=appendix_d", "workers=2"], "workers: found 2, accepted whole numbers in brack"),
         (["suite=appendix_d", "objectives=[fisher]"], r"objectives: found \['fisher'\], accepted"),
         (["suite=select", "runtime=none"], "runtime: found none, accepted local with suite=select"),
+        (["suite=guard", "threads=2"], "threads: found 2, accepted null"),
         (["suite=guard", "device=cuda"], "device: found cuda, accepted auto, cpu with"),
         (["suite=guard", "margin=1"], "margin: found 1.0, accepted a number, above 1, or null"),
         (["suite=fast"], "suite: found 'fast', accepted select, appendix_d, scaling, guard"),
