@@ -12,6 +12,7 @@ GfsError                     1
 +-- RunError                 1   the job failed (also a RuntimeError)
     +-- WorkersLostError         workers died faster than they could be replaced
     +-- PicksDifferError         a check that was asked for found other picks
+    +-- WorseError               what was measured is worse than its record
     +-- StorageError             a file could not be written (disk full, no permission)
 """
 
@@ -70,6 +71,10 @@ class WorkersLostError(RunError):
 
 class PicksDifferError(RunError):
     """Two searches that must agree picked differently."""
+
+
+class WorseError(RunError):
+    """A ratio that was measured is worse than its record by more than the margin."""
 
 
 class StorageError(RunError):

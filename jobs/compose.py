@@ -46,6 +46,7 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
     if stored is None:
         options = _with_network(command, options, values)
     options = _with_training(command, options)
+    options = _with_cluster(command, options, values)
     if stored is not None:
         options = _stored_options(stored, options) + options
     try:
@@ -54,7 +55,8 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
             cfg = OmegaConf.merge(cfg, _without_changed_runtime(stored, cfg))
         for override in values:
             _set(command, cfg, override)
-        if _kind(cfg) == "none" and not any(o.key_or_group == "workers" for o in values):
+        alone = _kind(cfg) == "none" and isinstance(cfg.workers, int)
+        if alone and not any(o.key_or_group == "workers" for o in values):
             cfg.workers = 1  # this process is one rank
         OmegaConf.resolve(cfg)
         _refuse_missing(cfg)
@@ -135,6 +137,15 @@ def _with_training(command: str, options: list[str]) -> list[str]:
     if deep and "train" in _fields(COMMANDS[command]) and "train" not in chosen:
         return [*options, "train=sgd"]
     return options
+
+
+def _with_cluster(command: str, options: list[str], values: list[Override]) -> list[str]:
+    """``options`` with ``runtime=ray`` where a benchmark is to be one of a cluster."""
+    presets = [raw_value(o) for o in values if o.key_or_group == "preset"]
+    chosen = any(option.startswith("runtime=") for option in options)
+    if command != "benchmark" or chosen or presets[-1:] != ["cluster"]:
+        return options
+    return [*options, "runtime=ray"]
 
 
 def _fields(schema: type) -> set[str]:

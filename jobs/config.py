@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from gfs_dist.errors import ConfigError
-from gfs_dist.jobs import prune_keys
+from gfs_dist.jobs import benchmark_keys, prune_keys
 from gfs_dist.jobs.groups import (
     CATALOG,
     Cifar10,
@@ -45,7 +45,7 @@ from gfs_dist.jobs.prune_keys import (
     Calibration,
     Repair,
 )
-from gfs_dist.jobs.rules import Among, AtLeast
+from gfs_dist.jobs.rules import Above, Among, AtLeast, Each
 
 Device = Annotated[str, Among("auto", "cpu", "cuda")]
 Objective = Annotated[str, Among("squared", "bce")]
@@ -197,9 +197,27 @@ class Evaluate(_Computing):
 class Benchmark(_Computing):
     """``gfs benchmark``."""
 
-    suite: Annotated[str, Among("select")]
-    preset: Annotated[str, Among("smoke", "paper")]
+    suite: Annotated[str, Among(*benchmark_keys.KEYS)]
+    preset: Annotated[str, Among(*benchmark_keys.PRESETS)]
+    model: Model
+    runtime: Runtime
+    layers: list[str] | None
+    objectives: Annotated[list[str] | None, Each(Among(*benchmark_keys.OBJECTIVES))]
+    workers: Annotated[list[int] | None, Each(AtLeast(1))]
+    device: Device
+    image_size: Annotated[int | None, AtLeast(1)]
+    images: Annotated[int | None, AtLeast(2)]
+    steps: Annotated[int | None, AtLeast(1)]
+    candidates: Annotated[int | None, AtLeast(1)]
+    neurons: Annotated[list[int] | None, Each(AtLeast(8))]
+    samples: Annotated[int | None, AtLeast(2)]
+    repeats: Annotated[int | None, AtLeast(1)]
+    record: str | None
+    margin: Annotated[float | None, Above(1)]
     out: str
+
+    def check(self) -> None:
+        benchmark_keys.check(self)
 
 
 @dataclass

@@ -13,6 +13,8 @@ _KINDS: dict[Any, str] = {
     bool: "true or false",
     str: "text",
     list[float]: "numbers in brackets",
+    list[int]: "whole numbers in brackets",
+    list[str]: "words in brackets",
     dict[str, Any]: "names and values in braces",
 }
 
@@ -69,6 +71,17 @@ class Below:
         return bool(value < self.bound)
 
 
+class Each:
+    """A list, not empty, of which every value follows ``rule``."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.words = f"each {rule.words}"
+
+    def holds(self, value: Any) -> bool:
+        return bool(value) and all(self.rule.holds(one) for one in value)
+
+
 @dataclass(frozen=True)
 class Accepted:
     """All that is asked of the values of one key."""
@@ -107,6 +120,10 @@ class Accepted:
             return self.null
         if self.kind == list[float]:
             return isinstance(value, list) and all(_is_number(number) for number in value)
+        if self.kind == list[int]:
+            return isinstance(value, list) and all(type(number) is int for number in value)
+        if self.kind == list[str]:
+            return isinstance(value, list) and all(isinstance(word, str) for word in value)
         if self.kind == dict[str, Any]:
             return isinstance(value, dict) and all(isinstance(key, str) for key in value)
         if isinstance(value, bool):

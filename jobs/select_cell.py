@@ -11,13 +11,13 @@ import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gfs_dist.runtime.memory import forget_peak, peak_bytes
 from gfs_dist.selection.build import Recipe, make_objective
 from gfs_dist.selection.contributions import ArrayContributions
 from gfs_dist.selection.loop import greedy
@@ -77,12 +77,12 @@ def measure(cell: Cell) -> dict[str, Any]:
     contributions, targets = make_data(cell)
     search = _omp if cell.method == "omp_gram" else _ours
     gc.collect()
-    held = _reset_peak()
+    held = forget_peak()
     runs = []
     for repeat in range(cell.repeats + (cell.repeats > 1)):
         runs.append(search(cell, contributions, targets[cell.objective]))
         if repeat == 0:
-            peak = _peak_bytes() - held
+            peak = peak_bytes() - held
     timed = runs[1:] if cell.repeats > 1 else runs
     scale = cell.picks / cell.timed_picks
     return {
@@ -148,21 +148,6 @@ def _omp(cell: Cell, contributions: Tensor, target: Tensor) -> dict[str, Any]:
 
 def _spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "minimum": min(values), "maximum": max(values)}
-
-
-def _status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
-def _reset_peak() -> int:
-    """Forget the highest memory so far; what is held now."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status_bytes("VmRSS:")
-
-
-def _peak_bytes() -> int:
-    return _status_bytes("VmHWM:")
 
 
 def main(words: list[str]) -> None:

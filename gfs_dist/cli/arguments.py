@@ -21,7 +21,7 @@ COMMANDS = {
     "cut": "another size from the stored paths of a deep network: gfs cut RUN_DIR budget.macs=35%",
     "finetune": "train a stored deep network on: gfs finetune PATH",
     "evaluate": "measure a stored network: gfs evaluate PATH",
-    "benchmark": "measure the exact methods against the exhaustive one",
+    "benchmark": "measure methods, what more workers buy, and whether something got worse",
     "report": "write the pages and plots of a run folder again: gfs report RUN_DIR",
 }
 

@@ -34,6 +34,13 @@ CAPTIONS = {
     "accuracy_against_macs.png": "Accuracy on the test split against multiply-adds: every result "
     "of the run, and the dense network.",
     "time_per_rank.png": "Where the time of each rank went.",
+    **{
+        f"blocks_{objective}.png": "Left: seconds to prune each block; hatched, ranks that were "
+        "timed one after another, of which the slowest of every stretch is added up. Right: the "
+        "same as speed-up over one worker; dotted, what a calibrated model expects of more, with "
+        "two standard errors; black, the ideal."
+        for objective in ("network_loss", "layer_output", "least_squares")
+    },
 }
 
 Column = tuple[str, Callable[[Result], str]]
@@ -79,6 +86,7 @@ def page(
         *_what_was_run(report, results),
         *_results(report, results),
         *_plots(plots),
+        *_tables(report.get("tables") or {}),
         *_theory(results),
         *_timing(report.get("timing") or {}),
         *_faults(report.get("faults") or []),
@@ -130,6 +138,14 @@ def _plots(names: Sequence[str]) -> list[Block]:
     if not names:
         return []
     return [Heading(2, "Plots"), *(Plot(f"plots/{name}", CAPTIONS[name]) for name in names)]
+
+
+def _tables(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Block]:
+    found: list[Block] = []
+    for title, rows in tables.items():
+        if rows:
+            found += [Heading(2, title.capitalize()), _plain_table(rows)]
+    return found
 
 
 def _theory(results: Sequence[Result]) -> list[Block]:
@@ -255,5 +271,10 @@ def _plain_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     return Table.of(
         [key.replace("_", " ") for key in keys],
-        [[words.anything(row.get(key)) for key in keys] for row in rows],
+        [[_plain(key, row.get(key)) for key in keys] for row in rows],
     )
+
+
+def _plain(key: str, value: Any) -> str:
+    hashed = key.endswith("sha256") and isinstance(value, str)
+    return words.short_hash(value) if hashed else words.anything(value)

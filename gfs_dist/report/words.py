@@ -74,7 +74,8 @@ def listed(words: Sequence[str]) -> str:
 def anything(value: Any) -> str:
     """A value of unknown meaning: booleans as yes or no, floats with six significant digits.
 
-    A dict of repeated measurements (``median minimum maximum``) is shown as its median and range.
+    A dict of repeated measurements (``median minimum maximum``, or ``median min max``) is shown as
+    its median and range.
     """
     if value is None:
         return NOTHING
@@ -84,8 +85,10 @@ def anything(value: Any) -> str:
         return count(value)
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, dict) and {"median", "minimum", "maximum"} <= value.keys():
-        return f"{value['median']:.4g} ({value['minimum']:.4g} to {value['maximum']:.4g})"
+    if isinstance(value, dict):
+        for low, high in (("minimum", "maximum"), ("min", "max")):
+            if {"median", low, high} <= value.keys():
+                return f"{value['median']:.4g} ({value[low]:.4g} to {value[high]:.4g})"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return str(value)

@@ -25,7 +25,8 @@ def write(
             ``diameter_squared``, ``exact``, ``first_loss``; or only ``reason``, why there is no
             bound), ``stop_reason`` and ``evaluated_share``; one with ``layers``, and the dense
             network of the same, ``file_bytes`` and ``latency`` (rows ``batch device median_s``);
-            the report ``command``, ``error`` and ``notes`` (list of lines). A rank's
+            the report ``command``, ``error``, ``notes`` (list of lines) and ``tables`` (rows by
+            title). A rank's
             ``exchange_s`` is with its ``wait_s`` in it.
         paths: path files' contents by the name of their result; of a result with ``layers`` by
             the name of the layer in it.
@@ -35,13 +36,14 @@ def write(
         StorageError: a file could not be written.
     """
     # Matplotlib costs most of a second and is needed here only.
-    from gfs_dist.report import plots
+    from gfs_dist.report import plots, scaling_plots
 
     if "job" not in report:
         raise InputError("report: found no `job`, accepted a dict as in report.json")
     folder = Path(folder)
     results = facts.results(report, paths)
     drawn = plots.draw(results, report.get("timing") or {}, facts.training(report))
+    drawn |= scaling_plots.draw(report)
     config = folder / "config.yaml"
     text = config.read_text(encoding="utf-8") if config.exists() else None
     page = content.page(report, results, list(drawn), text)

@@ -1,4 +1,4 @@
-"""What a rank may use of a machine's memory."""
+"""What a rank may use of a machine's memory, and what it has used."""
 
 from __future__ import annotations
 
@@ -34,3 +34,19 @@ def free_memory_bytes() -> int:
         used = int((limit.parent / "memory.current").read_text(encoding="ascii"))
         free = min(free, max(int(text) - used, 0))
     return free
+
+
+def forget_peak() -> int:
+    """Let :func:`peak_bytes` count from now on; the bytes this process holds now."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status_bytes("VmRSS:")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held since :func:`forget_peak`, or ever."""
+    return _status_bytes("VmHWM:")
+
+
+def _status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))

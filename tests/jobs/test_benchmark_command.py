@@ -8,15 +8,15 @@ import pytest
 
 from gfs_dist.cli import main
 from gfs_dist.errors import PicksDifferError
-from gfs_dist.jobs import benchmark
-from gfs_dist.jobs.benchmark import METHODS, Preset
+from gfs_dist.jobs import suite_select
 from gfs_dist.jobs.compose import compose
 from gfs_dist.jobs.reporter import Silent
+from gfs_dist.jobs.suite_select import METHODS, Preset
 
 
 @pytest.fixture
 def tiny(monkeypatch) -> None:
-    monkeypatch.setitem(benchmark.PRESETS, "smoke", Preset(300, (40,), 12, 2, 40))
+    monkeypatch.setitem(suite_select.PRESETS, "smoke", Preset(300, (40,), 12, 2, 40))
 
 
 def test_every_method_is_measured_beside_the_exhaustive_one(tiny, tmp_path) -> None:
@@ -48,7 +48,7 @@ def test_every_method_is_measured_beside_the_exhaustive_one(tiny, tmp_path) -> N
 
 
 def test_picks_that_differ_fail_the_benchmark(tiny, tmp_path, monkeypatch) -> None:
-    measure = benchmark._measure
+    measure = suite_select._measure
 
     def other_picks(cell):
         row = measure(cell)
@@ -56,7 +56,7 @@ def test_picks_that_differ_fail_the_benchmark(tiny, tmp_path, monkeypatch) -> No
             row["picks"][3] += 1
         return row
 
-    monkeypatch.setattr(benchmark, "_measure", other_picks)
+    monkeypatch.setattr(suite_select, "_measure", other_picks)
     config = compose("benchmark", [f"out={tmp_path / 'run'}"])
     with pytest.raises(PicksDifferError, match="lazy on 40 neurons"):
-        benchmark.run(config, Silent())
+        suite_select.run(config, Silent())

@@ -207,8 +207,8 @@ def test_bad_words_are_refused(words: str, message: str) -> None:
 
 
 def test_group_of_another_command_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^runtime: gfs benchmark takes no runtime$"):
-        compose("benchmark", ["runtime=ray"])
+    with pytest.raises(ConfigError, match=r"^runtime: gfs evaluate takes no runtime$"):
+        compose("evaluate", ["runtime=ray"])
 
 
 def test_text_of_a_configuration_gives_it_again(tmp_path: Path) -> None:

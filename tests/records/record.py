@@ -13,9 +13,11 @@ from typing import Any
 from gfs_dist import report as pages
 from gfs_dist.files import atomic
 from gfs_dist.files.checkpoint import read_json
+from gfs_dist.report import words
 
 FOLDER = Path(__file__).parent
 LONG = ("bound", "picks")
+SPREADS = ({"median", "minimum", "maximum"}, {"median", "min", "max"})
 
 
 def keep(
@@ -61,7 +63,7 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
     for key, value in row.items():
         if key in LONG or value is None:
             continue
-        if isinstance(value, dict) and {"median", "minimum", "maximum"} != set(value):
+        if isinstance(value, dict) and set(value) not in SPREADS:
             flat |= {f"{key}.{k}": v for k, v in value.items() if k not in LONG}
         else:
             flat[key] = value
@@ -94,7 +96,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, dict):
-        return f"{value['median']:.4g} ({value['minimum']:.4g} to {value['maximum']:.4g})"
+        return words.anything(value)
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, str) and len(value) == 64:

@@ -1,0 +1,269 @@
+"""From the times of single ranks to what many would take, and to how a layer is best divided."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from gfs_dist.jobs.study import Block, Study
+from gfs_dist.jobs.study_runs import Timed
+from gfs_dist.networks.sizes import macs_by_module
+from gfs_dist.pruning.layerwise.moments import Geometry, multiply_adds
+from gfs_dist.pruning.layerwise.pruner import Pruner
+from gfs_dist.pruning.layerwise.replaced import Replaced
+from gfs_dist.pruning.layerwise.sampling import Sampling
+from gfs_dist.pruning.layerwise.trial_costs import search_costs
+from gfs_dist.scaling import (
+    Estimate,
+    Exchange,
+    LayerWork,
+    Line,
+    Rates,
+    choose_split,
+    costs_of_splits,
+)
+from gfs_dist.selection.build import Recipe
+from gfs_dist.selection.partition import Partition
+from gfs_dist.selection.path import Path
+
+Row = dict[str, Any]
+FORECAST = tuple(2**i for i in range(3, 11))
+"""Numbers of workers that are forecast: 8 to 1,024."""
+
+
+Share = Callable[[int], float]
+"""Of all work, what the rank has that has most, by number of ranks."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What one block and objective takes by any number of ranks.
+
+    Attributes:
+        serial: seconds of the caller's own.
+        phases: of a rank, and what of each it has.
+        exchange, sizes: and bytes of every exchange of the search.
+    """
+
+    serial: Estimate
+    phases: Mapping[str, tuple[Line, Share]]
+    exchange: Exchange
+    sizes: Sequence[int]
+
+    @classmethod
+    def fit(
+        cls,
+        runs: Sequence[Mapping[int, Timed]],
+        shares: Mapping[str, Share],
+        exchange: Exchange,
+        sizes: Sequence[int],
+    ) -> Model:
+        """Calibrated by critical paths.
+
+        Args:
+            runs: repeats; of each the numbers of ranks.
+            shares: of each phase that there is.
+            exchange: measured.
+            sizes: bytes of each exchange.
+
+        Raises:
+            InputError: the share of a phase is the same in all runs, but not in all forecasts.
+        """
+        phases = {}
+        for phase, share in shares.items():
+            points = [(share(n), run[n].phases[phase]) for run in runs for n in run]
+            divided = share(FORECAST[-1]) < 1
+            seconds = [value for _, value in points]
+            phases[phase] = (Line.fit(points) if divided else Line.constant(seconds), share)
+        serial = [run[n].phases["serial"] for run in runs for n in run]
+        return cls(_estimate(serial), phases, exchange, sizes)
+
+    def at(self, ranks: int) -> Estimate:
+        """Seconds to expect."""
+        exchange_s = sum(self.exchange.seconds(ranks, size) for size in self.sizes)
+        return Estimate.sum(
+            [
+                self.serial,
+                *(line.at(share(ranks)) for line, share in self.phases.values()),
+                Estimate(exchange_s, exchange_s * self.exchange.error),
+            ]
+        )
+
+
+def _estimate(values: Sequence[float]) -> Estimate:
+    mean = statistics.fmean(values)
+    return Estimate(mean, statistics.stdev(values) if len(values) > 1 else 0.0)
+
+
+def shares_of(
+    study: Study, block: Block, objective: str, parts: int, path: Path
+) -> dict[str, Share]:
+    """Of each phase: parts of the samples, candidates, and candidates that steps really score."""
+    candidates = block.layer.num_candidates
+    shares: dict[str, Share] = {"set-up": partial(share_of, candidates)}
+    if objective == "network_loss":
+        settings = study.settings(block, objective)
+        sampling = Sampling(candidates=settings.candidates, seed=settings.seed)
+        return {**shares, "steps": partial(drawn_share, path, sampling)}
+    return {**shares, "steps": partial(share_of, candidates), "moments": partial(share_of, parts)}
+
+
+def share_of(items: int, ranks: int) -> float:
+    """Of the rank that has most of equal items."""
+    return math.ceil(items / ranks) / items
+
+
+def drawn_share(path: Path, sampling: Sampling, ranks: int) -> float:
+    """Of the rank that has most of the candidates that each step draws, over all steps.
+
+    Contiguous parts have unequal numbers of those drawn, and of those left.
+    """
+    parts = Partition.contiguous(path.num_candidates, ranks)
+    owner = torch.empty(path.num_candidates, dtype=torch.int64)
+    for rank, part in enumerate(parts.parts):
+        owner[part] = rank
+    left = torch.ones(path.num_candidates, dtype=torch.bool)
+    most = total = 0
+    for k, pick in enumerate(path.picks, start=1):
+        drawn = sampling.drawn(left.nonzero().flatten(), k)
+        most += int(torch.bincount(owner[drawn], minlength=ranks).max())
+        total += len(drawn)
+        left[pick] = False
+    return most / total
+
+
+def forecast_rows(model: Model, measured: Sequence[int]) -> list[Row]:
+    """What more workers would take than were measured."""
+    one = model.at(1).seconds
+    rows = []
+    for ranks in FORECAST:
+        if ranks not in measured:
+            at = model.at(ranks)
+            speedup = one / at.seconds
+            rows.append(
+                {
+                    "workers": ranks,
+                    "seconds": at.seconds,
+                    "low_s": at.low_s,
+                    "high_s": at.high_s,
+                    "speedup": speedup,
+                    "efficiency": speedup / ranks,
+                }
+            )
+    return rows
+
+
+def misfit_row(model: Model, ranks: int, seconds: float, against: str) -> Row:
+    """Predicted over measured, less 1, and whether the error bars hold it."""
+    at = model.at(ranks)
+    return {
+        "workers": ranks,
+        "against": against,
+        "measured_s": seconds,
+        "predicted_s": at.seconds,
+        "low_s": at.low_s,
+        "high_s": at.high_s,
+        "misfit": at.seconds / seconds - 1,
+    }
+
+
+def work_of(
+    study: Study, block: Block, objective: str, pruner: Pruner, path_steps: int
+) -> LayerWork:
+    """Multiply-adds of a search, by who has to do them.
+
+    Args:
+        study, block, objective: what is searched.
+        pruner: of the block's layer.
+        path_steps: picks that were made.
+    """
+    common: dict[str, Any] = {
+        "candidates": block.layer.num_candidates,
+        "steps": path_steps,
+        "like": len(block.alike),
+        "parts": len(pruner.workspace.groups()),
+    }
+    if objective == "network_loss":
+        return LayerWork(**common, **_trials(study, block, pruner, path_steps))
+    return LayerWork(**common, **_moments(study, block, objective, pruner))
+
+
+def _trials(study: Study, block: Block, pruner: Pruner, steps: int) -> Row:
+    settings, network = pruner.settings, pruner.dense
+    recipe = Recipe("squared", "auto", settings.weights, settings.replacement)
+    sampling = Sampling(candidates=settings.candidates, seed=settings.seed)
+    samples = min(sampling.batch, study.sizes.images)
+    losses = search_costs(
+        network, block.layer, pruner.example, samples, steps, recipe, sampling
+    ).losses
+    by_module = macs_by_module(network, pruner.example)
+    trial, shared = Replaced(network, block.layer).macs(by_module)
+    return {
+        "once": samples * (sum(by_module.values()) + shared),  # to the layer, and once through it
+        "once_divided": 0.0,
+        "common": samples * shared,
+        "divided": samples * trial * losses / steps,
+        "column_bytes": 0.0,
+        "samples": samples,
+    }
+
+
+def _moments(study: Study, block: Block, objective: str, pruner: Pruner) -> Row:
+    """A rank reads the moments of all candidates and makes ``A V0`` of them."""
+    n, total = block.layer.num_candidates, dict.fromkeys(("once", "divided", "moments"), 0.0)
+    column_bytes = 0.0
+    by_module = macs_by_module(pruner.dense, pruner.example)
+    for site in pruner.consumer_sites([block.layer]):
+        module = pruner.dense.get_submodule(site.module)
+        outputs, inputs = module.get_parameter("weight").flatten(1).shape
+        kernel = inputs // n
+        total["once"] += inputs**2 * outputs
+        if objective == "least_squares":
+            # Gains, the elimination of a pick, half the columns on average.
+            total["divided"] += n * kernel**2 * (outputs + kernel)
+            total["divided"] += n * kernel**2 * (inputs / 2 + outputs)
+            column_bytes += 8 * kernel * (inputs / 2 + outputs)
+        else:
+            total["once"] += inputs**2 * outputs
+            total["divided"] += n
+        geometry = Geometry.of(module)
+        positions = by_module[site.module] // (outputs * inputs)
+        channels = inputs // math.prod(geometry.kernel)
+        modules = list(by_module)
+        before = sum(by_module[name] for name in modules[: modules.index(site.module) + 1])
+        total["moments"] += study.sizes.images * (
+            before + multiply_adds(geometry, channels, outputs, positions)
+        )
+    return {
+        **total,
+        "once_divided": 0.0,
+        "common": 0.0,
+        "column_bytes": column_bytes,
+        "samples": 0,
+    }
+
+
+def split_rows(
+    work: LayerWork, one: Timed, exchange: Exchange, workers: Sequence[int]
+) -> list[Row]:
+    """The cheapest way to divide a layer, and what the others cost.
+
+    The rate is calibrated by one rank alone, whose set-up and steps are all of the search.
+    """
+    search = work.once + work.once_divided + work.steps * (work.common + work.divided)
+    rates = Rates(search / (one.phases["set-up"] + one.phases["steps"]), exchange)
+    # The pass before the search runs at a rate of its own.
+    moments = one.phases["moments"] * rates.macs_per_s
+    work = LayerWork(**{**vars(work), "moments": moments})
+    rows = []
+    for ranks in workers:
+        chosen = choose_split(work, ranks, rates)
+        costs = {f"{way}_s": cost for way, cost in costs_of_splits(work, ranks, rates).items()}
+        rows.append({"workers": ranks, "choice": chosen.way, **costs})
+    return rows

@@ -1,0 +1,96 @@
+"""``gfs benchmark suite=scaling``: rows, floors, exchanges, the loop."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gfs_dist.cli import main
+from gfs_dist.jobs import exchanges, suite_scaling
+from gfs_dist.jobs.bare_search import cell
+from gfs_dist.jobs.compose import compose
+from gfs_dist.jobs.loops import exchange_row, loop_row
+from gfs_dist.jobs.places import Places
+from gfs_dist.runtime import RuntimeSpec, open_runtime
+
+pytestmark = pytest.mark.timeout(300)  # workers are started, on whatever machine this is
+
+TINY = ["suite=scaling", "neurons=[16,64]", "samples=24", "steps=6", "repeats=1"]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    run = tmp_path_factory.mktemp("scaling") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchanges, "GROUPS", (2,))
+        patch.setattr(exchanges, "ROUNDS", 10)
+        assert main(["benchmark", *TINY, "runtime=none", "workers=[3]", f"out={run}"]) == 0
+    assert (run / "report.md").stat().st_size > 0
+    return json.loads((run / "report.json").read_text())
+
+
+def rows_of(report: dict, suite: str) -> list[dict]:
+    return [row for row in report["results"] if row["suite"] == suite]
+
+
+def test_one_process_stands_beside_its_floors(report: dict) -> None:
+    rows = rows_of(report, "single")
+    assert [row["neurons"] for row in rows] == [16, 64]
+    for row in rows:
+        floor = max(row["bytes_floor_s"], row["macs_floor_s"]) + row["loop_floor_s"]
+        assert row["over_floor"] == pytest.approx(row["steps_s"]["median"] / floor)
+        assert row["picks_per_s"] == pytest.approx(6 / row["steps_s"]["median"])
+        assert row["distinct"] <= row["picks"] == 6
+
+
+def test_strong_and_weak_scaling_split_their_time(report: dict) -> None:
+    strong, weak = rows_of(report, "strong"), rows_of(report, "weak")
+    assert [(r["neurons"], r["workers"]) for r in strong] == [(16, 1), (16, 3), (64, 1), (64, 3)]
+    assert [(r["neurons"], r["workers"]) for r in weak] == [(64, 1), (192, 3)]
+    for row in [*strong, *weak]:
+        assert row["measured"] == "critical path"
+        parts = row["setup_s"] + row["compute_s"] + row["exchange_s"]
+        assert parts == pytest.approx(row["seconds"]["median"])
+        assert (row["exchange_s"] > 0) == (row["workers"] > 1)
+    for one, three in ((strong[0], strong[1]), (strong[2], strong[3])):
+        assert one["picks_sha256"] == three["picks_sha256"]
+        ratio = one["seconds"]["median"] / three["seconds"]["median"]
+        assert three["efficiency"] == pytest.approx(ratio / 3)
+    assert weak[1]["efficiency"] == pytest.approx(
+        weak[0]["seconds"]["median"] / weak[1]["seconds"]["median"]
+    )
+
+
+def test_width_from_which_ranks_pay_is_told(report: dict) -> None:
+    (row,) = report["tables"]["widths that pay"]
+    assert row["workers"] == 3
+    pays = row["pays_from_neurons"]  # nothing where a candidate more costs nothing measurable
+    assert pays is None or pays > 0
+    assert any("loops not compared" in note for note in report["notes"])
+
+
+def test_loops_are_compared_with_bare_exchanges_and_with_none() -> None:
+    with open_runtime(RuntimeSpec("local", 2, "cpu", 1)) as runtime:
+        exchange = exchange_row(runtime, 0, 1, 1e-4)
+        loop = loop_row(runtime, cell(32, 64, 5, 0, "streaming"), 1)
+    measured = exchange["exchange_of_a_step_s"]["median"]
+    assert exchange["over_bare"] == pytest.approx(measured / 1e-4)
+    ratio = loop["loop_s"]["median"] / loop["without_exchanges_s"]["median"]
+    assert loop["above"] == pytest.approx(ratio - 1)
+    assert loop["step_ms"] > 0
+
+
+def test_keys_stand_for_the_preset() -> None:
+    sizes = suite_scaling.sizes_of(compose("benchmark", [*TINY, "workers=[4,2]"]))
+    assert sizes == suite_scaling.Sizes(24, (16, 64), 6, (1, 2, 4), 1)
+    assert suite_scaling.sizes_of(compose("benchmark", ["suite=scaling"])).neurons[-1] == 65_536
+
+
+def test_places_are_cores_or_a_cluster() -> None:
+    here = Places("cpu", 2, cluster=False)
+    assert [here.fit(n) for n in (1, 2, 3)] == [True, True, False]
+    assert "`critical path`" in here.words((1, 2, 3), "local", 1)
+    there = Places.of(compose("benchmark", ["suite=scaling", "preset=cluster", "device=cuda"]))
+    assert there.fit(1024)
+    assert "critical path" not in there.words((1, 8), "ray", 1)

@@ -1,0 +1,92 @@
+"""Ranks that are timed alone do what they would do together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gfs_dist.errors import PicksDifferError
+from gfs_dist.runtime import RuntimeSpec, open_runtime
+from gfs_dist.runtime.bare import BareExchanges
+from gfs_dist.runtime.one_by_one import OneByOne
+from gfs_dist.runtime.replayed import Record, ReplayTask, record, replay
+from gfs_dist.selection.loop import greedy
+from gfs_dist.selection.partition import Partition
+from gfs_dist.selection.stop import Stop
+from tests.runtime.problems import MatrixProblem, matrix_problem
+from tests.selection.ranks import search
+
+CPU = torch.device("cpu")
+STOP = Stop(12)
+
+
+def alone(problem: MatrixProblem) -> list[int]:
+    objective = problem.objective(torch.arange(problem.num_candidates), CPU, lambda: None)
+    return greedy(objective, STOP).picks
+
+
+@pytest.mark.parametrize("method", ["panel", "lazy", "streaming"])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 30])
+def test_every_rank_of_every_partition_follows_the_record(method: str, ranks: int) -> None:
+    problem = matrix_problem(3, method=method)
+    told, timing = record(problem, STOP, CPU)
+    assert told.path.picks == alone(problem)
+    partition = Partition.contiguous(problem.num_candidates, ranks)
+    for rank in range(ranks):
+        own = replay(problem, STOP, partition, rank, told, CPU)
+        assert len(own.stretches_s) == len(timing.stretches_s) == len(told.answers) + 1
+        assert own.setup_s > 0
+        assert own.peak_rss_bytes > 0
+
+
+def test_record_holds_what_ranks_really_exchange() -> None:
+    problem = matrix_problem(4)
+    told, _ = record(problem, STOP, CPU)
+    _, threads = search(
+        lambda own: problem.objective(own, CPU, lambda: None),
+        Partition.contiguous(problem.num_candidates, 2),
+        STOP,
+    )
+    assert sum(told.sizes) == threads.reduced_bytes + threads.shared_bytes
+
+
+def test_a_rank_that_would_decide_otherwise_is_refused() -> None:
+    problem, other = matrix_problem(5), matrix_problem(6)
+    told, _ = record(other, STOP, CPU)
+    partition = Partition.contiguous(problem.num_candidates, 2)
+    with pytest.raises(PicksDifferError, match=r"rank \d of 2: (proposes \d+ where|exchanges)"):
+        for rank in range(2):
+            replay(problem, STOP, partition, rank, told, CPU)
+
+
+def test_a_record_that_ends_early_is_refused() -> None:
+    problem = matrix_problem(5)
+    told, _ = record(problem, STOP, CPU)
+    short = Record(told.path, told.answers[:-2])
+    partition = Partition.contiguous(problem.num_candidates, 2)
+    with pytest.raises(PicksDifferError, match="exchanges what the recorded search did not"):
+        replay(problem, STOP, partition, 0, short, CPU)
+
+
+def test_one_run_times_several_numbers_of_ranks() -> None:
+    problem = matrix_problem(7)
+    with OneByOne([1, 2, 4], "cpu") as runtime:
+        found = runtime.search(problem, STOP)
+    ((told, timings),) = runtime.searches
+    assert found.path.picks == told.path.picks == alone(problem)
+    assert {ranks: len(own) for ranks, own in timings.items()} == {1: 1, 2: 2, 4: 4}
+    assert runtime.inside_s >= sum(t.setup_s + sum(t.stretches_s) for t in timings[4])
+
+
+def test_workers_replay_ranks_and_time_bare_exchanges() -> None:
+    problem = matrix_problem(8)
+    told, _ = record(problem, STOP, CPU)
+    task = ReplayTask(problem, STOP, Partition.contiguous(problem.num_candidates, 2), told)
+    with open_runtime(RuntimeSpec("local", 2, "cpu", 1)) as runtime:
+        assert [len(t.stretches_s) for t in runtime.map(task, range(2))] == [
+            len(told.answers) + 1
+        ] * 2
+        bare = runtime.together(BareExchanges(5, (64, 4096))).value
+    assert list(bare) == [16, 64, 4096]
+    for seconds in bare.values():
+        assert 0 < seconds["minimum"] <= seconds["median"] <= seconds["maximum"]
