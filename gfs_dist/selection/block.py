@@ -35,18 +35,20 @@ flushes take half the time that they take with 128, and rows of picks 0.1 s more
 
 @dataclass(frozen=True)
 class BlockMoments:
-    """Second moments of one linear map, per sample.
+    """What a rank holds of the second moments of one linear map, per sample.
 
     Attributes:
-        inputs: ``A``, float64 (n b, n b), symmetric, positive definite (damped); candidate ``i``
-            owns rows ``i b`` to ``(i + 1) b``.
-        target: ``B``, float64 (n b, outputs).
+        inputs: rows of ``A`` that the own candidates have, ``b`` each, float64 (num_own b, n b).
+            All rows together are symmetric, and positive definite once damped.
+        target: the same rows of ``B``, float64 (num_own b, outputs).
         energy: mean squared length of the target.
+        damping: added to the diagonal of ``A``.
     """
 
     inputs: Tensor
     target: Tensor
     energy: float
+    damping: float = 0.0
 
 
 class BlockLeastSquares:
@@ -56,12 +58,12 @@ class BlockLeastSquares:
     :class:`gfs_dist.selection.objective.Objective`.
 
     Args:
-        maps: moments of each linear map that reads the candidates.
+        maps: moments of each linear map that reads the candidates; left as they are.
         num_candidates: ``n``, the same for all.
         own: sorted candidates of this rank, int64.
 
     Raises:
-        ShapeError: a map's moments do not divide into ``n`` blocks.
+        ShapeError: a map's moments do not divide into blocks of ``n`` candidates.
         NonFiniteError: NaN or infinite moments.
 
     Source: orthogonal least squares (Chen, Billings, Luo 1989), a block at a time.
@@ -145,16 +147,19 @@ class _Map:
     """
 
     def __init__(self, moments: BlockMoments, num_candidates: int, own: Tensor) -> None:
-        rows, outputs = moments.target.shape
-        if rows % num_candidates or moments.inputs.shape != (rows, rows):
+        rows, columns = moments.inputs.shape
+        if columns % num_candidates or {rows, len(moments.target)} != {
+            columns // num_candidates * len(own)
+        }:
             raise ShapeError(
-                f"moments: found inputs {tuple(moments.inputs.shape)} and target "
-                f"{(rows, outputs)}, accepted both with {num_candidates} blocks of rows"
+                f"moments: found inputs {(rows, columns)} and target "
+                f"{tuple(moments.target.shape)}, accepted blocks of columns of {num_candidates} "
+                f"candidates and of rows of {len(own)}"
             )
         parts = (moments.inputs, moments.target, torch.tensor(moments.energy))
         if not all(torch.isfinite(part).all() for part in parts):
             raise NonFiniteError("moments: found NaN or infinite values")
-        n, b = num_candidates, rows // num_candidates
+        n, b, outputs = num_candidates, columns // num_candidates, moments.target.shape[1]
         self.block, self.outputs, self.num_candidates = b, outputs, n
         self.held_back = max(1, FLUSH // b)
         self.device = moments.inputs.device
@@ -162,9 +167,12 @@ class _Map:
         self.left = torch.arange(n, device=self.device)
         self.own_left = torch.arange(len(own), device=self.device)
         self.at = self.own
-        self.rows = moments.inputs.reshape(n, b, n * b)[self.own]
-        self.diagonal = self.rows.view(-1, b, n, b)[self.own_left, :, self.own]
-        self.target = moments.target.reshape(n, b, outputs)[self.own]
+        self.rows = moments.inputs.reshape(-1, b, n * b).clone()
+        blocks = self.rows.view(-1, b, n, b)
+        self.diagonal = blocks[self.own_left, :, self.own]
+        self.diagonal.diagonal(dim1=1, dim2=2).add_(moments.damping)
+        blocks[self.own_left, :, self.own] = self.diagonal
+        self.target = moments.target.reshape(-1, b, outputs).clone()
         self.pending: list[Tensor] = []
 
     def gains(self) -> Tensor:

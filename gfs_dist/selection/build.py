@@ -120,10 +120,31 @@ def make_objective(
 def moments_objective(
     recipe: Recipe, gram: Tensor, correlation: Tensor, energy: float, own: Tensor
 ) -> Objective:
-    """The squared objective from moments divided by the number of samples."""
+    """The squared objective from anybody's moments of all candidates, divided by the samples.
+
+    Args:
+        gram, correlation: (n, n) and (n,).
+
+    Raises:
+        ShapeError, NonFiniteError, InputError: they cannot be moments.
+    """
     if not energy >= 0 or energy == torch.inf:
         raise InputError(f"energy: found {energy}, accepted a finite number of 0 or more")
     gram, correlation = gram.double(), correlation.double()
     check_moments(gram, correlation, energy)
-    columns = Panel.of_moments(gram, correlation, own)
-    return Squared(columns, energy, WEIGHTS[recipe.weights], recipe.replacement)
+    whole = len(own) == len(gram)
+    columns = gram if whole else gram[:, own.to(gram.device)]
+    return panel_objective(recipe, columns, correlation, energy, own)
+
+
+def panel_objective(
+    recipe: Recipe, columns: Tensor, correlation: Tensor, energy: float, own: Tensor
+) -> Objective:
+    """The squared objective from a rank's own Gram columns.
+
+    Args:
+        columns: float64 (n, num_own).
+        correlation: float64 (n,), of all candidates.
+    """
+    panel = Panel(columns, correlation, own)
+    return Squared(panel, energy, WEIGHTS[recipe.weights], recipe.replacement)

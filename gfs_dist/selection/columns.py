@@ -69,12 +69,6 @@ class Panel:
         self.correlation = correlation[index]
 
     @classmethod
-    def of_moments(cls, gram: Tensor, correlation: Tensor, own: Tensor) -> Panel:
-        """From checked moments of all candidates: gram (n, n), correlation (n,)."""
-        whole = len(own) == len(gram)
-        return cls(gram if whole else gram[:, own.to(gram.device)], correlation, own)
-
-    @classmethod
     def of_contributions(
         cls, source: Contributions, target: Tensor, own: Tensor, tick: Callable[[], None]
     ) -> Panel:

@@ -29,11 +29,14 @@ class Map:
     inputs: np.ndarray
     target: np.ndarray
 
-    def moments(self, damping: float = 0.0) -> BlockMoments:
+    def moments(self, n: int, own: Tensor, damping: float = 0.0) -> BlockMoments:
+        """A rank's, with a damping in units of the mean of the diagonal."""
         x, y = torch.as_tensor(self.inputs), torch.as_tensor(self.target)
-        inputs = x.T @ x / len(x)
-        inputs.diagonal().add_(damping * float(inputs.diagonal().mean()))
-        return BlockMoments(inputs, x.T @ y / len(x), float(y.square().sum()) / len(x))
+        inputs, target = x.T @ x / len(x), x.T @ y / len(x)
+        damping *= float(inputs.diagonal().mean())
+        rows = torch.arange(len(inputs)).view(n, -1)[own].flatten()
+        energy = float(y.square().sum()) / len(x)
+        return BlockMoments(inputs[rows], target[rows], energy, damping)
 
     def loss(self, columns: Sequence[int]) -> float:
         """Of the least-squares fit on these columns."""
@@ -66,7 +69,7 @@ def objective_of(
     maps: Sequence[Map], n: int, own: Tensor | None = None, damping: float = 0.0
 ) -> BlockLeastSquares:
     own = torch.arange(n) if own is None else own
-    return BlockLeastSquares([m.moments(damping) for m in maps], n, own)
+    return BlockLeastSquares([m.moments(n, own, damping) for m in maps], n, own)
 
 
 def path_of(maps: Sequence[Map], n: int, damping: float = 0.0) -> Path:
@@ -230,7 +233,7 @@ def test_where_nothing_can_be_explained_picks_come_in_order(energy) -> None:
 
 
 def test_moments_are_left_as_they_were() -> None:
-    moments = make_map(9, 30, 9).moments()
+    moments = make_map(9, 30, 9).moments(30, torch.arange(30))
     before = moments.inputs.clone(), moments.target.clone()
     greedy(BlockLeastSquares([moments], 30, torch.arange(30)), Stop(ALL))
     assert torch.equal(moments.inputs, before[0])
@@ -243,10 +246,18 @@ def test_two_runs_are_bitwise_equal() -> None:
     assert one == two
 
 
-def test_moments_that_do_not_divide_into_blocks_are_refused() -> None:
-    moments = BlockMoments(torch.eye(8).double(), torch.zeros(8, 3).double(), 1.0)
-    with pytest.raises(ShapeError, match=r"found inputs \(8, 8\) .* accepted both with 3 blocks"):
-        BlockLeastSquares([moments], 3, torch.arange(3))
+@pytest.mark.parametrize(
+    ("n", "own", "rows", "told"),
+    [
+        (3, 3, 8, r"found inputs \(8, 8\) .* blocks of columns of 3 candidates"),
+        (4, 3, 8, r"found inputs \(8, 8\) .* and of rows of 3"),
+        (4, 4, 6, r"found inputs \(6, 8\) and target \(6, 3\), accepted"),
+    ],
+)
+def test_moments_of_other_candidates_are_refused(n, own, rows, told) -> None:
+    moments = BlockMoments(torch.eye(8).double()[:rows], torch.zeros(rows, 3).double(), 1.0)
+    with pytest.raises(ShapeError, match=told):
+        BlockLeastSquares([moments], n, torch.arange(own))
 
 
 @pytest.mark.parametrize("where", ["inputs", "target", "energy"])

@@ -8,22 +8,23 @@ from functools import partial
 from pathlib import Path as FilePath
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
+from gfs_dist.errors import NonFiniteError
 from gfs_dist.files import scratch
 from gfs_dist.pruning.layerwise.dense_pass import Reading
 from gfs_dist.pruning.layerwise.refit import DAMPING, ROUNDING
 from gfs_dist.pruning.layerwise.threads import one_thread_each
 from gfs_dist.pruning.structure import Slice
 from gfs_dist.selection.block import BlockLeastSquares, BlockMoments
-from gfs_dist.selection.build import Recipe, moments_objective
+from gfs_dist.selection.build import Recipe, panel_objective
 from gfs_dist.selection.objective import Objective
 
 PICKS_AT_ONCE, COLUMNS = 16, 512
 """How much is worked on at once. The sizes decide last bits; the number of threads does not."""
 
-PARTS = ("inputs", "target", "weights", "energy")
+PARTS = ("inputs", "target", "weights", "energy", "damping")
 """Of a map in its file."""
 
 
@@ -34,7 +35,8 @@ class LayerProblem:
     Attributes:
         objective_name: ``least_squares`` (consumers refitted) or ``layer_output`` (scaled).
         num_candidates: of the layer.
-        files: moments of each consumer, restricted to the candidates: see :func:`write_maps`.
+        files: moments of each consumer, restricted to the candidates: see :func:`write_maps`. A
+            rank reads no more of ``A`` than the rows of its own candidates.
         recipe: weights and replacement (``layer_output``).
     """
 
@@ -50,16 +52,17 @@ class LayerProblem:
 
     def undamped_losses(self, picks: Sequence[int]) -> list[float]:
         """See :func:`undamped_losses`."""
-        maps = [m for file in self.files for m in read_maps(file)]
+        n = self.num_candidates
+        maps = [m for file in self.files for m in read_maps(file, n, torch.arange(n))]
         return undamped_losses(maps, self.num_candidates, picks)
 
     def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
-        maps = [_on(device, m) for file in self.files for m in read_maps(file)]
+        n = self.num_candidates
+        maps = [m.on(device) for file in self.files for m in read_maps(file, n, own)]
         tick()
         if self.is_refitted:
-            return BlockLeastSquares([_damped(m) for m in maps], self.num_candidates, own)
-        gram, correlation, energy = gram_form(maps, self.num_candidates)
-        return moments_objective(self.recipe, gram, correlation, energy, own)
+            return BlockLeastSquares([m.of_own(n, own) for m in maps], n, own)
+        return panel_objective(self.recipe, *gram_form(maps, n, own), own)
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,29 @@ class LinearMap:
     """One consumer's part that reads the candidates, per sample.
 
     Attributes:
-        moments: ``A``, ``B = A V0`` and energy ``tr V0' A V0``, blocks in order of candidates.
-        weights: ``V0`` in the same order.
+        inputs: ``A``, blocks in order of candidates; for a rank, the rows of its own ones.
+        target: ``B = A V0``, all of it.
+        weights: ``V0``.
+        energy: ``tr V0' A V0``.
+        damping: what a fit adds to the diagonal of ``A``.
     """
 
-    moments: BlockMoments
+    inputs: Tensor
+    target: Tensor
     weights: Tensor
+    energy: float
+    damping: float
+
+    def of_own(self, num_candidates: int, own: Tensor) -> BlockMoments:
+        """What a search with refitted weights needs of own candidates."""
+        target = self.target.view(num_candidates, -1, self.target.shape[1])
+        own_target = target[own.to(target.device)].flatten(0, 1)
+        return BlockMoments(self.inputs, own_target, self.energy, self.damping)
+
+    def on(self, device: torch.device) -> LinearMap:
+        """The same on a device."""
+        inputs, target, weights = (t.to(device) for t in (self.inputs, self.target, self.weights))
+        return LinearMap(inputs, target, weights, self.energy, self.damping)
 
 
 def restrict(reading: Reading, consumer: Slice, samples: int) -> LinearMap:
@@ -94,47 +114,81 @@ def restrict(reading: Reading, consumer: Slice, samples: int) -> LinearMap:
     with one_thread_each() as pool:
         target = torch.cat(list(pool.map(lambda some: some @ weights, inputs.split(COLUMNS))))
         energy = float((weights * target).sum())
-    return LinearMap(BlockMoments(inputs, target, energy), weights)
+    damping = DAMPING * float(inputs.diagonal().mean()) or 1.0
+    return LinearMap(inputs, target, weights, energy, damping)
 
 
 def write_maps(path: FilePath | str, maps: Sequence[LinearMap]) -> None:
     """The maps of one layer as a file that ranks read."""
     tensors: dict[str, Tensor] = {}
     for i, m in enumerate(maps):
-        energy = torch.tensor([m.moments.energy], dtype=torch.float64)
-        values = (m.moments.inputs, m.moments.target, m.weights, energy)
+        scalars = (torch.tensor([x], dtype=torch.float64) for x in (m.energy, m.damping))
+        values = (m.inputs, m.target, m.weights, *scalars)
         tensors |= {f"{i}.{part}": value for part, value in zip(PARTS, values, strict=True)}
     scratch.write_tensors(path, tensors)
 
 
-def read_maps(path: FilePath | str) -> list[LinearMap]:
-    """What :func:`write_maps` wrote."""
-    tensors = load_file(path)
+def read_maps(path: FilePath | str, num_candidates: int, own: Tensor) -> list[LinearMap]:
+    """What :func:`write_maps` wrote; of the inputs no more than the rows of ``own``."""
     maps = []
-    for i in range(len(tensors) // len(PARTS)):
-        inputs, target, weights, energy = (tensors[f"{i}.{part}"] for part in PARTS)
-        maps.append(LinearMap(BlockMoments(inputs, target, float(energy)), weights))
+    with safe_open(path, "pt") as file:
+        for i in range(len(file.keys()) // len(PARTS)):
+            target, weights, energy, damping = (file.get_tensor(f"{i}.{p}") for p in PARTS[1:])
+            inputs = file.get_slice(f"{i}.inputs")
+            block = len(weights) // num_candidates
+            runs = [slice(r.start * block, r.stop * block) for r in _runs(own)]
+            parts = [inputs[run] for run in runs] or [inputs[0:0]]
+            rows = parts[0] if len(parts) == 1 else torch.cat(parts)
+            maps.append(LinearMap(rows, target, weights, float(energy), float(damping)))
     return maps
 
 
-def gram_form(maps: Sequence[LinearMap], num_candidates: int) -> tuple[Tensor, Tensor, float]:
+def _runs(own: Tensor) -> list[slice]:
+    """Sorted candidates as runs of neighbours."""
+    starts = (own.diff(prepend=own[:1] - 2) != 1).nonzero().flatten().tolist()
+    stops = [*starts[1:], len(own)]
+    return [slice(int(own[a]), int(own[b - 1]) + 1) for a, b in zip(starts, stops, strict=False)]
+
+
+def gram_form(
+    maps: Sequence[LinearMap], num_candidates: int, own: Tensor
+) -> tuple[Tensor, Tensor, float]:
     """Inner products of the contributions ``phi_i = n V_i' x_i``, whose mean is the dense output.
 
         G_ij = n^2 sum (A_ij * (V_i V_j')),    p_i = n sum(V_i * B_i),    e = tr(V0' B)
 
+    Args:
+        maps: with the rows of own candidates.
+
     Returns:
-        gram (n, n), correlation (n,), energy.
+        Own columns of the Gram (n, num_own), correlation (n,), energy; all float64.
+
+    Raises:
+        NonFiniteError: NaN or infinite moments.
     """
-    n = num_candidates
-    gram, correlation, energy = torch.zeros(n, n).double(), torch.zeros(n).double(), 0.0
+    n, device = num_candidates, maps[0].inputs.device
+    gram = torch.zeros(n, len(own), dtype=torch.float64, device=device)
+    correlation, energy = torch.zeros(n, dtype=torch.float64, device=device), 0.0
     for m in maps:
-        inputs, weights = m.moments.inputs, m.weights
-        block = len(inputs) // n
-        products = inputs * (weights @ weights.T)
-        gram += n**2 * products.view(n, block, n, block).sum((1, 3)).cpu()
-        correlation += n * (weights * m.moments.target).view(n, -1).sum(1).cpu()
-        energy += m.moments.energy
+        block = len(m.weights) // n
+        weights = m.weights.view(n, block, -1)[own.to(device)].flatten(0, 1)
+        size = max(1, COLUMNS // block) * block
+        products = partial(_summed_products, m.weights, block)
+        with one_thread_each() as pool:
+            parts = pool.map(products, m.inputs.split(size), weights.split(size))
+            gram += n**2 * torch.cat(list(parts)).T
+        correlation += n * (m.weights * m.target).view(n, -1).sum(1)
+        energy += m.energy
+    if not (torch.isfinite(gram).all() and torch.isfinite(correlation).all()):
+        raise NonFiniteError("moments: found NaN or infinite values")
     return gram, correlation, energy
+
+
+def _summed_products(weights: Tensor, block: int, inputs: Tensor, own_weights: Tensor) -> Tensor:
+    """``sum (A_ij * (V_i V_j'))`` of some own candidates ``i`` with all ``j``."""
+    products = (own_weights @ weights.T).mul_(inputs)
+    own, candidates = len(inputs) // block, len(weights) // block
+    return products.view(own, block, candidates, block).sum((1, 3))
 
 
 def undamped_losses(
@@ -150,21 +204,20 @@ def undamped_losses(
     losses = torch.zeros(len(picks), dtype=torch.float64)
     with one_thread_each() as pool:
         for m in maps:
-            block = len(m.moments.inputs) // num_candidates
+            block = len(m.inputs) // num_candidates
             rows = torch.tensor([p * block + k for p in picks for k in range(block)])
-            damping = _damping(m)
-            inputs = m.moments.inputs[rows][:, rows]
-            inputs.diagonal().add_(damping)
+            inputs = m.inputs[rows][:, rows]
+            inputs.diagonal().add_(m.damping)
             factor = torch.linalg.cholesky(inputs)
             del inputs
             solve = partial(torch.linalg.solve_triangular, factor, upper=False)
-            fitted = torch.cat(list(pool.map(solve, m.moments.target[rows].split(COLUMNS, 1))), 1)
+            fitted = torch.cat(list(pool.map(solve, m.target[rows].split(COLUMNS, 1))), 1)
             explained = fitted.square().view(len(picks), -1).sum(1)
             lengths = partial(_squared_lengths, factor, fitted, block)
             squares = torch.zeros_like(explained)
             for some in pool.map(lengths, range(0, len(rows), max(1, COLUMNS // block) * block)):
                 squares += some
-            losses += (m.moments.energy - (explained + damping * squares).cumsum(0)) / 2
+            losses += (m.energy - (explained + m.damping * squares).cumsum(0)) / 2
     return losses.clamp(min=0).tolist()
 
 
@@ -196,21 +249,3 @@ def _squared_lengths(factor: Tensor, fitted: Tensor, block: int, first: int) -> 
         some += (reached * z).view(picks, -1).sum(1)
         total.addmm_(new.T, z)
     return added
-
-
-def _damping(m: LinearMap) -> float:
-    return DAMPING * float(m.moments.inputs.diagonal().mean()) or 1.0
-
-
-def _damped(m: LinearMap) -> BlockMoments:
-    inputs = m.moments.inputs.clone()
-    inputs.diagonal().add_(_damping(m))
-    return BlockMoments(inputs, m.moments.target, m.moments.energy)
-
-
-def _on(device: torch.device, m: LinearMap) -> LinearMap:
-    moments = m.moments
-    return LinearMap(
-        BlockMoments(moments.inputs.to(device), moments.target.to(device), moments.energy),
-        m.weights.to(device),
-    )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from gfs_dist.errors import NonFiniteError
 from gfs_dist.pruning.layerwise import layer_search
 from gfs_dist.pruning.layerwise.layer_search import (
     LinearMap,
+    gram_form,
     read_maps,
     undamped_losses,
     write_maps,
 )
 from gfs_dist.pruning.layerwise.refit import DAMPING
-from gfs_dist.selection.block import BlockMoments
 
 CANDIDATES = 11
 
@@ -26,7 +28,8 @@ def make_map(block: int, outputs: int, seed: int) -> LinearMap:
     weights = torch.randn(x.shape[1], outputs, dtype=torch.float64, generator=generator)
     inputs = x.T @ x / len(x)
     target = inputs @ weights
-    return LinearMap(BlockMoments(inputs, target, float((weights * target).sum())), weights)
+    damping = DAMPING * float(inputs.diagonal().mean())
+    return LinearMap(inputs, target, weights, float((weights * target).sum()), damping)
 
 
 @pytest.mark.parametrize("columns", [1, 8, 512])
@@ -45,10 +48,9 @@ def test_losses_of_all_prefixes_are_those_of_each_fit(
         rows = torch.tensor([p * block + i for p in picks[:k] for i in range(block)])
         loss = 0.0
         for m in maps:
-            inputs, target = m.moments.inputs[rows][:, rows], m.moments.target[rows]
-            damping = DAMPING * m.moments.inputs.diagonal().mean()
-            fit = torch.linalg.solve(inputs + damping * torch.eye(len(rows)), target)
-            loss += m.moments.energy + float((fit * (inputs @ fit - 2 * target)).sum())
+            inputs, target = m.inputs[rows][:, rows], m.target[rows]
+            fit = torch.linalg.solve(inputs + m.damping * torch.eye(len(rows)), target)
+            loss += m.energy + float((fit * (inputs @ fit - 2 * target)).sum())
         expected.append(loss / 2)
     assert found == pytest.approx(expected, rel=1e-9)
 
@@ -66,11 +68,60 @@ def test_losses_have_the_same_bits_for_any_number_of_threads() -> None:
     assert found[0] == found[1] == found[2]
 
 
-def test_maps_come_back_from_their_file(tmp_path: Path) -> None:
+OWN = {
+    "all": list(range(CANDIDATES)),
+    "run": [3, 4, 5],
+    "strided": [0, 3, 6, 9],
+    "given": [0, 1, 4, 7, 8, 10],
+    "none": [],
+}
+
+
+@pytest.mark.parametrize("own", OWN.values(), ids=OWN.keys())
+def test_ranks_read_the_rows_of_their_candidates(tmp_path: Path, own: list[int]) -> None:
     maps = [make_map(4, outputs, seed=outputs) for outputs in (3, 7)]
-    write_maps(tmp_path / "maps.safetensors", maps)
-    for found, given in zip(read_maps(tmp_path / "maps.safetensors"), maps, strict=True):
-        assert found.moments.energy == given.moments.energy
-        assert torch.equal(found.moments.inputs, given.moments.inputs)
-        assert torch.equal(found.moments.target, given.moments.target)
+    write_maps(tmp_path / "maps", maps)
+    candidates = torch.tensor(own, dtype=torch.int64)
+    rows = torch.tensor([4 * i + k for i in own for k in range(4)], dtype=torch.int64)
+    read = read_maps(tmp_path / "maps", CANDIDATES, candidates)
+    for found, given in zip(read, maps, strict=True):
+        assert (found.energy, found.damping) == (given.energy, given.damping)
+        assert torch.equal(found.inputs, given.inputs[rows])
+        assert torch.equal(found.target, given.target)
         assert torch.equal(found.weights, given.weights)
+        moments = found.of_own(CANDIDATES, candidates)
+        assert torch.equal(moments.target, given.target[rows])
+
+
+@pytest.mark.parametrize("columns", [1, 16, 512])
+@pytest.mark.parametrize("own", OWN.values(), ids=OWN.keys())
+def test_gram_columns_are_those_of_the_contributions(
+    own: list[int], columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contributions ``n V_i' x_i`` of samples whose moments are ``A``, multiplied one by one."""
+    monkeypatch.setattr(layer_search, "COLUMNS", columns)
+    maps = [make_map(4, outputs, seed=outputs) for outputs in (3, 7)]
+    gram, correlation = torch.zeros(CANDIDATES, CANDIDATES), torch.zeros(CANDIDATES)
+    gram, correlation, energy = gram.double(), correlation.double(), 0.0
+    for m in maps:
+        samples = torch.linalg.cholesky(m.inputs).T  # (samples, inputs): x'x = A
+        blocks = samples.view(len(samples), CANDIDATES, 4), m.weights.view(CANDIDATES, 4, -1)
+        phi = CANDIDATES * torch.einsum("snk,nko->nso", *blocks).flatten(1)
+        target = (samples @ m.weights).flatten()
+        gram += phi @ phi.T
+        correlation += phi @ target
+        energy += float(target @ target)
+    candidates = torch.tensor(own, dtype=torch.int64)
+    rows = torch.tensor([4 * i + k for i in own for k in range(4)], dtype=torch.int64)
+    mine = [replace(m, inputs=m.inputs[rows]) for m in maps]
+    found = gram_form(mine, CANDIDATES, candidates)
+    torch.testing.assert_close(found[0], gram[:, candidates])
+    torch.testing.assert_close(found[1], correlation)
+    assert found[2] == pytest.approx(energy)
+
+
+def test_nan_moments_are_refused() -> None:
+    maps = [make_map(4, 3, seed=0)]
+    maps[0].inputs[5, 2] = torch.nan
+    with pytest.raises(NonFiniteError, match="moments: found NaN"):
+        gram_form(maps, CANDIDATES, torch.arange(CANDIDATES))
