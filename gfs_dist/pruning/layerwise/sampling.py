@@ -45,11 +45,17 @@ class Sampling:
         return order[: self.batch].sort().values
 
     def drawn(self, left: Tensor, k: int) -> Tensor:
-        """Which of the candidates ``left`` step ``k`` scores, sorted."""
+        """Which of the candidates ``left`` (sorted) step ``k`` scores, sorted.
+
+        One from each of as many runs of neighbours, whose lengths differ by one at most: so that
+        ranks which own runs of candidates score about as many each.
+        """
         if self.candidates is None or self.candidates >= len(left):
             return left
-        order = torch.randperm(len(left), generator=self._generator(CANDIDATES, k))
-        return left[order[: self.candidates].sort().values]
+        bounds = torch.arange(self.candidates + 1) * len(left) // self.candidates
+        generator = self._generator(CANDIDATES, k)
+        places = torch.rand(self.candidates, dtype=torch.float64, generator=generator)
+        return left[bounds[:-1] + (places * bounds.diff()).long()]
 
     def _generator(self, *place: int) -> torch.Generator:
         words = np.random.SeedSequence((self.seed % 2**32, *place)).generate_state(1)
