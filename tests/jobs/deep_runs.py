@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from gfs_dist import networks
 from gfs_dist.cli import main
 from gfs_dist.files import checkpoint
 from tests.jobs.tiny import MODEL, TRAIN, write_factory
@@ -88,3 +89,12 @@ def outcome(out: Path | str) -> list[dict[str, Any]]:
         bits = {name: sha256(str(tensor.tolist())) for name, tensor in found.items()}
         rows.append({**kept, "dense": dense, "bits": bits})
     return rows
+
+
+def dense_network() -> nn.Module:
+    """The trained network of :func:`make_home`, seen from that folder."""
+    return networks.load_tensors(
+        {"model": "custom", "factory": "tiny_digits:make", "kwargs": {}},
+        checkpoint.load("dense/checkpoints/step_00000025").tensors,
+        "here",
+    )
