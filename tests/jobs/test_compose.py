@@ -23,6 +23,8 @@ NEEDED = {
     "evaluate": ["path=x"],
     "finetune": ["path=x"],
     "report": ["path=x"],
+    "submit": ["job=prune"],
+    **dict.fromkeys(("status", "logs", "stop", "fetch"), ["id=x"]),
 }
 
 
