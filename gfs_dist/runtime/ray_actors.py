@@ -36,6 +36,7 @@ from gfs_dist.runtime.store import Address
 CONNECT_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 256 * 2**20
 FOLDER = "gfs-ray-"
+_LOG = logging.getLogger(__name__)
 
 
 def _actor_class() -> Any:
@@ -163,14 +164,22 @@ class RayLauncher:
         )
 
     def _place(self, bundle: dict[str, float], num_workers: int) -> bool:
-        group = placement_group([bundle] * num_workers, strategy="PACK")
-        try:
-            ray.get(group.ready(), timeout=self.spec.placement_timeout_s)
-        except GetTimeoutError:
-            remove_placement_group(group)
-            return False
-        self._group = group
-        return True
+        """Reserve places for so many; waits its turn where others hold what is enough for all."""
+        group = self._group = placement_group([bundle] * num_workers, strategy="PACK")
+        told = False
+        while True:
+            try:
+                ray.get(group.ready(), timeout=self.spec.placement_timeout_s)
+            except GetTimeoutError:
+                if self._embedded is not None or _room_of_nodes(bundle) < num_workers:
+                    remove_placement_group(group)
+                    self._group = None
+                    return False
+                if not told:
+                    _LOG.warning("waiting for room: other jobs hold the cluster")
+                    told = True
+            else:
+                return True
 
     def start(self, name: str, slot: int, address: Address) -> RayWorker:
         assert self._group is not None
@@ -252,6 +261,12 @@ class EmbeddedRay:
                 os.environ[key] = value
         _read_environment_again()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _room_of_nodes(bundle: dict[str, float]) -> int:
+    """How many bundles the nodes that are alive could hold if nobody else used them."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(min(int(n.get(kind, 0) / need) for kind, need in bundle.items()) for n in nodes)
 
 
 def _sweep() -> None:

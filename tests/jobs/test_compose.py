@@ -24,7 +24,7 @@ NEEDED = {
     "finetune": ["path=x"],
     "report": ["path=x"],
     "submit": ["job=prune"],
-    **dict.fromkeys(("status", "logs", "stop", "fetch"), ["id=x"]),
+    **{command: ["id=x"] for command in ("status", "logs", "stop", "fetch")},
 }
 
 
