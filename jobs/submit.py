@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from gfs_dist.errors import ConfigError
-from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.benchmark_keys import ON_CLUSTERS
 from gfs_dist.jobs.cluster_keys import Submit
 from gfs_dist.jobs.compose import compose, sweep, to_yaml
 from gfs_dist.jobs.groups import Custom, RayRuntime
@@ -62,12 +62,18 @@ def requests(
     rest = [word for word in words if word not in own]
     keys = compose("submit", own)
     named = [word.partition("=")[0] for word in rest]
-    if "runtime" not in named and "runtime" in schema.COMMANDS[keys.job].__dataclass_fields__:
+    if "runtime" not in named and _spreads(keys.job, rest):
         rest.append("runtime=ray")
     make = sweep if multirun else lambda *of: [compose(*of)]
     configs = map(with_absolute_paths, make(keys.job, rest, config_dir))
     default_out = "out" not in named and "resume" not in named
     return [Request(keys, config, default_out) for config in configs]
+
+
+def _spreads(job: str, words: Sequence[str]) -> bool:
+    """Whether the job can use other machines than its driver's."""
+    suites = [word.partition("=")[2] for word in words if word.startswith("suite=")]
+    return job != "benchmark" or suites[-1:] in [[suite] for suite in ON_CLUSTERS]
 
 
 def run(request: Request, reporter: Reporter) -> dict[str, Any]:

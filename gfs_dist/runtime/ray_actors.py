@@ -36,6 +36,7 @@ from gfs_dist.runtime.store import Address
 CONNECT_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 256 * 2**20
 FOLDER = "gfs-ray-"
+AUTH_MODES = ("token", "disabled")
 _LOG = logging.getLogger(__name__)
 
 
@@ -308,7 +309,8 @@ def join_cluster(address: str) -> None:
     """Connect to a Ray cluster that runs.
 
     Raises:
-        InputError: nobody listens there. Ray itself would try for minutes.
+        InputError: nobody listens there (Ray itself would try for minutes), or it is not said
+            whether the cluster asks for a token (Ray would then show none).
         PlacementError: Ray refused.
     """
     if address != "auto":
@@ -319,11 +321,22 @@ def join_cluster(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
         except OSError as error:
             raise InputError(f"runtime.address: no Ray cluster at {address} ({error})") from error
+    if os.environ.get("RAY_AUTH_MODE") not in AUTH_MODES:
+        raise InputError(
+            "runtime.address: RAY_AUTH_MODE is not set; set it to token and RAY_AUTH_TOKEN_PATH to "
+            "the file of the cluster's token (gfs up prints both), or to disabled for a cluster "
+            "without one, on which whoever reaches it can run code"
+        )
     try:
         with _sigterm_kept():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, RayError) as error:
-        raise PlacementError(f"Ray cluster at {address}: {_first_line(error)}") from error
+    except ConnectionError as error:
+        raise PlacementError(
+            f"Ray cluster at {address}: {_first_line(error)}; is its token that of "
+            "RAY_AUTH_TOKEN_PATH?"
+        ) from error
+    except (RuntimeError, RayError) as error:
+        raise PlacementError(f"Ray cluster at {address}: {' '.join(str(error).split())}") from error
 
 
 @contextlib.contextmanager

@@ -27,13 +27,19 @@ from gfs_dist.service.state import LocalCluster, Node
 
 HOST = "127.0.0.1"
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30.0
 OBJECT_STORE_BYTES = 256 * 2**20
 QUEUE_LIMIT_S = 30 * 24 * 3600
 FOLDER = "gfs-up-"
 
+ATTEMPTS = 3
+
 Say = Callable[[str], None]
+
+
+class NotUpError(Exception):
+    """A node ended, or took too long, before the cluster counted it."""
 
 
 def up(workers: int, say: Say) -> LocalCluster:
@@ -122,6 +128,24 @@ def _worker(cluster: LocalCluster, cores: int) -> list[str]:
 def _start(
     cluster: LocalCluster, name: str, words: list[str], variables: dict[str, str] | None = None
 ) -> LocalCluster:
+    """Start one node, once more if Ray gives up; ``cluster`` with it.
+
+    Raises:
+        RunError: it does not come up.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        mark = f"{cluster.mark}/{len(cluster.nodes)}-{attempt}"
+        try:
+            return _start_once(cluster, name, words, {**(variables or {}), MARK: mark})
+        except NotUpError as error:  # Ray waits 30 s for its own processes: few on a busy machine
+            end_marked(mark)
+            reason = error
+    raise RunError(f"{name} did not come up: {reason}") from reason
+
+
+def _start_once(
+    cluster: LocalCluster, name: str, words: list[str], variables: dict[str, str]
+) -> LocalCluster:
     """Start one node and wait until the cluster counts it; ``cluster`` with it."""
     log = Path(cluster.temporary) / f"{name.replace(' ', '_')}.log"
     command = [
@@ -133,7 +157,7 @@ def _start(
         child = subprocess.Popen(  # noqa: S603 - our own words
             command,
             cwd=cluster.temporary,
-            env={**_environment(cluster), **(variables or {})},
+            env={**_environment(), **variables},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -146,25 +170,25 @@ def _start(
     deadline = time.monotonic() + START_TIMEOUT_S
     while _alive(cluster) < len(cluster.nodes):
         if child.poll() is not None or time.monotonic() > deadline:
-            raise RunError(f"{name} did not come up: {_reason(log)}")
+            raise NotUpError(_reason(log))
         time.sleep(0.2)  # Ray tells nobody that a node is ready
     return cluster
 
 
-def _environment(cluster: LocalCluster) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """This process's environment with what a node needs, and with no other cluster's settings."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     package = str(Path(gfs_dist.__file__).resolve().parent.parent)
     paths = [path for path in (package, os.environ.get("PYTHONPATH")) if path]
     return {
         **kept,
-        MARK: cluster.mark,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)]),
         "PYTHONPATH": os.pathsep.join(paths),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(state.token_file()),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_gcs_rpc_server_connect_timeout_s": "60",  # 5 is too little for a machine at its limit
         "RAY_JOB_START_TIMEOUT_SECONDS": str(QUEUE_LIMIT_S),  # a job may wait for its turn
     }
 
