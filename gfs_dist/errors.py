@@ -8,11 +8,13 @@ GfsError                     1
 |   +-- DataError                a dataset that cannot be used
 |   +-- CheckpointError          a checkpoint that cannot be read or does not fit
 |   +-- RunFolderError           a run folder that exists, is foreign or has changed
+|   +-- ClusterError             no Ray cluster, or one that cannot be used
 +-- BudgetError              3   the budget cannot be met (also a ValueError)
 +-- RunError                 1   the job failed (also a RuntimeError)
     +-- WorkersLostError         workers died faster than they could be replaced
     +-- PicksDifferError         a check that was asked for found other picks
     +-- WorseError               what was measured is worse than its record
+    +-- JobEndedError            a submitted job did not end well; its exit code is the job's
     +-- StorageError             a file could not be written (disk full, no permission)
 """
 
@@ -55,6 +57,10 @@ class RunFolderError(InputError):
     """A run folder exists already, belongs to another configuration, or its inputs changed."""
 
 
+class ClusterError(InputError):
+    """No Ray cluster is there, it refuses us, or it must not be used; says what to do."""
+
+
 class BudgetError(GfsError, ValueError):
     """The budget cannot be met; says the best that can be had."""
 
@@ -75,6 +81,14 @@ class PicksDifferError(RunError):
 
 class WorseError(RunError):
     """A ratio that was measured is worse than its record by more than the margin."""
+
+
+class JobEndedError(RunError):
+    """A job on a cluster did not end well; the exit code is its own."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class StorageError(RunError):

@@ -107,7 +107,7 @@ def _split(
                 f"{key}: found {raw_value(override)}, accepted {', '.join(known)}"
                 + nearest(raw_value(override), known)
             )
-        own = key in _fields(COMMANDS[command])
+        own = key in _groups(command)
         if (override.is_add() or override.is_force_add()) and own:
             raise ConfigError(f"{override.input_line}: {key} is a known key, write it without '+'")
         if not override.is_add() and not own:
@@ -152,6 +152,16 @@ def _fields(schema: type) -> set[str]:
     return set(typing.get_type_hints(schema))
 
 
+def _groups(command: str) -> set[str]:
+    """The keys of ``command`` that choose one of several schemas."""
+    hints = typing.get_type_hints(COMMANDS[command])
+    return {
+        group
+        for group, options in GROUPS.items()
+        if group in hints and all(issubclass(option, hints[group]) for option in options.values())
+    }
+
+
 def _options(group: str, config_dir: Path | None) -> list[str]:
     """The options of a group, ours and the user's; none if there is no such group."""
     folders = [conf_folder(), *([config_dir] if config_dir else [])]
@@ -170,7 +180,7 @@ def _join_files(command: str, options: list[str], config_dir: Path | None) -> Di
 def _typed(command: str, joined: DictConfig) -> Any:
     """``joined`` laid on the schema of its command; the schema of a group follows its option."""
     schema: Any = OmegaConf.structured(COMMANDS[command])
-    for group in GROUPS.keys() & _fields(COMMANDS[command]):
+    for group in _groups(command):
         options = GROUPS[group]
         name = OmegaConf.select(joined, f"{group}.{OPTION_KEY[group]}")
         if name not in options:
@@ -207,7 +217,7 @@ def _set(command: str, cfg: Any, override: Override) -> None:
 
 def _why_unknown(command: str, cfg: Any, key: str) -> str:
     group, _, name = key.rpartition(".")
-    if group in GROUPS and group in cfg:
+    if group in _groups(command):
         chosen = cfg[group][OPTION_KEY[group]]
         others = [o for o, s in GROUPS[group].items() if name in _fields(s)]
         if others:
@@ -267,7 +277,26 @@ def compose_stored(command: str, folder: str) -> Any:
     Raises:
         ConfigError: no run folder, or one of another command; says so of the key ``path``.
     """
-    stored = _read_stored(command, folder, "path")
+    return _whole(command, _read_stored(command, folder, "path"))
+
+
+def compose_file(command: str, file: Path) -> Any:
+    """The configuration that ``file`` holds, as :func:`to_yaml` wrote it.
+
+    Where its run folder has begun already, it is one that goes on there.
+
+    Raises:
+        ConfigError: no configuration of ``command``, or the run folder has another one.
+    """
+    config = _whole(command, _read_file(command, file, "--config"))
+    if getattr(config, "resume", "") is None and (Path(config.out) / "config.yaml").is_file():
+        _refuse_changes(_read_stored(command, config.out, "out"), config)
+        config.resume = config.out
+    return config
+
+
+def _whole(command: str, stored: dict[str, Any]) -> Any:
+    """The typed configuration of one that was stored."""
     try:
         cfg = _typed(command, _join_files(command, _stored_options(stored, []), None))
         config: Any = OmegaConf.to_object(OmegaConf.merge(cfg, stored))
@@ -291,6 +320,10 @@ def _read_stored(command: str, folder: str, key: str) -> dict[str, Any]:
     file = Path(folder) / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"{key}: found {folder}, accepted a run folder (with config.yaml)")
+    return _read_file(command, file, key)
+
+
+def _read_file(command: str, file: Path, key: str) -> dict[str, Any]:
     try:
         stored = OmegaConf.to_container(OmegaConf.load(file))
     except (OSError, ValueError, OmegaConfBaseException, yaml.YAMLError) as error:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from gfs_dist.errors import ConfigError
-from gfs_dist.jobs import benchmark_keys, prune_keys
+from gfs_dist.jobs import benchmark_keys, cluster_keys, prune_keys
+from gfs_dist.jobs.command import Job
 from gfs_dist.jobs.groups import (
     CATALOG,
     Cifar10,
@@ -50,21 +51,6 @@ from gfs_dist.jobs.rules import Above, Among, AtLeast, Each
 Device = Annotated[str, Among("auto", "cpu", "cuda")]
 Objective = Annotated[str, Among("squared", "bce")]
 Method = Annotated[str, Among(*dict.fromkeys(itertools.chain(*METHODS.values())))]
-
-
-@dataclass
-class Job:
-    """What every command has."""
-
-    def settle(self) -> None:
-        """Replace null where the default depends on another key."""
-
-    def check(self) -> None:
-        """Refuse values that do not go together.
-
-        Raises:
-            ConfigError: names the keys.
-        """
 
 
 @dataclass
@@ -252,6 +238,15 @@ COMMANDS: dict[str, type[Job]] = {
     "evaluate": Evaluate,
     "benchmark": Benchmark,
     "report": Report,
+    "up": cluster_keys.Up,
+    "down": cluster_keys.Down,
+    "submit": cluster_keys.Submit,
+    "list": cluster_keys.OnCluster,
+    "status": cluster_keys.OfJob,
+    "logs": cluster_keys.Logs,
+    "stop": cluster_keys.OfJob,
+    "fetch": cluster_keys.Fetch,
+    "doctor": cluster_keys.Doctor,
 }
 
 GROUPS: dict[str, dict[str, type]] = {

@@ -11,6 +11,7 @@ import torch
 
 from gfs_dist.cli.arguments import COMMANDS, read_arguments
 from gfs_dist.files import RunFolder, checkpoint
+from gfs_dist.jobs import submit
 from gfs_dist.jobs.compose import compose, sweep
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +34,10 @@ def test_command_lines_compose(line: str, tmp_path: Path, monkeypatch: pytest.Mo
             checkpoint.save(folder, {"output.weight": torch.zeros(1)}, {"iteration": 800})
     assert found.command is not None
     if not found.help and not any(word.startswith("resume=") for word in found.words):
-        (sweep if found.multirun else compose)(found.command, found.words)
+        if found.command == "submit":
+            submit.requests(found.words, multirun=found.multirun)
+        else:
+            (sweep if found.multirun else compose)(found.command, found.words)
 
 
 def test_make_targets_exist() -> None:

@@ -12,10 +12,15 @@ from typing import NoReturn
 
 from gfs_dist.errors import InputError
 
-POSITIONAL = {"cut": "path", "finetune": "path", "evaluate": "path", "report": "path"}
-"""Commands that take a word without ``=``, and the key that it sets."""
+POSITIONAL: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("cut", "finetune", "evaluate", "report"), ("path",)),
+    **dict.fromkeys(("status", "logs", "stop"), ("id",)),
+    "submit": ("job",),
+    "fetch": ("id", "into"),
+}
+"""Commands that take words without ``=``, and the keys that these set."""
 
-COMMANDS = {
+JOBS = {
     "pretrain": "train a network, keeping checkpoints",
     "prune": "prune one or many checkpoints",
     "cut": "another size from the stored paths of a deep network: gfs cut RUN_DIR budget.macs=35%",
@@ -24,6 +29,34 @@ COMMANDS = {
     "benchmark": "measure methods, what more workers buy, and whether something got worse",
     "report": "write the pages and plots of a run folder again: gfs report RUN_DIR",
 }
+"""Commands that compute."""
+
+SERVICES = {
+    "up": "start a real Ray cluster on this machine: gfs up workers=2",
+    "down": "end the cluster that gfs up started",
+    "submit": "send a job to a Ray cluster: gfs submit JOB [key=value ...]",
+    "list": "the jobs of a cluster",
+    "status": "how a job is doing: gfs status ID",
+    "logs": "what a job has printed: gfs logs ID [-f]",
+    "stop": "end a job: gfs stop ID",
+    "fetch": "bring back the run folder of a job: gfs fetch ID [DIR]",
+    "doctor": "find what is wrong with this machine, and with a cluster",
+}
+"""Commands about clusters and the jobs on them; the cluster: runtime.address=..., else Ray's
+variables, else what gfs up started."""
+
+COMMANDS = {**JOBS, **SERVICES}
+
+FLAGS = {
+    "--open": ("open=true", ("report",)),
+    "--no-wait": ("wait=false", ("submit",)),
+    "--follow": ("follow=true", ("logs",)),
+    "--insecure": (
+        "insecure=true",
+        ("submit", "list", "status", "logs", "stop", "fetch", "doctor"),
+    ),
+}
+"""Options that are another way to write a key, and the commands that have it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +70,7 @@ class Arguments:
     cfg: bool
     multirun: bool
     config_dir: Path | None
+    config: Path | None
     dry_run: bool
     json: bool
     debug: bool
@@ -47,9 +81,13 @@ OPTIONS = {
     "--cfg job": "print the composed configuration and stop",
     "-m, --multirun": "run every combination of values: steps=100,200",
     "--config-dir DIR": "add your own configurations, laid out as conf/ is",
+    "--config FILE": "run what --cfg job has printed; goes on if its run folder has begun",
     "--dry-run": "print the plan and stop",
     "--json": "one JSON object on standard output, the rest on standard error",
     "--open": "show the page of gfs report in a browser",
+    "--no-wait": "submit and leave; --json does that too",
+    "-f, --follow": "gfs logs: until the job ends",
+    "--insecure": "use a cluster that asks for no token",
     "--debug": "show the traceback of an error",
     "--version": "show the version",
 }
@@ -68,10 +106,11 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
     """
     parser = _Parser(prog="gfs", add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
-    for flags in (("-h", "--help"), ("-m", "--multirun")):
+    for flags in (("-h", "--help"), ("-m", "--multirun"), ("-f", "--follow")):
         parser.add_argument(*flags, action="store_true")
-    for flag in ("--version", "--dry-run", "--json", "--debug", "--open"):
+    for flag in ("--version", "--dry-run", "--json", "--debug", *(FLAGS.keys() - {"--follow"})):
         parser.add_argument(flag, action="store_true")
+    parser.add_argument("--config", type=Path)
     parser.add_argument("--cfg", choices=["job"])
     parser.add_argument("--config-dir", type=Path)
     found = parser.parse_intermixed_args(argv)
@@ -80,18 +119,25 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise InputError(f"{command!r} is no command, accepted {', '.join(COMMANDS)}{hint}")
-    if found.open:
-        if command != "report":
-            raise InputError("--open: accepted by gfs report only")
-        words.append("open=true")
+    words = _with_positional(command, words)
+    for flag, (word, commands) in FLAGS.items():
+        if getattr(found, flag.removeprefix("--").replace("-", "_")):
+            if command not in commands:
+                raise InputError(f"{flag}: accepted by gfs {', '.join(commands)} only")
+            words.append(word)
+    if command == "submit" and found.json:
+        words.append("wait=false")
+    if found.config is not None and (words or found.multirun or command not in JOBS):
+        raise InputError("--config: accepted alone, as in gfs prune --config FILE")
     return Arguments(
         command=command,
-        words=tuple(_with_positional(command, words)),
+        words=tuple(words),
         help=found.help,
         version=found.version,
         cfg=found.cfg is not None,
         multirun=found.multirun,
         config_dir=found.config_dir,
+        config=found.config,
         dry_run=found.dry_run,
         json=found.json,
         debug=found.debug,
@@ -99,14 +145,20 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
 
 
 def _with_positional(command: str | None, words: Sequence[str]) -> list[str]:
-    """``words`` with the one that is no assignment turned into ``key="word"``."""
+    """``words`` with those that are no assignments turned into ``key="word"``."""
     plain = [word for word in words if "=" not in word and not word.startswith(("~", "+"))]
-    if not plain:
-        return list(words)
-    if command not in POSITIONAL or len(plain) > 1:
+    rest = [word for word in words if word not in plain]
+    keys = POSITIONAL.get(command or "", ())
+    if command == "submit" and plain:
+        keys = (*keys, *POSITIONAL.get(plain[0], ()))
+    if len(plain) > len(keys):
         raise InputError(f"{plain[-1]!r} has no place in gfs {command}, accepted key=value")
-    quoted = re.sub(r'(\\*)("|$)', _escape, plain[0])
-    return [f'{POSITIONAL[command]}="{quoted}"', *(word for word in words if word != plain[0])]
+    return [*(_assigned(key, word) for key, word in zip(keys, plain, strict=False)), *rest]
+
+
+def _assigned(key: str, word: str) -> str:
+    quoted = re.sub(r'(\\*)("|$)', _escape, word)
+    return f'{key}="{quoted}"'
 
 
 def _escape(found: re.Match[str]) -> str:

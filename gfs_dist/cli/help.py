@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gfs_dist.cli.arguments import COMMANDS, OPTIONS, POSITIONAL
+from gfs_dist.cli.arguments import JOBS, OPTIONS, POSITIONAL, SERVICES
 from gfs_dist.jobs.describe import Group, Key, Section, describe
 
 _COLUMN = 38
@@ -14,7 +14,8 @@ def overview() -> str:
     """``gfs --help``."""
     return _page(
         ["usage: gfs COMMAND [key=value ...] [options]", ""],
-        ["commands:", *_rows(COMMANDS.items()), ""],
+        ["commands:", *_rows(JOBS.items()), ""],
+        ["on a Ray cluster:", *_rows(SERVICES.items()), ""],
         ["options:", *_rows(OPTIONS.items()), ""],
         ["gfs COMMAND --help shows the keys of a command."],
     )
@@ -23,10 +24,10 @@ def overview() -> str:
 def command_help(command: str) -> str:
     """``gfs COMMAND --help``: every key with its default and one line."""
     about = describe(command)
-    positional = f" {POSITIONAL[command].upper()}" if command in POSITIONAL else ""
+    positional = "".join(f" {key.upper()}" for key in POSITIONAL.get(command, ()))
     return _page(
         [f"usage: gfs {command}{positional} [key=value ...] [options]", "", about.help, ""],
-        ["keys, with their defaults:", *_rows(map(_row, about.keys)), ""],
+        ["keys, with their defaults:", *_rows(map(_row, about.keys)), ""] if about.keys else [],
         *(_section(section) for section in about.sections),
         *(_group(group) for group in about.groups),
         ["options:", *_rows(OPTIONS.items())],

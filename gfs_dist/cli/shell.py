@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 import gfs_dist
-from gfs_dist.cli.arguments import Arguments, read_arguments
+from gfs_dist.cli.arguments import JOBS, SERVICES, Arguments, read_arguments
 from gfs_dist.cli.display import PlainReporter
 from gfs_dist.errors import GfsError
 from gfs_dist.jobs.reporter import PlannedOnly
@@ -56,28 +56,44 @@ def _run(arguments: Arguments) -> int:
 
         _print(command_help(arguments.command) if arguments.command else overview())
     else:
-        _run_command(arguments, arguments.command)
+        return _run_command(arguments, arguments.command)
     return 0
 
 
-def _run_command(arguments: Arguments, command: str) -> None:
-    from gfs_dist.jobs import compose
+def _run_command(arguments: Arguments, command: str) -> int:
+    """Run a command for each configuration it asks for; how the process is to exit."""
+    from gfs_dist.files.safety import refuse_unsafe_environment
+    from gfs_dist.jobs.compose import to_yaml
 
-    make = compose.sweep if arguments.multirun else _one
-    configs = make(command, arguments.words, arguments.config_dir)
+    configs = _compose(arguments, command)
     if arguments.cfg:
-        _print("---\n".join(map(compose.to_yaml, configs)).rstrip())
-        return
+        of_jobs = [getattr(config, "config", config) for config in configs]
+        _print("---\n".join(map(to_yaml, of_jobs)).rstrip())
+        return 0
+    if command in (*JOBS, "submit"):
+        refuse_unsafe_environment()
     run = importlib.import_module(f"gfs_dist.jobs.{command}").run
     answers = [_run_job(run, config, arguments) for config in configs]
     if arguments.json:
         _print(json.dumps(answers[0] if len(answers) == 1 else {"runs": answers}))
+    # Only gfs doctor finds something wrong without failing; a job that was submitted has its own.
+    return max(answer.get("exit_code") or 0 for answer in answers) if command == "doctor" else 0
 
 
-def _one(command: str, words: Sequence[str], config_dir: Any) -> list[Any]:
-    from gfs_dist.jobs.compose import compose
+def _compose(arguments: Arguments, command: str) -> list[Any]:
+    """The configurations of a command line; of ``gfs submit`` its requests."""
+    from gfs_dist.jobs import compose
 
-    return [compose(command, words, config_dir)]
+    words, folder = arguments.words, arguments.config_dir
+    if command == "submit":
+        from gfs_dist.jobs import submit
+
+        return list(submit.requests(words, folder, multirun=arguments.multirun))
+    if arguments.config is not None:
+        return [compose.compose_file(command, arguments.config)]
+    if arguments.multirun:
+        return compose.sweep(command, words, folder)
+    return [compose.compose(command, words, folder)]
 
 
 def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Arguments) -> Any:
@@ -90,10 +106,12 @@ def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Argumen
     except (KeyboardInterrupt, SystemExit) as error:  # SIGTERM exits while ray.init runs
         folder = reporter.folder
         resumable = folder is not None and hasattr(config, "resume")
-        how = [f"go on with: gfs {arguments.command} resume={folder}"] if resumable else []
+        how = [f"go on with: gfs {arguments.command} resume={folder}"] if resumable else error.args
         raise KeyboardInterrupt(*how) from error
     finally:
         reporter.close()
+    if arguments.command in SERVICES:
+        return report
     folder = reporter.folder
     return {
         "run_folder": folder and str(folder),

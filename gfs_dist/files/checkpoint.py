@@ -8,7 +8,6 @@ are read too, the latter without ever running their code.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import warnings
 from pathlib import Path
@@ -22,11 +21,11 @@ from torch import Tensor
 from gfs_dist.errors import CheckpointError
 from gfs_dist.files import atomic
 from gfs_dist.files.fingerprint import fingerprint
+from gfs_dist.files.safety import refuse_unsafe_environment
 
 FORMAT = 1
 MODEL, STATE, OPTIMIZER = "model.safetensors", "state.json", "optimizer.safetensors"
 MAX_JSON_BYTES = 64 * 2**20
-UNSAFE_ENVIRONMENT = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 class Checkpoint(NamedTuple):
@@ -148,10 +147,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    if os.environ.get(UNSAFE_ENVIRONMENT, "0").lower() not in ("", "0", "n", "no", "false"):
-        raise CheckpointError(
-            f"{path}: {UNSAFE_ENVIRONMENT} is set, which lets pickles run code; unset it"
-        )
+    refuse_unsafe_environment(str(path))
     try:
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -36,6 +36,8 @@ from gfs_dist.runtime.store import Address
 CONNECT_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 256 * 2**20
 FOLDER = "gfs-ray-"
+AUTH_MODES = ("token", "disabled")
+_LOG = logging.getLogger(__name__)
 
 
 def _actor_class() -> Any:
@@ -163,14 +165,22 @@ class RayLauncher:
         )
 
     def _place(self, bundle: dict[str, float], num_workers: int) -> bool:
-        group = placement_group([bundle] * num_workers, strategy="PACK")
-        try:
-            ray.get(group.ready(), timeout=self.spec.placement_timeout_s)
-        except GetTimeoutError:
-            remove_placement_group(group)
-            return False
-        self._group = group
-        return True
+        """Reserve places for so many; waits its turn where others hold what is enough for all."""
+        group = self._group = placement_group([bundle] * num_workers, strategy="PACK")
+        told = False
+        while True:
+            try:
+                ray.get(group.ready(), timeout=self.spec.placement_timeout_s)
+            except GetTimeoutError:
+                if self._embedded is not None or _room_of_nodes(bundle) < num_workers:
+                    remove_placement_group(group)
+                    self._group = None
+                    return False
+                if not told:
+                    _LOG.warning("waiting for room: other jobs hold the cluster")
+                    told = True
+            else:
+                return True
 
     def start(self, name: str, slot: int, address: Address) -> RayWorker:
         assert self._group is not None
@@ -254,6 +264,12 @@ class EmbeddedRay:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _room_of_nodes(bundle: dict[str, float]) -> int:
+    """How many bundles the nodes that are alive could hold if nobody else used them."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(min(int(n.get(kind, 0) / need) for kind, need in bundle.items()) for n in nodes)
+
+
 def _sweep() -> None:
     """Remove what embedded Rays left whose process was killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*-*"):
@@ -293,7 +309,8 @@ def join_cluster(address: str) -> None:
     """Connect to a Ray cluster that runs.
 
     Raises:
-        InputError: nobody listens there. Ray itself would try for minutes.
+        InputError: nobody listens there (Ray itself would try for minutes), or it is not said
+            whether the cluster asks for a token (Ray would then show none).
         PlacementError: Ray refused.
     """
     if address != "auto":
@@ -304,11 +321,22 @@ def join_cluster(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
         except OSError as error:
             raise InputError(f"runtime.address: no Ray cluster at {address} ({error})") from error
+    if os.environ.get("RAY_AUTH_MODE") not in AUTH_MODES:
+        raise InputError(
+            "runtime.address: RAY_AUTH_MODE is not set; set it to token and RAY_AUTH_TOKEN_PATH to "
+            "the file of the cluster's token (gfs up prints both), or to disabled for a cluster "
+            "without one, on which whoever reaches it can run code"
+        )
     try:
         with _sigterm_kept():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, RayError) as error:
-        raise PlacementError(f"Ray cluster at {address}: {_first_line(error)}") from error
+    except ConnectionError as error:
+        raise PlacementError(
+            f"Ray cluster at {address}: {_first_line(error)}; is its token that of "
+            "RAY_AUTH_TOKEN_PATH?"
+        ) from error
+    except (RuntimeError, RayError) as error:
+        raise PlacementError(f"Ray cluster at {address}: {' '.join(str(error).split())}") from error
 
 
 @contextlib.contextmanager

@@ -82,7 +82,8 @@ class RuntimeSpec:
         address: an existing Ray cluster; None starts an embedded one.
         spares: idle workers that stand by, so that a lost rank is replaced at once.
         hang_floor_s: without a sign of life for this long (or 20 steps) a rank counts as hung.
-        placement_timeout_s: how long to wait for workers before going on with fewer.
+        placement_timeout_s: how long to wait for workers before going on with fewer; on a cluster
+            that others use longer, as long as its nodes would hold them all.
         graph: None (collectives), a name (line, ring, star, tree, random:SEED) or edges.
         log_folder: where ``rank_N.log`` go; None keeps the runtime's own choice.
     """

@@ -68,3 +68,32 @@ def test_help_of_a_command_lists_keys_with_defaults_and_meaning() -> None:
     ):
         assert any(re.search(line, row) for row in page.splitlines()), line
     assert "usage: gfs evaluate PATH" in command_help("evaluate")
+
+
+def test_commands_about_jobs_take_their_words_in_order() -> None:
+    assert read_arguments(["status", "a-1"]).words == ('id="a-1"',)
+    assert read_arguments(["fetch", "a-1", "there"]).words == ('id="a-1"', 'into="there"')
+    assert read_arguments(["logs", "a-1", "-f"]).words == ('id="a-1"', "follow=true")
+    words = read_arguments(["submit", "finetune", "PATH", "seed=3", "--insecure"]).words
+    assert words == ('job="finetune"', 'path="PATH"', "seed=3", "insecure=true")
+
+
+def test_json_does_not_wait() -> None:
+    for flag in ("--json", "--no-wait"):
+        assert read_arguments(["submit", "prune", flag]).words == ('job="prune"', "wait=false")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["fetch", "a", "b", "c"], r"^'c' has no place in gfs fetch"),
+        (["submit", "prune", "x"], r"^'x' has no place in gfs submit"),
+        (["prune", "--insecure"], r"^--insecure: accepted by gfs submit, list, .* only$"),
+        (["status", "x", "-f"], r"^--follow: accepted by gfs logs only$"),
+        (["list", "--config", "x"], r"^--config: accepted alone"),
+        (["prune", "--config", "x", "steps=3"], r"^--config: accepted alone"),
+    ],
+)
+def test_options_of_other_commands_are_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_arguments(argv)

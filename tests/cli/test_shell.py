@@ -166,3 +166,43 @@ def test_reader_that_leaves_is_no_error() -> None:
     command = f"{sys.executable} -m gfs_dist prune --help | true"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, check=False)
     assert done.stderr == b""
+
+
+def test_no_job_starts_where_pickles_could_run_code(
+    job: Callable[[Run], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job(well)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    assert main(["prune"]) == 2
+    assert "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set" in capsys.readouterr().err
+
+
+def test_a_composed_configuration_can_be_run(
+    job: Callable[[Run], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    seen = []
+    job(lambda config, reporter: seen.append(config) or {})
+    out = tmp_path / "run"
+    assert main(["prune", "--cfg", "job", "steps=7", f"out={out}"]) == 0
+    file = tmp_path / "x.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert main(["prune", "--config", str(file)]) == 0
+    assert (seen[0].steps, seen[0].resume) == (7, None)
+
+
+def test_the_doctor_exits_with_what_it_found(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gfs_dist.service import doctor
+
+    found = [doctor.Check("a", "ok", "x"), doctor.Check("b", "fail", "y", "mend it")]
+    monkeypatch.setattr("gfs_dist.jobs.doctor.examine", lambda *_, **__: found)
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().out == "ok    a  x\nfail  b  y -> mend it\n1 of 2 checks failed\n"
+    assert main(["doctor", "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert [check["state"] for check in answer["checks"]] == ["ok", "fail"]
+    monkeypatch.setattr("gfs_dist.jobs.doctor.examine", lambda *_, **__: found[:1])
+    assert main(["doctor"]) == 0

@@ -23,6 +23,8 @@ NEEDED = {
     "evaluate": ["path=x"],
     "finetune": ["path=x"],
     "report": ["path=x"],
+    "submit": ["job=prune"],
+    **{command: ["id=x"] for command in ("status", "logs", "stop", "fetch")},
 }
 
 

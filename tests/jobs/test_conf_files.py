@@ -20,8 +20,8 @@ OPTIONS = [(group, option) for group, options in GROUPS.items() for option in op
 
 def test_shell_and_schema_have_the_same_commands() -> None:
     assert list(SHELL_COMMANDS) == list(COMMANDS)
-    for command, key in POSITIONAL.items():
-        assert key in typing.get_type_hints(COMMANDS[command])
+    for command, keys in POSITIONAL.items():
+        assert set(keys) <= set(typing.get_type_hints(COMMANDS[command]))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

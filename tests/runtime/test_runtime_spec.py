@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from gfs_dist.runtime import Fault, RuntimeSpec, faults, open_runtime
 from gfs_dist.runtime.faults import Saboteur, from_environment
 from gfs_dist.runtime.layout import graph_for, lay_out
 from gfs_dist.runtime.orders import Identity
-from gfs_dist.runtime.ray_actors import _sweep, join_cluster
+from gfs_dist.runtime.ray_actors import _room_of_nodes, _sweep, join_cluster
 from gfs_dist.runtime.store import interface_of
 
 
@@ -49,6 +50,25 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
     with pytest.raises(InputError, match=r"runtime\.address: no Ray cluster at 127.0.0.1:9"):
         join_cluster("127.0.0.1:9")
+
+
+def test_a_cluster_is_not_joined_before_its_token_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(InputError, match=r"RAY_AUTH_MODE is not set; set it to token"):
+            join_cluster(address)
+
+
+def test_room_is_counted_node_by_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 3.5, "GPU": 2.0}},
+        {"Alive": True, "Resources": {"CPU": 1.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    monkeypatch.setattr("gfs_dist.runtime.ray_actors.ray.nodes", lambda: nodes)
+    assert _room_of_nodes({"CPU": 1.0}) == 4
+    assert _room_of_nodes({"CPU": 1.0, "GPU": 1.0}) == 2
 
 
 def who(node: str, cores: int = 8, gpus: int = 0, visible: str = "") -> Identity:

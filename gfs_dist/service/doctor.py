@@ -1,0 +1,240 @@
+"""What is wrong with a machine or a cluster, found before a job finds it. Nothing is changed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+from gfs_dist.errors import GfsError
+from gfs_dist.files.safety import UNSAFE_ENVIRONMENT, is_unsafe
+from gfs_dist.service import state
+from gfs_dist.service.capacity import Capacity
+from gfs_dist.service.cluster import VARIABLES, Cluster, find_cluster
+from gfs_dist.service.local_cluster import DASHBOARD_PORT, GCS_PORT, HOST, OBJECT_STORE_BYTES
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+GIB = 2**30
+RAY_FULL_SHARE = 0.95
+"""Ray writes nothing more to a disk that is fuller."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: ``ok``, ``warn`` or ``fail``, what was found, what to do."""
+
+    name: str
+    state: str
+    found: str
+    cure: str = ""
+
+
+def examine(out: Path, address: str | None, *, insecure: bool) -> list[Check]:
+    """All checks, in order.
+
+    Args:
+        out: folder that runs are to be written to.
+        address, insecure: as :func:`gfs_dist.service.cluster.find_cluster`.
+    """
+    checks: list[Callable[[], Check]] = [
+        _python,
+        _packages,
+        _pickles,
+        _tokens,
+        _ports,
+        _shared_memory,
+        lambda: _disk("disk of temporary files", Path(tempfile.gettempdir())),
+        lambda: _disk("disk of run folders", _existing(out)),
+        lambda: _writable(out),
+        _memory,
+        _gpus,
+        _interfaces,
+        _left_over,
+    ]
+    return [*(check() for check in checks), *_cluster(address, insecure)]
+
+
+def _python() -> Check:
+    return Check("python", OK, platform.python_version())  # an older one does not come this far
+
+
+def _packages() -> Check:
+    """Those that must be of the same version on all machines, and what Ray's jobs need."""
+    versions = {}
+    for name in ("torch", "ray", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return Check("packages", FAIL, f"no {name}", "pip install gfs-dist")
+    found = ", ".join(f"{name} {version}" for name, version in versions.items())
+    if util.find_spec("aiohttp") is None:
+        return Check("packages", FAIL, f"{found} without [default]", "pip install 'ray[default]'")
+    return Check("packages", OK, found)
+
+
+def _pickles() -> Check:
+    if is_unsafe():
+        return Check("pickles", FAIL, f"{UNSAFE_ENVIRONMENT} is set", f"unset {UNSAFE_ENVIRONMENT}")
+    return Check("pickles", OK, "weights only")
+
+
+def _tokens() -> Check:
+    """Files of tokens, which are for their owner alone."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    places = [state.token_file(), Path("~/.ray/auth_token").expanduser()]
+    files = [file for file in (*places, *([Path(named)] if named else [])) if file.is_file()]
+    for file in files:
+        mode = stat.S_IMODE(file.stat().st_mode)
+        if mode & 0o077:
+            return Check("token files", FAIL, f"{file} has mode {mode:04o}", f"chmod 600 {file}")
+    return Check("token files", OK, f"{len(files)} found" if files else "none")
+
+
+def _ports() -> Check:
+    taken = [port for port in (GCS_PORT, DASHBOARD_PORT) if _is_taken(port)]
+    own = state.read()
+    if not taken:
+        return Check("ports", OK, f"{GCS_PORT} and {DASHBOARD_PORT} are free")
+    used = [own.address, own.dashboard] if own is not None and own.runs else []
+    others = [port for port in taken if not any(name.endswith(f":{port}") for name in used)]
+    if others:
+        words = " and ".join(map(str, others))
+        return Check("ports", WARN, f"{words} taken", "none needed: gfs up takes others")
+    return Check("ports", OK, "used by the cluster of gfs up")
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def _shared_memory() -> Check:
+    """Each Ray node keeps its objects there; it would fall back to a slow disk."""
+    usage = shutil.disk_usage("/dev/shm")  # noqa: S108 - that is where it is
+    found = f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free"
+    if usage.free < 2 * OBJECT_STORE_BYTES:
+        cure = "make it larger: docker --shm-size=2g, in Kubernetes an emptyDir of medium Memory"
+        return Check("shared memory", FAIL, found, cure)
+    return Check("shared memory", OK, found)
+
+
+def _disk(name: str, folder: Path) -> Check:
+    usage = shutil.disk_usage(folder)
+    found = f"{folder}: {usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free"
+    used = 1 - usage.free / usage.total
+    if usage.free < GIB:
+        return Check(name, FAIL, found, "make room: runs and Ray's logs need at least 1 GiB")
+    if used > RAY_FULL_SHARE:
+        return Check(
+            name, WARN, f"{found}, {used:.0%} used", "Ray stops writing at 95 %: make room"
+        )
+    return Check(name, OK, found)
+
+
+def _writable(out: Path) -> Check:
+    folder = _existing(out)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return Check("run folders", OK, f"{folder} can be written")
+    except OSError as error:
+        cure = "choose another with out=DIR, or change its owner"
+        return Check("run folders", FAIL, f"{folder}: {error.strerror}", cure)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above that exists."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if place.is_dir())
+
+
+def _memory() -> Check:
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+            break
+    else:
+        return Check("memory", WARN, "unknown", "look at free -h")
+    found = f"{free / GIB:.1f} GiB available"
+    if free < 2 * GIB:
+        return Check("memory", WARN, found, "Ray takes 1 to 2 GiB, a rank 0.3 and more: free some")
+    return Check("memory", OK, found)
+
+
+def _gpus() -> Check:
+    import torch
+
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        names = {torch.cuda.get_device_name(number) for number in range(count)}
+        return Check("gpus", OK, f"{count}: {', '.join(sorted(names))}")
+    if not Path("/dev/nvidiactl").exists():
+        return Check("gpus", OK, "none")
+    if torch.version.cuda is None:
+        cure = "install torch with CUDA, see PyTorch's install page"
+        return Check("gpus", FAIL, f"there are some, torch {torch.__version__} has no CUDA", cure)
+    cure = "run nvidia-smi; look at CUDA_VISIBLE_DEVICES and the driver's version"
+    return Check("gpus", FAIL, "there are some, torch sees none", cure)
+
+
+def _interfaces() -> Check:
+    """Ranks on several machines talk over an interface that others can reach."""
+    names = [name for _, name in socket.if_nameindex() if name != "lo"]
+    chosen = os.environ.get("GLOO_SOCKET_IFNAME")
+    if chosen and chosen not in (*names, "lo"):
+        found = f"GLOO_SOCKET_IFNAME={chosen}, there are {', '.join(names) or 'none'}"
+        return Check("network", FAIL, found, "unset GLOO_SOCKET_IFNAME: it is found by itself")
+    if not names:
+        return Check("network", WARN, "only loopback", "ranks on this machine alone can talk")
+    return Check("network", OK, ", ".join(names))
+
+
+def _left_over() -> Check:
+    try:
+        own = state.read()
+    except GfsError as error:
+        return Check("gfs up", FAIL, str(error), "see there")
+    if own is None:
+        return Check("gfs up", OK, "no cluster started")
+    if not own.runs:
+        return Check("gfs up", WARN, "its cluster has died", "gfs down clears it away")
+    if own.lost:
+        cure = "gfs down, then gfs up again"
+        return Check("gfs up", FAIL, f"{', '.join(own.lost)} ended", cure)
+    return Check("gfs up", OK, f"a head and {own.workers} workers")
+
+
+def _cluster(address: str | None, insecure: bool) -> Iterator[Check]:
+    """What can be asked from outside; nothing where no cluster is named or started."""
+    named = address or any(os.environ.get(name) for name in VARIABLES)
+    own = state.read() if (state.folder() / "state.json").exists() else None
+    if not named and (own is None or not own.runs):
+        yield Check("cluster", OK, "none named")
+        return
+    try:
+        cluster = find_cluster(address, insecure=insecure)
+        yield _safety(cluster)
+        nodes = cluster.nodes()
+    except GfsError as error:
+        yield Check("cluster", FAIL, str(error), "see there")
+        return
+    capacity = Capacity.of(nodes)
+    if sum(capacity.cpus) < 1:
+        cure = "start workers: no rank finds a place"
+        yield Check("nodes", FAIL, f"{len(nodes)} alive, {capacity}", cure)
+    else:
+        yield Check("nodes", OK, f"{len(nodes)} alive, {capacity}")
+
+
+def _safety(cluster: Cluster) -> Check:
+    if cluster.token is None:
+        cure = "start it with RAY_AUTH_MODE=token"
+        return Check("cluster", WARN, f"{cluster.url} asks for no token", cure)
+    return Check("cluster", OK, f"{cluster.url} answers and asks for a token")

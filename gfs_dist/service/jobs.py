@@ -1,0 +1,246 @@
+"""Jobs of ours on one cluster, by Ray's Jobs API."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gfs_dist.errors import ClusterError, InputError, RunError
+from gfs_dist.service.cluster import VARIABLES, Cluster
+
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+STOP_TIMEOUT_S = 60.0
+_EXISTS = "already exists"
+_LIMIT_BYTES = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class Job:
+    """One submission.
+
+    Attributes:
+        id: ``BASE-ATTEMPT``.
+        base: the same for the same submission.
+        attempt: from 1.
+        job: the command.
+        status: PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED.
+        run_folder: where it writes, on the cluster's storage.
+        config_sha256, git_commit: of what was submitted.
+        started, ended: seconds since the epoch; None if not yet.
+        exit_code: of its driver.
+        message: Ray's words on how it ended.
+    """
+
+    id: str
+    base: str
+    attempt: int
+    job: str
+    status: str
+    run_folder: str
+    config_sha256: str
+    git_commit: str
+    started: float | None
+    ended: float | None
+    exit_code: int | None
+    message: str
+
+    @classmethod
+    def of(cls, details: Any) -> Job | None:
+        """From Ray's details; None if it is no job of ours."""
+        facts = details.metadata or {}
+        if not details.submission_id or not facts.get("gfs_id"):
+            return None
+        return cls(
+            id=details.submission_id,
+            base=facts["gfs_id"],
+            attempt=int(facts["gfs_attempt"]),
+            job=facts["gfs_job"],
+            status=str(getattr(details.status, "value", details.status)),
+            run_folder=facts["run_folder"],
+            config_sha256=facts["config_sha256"],
+            git_commit=facts["git_commit"],
+            started=details.start_time / 1000 if details.start_time else None,
+            ended=details.end_time / 1000 if details.end_time else None,
+            exit_code=details.driver_exit_code,
+            message=details.message or "",
+        )
+
+    @property
+    def over(self) -> bool:
+        return self.status in ENDED
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it has been there."""
+        return None if self.started is None else (self.ended or time.time()) - self.started
+
+
+class AlreadyThereError(Exception):
+    """A job with that id was submitted meanwhile, by somebody else."""
+
+
+class Jobs:
+    """The jobs of a cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self._client = _client(cluster)
+
+    def list(self) -> list[Job]:
+        """All of ours, the oldest first.
+
+        Raises:
+            ClusterError: the cluster does not answer.
+        """
+        with _told(self.cluster):
+            found = [job for row in self._client.list_jobs() if (job := Job.of(row)) is not None]
+        return sorted(found, key=lambda job: (job.started or 0.0, job.id))
+
+    def find(self, name: str) -> Job:
+        """The job with that id, or the last attempt of that submission.
+
+        Raises:
+            InputError: there is none; names those that are alike.
+        """
+        jobs = self.list()
+        matches = [job for job in jobs if name == job.id] or [j for j in jobs if name == j.base]
+        if matches:
+            return max(matches, key=lambda job: job.attempt)
+        ids = [job.id for job in reversed(jobs)]
+        close = difflib.get_close_matches(name, ids, n=3, cutoff=0.5)
+        known = f"did you mean {', '.join(close)}?" if close else "gfs list shows those there are"
+        raise InputError(f"id: no job {name!r} on {self.cluster.url}; {known}")
+
+    def submit(
+        self, job_id: str, entrypoint: str, folder: Path, facts: dict[str, str], **reserve: Any
+    ) -> None:
+        """Hand over a job whose working directory is a copy of ``folder``.
+
+        Raises:
+            AlreadyThereError: the id is taken.
+            ClusterError: the cluster does not take it.
+        """
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        if size > _LIMIT_BYTES:
+            raise InputError(
+                f"model.factory: its code has {size / 2**20:.0f} MiB, accepted at most "
+                f"{_LIMIT_BYTES // 2**20}: keep data out of its folder"
+            )
+        with _told(self.cluster):
+            try:
+                self._client.submit_job(
+                    submission_id=job_id,
+                    entrypoint=entrypoint,
+                    runtime_env={"working_dir": str(folder), **self._accepted()},
+                    metadata=facts,
+                    **reserve,
+                )
+            except RuntimeError as error:
+                if _EXISTS in str(error):
+                    raise AlreadyThereError from error
+                raise
+
+    def _accepted(self) -> dict[str, Any]:
+        """On a cluster that asks for no token, the job's driver has to accept that too."""
+        return {} if self.cluster.token else {"env_vars": {"RAY_AUTH_MODE": "disabled"}}
+
+    def stop(self, job: Job) -> Job:
+        """End a job; returns when it has ended.
+
+        Raises:
+            RunError: it does not end.
+        """
+        with _told(self.cluster):
+            self._client.stop_job(job.id)
+        return self.wait(job, STOP_TIMEOUT_S)
+
+    def wait(self, job: Job, timeout_s: float) -> Job:
+        """``job`` once it is over.
+
+        Raises:
+            RunError: it is not, in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not (job := self.find(job.id)).over:
+            if time.monotonic() > deadline:
+                raise RunError(f"{job.id}: still {job.status} after {timeout_s:g} s")
+            time.sleep(0.5)  # the Jobs API has no way to be told
+        return job
+
+    def logs(self, job: Job) -> str:
+        """What the driver has printed so far."""
+        with _told(self.cluster):
+            return str(self._client.get_job_logs(job.id))
+
+    def follow(self, job: Job, write: Callable[[str], None]) -> Job:
+        """Pass on what the driver prints until the job is over; the job then."""
+        written = 0
+        while True:
+            with _told(self.cluster):
+                written = asyncio.run(self._tail(job.id, write, written))
+            job = self.find(job.id)
+            if job.over:
+                return job
+            time.sleep(1.0)  # the connection was cut: again, without what was shown
+
+    async def _tail(self, job_id: str, write: Callable[[str], None], skip: int) -> int:
+        """Pass the log on from character ``skip``; how many characters are shown now."""
+        seen = 0
+        try:
+            async for chunk in self._client.tail_job_logs(job_id):
+                if new := chunk[max(0, skip - seen) :]:
+                    write(new)
+                seen += len(chunk)
+        except RuntimeError as error:
+            if "closed unexpectedly" not in str(error):
+                raise
+        return max(seen, skip)
+
+
+def _client(cluster: Cluster) -> Any:
+    """Ray's client. Its address would lose against Ray's variables, so they say the same."""
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    headers = {} if cluster.token is None else {"Authorization": f"Bearer {cluster.token}"}
+    with _variables(VARIABLES[0], cluster.url), _told(cluster):
+        from ray.job_submission import JobSubmissionClient
+
+        for name in [name for name in logging.root.manager.loggerDict if name.startswith("ray.")]:
+            logging.getLogger(name).setLevel(logging.ERROR)  # it tells of every upload
+        return JobSubmissionClient(cluster.url, headers=headers)
+
+
+@contextmanager
+def _variables(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
+def _told(cluster: Cluster) -> Iterator[None]:
+    """Turn errors of Ray's client, pages of a server's traceback, into one line."""
+    from aiohttp import ClientError
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except (AuthenticationError, ClientError, OSError, RuntimeError) as error:
+        if isinstance(error, InputError | RunError):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = lines[-1] if lines else type(error).__name__
+        raise ClusterError(f"{cluster.url}: {said[:300]}") from error

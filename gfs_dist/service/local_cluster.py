@@ -1,0 +1,253 @@
+"""A real Ray cluster on this machine: a head and workers, each a Ray node of its own.
+
+Nodes are child processes in sessions of their own that outlive this one. The head holds drivers
+and no ranks (it offers no CPUs); cores and GPUs are divided among the workers.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import gfs_dist
+from gfs_dist.errors import InputError, RunError
+from gfs_dist.service import http, state
+from gfs_dist.service.processes import MARK, Process, end, end_marked, marked
+from gfs_dist.service.state import LocalCluster, Node
+
+HOST = "127.0.0.1"
+GCS_PORT, DASHBOARD_PORT = 6379, 8265
+START_TIMEOUT_S = 300.0
+STOP_TIMEOUT_S = 30.0
+OBJECT_STORE_BYTES = 256 * 2**20
+QUEUE_LIMIT_S = 30 * 24 * 3600
+FOLDER = "gfs-up-"
+
+ATTEMPTS = 3
+
+Say = Callable[[str], None]
+
+
+class NotUpError(Exception):
+    """A node ended, or took too long, before the cluster counted it."""
+
+
+def up(workers: int, say: Say) -> LocalCluster:
+    """Start a head and ``workers`` worker nodes; returns when all of them are alive.
+
+    Ranks share what the workers offer: all cores and GPUs of this machine, divided evenly.
+
+    Raises:
+        InputError: a cluster of another size runs already.
+        RunError: a node did not come up; all that was started is ended.
+    """
+    before = state.read()
+    if before is not None and before.runs and not before.lost:
+        if before.workers == workers:
+            say(f"already up: a head and {workers} workers")
+            return before
+        raise InputError(
+            f"workers: a cluster with {before.workers} is up already; gfs down ends it"
+        )
+    if before is not None:
+        say("clearing away what a cluster that died has left")
+        _clear(before)
+    cluster = _prepare(workers)
+    try:
+        cluster = _start(cluster, "head", _head(cluster))
+        say(f"head is up: {cluster.address}, dashboard {cluster.dashboard}")
+        for number in range(workers):
+            # One after the other: nodes that share Ray's folder disturb each other's start.
+            cluster = _start(
+                cluster,
+                f"worker {number + 1}",
+                _worker(cluster, len(_share(_cores(), number, workers)) or 1),
+                {"CUDA_VISIBLE_DEVICES": ",".join(_share(_gpus(), number, workers))},
+            )
+            say(f"worker {number + 1} of {workers} is up")
+    except BaseException:
+        _clear(cluster)
+        raise
+    return cluster
+
+
+def down(say: Say) -> bool:
+    """End the cluster that :func:`up` started and all its processes; False if there is none."""
+    cluster = state.read()
+    if cluster is None:
+        return False
+    strays = _clear(cluster)
+    if strays:
+        say(f"{strays} processes did not end with their node and were killed")
+    return True
+
+
+def _prepare(workers: int) -> LocalCluster:
+    """Token, ports and folder of a cluster that does not run yet; remembered."""
+    token = state.make_folder() / "token"
+    token.unlink(missing_ok=True)
+    with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    cluster = LocalCluster(
+        mark=secrets.token_hex(8),
+        address=f"{HOST}:{_free_port(GCS_PORT)}",
+        dashboard=f"http://{HOST}:{_free_port(DASHBOARD_PORT)}",
+        temporary=tempfile.mkdtemp(prefix=FOLDER),  # short: sockets lie below it
+        workers=workers,
+    )
+    state.write(cluster)
+    return cluster
+
+
+def _head(cluster: LocalCluster) -> list[str]:
+    return [
+        "--head",
+        f"--port={cluster.address.rpartition(':')[2]}",
+        "--num-cpus=0",
+        "--num-gpus=0",
+        f"--dashboard-host={HOST}",
+        f"--dashboard-port={cluster.dashboard.rpartition(':')[2]}",
+        f"--temp-dir={cluster.temporary}",
+    ]
+
+
+def _worker(cluster: LocalCluster, cores: int) -> list[str]:
+    return [f"--address={cluster.address}", f"--num-cpus={cores}"]
+
+
+def _start(
+    cluster: LocalCluster, name: str, words: list[str], variables: dict[str, str] | None = None
+) -> LocalCluster:
+    """Start one node, once more if Ray gives up; ``cluster`` with it.
+
+    Raises:
+        RunError: it does not come up.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        mark = f"{cluster.mark}/{len(cluster.nodes)}-{attempt}"
+        try:
+            return _start_once(cluster, name, words, {**(variables or {}), MARK: mark})
+        except NotUpError as error:  # Ray waits 30 s for its own processes: few on a busy machine
+            end_marked(mark)
+            reason = error
+    raise RunError(f"{name} did not come up: {reason}") from reason
+
+
+def _start_once(
+    cluster: LocalCluster, name: str, words: list[str], variables: dict[str, str]
+) -> LocalCluster:
+    """Start one node and wait until the cluster counts it; ``cluster`` with it."""
+    log = Path(cluster.temporary) / f"{name.replace(' ', '_')}.log"
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"),
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        *words,
+    ]
+    with log.open("w", encoding="utf-8") as file:
+        child = subprocess.Popen(  # noqa: S603 - our own words
+            command,
+            cwd=cluster.temporary,
+            env={**_environment(), **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    process = Process.of(child.pid)
+    if process is not None:
+        cluster = replace(cluster, nodes=(*cluster.nodes, Node(name, process)))
+        state.write(cluster)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while _alive(cluster) < len(cluster.nodes):
+        if child.poll() is not None or time.monotonic() > deadline:
+            raise NotUpError(_reason(log))
+        time.sleep(0.2)  # Ray tells nobody that a node is ready
+    return cluster
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment with what a node needs, and with no other cluster's settings."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    package = str(Path(gfs_dist.__file__).resolve().parent.parent)
+    paths = [path for path in (package, os.environ.get("PYTHONPATH")) if path]
+    return {
+        **kept,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)]),
+        "PYTHONPATH": os.pathsep.join(paths),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(state.token_file()),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_gcs_rpc_server_connect_timeout_s": "60",  # 5 is too little for a machine at its limit
+        "RAY_JOB_START_TIMEOUT_SECONDS": str(QUEUE_LIMIT_S),  # a job may wait for its turn
+    }
+
+
+def _alive(cluster: LocalCluster) -> int:
+    token = state.token_file().read_text(encoding="ascii")
+    try:
+        rows = http.nodes(cluster.dashboard, token)
+    except (http.UnreachableError, http.AnswerError):  # it is not up yet
+        return 0
+    return sum(row["state"] == "ALIVE" for row in rows)
+
+
+def _clear(cluster: LocalCluster) -> int:
+    """End every process of ``cluster`` and remove its files; how many had to be killed apart."""
+    workers = [node.process for node in cluster.nodes[1:]]
+    head = [node.process for node in cluster.nodes[:1]]
+    for processes in (workers, head):
+        end(end(processes, signal.SIGTERM, STOP_TIMEOUT_S), signal.SIGKILL, STOP_TIMEOUT_S)
+    strays = end_marked(cluster.mark)
+    if left := marked(cluster.mark):
+        raise RunError(f"processes {[process.pid for process in left]} cannot be ended")
+    shutil.rmtree(cluster.temporary, ignore_errors=True)
+    state.forget()
+    return strays
+
+
+def _reason(log: Path) -> str:
+    """The last line of a node's log that says something, and where the others are."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it said nothing"
+
+
+def _free_port(wanted: int) -> int:
+    """``wanted`` if nobody has it, else any that is free."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise RunError(f"no free port on {HOST}")
+
+
+def _cores() -> list[str]:
+    return [str(core) for core in sorted(os.sched_getaffinity(0))]
+
+
+def _gpus() -> list[str]:
+    """Numbers of the GPUs that this process may use."""
+    import torch
+
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return chosen.split(",")[:count] if chosen else [str(number) for number in range(count)]
+
+
+def _share(items: list[str], number: int, of: int) -> list[str]:
+    """Part ``number`` of ``items`` divided evenly."""
+    return items[number::of]

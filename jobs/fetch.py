@@ -1,0 +1,29 @@
+"""``gfs fetch ID [DIR]``: bring back the run folder of a job."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from gfs_dist.jobs.cluster_keys import Fetch
+from gfs_dist.jobs.on_cluster import facts_of, one_job
+from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.service.fetching import fetch
+
+
+def run(config: Fetch, reporter: Reporter) -> dict[str, Any]:
+    """Copy it.
+
+    Raises:
+        InputError: no cluster, no such job, it has written nothing, or there is something else.
+    """
+    _, job = one_job(config)
+    into = Path(config.into or Path("runs") / job.base)
+    if not job.over:
+        reporter.note(f"{job.id} is still {job.status}: what it has written so far")
+    copied = fetch(job, into)
+    there = "is" if copied is None else f"{copied:,} files are now"
+    reporter.note(f"run folder of {job.id}: {there} in {into}")
+    reporter.next([f"gfs report {shlex.quote(str(into))} --open"])
+    return {**facts_of(job), "fetched": str(into.absolute())}

@@ -1,0 +1,43 @@
+"""``gfs logs ID``: what a job has printed, or one of its ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gfs_dist.errors import InputError
+from gfs_dist.jobs.cluster_keys import Logs
+from gfs_dist.jobs.on_cluster import facts_of, follow, one_job
+from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.service.jobs import Job
+
+
+def run(config: Logs, reporter: Reporter) -> dict[str, Any]:
+    """Show it; with ``follow`` until the job is over.
+
+    Raises:
+        InputError: no cluster, no such job, or no such rank.
+        JobEndedError: a job that was followed did not end well; has its exit code.
+    """
+    jobs, job = one_job(config)
+    if config.rank is not None:
+        text = _of_rank(job, config.rank)
+    elif config.follow:
+        address = config.runtime.address
+        return facts_of(follow(jobs, job, reporter, address, insecure=config.insecure))
+    else:
+        text = jobs.logs(job)
+    for line in text.splitlines():
+        reporter.note(line)
+    return {**facts_of(job), "log": text}
+
+
+def _of_rank(job: Job, rank: int) -> str:
+    """The log of one rank, from the run folder."""
+    folder = Path(job.run_folder) / "logs"
+    file = folder / f"rank_{rank}.log"
+    if not file.is_file():
+        there = sorted(found.name for found in folder.glob("rank_*.log"))
+        words = ", ".join(there) or f"none in {folder}; gfs fetch {job.id} brings the run folder"
+        raise InputError(f"rank: found no {file.name}, accepted those of {words}")
+    return file.read_text(encoding="utf-8", errors="replace")

@@ -1,0 +1,48 @@
+"""``gfs status ID``: how a job is doing."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gfs_dist.jobs.cluster_keys import OfJob
+from gfs_dist.jobs.on_cluster import commands, facts_of, how_it_ended, one_job
+from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.service.jobs import Job
+
+TAIL = 3
+
+
+def run(config: OfJob, reporter: Reporter) -> dict[str, Any]:
+    """Show it, with the last lines it printed.
+
+    Raises:
+        InputError: no cluster, or no such job; names those that are alike.
+    """
+    jobs, job = one_job(config)
+    last = [line for line in jobs.logs(job).splitlines() if line.strip()][-TAIL:]
+    reporter.table(job.id, ["", "value"], _rows(job))
+    for line in last:
+        reporter.note(f"> {line}")
+    if job.status == "FAILED":
+        reporter.note(how_it_ended(job))
+    reporter.next(commands(job, config.runtime.address, insecure=config.insecure))
+    return {**facts_of(job), "last_lines": last}
+
+
+def _rows(job: Job) -> list[list[object]]:
+    return [
+        ["job", job.job],
+        ["status", job.status + (" (waits for its turn)" if job.status == "PENDING" else "")],
+        ["attempt", job.attempt],
+        ["started", _clock(job.started)],
+        ["ended", _clock(job.ended)],
+        ["exit code", job.exit_code],
+        ["run folder", job.run_folder],
+        ["configuration", job.config_sha256[:16]],
+        ["git commit", job.git_commit or None],
+    ]
+
+
+def _clock(moment: float | None) -> str | None:
+    return None if moment is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))

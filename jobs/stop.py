@@ -1,0 +1,26 @@
+"""``gfs stop ID``: end a job; it can go on later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gfs_dist.jobs.cluster_keys import OfJob
+from gfs_dist.jobs.on_cluster import commands, facts_of, one_job
+from gfs_dist.jobs.reporter import Reporter
+
+
+def run(config: OfJob, reporter: Reporter) -> dict[str, Any]:
+    """End it, and return once it has ended.
+
+    Raises:
+        InputError: no cluster, or no such job; names those that are alike.
+        RunError: it does not end.
+    """
+    jobs, job = one_job(config)
+    if job.over:
+        reporter.note(f"{job.id} is over already: {job.status}")
+    else:
+        job = jobs.stop(job)
+        reporter.note(f"{job.id}: {job.status}; the same gfs submit goes on where it stopped")
+    reporter.next(commands(job, config.runtime.address, insecure=config.insecure))
+    return facts_of(job)

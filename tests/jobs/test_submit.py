@@ -1,0 +1,174 @@
+"""What ``gfs submit`` composes, what it is known by, and how its end is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gfs_dist.errors import ConfigError, JobEndedError
+from gfs_dist.jobs import on_cluster, submit
+from gfs_dist.jobs.cluster_keys import SUBMITTED
+from gfs_dist.jobs.compose import compose_file, to_yaml
+from gfs_dist.jobs.config import COMMANDS
+from gfs_dist.jobs.reporter import Silent
+from gfs_dist.service.capacity import Demand
+from gfs_dist.service.jobs import Job
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def prepared(*words: str) -> Any:
+    (request,) = submit.requests(["job=prune", *words])
+    return submit.prepare(request)
+
+
+def test_submit_has_its_own_keys_and_those_of_the_job() -> None:
+    (request,) = submit.requests(["job=prune", "steps=3", "wait=false"])
+    assert (request.keys.job, request.keys.wait, request.config.steps) == ("prune", False, 3)
+    with pytest.raises(ConfigError, match=r"^stepz: unknown key of gfs prune; did you mean steps"):
+        submit.requests(["job=prune", "stepz=3"])
+    with pytest.raises(ConfigError, match=r"^job: found 'cut', accepted pretrain, prune"):
+        submit.requests(["job=cut"])
+
+
+@pytest.mark.parametrize("job", SUBMITTED)
+def test_every_job_that_can_be_submitted_writes_a_run_folder(job: str) -> None:
+    assert {"out", "runtime", "workers", "device"} <= set(COMMANDS[job].__dataclass_fields__)
+    words = {"finetune": ["path=x"], "benchmark": ["suite=scaling"]}.get(job, [])
+    (request,) = submit.requests([f"job={job}", *words])
+    assert request.config.runtime.kind == "ray"
+
+
+def test_a_suite_of_one_machine_stays_on_one() -> None:
+    (request,) = submit.requests(["job=benchmark"])
+    assert submit.prepare(request).demand == Demand(1, "auto", together=True)
+
+
+def test_the_same_words_have_the_same_id_and_folder(here: Path) -> None:
+    one, two = prepared("steps=3"), prepared("steps=3")
+    assert (one.base, one.run_folder) == (two.base, two.run_folder)
+    assert one.run_folder == str(here / "runs" / one.base)
+    assert prepared("steps=4").base != one.base
+    assert prepared("steps=3", "out=x").base != one.base
+
+
+def test_how_the_cluster_is_reached_does_not_matter() -> None:
+    near, far = prepared(), prepared("runtime.address=http://elsewhere:8265")
+    assert near.base == far.base
+    assert "address: auto" in far.config_text
+
+
+def test_paths_no_longer_depend_on_the_folder(here: Path) -> None:
+    text = prepared(
+        "data=cifar10", "data.root=pictures", "checkpoint=dense", "model=resnet20_cifar", "out=here"
+    ).config_text
+    for line in (f"root: {here}/pictures", f"checkpoint: {here}/dense", f"out: {here}/here"):
+        assert line in text, line
+    assert "partition: contiguous" in text
+    assert f"partition: {here}/parts.json" in prepared("partition=parts.json").config_text
+
+
+def test_every_point_of_a_sweep_is_a_job_with_a_folder() -> None:
+    points = submit.requests(["job=prune", "steps=1,2"], multirun=True)
+    assert len({submit.prepare(point).run_folder for point in points}) == 2
+    named = submit.requests(["job=prune", "steps=1,2", "out=x"], multirun=True)
+    assert [Path(submit.prepare(point).run_folder).name for point in named] == ["0", "1"]
+
+
+def test_what_a_job_takes_follows_from_its_keys() -> None:
+    assert prepared("workers=3", "runtime.spares=1").demand == Demand(4, "auto")
+    assert prepared("runtime=none").demand == Demand(1, "auto", together=True)
+    assert prepared("runtime=local", "workers=3", "device=cpu").demand == Demand(
+        3, "cpu", together=True
+    )
+    (request,) = submit.requests(["job=benchmark", "suite=scaling", "workers=[1,4,2]"])
+    assert submit.prepare(request).demand.ranks == 4
+
+
+def test_the_job_goes_on_where_its_folder_has_begun(here: Path) -> None:
+    sent = prepared("steps=3", "out=run")
+    file = here / "gfs-job.yaml"
+    file.write_text(sent.config_text)
+    config = compose_file("prune", file)
+    assert (config.out, config.resume, config.steps) == (str(here / "run"), None, 3)
+    (here / "run").mkdir()
+    (here / "run" / "config.yaml").write_text(to_yaml(config))
+    assert compose_file("prune", file).resume == str(here / "run")
+    (here / "run" / "config.yaml").write_text(to_yaml(config).replace("steps: 3", "steps: 4"))
+    with pytest.raises(ConfigError, match="steps: found 3, the run folder has 4"):
+        compose_file("prune", file)
+
+
+@pytest.mark.parametrize("content", ["", "a: [", "- x", "steps: 3"])
+def test_a_file_that_is_no_configuration_is_refused(here: Path, content: str) -> None:
+    (here / "x.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"x\.yaml"):
+        compose_file("prune", here / "x.yaml")
+    with pytest.raises(ConfigError, match=r"absent"):
+        compose_file("prune", here / "absent")
+
+
+def test_inputs_that_are_not_here_are_refused_on_our_cluster_only() -> None:
+    (request,) = submit.requests(["job=prune", "checkpoint=/nowhere", "model=two_layer"])
+    with pytest.raises(ConfigError, match="checkpoint: /nowhere does not exist"):
+        submit._plan(request, own_cluster=True)
+    (line,) = submit._plan(request, own_cluster=False)
+    assert "cannot be seen from here" in line
+
+
+def job(status: str, exit_code: int | None = None, message: str = "") -> Job:
+    return Job("a-1", "a", 1, "prune", status, "/run", "0", "", 1.0, None, exit_code, message)
+
+
+@pytest.mark.parametrize(
+    ("ended", "exit_code", "words"),
+    [
+        (job("FAILED", 3, "log\ngfs: budget: too small\n"), 3, "exit code 3: budget: too small"),
+        (job("FAILED", None, "lost its node"), 1, "a-1 failed: lost its node"),
+        (job("STOPPED"), 130, "a-1 was stopped; submit it again to go on"),
+    ],
+)
+def test_a_job_that_did_not_end_well_gives_its_exit_code(
+    ended: Job, exit_code: int, words: str
+) -> None:
+    jobs: Any = SimpleNamespace(follow=lambda job, write: ended)
+    with pytest.raises(JobEndedError, match=words) as caught:
+        on_cluster.follow(jobs, job("RUNNING"), Silent(), None, insecure=False)
+    assert caught.value.exit_code == exit_code
+
+
+def test_interrupting_says_that_the_job_goes_on() -> None:
+    def follow(job: Job, write: Any) -> Job:
+        raise KeyboardInterrupt
+
+    jobs: Any = SimpleNamespace(follow=follow)
+    with pytest.raises(KeyboardInterrupt, match=r"a-1 goes on; .*gfs logs a-1 -f.*gfs stop a-1"):
+        on_cluster.follow(jobs, job("RUNNING"), Silent(), None, insecure=False)
+
+
+def test_commands_name_the_cluster_that_was_named() -> None:
+    found = on_cluster.commands(job("SUCCEEDED"), "http://a:1", insecure=True)
+    assert found[0] == "gfs fetch a-1 runtime.address=http://a:1 --insecure"
+
+
+def test_chunks_become_lines() -> None:
+    class Notes(Silent):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def note(self, line: str) -> None:
+            self.lines.append(line)
+
+    notes = Notes()
+    lines = on_cluster._Lines(notes)
+    for chunk in ("a", "b\nc\n\nd", "e"):
+        lines.write(chunk)
+    lines.close()
+    assert notes.lines == ["ab", "c", "", "de"]

@@ -1,0 +1,218 @@
+"""The command line on a real cluster of this machine, from ``gfs up`` to ``gfs down``."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gfs_dist.service import http
+from gfs_dist.service.processes import marked
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = [
+    "prune", "model.width=40", "data.samples=200", "steps=15", "train.iterations=20",
+    "train.checkpoint_every=10", "workers=1",
+]  # fmt: skip
+LONG = [*TINY[:4], "train.iterations=60", "train.checkpoint_every=4", "workers=1"]
+TIMEOUT_S = 600
+
+
+class Gfs:
+    """The command line in a folder of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        self.environment = {
+            **kept,
+            "XDG_STATE_HOME": str(home / "state"),
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def __call__(self, *words: str, exit_code: int = 0, **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "gfs_dist", *words],
+            cwd=self.home,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_S,
+        )
+        assert done.returncode == exit_code, f"{words}: {done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def json(self, *words: str, exit_code: int = 0) -> Any:
+        return json.loads(
+            [
+                line
+                for line in self(*words, "--json", exit_code=exit_code).splitlines()
+                if line.startswith("{")
+            ][-1]
+        )
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return json.loads((self.home / "state" / "gfs" / "cluster" / "state.json").read_text())
+
+    def rows(self, what: str) -> list[dict[str, Any]]:
+        token = (self.home / "state" / "gfs" / "cluster" / "token").read_text()
+        url = f"{self.state['dashboard']}/api/v0/{what}?limit=1000"
+        return http.get_json(url, token, 30.0)["data"]["result"]["result"]
+
+
+@pytest.fixture(scope="module")
+def gfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gfs]:
+    """A cluster with one worker; at the end nothing of it is left."""
+    run = Gfs(tmp_path_factory.mktemp("gfs"))
+    told = run.json("up", "workers=1")
+    mark, temporary = run.state["mark"], Path(run.state["temporary"])
+    try:
+        assert len(told["pids"]) == 2
+        yield run
+    finally:
+        assert run.json("down") == {"ended": True}
+    assert marked(mark) == []
+    assert not temporary.exists()
+    assert list((run.home / "state" / "gfs" / "cluster").iterdir()) == []
+    assert "nothing to do" in run("down")
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def picks(folder: Path) -> list[str]:
+    report = json.loads((folder / "report.json").read_text())
+    assert report["status"] == "finished"
+    return [row["picks_sha256"] for row in report["results"]]
+
+
+def test_the_cluster_is_for_its_owner(gfs: Gfs) -> None:
+    token = gfs.home / "state" / "gfs" / "cluster" / "token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert gfs.state["dashboard"].startswith("http://127.0.0.1:")
+    for wrong, message in ((None, "status 401"), ("wrong", "status 403")):
+        with pytest.raises(http.AnswerError, match=message):
+            http.get_json(f"{gfs.state['dashboard']}/api/version", wrong)
+    assert "already up" in gfs("up", "workers=1")
+    assert "with 1 is up already" in gfs("up", "workers=2", exit_code=2)
+
+
+def test_the_doctor_finds_nothing(gfs: Gfs) -> None:
+    checks = {check["name"]: check for check in gfs.json("doctor")["checks"]}
+    assert checks["cluster"]["state"] == checks["nodes"]["state"] == "ok"
+    assert checks["gfs up"]["found"] == "a head and 1 workers"
+
+
+def test_a_job_is_followed_shown_and_fetched(gfs: Gfs) -> None:
+    shown = gfs("submit", *TINY)
+    (job,) = gfs.json("list")["jobs"]
+    assert (job["status"], job["exit_code"], job["attempt"]) == ("SUCCEEDED", 0, 1)
+    for line in ("two-layer, 40 tanh neurons", f"submitted as {job['id']}", "pruned", "next: gfs"):
+        assert line in shown, line
+    assert f"next: gfs fetch {job['id']}" in shown
+    folder = Path(job["run_folder"])
+    assert folder == gfs.home / "runs" / job["base"]
+    assert job["id"] in gfs("list")
+    assert gfs.json("status", job["base"])["id"] == job["id"]
+    assert "pruned" in gfs("logs", job["id"])
+    assert gfs.json("logs", job["id"], "rank=0")["id"] == job["id"]
+    gfs("fetch", job["id"], "fetched")
+    assert picks(gfs.home / "fetched") == picks(folder)
+    assert "exists and is not empty" in gfs("fetch", job["id"], "fetched", exit_code=2)
+
+
+def test_the_same_job_again_is_shown(gfs: Gfs) -> None:
+    assert "has finished already" in gfs("submit", *TINY)
+    assert len(gfs.json("list")["jobs"]) == 1
+
+
+def test_an_unknown_job_is_named_with_those_alike(gfs: Gfs) -> None:
+    (job,) = gfs.json("list")["jobs"]
+    said = gfs("status", job["base"][:-2] + "zz", exit_code=2)
+    assert f"did you mean {job['id']}?" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_what_cannot_fit_is_refused(gfs: Gfs) -> None:
+    said = gfs("submit", *TINY[:-1], "workers=500", exit_code=2)
+    assert "workers: found 500" in said
+    said = gfs("submit", *TINY[:-1], "device=cuda", exit_code=2)
+    assert "each takes a GPU; accepted at most 0" in said
+
+
+def test_the_exit_code_is_that_of_the_job(gfs: Gfs) -> None:
+    missing = gfs.home / "there"
+    missing.mkdir()
+    words = ["prune", f"checkpoint={missing}", "out=broken"]
+    assert "there" in gfs("submit", *words, exit_code=2)  # found here, before it is sent
+    assert all(job["status"] == "SUCCEEDED" for job in gfs.json("list")["jobs"])
+    occupied = gfs.home / "occupied"
+    occupied.mkdir()
+    (occupied / "file").touch()
+    said = gfs("submit", *TINY, "out=occupied", exit_code=2)  # found by the job
+    assert "exists and is not empty" in said
+    assert "failed with exit code 2" in said
+
+
+def test_a_stopped_job_leaves_nothing_and_goes_on_with_the_same_picks(gfs: Gfs) -> None:
+    gfs("prune", *LONG[1:], "runtime=none", "out=undisturbed")
+    job = gfs.json("submit", *LONG)
+    assert job["how"] == "submitted"
+    folder = Path(job["run_folder"])
+    wait_for(lambda: (folder / "paths" / "step_00000000.json").is_file())
+    again = gfs.json("submit", *LONG)
+    assert (again["how"], again["id"]) == ("attached", job["id"])
+    assert gfs.json("stop", job["id"])["status"] == "STOPPED"
+    assert (
+        not (folder / "report.json").exists()
+        or "finished" not in (folder / "report.json").read_text()
+    )
+    wait_for(lambda: all(row["state"] == "REMOVED" for row in gfs.rows("placement_groups")))
+    wait_for(lambda: not [row for row in gfs.rows("actors") if row["state"] == "ALIVE"])
+    wait_for(lambda: not [p for p in marked(gfs.state["mark"]) if is_driver(p.pid)])
+    shown = gfs("submit", *LONG)
+    assert f"submitted as {job['base']}-2, which goes on in {folder}" in shown
+    assert picks(folder) == picks(gfs.home / "undisturbed")
+
+
+def is_driver(pid: int) -> bool:
+    try:
+        return b"gfs-job.yaml" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_own_code_goes_along_and_sweeps_are_one_job_a_point(gfs: Gfs) -> None:
+    (gfs.home / "own_net.py").write_text(
+        "from torch import nn\nfrom own_size import SIZE\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, SIZE), nn.ReLU(), "
+        "nn.Linear(SIZE, 10))\n"
+    )
+    (gfs.home / "own_size.py").write_text("SIZE = 12\n")
+    words = [
+        "pretrain", "-m", "seed=0,1", "model=custom", "model.factory=own_net:make",
+        "data.samples=200", "train.iterations=10",
+    ]  # fmt: skip
+    shown = gfs("submit", *words)
+    assert shown.count("2 files of yours went along") == 2
+    jobs = [job for job in gfs.json("list")["jobs"] if job["job"] == "pretrain"]
+    assert [job["status"] for job in jobs] == ["SUCCEEDED", "SUCCEEDED"]
+    assert len({job["run_folder"] for job in jobs}) == 2
