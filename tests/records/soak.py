@@ -1,0 +1,206 @@
+"""Many short runs, each with several faults on a seeded schedule: what became of each.
+
+python -m tests.records.soak [FAULTS] [SEED]   # keeps soak.json and soak.md
+
+Workers are killed, stopped or leave; the driver is killed and the run resumed. Every run must end
+with the picks of an undisturbed one; none may hang or leave a process, a file or shared memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gfs_dist.service.processes import MARK, end_marked, marked
+from tests.records.record import keep
+
+STEPS, WORKERS = 300, 3
+DRIVER = -1
+LIMIT_S = 240
+HANG_FLOOR_S = 2
+SHARED_MEMORY = Path("/dev/shm")
+WORDS = [
+    f"steps={STEPS}", "model.width=200", "runtime=local", f"workers={WORKERS}", "threads=1",
+    f"runtime.hang_floor_s={HANG_FLOOR_S}",
+]  # fmt: skip
+SENT = {-signal.SIGKILL: "driver killed", 0: "finished"}
+
+
+@dataclass
+class Outcome:
+    """One run, over all the processes that it took.
+
+    Attributes:
+        scheduled: faults that were to come.
+        faults: rows of those that came, as the report has them.
+        drivers: how often the driver was killed.
+        trouble: what is not as it should be.
+    """
+
+    scheduled: int
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    drivers: int = 0
+    trouble: list[str] = field(default_factory=list)
+
+    @property
+    def injected(self) -> int:
+        """Faults that came; several ranks notice one hang, which counts once."""
+        return len({(row["generation"]) for row in self.faults}) + self.drivers
+
+
+class Soak:
+    """Runs of one small problem.
+
+    Args:
+        folder: empty; all files of the runs lie in it, temporary ones too.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+        self.mark = f"soak-{os.getpid()}"
+        self.dense = folder / "dense"
+        words = ["model.width=200", "train.iterations=50", "train.checkpoint_every=50"]
+        assert self._gfs("pretrain", *words, "runtime=none", f"out={self.dense}").returncode == 0
+        self.checkpoint = self.dense / "checkpoints" / "step_00000050"
+        out = self._prune("undisturbed")
+        assert out.returncode == 0, out.stderr
+        self.expected = self._picks("undisturbed")
+
+    def run(self, name: str, chance: random.Random) -> Outcome:
+        """One run with one to four faults; after the death of its driver it is resumed."""
+        parts = schedule(chance)
+        outcome = Outcome(sum(len(part) for part in parts))
+        before = set(SHARED_MEMORY.iterdir())
+        for number, faults in enumerate(parts):
+            resume = number > 0
+            try:
+                done = self._prune(name, faults, resume=resume)
+            except subprocess.TimeoutExpired:
+                outcome.trouble.append(f"hung with {faults}")
+                end_marked(self.mark)
+                return outcome
+            killed = done.returncode == -signal.SIGKILL
+            outcome.drivers += killed
+            if not killed and done.returncode != 0:
+                said = done.stderr.strip().splitlines()[-1:]
+                outcome.trouble.append(f"exit {done.returncode} with {faults}: {said}")
+            outcome.faults += self._faults(name, killed=killed)
+        if not outcome.trouble and self._picks(name) != self.expected:
+            outcome.trouble.append(f"other picks with {parts}")
+        outcome.trouble += self._left(before)
+        return outcome
+
+    def _prune(
+        self, name: str, faults: list[dict[str, Any]] | None = None, *, resume: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        out = self.folder / name
+        words = [f"resume={out}"] if resume else [f"checkpoint={self.checkpoint}", f"out={out}"]
+        return self._gfs("prune", *words, *([] if resume else WORDS), faults=faults)
+
+    def _gfs(
+        self, *words: str, faults: list[dict[str, Any]] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        env = os.environ | {MARK: self.mark, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
+        env["GFS_FAULTS"] = json.dumps(faults or [])
+        command = [sys.executable, "-m", "gfs_dist", *words]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_S)
+
+    def _picks(self, name: str) -> str:
+        report = json.loads((self.folder / name / "report.json").read_text())
+        return str(report["results"][0]["picks_sha256"])
+
+    def _faults(self, name: str, *, killed: bool) -> list[dict[str, Any]]:
+        """Of the process that has ended; a killed one wrote no report, but its events."""
+        out = self.folder / name
+        if not killed and (out / "report.json").exists():
+            return list(json.loads((out / "report.json").read_text())["faults"])
+        rows = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+        return [row for row in rows if row["event"] == "fault"]
+
+    def _left(self, before: set[Path]) -> list[str]:
+        """Processes, files and shared memory that outlived the run."""
+        found = [f"process {process.pid}" for process in marked(self.mark)]
+        end_marked(self.mark)
+        found += [f"file {path.name}" for path in self.temporary.iterdir()]
+        found += [f"shared memory {path.name}" for path in set(SHARED_MEMORY.iterdir()) - before]
+        return [f"left: {what}" for what in found]
+
+
+def schedule(chance: random.Random) -> list[list[dict[str, Any]]]:
+    """Faults of each process of a run, by generation and rising step; the last driver lives."""
+    parts: list[list[dict[str, Any]]] = [[]]
+    step = generation = 0
+    for _ in range(chance.randint(1, 4)):
+        step += chance.randint(1, STEPS // 5)
+        if chance.random() < 0.25:
+            parts[-1].append({"rank": DRIVER, "step": step, "generation": generation})
+            parts.append([])
+            generation = 0
+        else:
+            kind = chance.choice(["kill", "kill", "exit", "stop"])
+            rank = chance.randrange(WORKERS)
+            parts[-1].append({"rank": rank, "step": step, "kind": kind, "generation": generation})
+            generation += 1
+    return parts
+
+
+def soak(folder: Path, faults: int, seed: int) -> list[Outcome]:
+    """Runs until so many faults have come."""
+    made, chance, outcomes = Soak(folder), random.Random(seed), list[Outcome]()
+    while sum(outcome.injected for outcome in outcomes) < faults:
+        outcome = made.run(f"run_{len(outcomes):03d}", chance)
+        outcomes.append(outcome)
+        total = sum(outcome.injected for outcome in outcomes)
+        print(f"run {len(outcomes)}: {total} faults so far", *outcome.trouble, flush=True)
+    return outcomes
+
+
+def rows_of(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    """By kind of fault: how many, and the seconds from detection to the first new step."""
+    kinds: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        for row in outcome.faults:
+            times = kinds.setdefault(row["kind"], [])
+            if row.get("recovered_s") is not None:
+                times.append(row["recovered_s"])
+    made = []
+    for kind, times in sorted(kinds.items()):
+        spread = {"median": statistics.median(times), "min": min(times), "max": max(times)}
+        came = sum(row["kind"] == kind for outcome in outcomes for row in outcome.faults)
+        made.append({"fault": kind, "noticed": came, "recovered_s": spread if times else None})
+    drivers = sum(outcome.drivers for outcome in outcomes)
+    return [*made, {"fault": "driver killed", "noticed": drivers, "recovered_s": None}]
+
+
+def main() -> None:
+    faults, seed = (int(word) for word in [*sys.argv[1:], "100", "0"][:2])
+    with tempfile.TemporaryDirectory(prefix="gfs-soak-") as folder:
+        outcomes = soak(Path(folder), faults, seed)
+    bad = [outcome for outcome in outcomes if outcome.trouble]
+    notes = [
+        f"{len(outcomes)} runs of {STEPS} picks by {WORKERS} local workers, "
+        f"{sum(outcome.injected for outcome in outcomes)} faults that came (of "
+        f"{sum(outcome.scheduled for outcome in outcomes)} scheduled: the others lay behind where "
+        "a run went on); a driver that died is followed by resume=",
+        f"{len(outcomes) - len(bad)} of {len(outcomes)} ended with the undisturbed picks and left "
+        "no process, temporary file or shared memory",
+        *(f"not so: {trouble}" for outcome in bad for trouble in outcome.trouble),
+        "recovered_s: from the detection of a fault to the first new step; rows count ranks that "
+        "were found lost",
+    ]
+    keep("soak", f"python -m tests.records.soak {faults} {seed}", rows_of(outcomes), notes)
+
+
+if __name__ == "__main__":
+    main()
