@@ -23,7 +23,7 @@ from typing import Any
 
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else workers get a copy of the venv
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -37,6 +37,8 @@ CONNECT_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 256 * 2**20
 FOLDER = "gfs-ray-"
 AUTH_MODES = ("token", "disabled")
+OTHER_CLUSTER = "WrongClusterID"
+"""How Ray says that behind the same address there is another cluster now."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -105,6 +107,13 @@ class RayWorker:
         error = done.exception()
         if isinstance(error, RayActorError):
             answer.set_exception(WorkerDiedError(_first_line(error)))
+        elif isinstance(error, AuthenticationError) and OTHER_CLUSTER in str(error):
+            answer.set_exception(
+                PlacementError(
+                    "the Ray cluster was started again while this ran, and its workers are gone; "
+                    "resume=RUN_DIR goes on"
+                )
+            )
         elif error is not None:
             answer.set_exception(error)
         elif (reply := done.result()).error is not None:

@@ -22,6 +22,7 @@ from typing import Self
 ETC = Path("/etc/netns")
 NETWORK = "10.213.77"
 PORT = 6379
+TRIES = 3
 NAMED = 'hostname "$0" && exec "$@"'
 HEALTH_MS = 1000
 """So that Ray takes a silent host for dead after seconds instead of a minute."""
@@ -94,10 +95,18 @@ class Hosts:
         room = "--object-store-memory=100000000"
         ray = [str(Path(sys.executable).parent / "ray"), "start", "--block", own, room, *role]
         ray.append(f"--temp-dir={self.folder / 'ray'}")
-        before = len(self._ready(host))
-        with (self.folder / f"ray_{host}.log").open("a") as log:
-            self.raylets[host] = self.popen(host, ray, stdout=log, stderr=subprocess.STDOUT)
-        wait_for(f"Ray on host {host}", lambda: len(self._ready(host)) > before)
+        before, tries = len(self._ready(host)), 0
+        while len(self._ready(host)) == before:  # on a busy machine Ray may give up on itself
+            tries += 1
+            assert tries <= TRIES, f"Ray on host {host} ends at once, see {self.folder}"
+            self._empty(host)
+            with (self.folder / f"ray_{host}.log").open("a") as log:
+                process = self.popen(host, ray, stdout=log, stderr=subprocess.STDOUT)
+            self.raylets[host] = process
+            wait_for(
+                f"Ray on host {host}",
+                lambda: len(self._ready(host)) > before or process.poll() is not None,  # noqa: B023
+            )
 
     def end_ray(self, host: int) -> None:
         """Kill all processes of its Ray, workers included."""
@@ -120,7 +129,6 @@ class Hosts:
         hosts = sorted(self._broken if 0 not in self._broken else range(len(self.names)))
         for host in hosts:
             self.join_again(host)
-            self._empty(host)
         for host in hosts:
             self.start_ray(host)
         self._broken.clear()
