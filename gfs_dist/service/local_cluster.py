@@ -15,12 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import gfs_dist
 from gfs_dist.errors import InputError, RunError
+from gfs_dist.files.lock import FolderLock
 from gfs_dist.service import http, state
 from gfs_dist.service.processes import MARK, Process, end, end_marked, marked
 from gfs_dist.service.state import LocalCluster, Node
@@ -48,9 +50,14 @@ def up(workers: int, say: Say) -> LocalCluster:
     Ranks share what the workers offer: all cores and GPUs of this machine, divided evenly.
 
     Raises:
-        InputError: a cluster of another size runs already.
+        InputError: a cluster of another size runs already, or is about to.
         RunError: a node did not come up; all that was started is ended.
     """
+    with _alone():
+        return _up(workers, say)
+
+
+def _up(workers: int, say: Say) -> LocalCluster:
     before = state.read()
     if before is not None and before.runs and not before.lost:
         if before.workers == workers:
@@ -83,13 +90,24 @@ def up(workers: int, say: Say) -> LocalCluster:
 
 def down(say: Say) -> bool:
     """End the cluster that :func:`up` started and all its processes; False if there is none."""
-    cluster = state.read()
-    if cluster is None:
-        return False
-    strays = _clear(cluster)
+    with _alone():
+        cluster = state.read()
+        if cluster is None:
+            return False
+        strays = _clear(cluster)
     if strays:
-        say(f"{strays} processes did not end with their node and were killed")
+        say(f"killed what outlived its node: {strays} of its processes")
     return True
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Nobody else starts or ends a cluster meanwhile."""
+    lock = FolderLock(state.make_folder())
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _prepare(workers: int) -> LocalCluster:
@@ -194,9 +212,8 @@ def _environment() -> dict[str, str]:
 
 
 def _alive(cluster: LocalCluster) -> int:
-    token = state.token_file().read_text(encoding="ascii")
     try:
-        rows = http.nodes(cluster.dashboard, token)
+        rows = http.nodes(cluster.dashboard, state.read_token())
     except (http.UnreachableError, http.AnswerError):  # it is not up yet
         return 0
     return sum(row["state"] == "ALIVE" for row in rows)
