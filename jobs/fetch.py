@@ -18,11 +18,11 @@ def run(config: Fetch, reporter: Reporter) -> dict[str, Any]:
     Raises:
         InputError: no cluster, no such job, it has written nothing, or there is something else.
     """
-    _, job = one_job(config)
+    jobs, job = one_job(config)
     into = Path(config.into or Path("runs") / job.base)
     if not job.over:
         reporter.note(f"{job.id} is still {job.status}: what it has written so far")
-    copied = fetch(job, into)
+    copied = fetch(jobs, job, into)
     there = "is" if copied is None else f"{copied:,} files are now"
     reporter.note(f"run folder of {job.id}: {there} in {into}")
     reporter.next([f"gfs report {shlex.quote(str(into))} --open"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gfs_dist.errors import ConfigError
+from gfs_dist.errors import ConfigError, JobEndedError
 from gfs_dist.jobs.benchmark_keys import ON_CLUSTERS
 from gfs_dist.jobs.cluster_keys import Submit
 from gfs_dist.jobs.compose import compose, sweep, to_yaml
@@ -21,7 +21,8 @@ from gfs_dist.jobs.on_cluster import commands, connect, facts_of, follow
 from gfs_dist.jobs.paths import unseen_inputs, with_absolute_paths
 from gfs_dist.jobs.reporter import PlannedOnly, Reporter, Silent
 from gfs_dist.service.capacity import Capacity, Demand
-from gfs_dist.service.submission import Submission, send
+from gfs_dist.service.jobs import Job, Jobs
+from gfs_dist.service.submission import Sent, Submission, send
 
 AUTO = "auto"
 """The address by which a driver on a cluster joins it."""
@@ -40,20 +41,31 @@ class Request:
     """One job to submit.
 
     Attributes:
-        keys: of ``gfs submit`` itself.
+        job: the command.
         config: of the job, composed; paths absolute.
         default_out: whether no run folder was named.
     """
 
-    keys: Submit
+    job: str
     config: Any
     default_out: bool
 
 
-def requests(
-    words: Sequence[str], config_dir: Path | None = None, *, multirun: bool = False
-) -> list[Request]:
-    """What a command line asks for; one for each combination of values with ``multirun``.
+@dataclass(frozen=True)
+class Batch:
+    """All jobs of one command line."""
+
+    keys: Submit
+    requests: list[Request]
+
+    @property
+    def address(self) -> str | None:
+        """The cluster that was named."""
+        return getattr(self.requests[0].config.runtime, "address", None)
+
+
+def batch(words: Sequence[str], config_dir: Path | None = None, *, multirun: bool = False) -> Batch:
+    """What a command line asks for; a job for each combination of values with ``multirun``.
 
     Raises:
         ConfigError: as :func:`gfs_dist.jobs.compose.compose`.
@@ -67,7 +79,7 @@ def requests(
     make = sweep if multirun else lambda *of: [compose(*of)]
     configs = map(with_absolute_paths, make(keys.job, rest, config_dir))
     default_out = "out" not in named and "resume" not in named
-    return [Request(keys, config, default_out) for config in configs]
+    return Batch(keys, [Request(keys.job, config, default_out) for config in configs])
 
 
 def _spreads(job: str, words: Sequence[str]) -> bool:
@@ -76,34 +88,58 @@ def _spreads(job: str, words: Sequence[str]) -> bool:
     return job != "benchmark" or suites[-1:] in [[suite] for suite in ON_CLUSTERS]
 
 
-def run(request: Request, reporter: Reporter) -> dict[str, Any]:
-    """Submit one job and, unless told otherwise, follow it.
+def run(batch: Batch, reporter: Reporter) -> dict[str, Any]:
+    """Submit jobs and, unless told otherwise, follow them to their end.
 
     Raises:
-        ClusterError: no cluster, or the job is larger than it.
-        JobEndedError: the job did not end well; has its exit code.
+        ClusterError: no cluster, or a job is larger than it; nothing is submitted then.
+        JobEndedError: a job did not end well; has its exit code.
     """
-    config, keys = request.config, request.keys
-    address = getattr(config.runtime, "address", None)
+    keys, address = batch.keys, batch.address
     jobs = connect(address, keys.insecure)
-    submission = prepare(request)
     capacity = Capacity.of(jobs.cluster.nodes())
-    needs = capacity.check(submission.demand)
-    reporter.plan(
-        [
-            *_plan(request, own_cluster=jobs.cluster.own),
-            f"cluster   {jobs.cluster.url}: {needs}",
-            f"folder    {submission.run_folder}",
-        ]
-    )
-    sent = send(jobs, submission, capacity)
+    submissions = [prepare(request) for request in batch.requests]
+    needs = [capacity.check(submission.demand) for submission in submissions]
+    plans = [_plan(request, own_cluster=jobs.cluster.own) for request in batch.requests]
+    lines: list[str] = []
+    for submission, need, plan in zip(submissions, needs, plans, strict=True):
+        lines += [*plan, f"cluster   {jobs.cluster.url}: {need}"]
+        lines += [f"folder    {submission.run_folder}"]
+    reporter.plan(lines)
+    sent = []
+    for submission in submissions:
+        sent.append(send(jobs, submission, capacity))
+        _tell(sent[-1], reporter)
+        reporter.next(commands(sent[-1].job, address, insecure=keys.insecure))
+    answers = [{**facts_of(one.job), "how": one.how} for one in sent]
+    if keys.wait:
+        followed = [one.job for one in sent if one.how != "finished"]
+        _follow(jobs, followed, reporter, address, insecure=keys.insecure)
+    return answers[0] if len(answers) == 1 else {"runs": answers}
+
+
+def _tell(sent: Sent, reporter: Reporter) -> None:
     if sent.shipped:
         reporter.note(f"code      {len(sent.shipped)} files of yours went along")
     reporter.note(HOW[sent.how].format(id=sent.job.id, out=sent.job.run_folder))
-    reporter.next(commands(sent.job, address, insecure=keys.insecure))
-    if not keys.wait or sent.how == "finished":
-        return {**facts_of(sent.job), "how": sent.how}
-    return facts_of(follow(jobs, sent.job, reporter, address, insecure=keys.insecure))
+
+
+def _follow(
+    jobs: Jobs, followed: Sequence[Job], reporter: Reporter, address: str | None, *, insecure: bool
+) -> None:
+    """Show one job after the other; they work side by side."""
+    failed: list[JobEndedError] = []
+    for job in followed:
+        if len(followed) > 1:
+            reporter.note(f"following {job.id}")
+        try:
+            follow(jobs, job, reporter, address, insecure=insecure)
+        except JobEndedError as error:
+            failed.append(error)
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        raise JobEndedError("; ".join(map(str, failed)), failed[0].exit_code)
 
 
 def prepare(request: Request) -> Submission:
@@ -111,7 +147,7 @@ def prepare(request: Request) -> Submission:
 
     A run folder that was not named is ``runs/ID`` here, so that the same words find it again.
     """
-    config, job = copy.deepcopy(request.config), request.keys.job
+    config, job = copy.deepcopy(request.config), request.job
     resume = getattr(config, "resume", None)
     if resume is not None:
         config.resume = None
@@ -164,5 +200,5 @@ def _plan(request: Request, *, own_cluster: bool) -> list[str]:
         return ["plan      made on the cluster: here is no GPU"]
     planner = _Planner()
     with contextlib.suppress(PlannedOnly):
-        importlib.import_module(f"gfs_dist.jobs.{request.keys.job}").run(request.config, planner)
+        importlib.import_module(f"gfs_dist.jobs.{request.job}").run(request.config, planner)
     return planner.lines

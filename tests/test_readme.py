@@ -35,7 +35,7 @@ def test_command_lines_compose(line: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert found.command is not None
     if not found.help and not any(word.startswith("resume=") for word in found.words):
         if found.command == "submit":
-            submit.requests(found.words, multirun=found.multirun)
+            submit.batch(found.words, multirun=found.multirun)
         else:
             (sweep if found.multirun else compose)(found.command, found.words)
 

@@ -67,8 +67,9 @@ def _run_command(arguments: Arguments, command: str) -> int:
 
     configs = _compose(arguments, command)
     if arguments.cfg:
-        of_jobs = [getattr(config, "config", config) for config in configs]
-        _print("---\n".join(map(to_yaml, of_jobs)).rstrip())
+        if command == "submit":
+            configs = [request.config for request in configs[0].requests]
+        _print("---\n".join(map(to_yaml, configs)).rstrip())
         return 0
     if command in (*JOBS, "submit"):
         refuse_unsafe_environment()
@@ -81,14 +82,14 @@ def _run_command(arguments: Arguments, command: str) -> int:
 
 
 def _compose(arguments: Arguments, command: str) -> list[Any]:
-    """The configurations of a command line; of ``gfs submit`` its requests."""
+    """The configurations of a command line; of ``gfs submit`` its batch."""
     from gfs_dist.jobs import compose
 
     words, folder = arguments.words, arguments.config_dir
     if command == "submit":
         from gfs_dist.jobs import submit
 
-        return list(submit.requests(words, folder, multirun=arguments.multirun))
+        return [submit.batch(words, folder, multirun=arguments.multirun)]
     if arguments.config is not None:
         return [compose.compose_file(command, arguments.config)]
     if arguments.multirun:

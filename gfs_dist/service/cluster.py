@@ -82,7 +82,7 @@ def find_cluster(address: str | None, *, insecure: bool = False) -> Cluster:
     else:
         url = _dashboard(source, named)
     is_own = own is not None and url == own.dashboard
-    token = state.token_file().read_text(encoding="ascii") if is_own else find_token()
+    token = state.read_token() if is_own else find_token()
     return _checked(Cluster(url, token, is_own, source), insecure)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
-from gfs_dist.errors import GfsError
+from gfs_dist.errors import GfsError, RunError
 from gfs_dist.files.safety import UNSAFE_ENVIRONMENT, is_unsafe
 from gfs_dist.service import state
 from gfs_dist.service.capacity import Capacity
@@ -99,7 +99,7 @@ def _tokens() -> Check:
 
 def _ports() -> Check:
     taken = [port for port in (GCS_PORT, DASHBOARD_PORT) if _is_taken(port)]
-    own = state.read()
+    own = _own()
     if not taken:
         return Check("ports", OK, f"{GCS_PORT} and {DASHBOARD_PORT} are free")
     used = [own.address, own.dashboard] if own is not None and own.runs else []
@@ -196,6 +196,14 @@ def _interfaces() -> Check:
     return Check("network", OK, ", ".join(names))
 
 
+def _own() -> state.LocalCluster | None:
+    """The cluster of ``gfs up``; what is wrong with its file is told by :func:`_left_over`."""
+    try:
+        return state.read()
+    except RunError:
+        return None
+
+
 def _left_over() -> Check:
     try:
         own = state.read()
@@ -214,7 +222,7 @@ def _left_over() -> Check:
 def _cluster(address: str | None, insecure: bool) -> Iterator[Check]:
     """What can be asked from outside; nothing where no cluster is named or started."""
     named = address or any(os.environ.get(name) for name in VARIABLES)
-    own = state.read() if (state.folder() / "state.json").exists() else None
+    own = _own()
     if not named and (own is None or not own.runs):
         yield Check("cluster", OK, "none named")
         return

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import secrets
+import shlex
 import shutil
+import tempfile
 from pathlib import Path
 
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
-from gfs_dist.service.jobs import Job
+from gfs_dist.service.jobs import Job, Jobs
+from gfs_dist.service.packing import left_out, unpack
+
+PACK_TIMEOUT_S = 600.0
 
 
-def fetch(job: Job, into: Path) -> int | None:
-    """Copy the run folder of ``job``; the number of files, None if ``into`` is that folder.
+def fetch(jobs: Jobs, job: Job, into: Path) -> int | None:
+    """Bring the run folder of ``job``; the number of files, None if ``into`` is that folder.
+
+    It is copied where this machine sees it, else printed by a small job and read from its log.
 
     Raises:
-        RunFolderError: nothing is there yet, or ``into`` holds something already.
+        RunFolderError: ``into`` holds something already.
+        RunError: the folder is not there, too large to be printed, or arrived damaged.
         StorageError: cannot be written; nothing is left behind.
     """
     source = Path(job.run_folder)
@@ -22,18 +31,23 @@ def fetch(job: Job, into: Path) -> int | None:
         return None
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
         raise RunFolderError(f"DIR: {into} exists and is not empty; choose another")
-    if not source.is_dir():
-        raise RunFolderError(
-            f"id: {job.id} writes to {source}, which cannot be seen from here; mount the cluster's "
-            "storage, or copy it from there"
-        )
     with atomic.storage_errors(into):
         into.parent.mkdir(parents=True, exist_ok=True)
     with atomic.folder(into) as aside:
-        shutil.copytree(source, aside, dirs_exist_ok=True, ignore=_left_out)
+        if source.is_dir():
+            shutil.copytree(source, aside, dirs_exist_ok=True, ignore=_left_out)
+        else:
+            unpack(_printed(jobs, job), aside)
     return sum(file.is_file() for file in into.rglob("*"))
 
 
+def _printed(jobs: Jobs, job: Job) -> str:
+    """The run folder as the cluster prints it."""
+    name = f"fetch-{job.id}-{secrets.token_hex(4)}"
+    entrypoint = f"exec python -m gfs_dist.service.packing {shlex.quote(job.run_folder)}"
+    with tempfile.TemporaryDirectory(prefix="gfs-fetch-") as empty:
+        return jobs.output(name, entrypoint, Path(empty), PACK_TIMEOUT_S)
+
+
 def _left_out(_folder: str, names: list[str]) -> list[str]:
-    """What is being written at this moment, and the lock of who writes."""
-    return [name for name in names if name.startswith(atomic.PREFIX) or name == ".lock"]
+    return [name for name in names if left_out(name)]

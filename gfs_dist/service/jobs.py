@@ -175,6 +175,21 @@ class Jobs:
             time.sleep(0.5)  # the Jobs API has no way to be told
         return job
 
+    def output(self, name: str, entrypoint: str, folder: Path, timeout_s: float) -> str:
+        """What a small job of no lasting interest prints; it is not listed.
+
+        Raises:
+            RunError: it takes too long.
+        """
+        self.submit(name, entrypoint, folder, {})
+        deadline = time.monotonic() + timeout_s
+        with _told(self.cluster):
+            while not self._client.get_job_status(name).is_terminal():
+                if time.monotonic() > deadline:
+                    raise RunError(f"{name}: not done after {timeout_s:g} s")
+                time.sleep(0.5)  # the Jobs API has no way to be told
+            return str(self._client.get_job_logs(name))
+
     def logs(self, job: Job) -> str:
         """What the driver has printed so far."""
         with _told(self.cluster):

@@ -15,18 +15,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import gfs_dist
 from gfs_dist.errors import InputError, RunError
+from gfs_dist.files.lock import FolderLock
 from gfs_dist.service import http, state
 from gfs_dist.service.processes import MARK, Process, end, end_marked, marked
 from gfs_dist.service.state import LocalCluster, Node
 
 HOST = "127.0.0.1"
-GCS_PORT, DASHBOARD_PORT = 6379, 8265
+GCS_PORT, DASHBOARD_PORT, CLIENT_PORT = 6379, 8265, 10001
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30.0
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -34,6 +36,7 @@ QUEUE_LIMIT_S = 30 * 24 * 3600
 FOLDER = "gfs-up-"
 
 ATTEMPTS = 3
+"""Ray gives its own processes 30 s: too few on a very busy machine."""
 
 Say = Callable[[str], None]
 
@@ -48,9 +51,14 @@ def up(workers: int, say: Say) -> LocalCluster:
     Ranks share what the workers offer: all cores and GPUs of this machine, divided evenly.
 
     Raises:
-        InputError: a cluster of another size runs already.
+        InputError: a cluster of another size runs already, or is about to.
         RunError: a node did not come up; all that was started is ended.
     """
+    with _alone():
+        return _up(workers, say)
+
+
+def _up(workers: int, say: Say) -> LocalCluster:
     before = state.read()
     if before is not None and before.runs and not before.lost:
         if before.workers == workers:
@@ -62,34 +70,61 @@ def up(workers: int, say: Say) -> LocalCluster:
     if before is not None:
         say("clearing away what a cluster that died has left")
         _clear(before)
-    cluster = _prepare(workers)
-    try:
-        cluster = _start(cluster, "head", _head(cluster))
-        say(f"head is up: {cluster.address}, dashboard {cluster.dashboard}")
-        for number in range(workers):
-            # One after the other: nodes that share Ray's folder disturb each other's start.
-            cluster = _start(
-                cluster,
-                f"worker {number + 1}",
-                _worker(cluster, len(_share(_cores(), number, workers)) or 1),
-                {"CUDA_VISIBLE_DEVICES": ",".join(_share(_gpus(), number, workers))},
-            )
-            say(f"worker {number + 1} of {workers} is up")
-    except BaseException:
-        _clear(cluster)
-        raise
+    for attempt in range(1, ATTEMPTS + 1):
+        cluster = _prepare(workers)
+        try:
+            return _start_all(cluster, say)
+        except NotUpError as error:
+            _clear(state.read() or cluster)
+            reason = str(error)
+            if attempt < ATTEMPTS:
+                say(f"{reason}; once more")
+        except BaseException:
+            _clear(state.read() or cluster)
+            raise
+    raise RunError(f"{reason}; is this machine very busy? gfs doctor looks at it")
+
+
+def _start_all(cluster: LocalCluster, say: Say) -> LocalCluster:
+    """Start all nodes; ``cluster`` with them.
+
+    Raises:
+        NotUpError: one does not come up, or one that was up has ended.
+    """
+    cluster = _start(cluster, "head", _head(cluster))
+    say(f"head is up: {cluster.address}, dashboard {cluster.dashboard}")
+    for number in range(cluster.workers):
+        # One after the other: nodes that share Ray's folder disturb each other's start.
+        cluster = _start(
+            cluster,
+            f"worker {number + 1}",
+            _worker(cluster, len(_share(_cores(), number, cluster.workers)) or 1),
+            {"CUDA_VISIBLE_DEVICES": ",".join(_share(_gpus(), number, cluster.workers))},
+        )
+        say(f"worker {number + 1} of {cluster.workers} is up")
     return cluster
 
 
 def down(say: Say) -> bool:
     """End the cluster that :func:`up` started and all its processes; False if there is none."""
-    cluster = state.read()
-    if cluster is None:
-        return False
-    strays = _clear(cluster)
+    with _alone():
+        cluster = state.read()
+        if cluster is None:
+            return False
+        strays = _clear(cluster)
     if strays:
-        say(f"{strays} processes did not end with their node and were killed")
+        say(f"killed what outlived its node: {strays} of its processes")
     return True
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Nobody else starts or ends a cluster meanwhile."""
+    lock = FolderLock(state.make_folder())
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _prepare(workers: int) -> LocalCluster:
@@ -118,6 +153,7 @@ def _head(cluster: LocalCluster) -> list[str]:
         f"--dashboard-host={HOST}",
         f"--dashboard-port={cluster.dashboard.rpartition(':')[2]}",
         f"--temp-dir={cluster.temporary}",
+        f"--ray-client-server-port={_free_port(CLIENT_PORT)}",  # it cannot be told to have none
     ]
 
 
@@ -128,26 +164,12 @@ def _worker(cluster: LocalCluster, cores: int) -> list[str]:
 def _start(
     cluster: LocalCluster, name: str, words: list[str], variables: dict[str, str] | None = None
 ) -> LocalCluster:
-    """Start one node, once more if Ray gives up; ``cluster`` with it.
+    """Start one node and wait until the cluster counts it; ``cluster`` with it.
 
     Raises:
-        RunError: it does not come up.
+        NotUpError: it, or one before it, ended, or it took too long.
     """
-    for attempt in range(1, ATTEMPTS + 1):
-        mark = f"{cluster.mark}/{len(cluster.nodes)}-{attempt}"
-        try:
-            return _start_once(cluster, name, words, {**(variables or {}), MARK: mark})
-        except NotUpError as error:  # Ray waits 30 s for its own processes: few on a busy machine
-            end_marked(mark)
-            reason = error
-    raise RunError(f"{name} did not come up: {reason}") from reason
-
-
-def _start_once(
-    cluster: LocalCluster, name: str, words: list[str], variables: dict[str, str]
-) -> LocalCluster:
-    """Start one node and wait until the cluster counts it; ``cluster`` with it."""
-    log = Path(cluster.temporary) / f"{name.replace(' ', '_')}.log"
+    log = _log(cluster, name)
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"),
         f"--object-store-memory={OBJECT_STORE_BYTES}",
@@ -157,7 +179,7 @@ def _start_once(
         child = subprocess.Popen(  # noqa: S603 - our own words
             command,
             cwd=cluster.temporary,
-            env={**_environment(), **variables},
+            env={**_environment(cluster), **(variables or {})},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -170,18 +192,21 @@ def _start_once(
     deadline = time.monotonic() + START_TIMEOUT_S
     while _alive(cluster) < len(cluster.nodes):
         if child.poll() is not None or time.monotonic() > deadline:
-            raise NotUpError(_reason(log))
+            raise NotUpError(f"{name} did not come up: {_reason(log)}")
+        if lost := cluster.lost:
+            raise NotUpError(f"{lost[0]} has ended: {_reason(_log(cluster, lost[0]))}")
         time.sleep(0.2)  # Ray tells nobody that a node is ready
     return cluster
 
 
-def _environment() -> dict[str, str]:
+def _environment(cluster: LocalCluster) -> dict[str, str]:
     """This process's environment with what a node needs, and with no other cluster's settings."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     package = str(Path(gfs_dist.__file__).resolve().parent.parent)
     paths = [path for path in (package, os.environ.get("PYTHONPATH")) if path]
     return {
         **kept,
+        MARK: cluster.mark,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)]),
         "PYTHONPATH": os.pathsep.join(paths),
         "RAY_AUTH_MODE": "token",
@@ -194,9 +219,8 @@ def _environment() -> dict[str, str]:
 
 
 def _alive(cluster: LocalCluster) -> int:
-    token = state.token_file().read_text(encoding="ascii")
     try:
-        rows = http.nodes(cluster.dashboard, token)
+        rows = http.nodes(cluster.dashboard, state.read_token())
     except (http.UnreachableError, http.AnswerError):  # it is not up yet
         return 0
     return sum(row["state"] == "ALIVE" for row in rows)
@@ -214,6 +238,10 @@ def _clear(cluster: LocalCluster) -> int:
     shutil.rmtree(cluster.temporary, ignore_errors=True)
     state.forget()
     return strays
+
+
+def _log(cluster: LocalCluster, name: str) -> Path:
+    return Path(cluster.temporary) / f"{name.replace(' ', '_')}.log"
 
 
 def _reason(log: Path) -> str:

@@ -81,7 +81,7 @@ def end(processes: Sequence[Process], number: int, timeout_s: float) -> list[Pro
 
 
 def marked(mark: str) -> list[Process]:
-    """The running processes whose environment carries ``mark``, or one that begins ``mark/``."""
+    """The running processes of this user whose environment carries ``mark``."""
     return [process for process in _own() if _is_marked(process.pid, mark)]
 
 
@@ -106,8 +106,7 @@ def _is_marked(pid: int, mark: str) -> bool:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or somebody else's
         return False
-    wanted = f"{MARK}={mark}".encode()
-    return any(v == wanted or v.startswith(wanted + b"/") for v in variables)
+    return f"{MARK}={mark}".encode() in variables
 
 
 def _handle(process: Process) -> int | None:

@@ -69,6 +69,19 @@ def token_file() -> Path:
     return folder() / "token"
 
 
+def read_token() -> str:
+    """The token of the cluster that ``gfs up`` started.
+
+    Raises:
+        RunError: it is gone.
+    """
+    try:
+        return token_file().read_text(encoding="ascii").strip()
+    except OSError as error:
+        cure = "gfs down, then gfs up again"
+        raise RunError(f"{token_file()}: the token cannot be read ({error}); {cure}") from error
+
+
 def make_folder() -> Path:
     """The folder, made for its owner alone."""
     made = folder()

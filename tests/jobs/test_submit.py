@@ -25,29 +25,30 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def prepared(*words: str) -> Any:
-    (request,) = submit.requests(["job=prune", *words])
+    (request,) = submit.batch(["job=prune", *words]).requests
     return submit.prepare(request)
 
 
 def test_submit_has_its_own_keys_and_those_of_the_job() -> None:
-    (request,) = submit.requests(["job=prune", "steps=3", "wait=false"])
-    assert (request.keys.job, request.keys.wait, request.config.steps) == ("prune", False, 3)
+    batch = submit.batch(["job=prune", "steps=3", "wait=false"])
+    assert (batch.keys.job, batch.keys.wait) == ("prune", False)
+    assert [request.config.steps for request in batch.requests] == [3]
     with pytest.raises(ConfigError, match=r"^stepz: unknown key of gfs prune; did you mean steps"):
-        submit.requests(["job=prune", "stepz=3"])
+        submit.batch(["job=prune", "stepz=3"])
     with pytest.raises(ConfigError, match=r"^job: found 'cut', accepted pretrain, prune"):
-        submit.requests(["job=cut"])
+        submit.batch(["job=cut"])
 
 
 @pytest.mark.parametrize("job", SUBMITTED)
 def test_every_job_that_can_be_submitted_writes_a_run_folder(job: str) -> None:
     assert {"out", "runtime", "workers", "device"} <= set(COMMANDS[job].__dataclass_fields__)
     words = {"finetune": ["path=x"], "benchmark": ["suite=scaling"]}.get(job, [])
-    (request,) = submit.requests([f"job={job}", *words])
+    (request,) = submit.batch([f"job={job}", *words]).requests
     assert request.config.runtime.kind == "ray"
 
 
 def test_a_suite_of_one_machine_stays_on_one() -> None:
-    (request,) = submit.requests(["job=benchmark"])
+    (request,) = submit.batch(["job=benchmark"]).requests
     assert submit.prepare(request).demand == Demand(1, "auto", together=True)
 
 
@@ -76,9 +77,9 @@ def test_paths_no_longer_depend_on_the_folder(here: Path) -> None:
 
 
 def test_every_point_of_a_sweep_is_a_job_with_a_folder() -> None:
-    points = submit.requests(["job=prune", "steps=1,2"], multirun=True)
+    points = submit.batch(["job=prune", "steps=1,2"], multirun=True).requests
     assert len({submit.prepare(point).run_folder for point in points}) == 2
-    named = submit.requests(["job=prune", "steps=1,2", "out=x"], multirun=True)
+    named = submit.batch(["job=prune", "steps=1,2", "out=x"], multirun=True).requests
     assert [Path(submit.prepare(point).run_folder).name for point in named] == ["0", "1"]
 
 
@@ -88,7 +89,7 @@ def test_what_a_job_takes_follows_from_its_keys() -> None:
     assert prepared("runtime=local", "workers=3", "device=cpu").demand == Demand(
         3, "cpu", together=True
     )
-    (request,) = submit.requests(["job=benchmark", "suite=scaling", "workers=[1,4,2]"])
+    (request,) = submit.batch(["job=benchmark", "suite=scaling", "workers=[1,4,2]"]).requests
     assert submit.prepare(request).demand.ranks == 4
 
 
@@ -116,7 +117,7 @@ def test_a_file_that_is_no_configuration_is_refused(here: Path, content: str) ->
 
 
 def test_inputs_that_are_not_here_are_refused_on_our_cluster_only() -> None:
-    (request,) = submit.requests(["job=prune", "checkpoint=/nowhere", "model=two_layer"])
+    (request,) = submit.batch(["job=prune", "checkpoint=/nowhere", "model=two_layer"]).requests
     with pytest.raises(ConfigError, match="checkpoint: /nowhere does not exist"):
         submit._plan(request, own_cluster=True)
     (line,) = submit._plan(request, own_cluster=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from typing import Any
 
 import pytest
 
+from gfs_dist.jobs.on_cluster import connect
 from gfs_dist.service import http
+from gfs_dist.service.fetching import _printed
+from gfs_dist.service.packing import unpack
 from gfs_dist.service.processes import marked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -24,7 +28,11 @@ TINY = [
     "prune", "model.width=40", "data.samples=200", "steps=15", "train.iterations=20",
     "train.checkpoint_every=10", "workers=1",
 ]  # fmt: skip
-LONG = [*TINY[:4], "train.iterations=60", "train.checkpoint_every=4", "workers=1"]
+LONG = [
+    "prune", "model.width=1000", "steps=2000", "train.iterations=20", "train.checkpoint_every=10",
+    "workers=1",
+]  # fmt: skip
+"""A minute with the exhaustive method, a second with another, which makes the same picks."""
 TIMEOUT_S = 600
 
 
@@ -172,12 +180,13 @@ def test_the_exit_code_is_that_of_the_job(gfs: Gfs) -> None:
 
 
 def test_a_stopped_job_leaves_nothing_and_goes_on_with_the_same_picks(gfs: Gfs) -> None:
-    gfs("prune", *LONG[1:], "runtime=none", "out=undisturbed")
-    job = gfs.json("submit", *LONG)
+    gfs(*LONG, "runtime=none", "method=lazy", "out=undisturbed")
+    words = [*LONG, "method=exhaustive"]
+    job = gfs.json("submit", *words)
     assert job["how"] == "submitted"
     folder = Path(job["run_folder"])
     wait_for(lambda: (folder / "paths" / "step_00000000.json").is_file())
-    again = gfs.json("submit", *LONG)
+    again = gfs.json("submit", *words)
     assert (again["how"], again["id"]) == ("attached", job["id"])
     assert gfs.json("stop", job["id"])["status"] == "STOPPED"
     assert (
@@ -187,7 +196,7 @@ def test_a_stopped_job_leaves_nothing_and_goes_on_with_the_same_picks(gfs: Gfs) 
     wait_for(lambda: all(row["state"] == "REMOVED" for row in gfs.rows("placement_groups")))
     wait_for(lambda: not [row for row in gfs.rows("actors") if row["state"] == "ALIVE"])
     wait_for(lambda: not [p for p in marked(gfs.state["mark"]) if is_driver(p.pid)])
-    shown = gfs("submit", *LONG)
+    shown = gfs("submit", *words)
     assert f"submitted as {job['base']}-2, which goes on in {folder}" in shown
     assert picks(folder) == picks(gfs.home / "undisturbed")
 
@@ -213,6 +222,32 @@ def test_own_code_goes_along_and_sweeps_are_one_job_a_point(gfs: Gfs) -> None:
     ]  # fmt: skip
     shown = gfs("submit", *words)
     assert shown.count("2 files of yours went along") == 2
+    assert shown.index("submitted as pretrain", shown.index("submitted as pretrain") + 1) < (
+        shown.index("following pretrain")
+    )
     jobs = [job for job in gfs.json("list")["jobs"] if job["job"] == "pretrain"]
     assert [job["status"] for job in jobs] == ["SUCCEEDED", "SUCCEEDED"]
     assert len({job["run_folder"] for job in jobs}) == 2
+
+
+def test_a_run_folder_comes_back_from_storage_that_cannot_be_seen(
+    gfs: Gfs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", gfs.environment["XDG_STATE_HOME"])
+    jobs = connect(None, insecure=False)
+    before = jobs.list()
+    job = next(job for job in before if job.status == "SUCCEEDED")
+    unpack(_printed(jobs, job), tmp_path / "far")
+    assert (tmp_path / "far" / "report.json").read_bytes() == (
+        Path(job.run_folder) / "report.json"
+    ).read_bytes()
+    assert [found.id for found in jobs.list()] == [found.id for found in before]
+
+
+def test_a_cluster_whose_head_was_killed_is_told_and_cleared_away(gfs: Gfs) -> None:
+    """The last test: what remains is for the end of the fixture, ``gfs down``."""
+    os.kill(gfs.state["nodes"][0]["process"]["pid"], signal.SIGKILL)
+    wait_for(lambda: "has died" in gfs("list", exit_code=2))
+    assert "gfs down" in gfs("list", exit_code=2)
+    checks = {check["name"]: check for check in gfs.json("doctor")["checks"]}
+    assert checks["gfs up"]["state"] == "warn"

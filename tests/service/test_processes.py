@@ -67,9 +67,6 @@ def test_those_that_do_not_end_in_time_are_told(start) -> None:
 
 def test_what_carries_the_mark_is_found_and_nothing_else(start) -> None:
     mine, other = start(DEAF, **{MARK: "test-mine"}), start(**{MARK: "test-mine-too"})
-    part = start(**{MARK: "test-mine/part"})
-    assert set(marked("test-mine")) == {mine, part}
-    assert end_marked("test-mine/part") == 1
     assert marked("test-mine") == [mine]
     assert end_marked("test-mine") == 1
     assert not mine.runs

@@ -1,0 +1,71 @@
+"""A run folder as text: how it comes back from a cluster whose storage cannot be seen from here.
+
+Ray's Jobs API brings back nothing but what a job prints. So a job prints the folder:
+``python -m gfs_dist.service.packing FOLDER``; :func:`unpack` reads that.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import sys
+import tarfile
+from pathlib import Path
+
+from gfs_dist.errors import RunError
+from gfs_dist.files import atomic
+from gfs_dist.files.lock import NAME as LOCK
+
+LIMIT_BYTES = 256 * 2**20
+BEGIN, END = "-----BEGIN GFS RUN FOLDER-----", "-----END GFS RUN FOLDER-----"
+MISSING, LARGE = "gfs: no such folder", "gfs: larger than"
+_LINE = 3 * 2**14
+
+
+def pack(folder: Path) -> str:
+    """``folder`` as lines of base64 of a compressed archive, and its hash; or why not."""
+    if not folder.is_dir():
+        return f"{MISSING}: {folder}"
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if size > LIMIT_BYTES:
+        return f"{LARGE} {LIMIT_BYTES // 2**20} MiB: {folder} has {size / 2**20:.0f}"
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file() and not left_out(file.name):
+                archive.add(file, file.relative_to(folder).as_posix())
+    content = buffer.getvalue()
+    parts = [content[at : at + _LINE] for at in range(0, len(content), _LINE)]
+    lines = [base64.b64encode(part).decode() for part in parts]
+    return "\n".join([BEGIN, *lines, END, hashlib.sha256(content).hexdigest()])
+
+
+def unpack(text: str, into: Path) -> None:
+    """Write the files that ``text``, all that :func:`pack` printed, holds; none outside ``into``.
+
+    Raises:
+        RunError: nothing was packed, it arrived damaged, or it holds what is no plain file.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    if BEGIN not in lines or END not in lines[:-1]:
+        said = [line for line in lines if line.startswith("gfs: ")] or lines[-1:]
+        raise RunError(f"the run folder did not arrive: {' '.join(said).removeprefix('gfs: ')}")
+    begin, end = lines.index(BEGIN), lines.index(END)
+    try:
+        content = b"".join(base64.b64decode(line, validate=True) for line in lines[begin + 1 : end])
+        if hashlib.sha256(content).hexdigest() != lines[end + 1]:
+            raise ValueError("another hash")
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+            archive.extractall(into, filter="data")  # no links out, no devices, no paths upwards
+    except (ValueError, tarfile.TarError, EOFError) as error:
+        raise RunError(f"the run folder arrived damaged ({error}); fetch it again") from error
+
+
+def left_out(name: str) -> bool:
+    """What is being written at this moment, and the lock of who writes."""
+    return name.startswith(atomic.PREFIX) or name == LOCK
+
+
+if __name__ == "__main__":
+    print(pack(Path(sys.argv[1])))  # noqa: T201 - that is what it is for
