@@ -17,6 +17,7 @@ from tests.deploy.linters import LINTERS, ROOT
 
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PINS = dict(re.findall(r"^([\w.-]+)==(.+)$", (ROOT / "constraints.txt").read_text(), re.M))
+READMES = [*(ROOT / "cluster").rglob("*.md"), *(ROOT / "docker").glob("*.md")]
 UNLINTED = {".md", ".json", ".dockerignore"}
 TYPOS = [
     ("cluster/kuberay/raycluster.yaml", "rayVersion", "rayVerzion", "'rayVerzion' was unexpected"),
@@ -83,16 +84,20 @@ def test_versions_are_those_of_this_release() -> None:
     (python,) = re.findall(r"^ARG PYTHON=(\S+)", docker, re.M)
     assert SETTINGS["project"]["requires-python"] == f">={python}"
     assert {spec["rayVersion"] for spec in ray_specs()} == {PINS["ray"]}
-    files = [ROOT / name for name in LINTERS] + list((ROOT / "docker").glob("*.md"))
-    files += (ROOT / "cluster").rglob("*.md")
-    tags = {tag for file in files for tag in re.findall(r"gfs-dist:([\d.]+)-", file.read_text())}
-    assert tags == {gfs_dist.__version__}
-    named = {
-        version
-        for file in files
-        for version in re.findall(r"(?i)\bray[= ](\d+\.\d+[.\d]*\d)", file.read_text())
-    }
-    assert named <= {PINS["ray"]}
+    texts = [file.read_text() for file in (*READMES, *(ROOT / name for name in LINTERS))]
+    assert _named(r"gfs-dist:([\d.]+)-", texts) == {gfs_dist.__version__}
+    assert _named(r"(?i)\bray (\d+\.[\d.]*\d)", texts) == {PINS["ray"]}
+    assert _named(r"Python (\d+\.\d+)", texts) == {python}
+
+
+def _named(pattern: str, texts: list[str]) -> set[str]:
+    return {found for text in texts for found in re.findall(pattern, text)}
+
+
+def test_links_lead_somewhere() -> None:
+    for file in READMES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text()):
+            assert (file.parent / target).exists(), f"{file}: {target}"
 
 
 def test_everything_asks_for_a_token() -> None:
