@@ -69,6 +69,8 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
     _refuse_unused_training(config, overrides)
     if stored is not None:
         _refuse_changes(stored, config)
+        said = [raw_value(o) for o in values if o.key_or_group == "model.factory"]
+        _refuse_foreign_factory(config, said[-1] if said else None, "resume", "model.factory")
     return config
 
 
@@ -179,6 +181,7 @@ def _typed(command: str, joined: DictConfig) -> Any:
                 + nearest(str(name), options)
             )
         schema[group] = options[name]
+    OmegaConf.set_struct(joined, False)  # the schema knows the keys; names of the user's own follow
     return OmegaConf.merge(schema, joined)
 
 
@@ -253,7 +256,7 @@ def _explain(error: Exception) -> str:
     """The lines of a message of Hydra or OmegaConf that say something to a user."""
     key = getattr(error, "full_key", None)
     cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
-    line = str(cause).strip().splitlines()[0]
+    line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
     return f"{key or 'configuration'}: {line}"
 
 
@@ -261,11 +264,17 @@ def _kind(cfg: Any) -> str | None:
     return OmegaConf.select(cfg, "runtime.kind")
 
 
-def compose_stored(command: str, folder: str) -> Any:
+def compose_stored(command: str, folder: str, factory: str | None = None) -> Any:
     """The configuration that the run folder ``folder`` was made with by ``command``.
 
+    Args:
+        command: a key of ``COMMANDS``.
+        folder: the run folder, which may be anybody's.
+        factory: one that it may name although it is not the user's own code.
+
     Raises:
-        ConfigError: no run folder, or one of another command; says so of the key ``path``.
+        ConfigError: no run folder, one of another command, or one that names a function which is
+            not the user's own code; says so of the key ``path``.
     """
     stored = _read_stored(command, folder, "path")
     try:
@@ -276,6 +285,7 @@ def compose_stored(command: str, folder: str) -> Any:
     config.settle()
     check_ranges(config)
     config.check()
+    _refuse_foreign_factory(config, factory, "path", "factory")
     return config
 
 
@@ -292,8 +302,11 @@ def _read_stored(command: str, folder: str, key: str) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"{key}: found {folder}, accepted a run folder (with config.yaml)")
     try:
-        stored = OmegaConf.to_container(OmegaConf.load(file))
-    except (OSError, ValueError, OmegaConfBaseException, yaml.YAMLError) as error:
+        text = file.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("it has aliases, which no run writes and which could unfold for ever")
+        stored = OmegaConf.to_container(OmegaConf.create(text))
+    except Exception as error:  # damaged text makes the readers raise anything
         raise ConfigError(f"{key}: {file} cannot be read: {_explain(error)}") from error
     if not _is_of(command, stored):
         raise ConfigError(f"{key}: {file} is not a configuration of gfs {command}")
@@ -323,6 +336,24 @@ def _without_changed_runtime(stored: dict[str, Any], cfg: Any) -> dict[str, Any]
     if "runtime" in kept and kept["runtime"]["kind"] != _kind(cfg):
         del kept["runtime"]
     return kept
+
+
+def _refuse_foreign_factory(config: Any, said: str | None, key: str, say: str) -> None:
+    """A run folder may come from anybody: what its ``config.yaml`` has called is the user's own
+    code, or what the user names again.
+    """
+    factory = getattr(getattr(config, "model", None), "factory", None)
+    if factory is None or factory == said:
+        return
+    # Torch: only where a run folder names a factory.
+    from gfs_dist.networks.custom import find_factory
+    from gfs_dist.networks.trust import refuse_borrowed, refuse_foreign
+
+    try:
+        refuse_foreign(factory)
+        refuse_borrowed(factory, find_factory(factory))
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error} (here as {say}={factory})") from error
 
 
 def _refuse_changes(stored: dict[str, Any], config: Any) -> None:

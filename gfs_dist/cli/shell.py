@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import gfs_dist
+from gfs_dist._environment import refuse_unsafe_environment
 from gfs_dist.cli.arguments import Arguments, read_arguments
 from gfs_dist.cli.display import PlainReporter
 from gfs_dist.errors import GfsError
@@ -61,6 +62,7 @@ def _run(arguments: Arguments) -> int:
 
 
 def _run_command(arguments: Arguments, command: str) -> None:
+    refuse_unsafe_environment()
     from gfs_dist.jobs import compose
 
     make = compose.sweep if arguments.multirun else _one
