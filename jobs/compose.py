@@ -27,6 +27,9 @@ from gfs_dist.jobs.config import CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
 from gfs_dist.jobs.overrides import nearest, parse, points, raw_value
 from gfs_dist.jobs.rules import Accepted
 
+MAX_YAML_BYTES = 2**20
+MAX_YAML_DEPTH = 40
+
 
 def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = None) -> Any:
     """The configuration of one run of ``command``, an instance of its class in ``COMMANDS``.
@@ -302,15 +305,30 @@ def _read_stored(command: str, folder: str, key: str) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"{key}: found {folder}, accepted a run folder (with config.yaml)")
     try:
-        text = file.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError("it has aliases, which no run writes and which could unfold for ever")
-        stored = OmegaConf.to_container(OmegaConf.create(text))
+        stored = OmegaConf.to_container(OmegaConf.create(_plain_yaml(file)))
     except Exception as error:  # damaged text makes the readers raise anything
         raise ConfigError(f"{key}: {file} cannot be read: {_explain(error)}") from error
     if not _is_of(command, stored):
         raise ConfigError(f"{key}: {file} is not a configuration of gfs {command}")
     return typing.cast(dict[str, Any], stored)
+
+
+def _plain_yaml(file: Path) -> str:
+    """The text of a ``config.yaml``, which may be anybody's.
+
+    Raises:
+        ValueError: more than a run writes: very long, deeply nested (slow to parse), or with
+            aliases, which can unfold without end.
+    """
+    if not file.is_file() or file.stat().st_size > MAX_YAML_BYTES:
+        raise ValueError(f"accepted is a file of at most {MAX_YAML_BYTES:,} bytes")
+    text, depth = file.read_text(encoding="utf-8"), 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_YAML_DEPTH or isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it has aliases, or is nested more than {MAX_YAML_DEPTH} deep")
+    return text
 
 
 def _is_of(command: str, stored: object) -> bool:
@@ -362,7 +380,9 @@ def _refuse_changes(stored: dict[str, Any], config: Any) -> None:
         if now[key] != stored[key]:
             found, kept = now[key], stored[key]
             if isinstance(found, dict):
-                name = next(n for n in found if found[n] != kept.get(n))
+                name = next((n for n in found if found[n] != kept.get(n)), None)
+                if name is None:  # the file leaves out what is null
+                    continue
                 key, found, kept = f"{key}.{name}", found[name], kept.get(name)
             raise ConfigError(_changed(key, found, kept))
 

@@ -1,4 +1,4 @@
-"""Seeded damage to files: blind, and such as keeps the outer form, so that what is inside is met."""
+"""Seeded damage to files: blind, and such as keeps the outer form."""
 
 from __future__ import annotations
 
@@ -30,7 +30,19 @@ YAML += [
     "!!binary x",
     "-1",
 ]
-YAML += ["9" * 5000, "???", "null", "true", "", "'", "<<: *a", "${now:%Y}", "\x00", "_target_: x"]
+YAML += [
+    "9" * 5000,
+    "-1",
+    "???",
+    "null",
+    "true",
+    "",
+    "'",
+    "<<: *a",
+    "${now:%Y}",
+    "\x00",
+    "_target_: x",
+]
 NAMES = ["../../outside", "/outside", "x" * 300, "labels.npy", "x_train.npy", "archive/data.pkl"]
 
 

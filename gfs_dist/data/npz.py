@@ -62,6 +62,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             refuse_bomb(path, archive.zip)
             for name in NAMES:
                 arrays[name] = archive[name]
+                if not isinstance(arrays[name], np.ndarray):  # numpy gives the bytes of others
+                    raise DataError(f"{path}: {name}: found no array")
     except DataError:
         raise
     except Exception as error:  # damaged bytes make zipfile and numpy raise anything

@@ -178,7 +178,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_compressed(path: Path) -> None:
-    """torch does not compress: a file that unpacks to more than its size is not one of its own."""
+    """Refuse a zip that unpacks to more than its size: what torch writes is not compressed."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())

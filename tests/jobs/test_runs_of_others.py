@@ -1,4 +1,4 @@
-"""What a run folder or a configuration says is data: nothing in it is called unless a user says so."""
+"""What a run folder or a configuration says is data: nothing in it is called."""
 
 from __future__ import annotations
 
@@ -84,9 +84,13 @@ def test_a_target_in_a_file_of_the_users_is_no_key(tmp_path: Path) -> None:
         compose("prune", ["data=mine"], tmp_path)
 
 
-def test_aliases_of_aliases_are_refused_before_they_unfold(hostile: Path) -> None:
+def test_a_configuration_that_unfolds_without_end_is_refused_at_once(hostile: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(9)]
-    (hostile / "config.yaml").write_text("\n".join(lines))
-    with pytest.raises(ConfigError, match=r"config.yaml cannot be read: .*it has aliases"):
+    for text in ("\n".join(lines), "a: " + "[" * 2**19):
+        (hostile / "config.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=r"config.yaml cannot be read: .*it has aliases, or"):
+            compose("prune", ["resume=run"])
+    (hostile / "config.yaml").write_text("#" * 2**21)
+    with pytest.raises(ConfigError, match=r"accepted is a file of at most 1,048,576 bytes"):
         compose("prune", ["resume=run"])
