@@ -59,6 +59,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                 if name not in archive:
                     found = ", ".join(sorted(archive)[:6]) or "nothing"
                     raise DataError(f"{path}: has no {name}; found {found}")
+            assert archive.zip is not None  # it is open
             refuse_bomb(path, archive.zip)
             for name in NAMES:
                 arrays[name] = archive[name]

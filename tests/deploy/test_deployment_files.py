@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -221,3 +222,23 @@ def test_the_batch_script_notices_that_no_cluster_came_up(tmp_path: Path) -> Non
 def test_the_batch_script_says_what_it_needs(tmp_path: Path) -> None:
     code, error, _ = sbatch(tmp_path)
     assert (code, "found no command, accepted what gfs takes" in error) == (2, True)
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    code = (ROOT / "gfs_dist/runtime/metered.py").read_text()
+    made = set()
+    for kind, name in re.findall(r'(Counter|Gauge|Histogram)\(\s*"(gfs_\w+)"', code):
+        ends = {"Counter": ["_total"], "Gauge": [""], "Histogram": ["_bucket", "_sum", "_count"]}
+        made |= {f"ray_{name}{end}" for end in ends[kind]}
+    text = (ROOT / "cluster/monitoring/grafana-dashboard.json").read_text()
+    panels = json.loads(text)["panels"]
+    asked = {name for target in _targets(panels) for name in re.findall(r"ray_\w+", target)}
+    assert asked <= made
+    shown = {re.sub("_(bucket|sum|count)$", "", name) for name in asked}
+    assert shown == {re.sub("_(bucket|sum|count)$", "", name) for name in made}
+    table = (ROOT / "cluster/monitoring/README.md").read_text()
+    assert set(re.findall(r"^\| `(ray_\w+)`", table, re.M)) == shown
+
+
+def _targets(panels: list[dict[str, Any]]) -> list[str]:
+    return [target["expr"] for panel in panels for target in panel["targets"]]
