@@ -27,6 +27,9 @@ from gfs_dist.jobs.config import CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
 from gfs_dist.jobs.overrides import nearest, parse, points, raw_value
 from gfs_dist.jobs.rules import Accepted
 
+MAX_YAML_BYTES = 2**20
+MAX_YAML_DEPTH = 40
+
 
 def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = None) -> Any:
     """The configuration of one run of ``command``, an instance of its class in ``COMMANDS``.
@@ -69,6 +72,8 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
     _refuse_unused_training(config, overrides)
     if stored is not None:
         _refuse_changes(stored, config)
+        said = [raw_value(o) for o in values if o.key_or_group == "model.factory"]
+        _refuse_foreign_factory(config, said[-1] if said else None, "resume", "model.factory")
     return config
 
 
@@ -189,6 +194,7 @@ def _typed(command: str, joined: DictConfig) -> Any:
                 + nearest(str(name), options)
             )
         schema[group] = options[name]
+    OmegaConf.set_struct(joined, False)  # the schema knows the keys; names of the user's own follow
     return OmegaConf.merge(schema, joined)
 
 
@@ -263,7 +269,7 @@ def _explain(error: Exception) -> str:
     """The lines of a message of Hydra or OmegaConf that say something to a user."""
     key = getattr(error, "full_key", None)
     cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
-    line = str(cause).strip().splitlines()[0]
+    line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
     return f"{key or 'configuration'}: {line}"
 
 
@@ -271,11 +277,17 @@ def _kind(cfg: Any) -> str | None:
     return OmegaConf.select(cfg, "runtime.kind")
 
 
-def compose_stored(command: str, folder: str) -> Any:
+def compose_stored(command: str, folder: str, factory: str | None = None) -> Any:
     """The configuration that the run folder ``folder`` was made with by ``command``.
 
+    Args:
+        command: a key of ``COMMANDS``.
+        folder: the run folder, which may be anybody's.
+        factory: one that it may name although it is not the user's own code.
+
     Raises:
-        ConfigError: no run folder, or one of another command; says so of the key ``path``.
+        ConfigError: no run folder, one of another command, or one that names a function which is
+            not the user's own code; says so of the key ``path``.
     """
     return _whole(command, _read_stored(command, folder, "path"))
 
@@ -305,6 +317,7 @@ def _whole(command: str, stored: dict[str, Any]) -> Any:
     config.settle()
     check_ranges(config)
     config.check()
+    _refuse_foreign_factory(config, factory, "path", "factory")
     return config
 
 
@@ -325,12 +338,30 @@ def _read_stored(command: str, folder: str, key: str) -> dict[str, Any]:
 
 def _read_file(command: str, file: Path, key: str) -> dict[str, Any]:
     try:
-        stored = OmegaConf.to_container(OmegaConf.load(file))
-    except (OSError, ValueError, OmegaConfBaseException, yaml.YAMLError) as error:
+        stored = OmegaConf.to_container(OmegaConf.create(_plain_yaml(file)))
+    except Exception as error:  # damaged text makes the readers raise anything
         raise ConfigError(f"{key}: {file} cannot be read: {_explain(error)}") from error
     if not _is_of(command, stored):
         raise ConfigError(f"{key}: {file} is not a configuration of gfs {command}")
     return typing.cast(dict[str, Any], stored)
+
+
+def _plain_yaml(file: Path) -> str:
+    """The text of a ``config.yaml``, which may be anybody's.
+
+    Raises:
+        ValueError: more than a run writes: very long, deeply nested (slow to parse), or with
+            aliases, which can unfold without end.
+    """
+    if not file.is_file() or file.stat().st_size > MAX_YAML_BYTES:
+        raise ValueError(f"accepted is a file of at most {MAX_YAML_BYTES:,} bytes")
+    text, depth = file.read_text(encoding="utf-8"), 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_YAML_DEPTH or isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it has aliases, or is nested more than {MAX_YAML_DEPTH} deep")
+    return text
 
 
 def _is_of(command: str, stored: object) -> bool:
@@ -358,13 +389,33 @@ def _without_changed_runtime(stored: dict[str, Any], cfg: Any) -> dict[str, Any]
     return kept
 
 
+def _refuse_foreign_factory(config: Any, said: str | None, key: str, say: str) -> None:
+    """A run folder may come from anybody: what its ``config.yaml`` has called is the user's own
+    code, or what the user names again.
+    """
+    factory = getattr(getattr(config, "model", None), "factory", None)
+    if factory is None or factory == said:
+        return
+    # Torch: only where a run folder names a factory.
+    from gfs_dist.networks.custom import find_factory
+    from gfs_dist.networks.trust import refuse_borrowed, refuse_foreign
+
+    try:
+        refuse_foreign(factory)
+        refuse_borrowed(factory, find_factory(factory))
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error} (here as {say}={factory})") from error
+
+
 def _refuse_changes(stored: dict[str, Any], config: Any) -> None:
     now: Any = OmegaConf.to_container(OmegaConf.structured(config))
     for key in set(stored) - {*CHANGEABLE, "resume"}:
         if now[key] != stored[key]:
             found, kept = now[key], stored[key]
             if isinstance(found, dict):
-                name = next(n for n in found if found[n] != kept.get(n))
+                name = next((n for n in found if found[n] != kept.get(n)), None)
+                if name is None:  # the file leaves out what is null
+                    continue
                 key, found, kept = f"{key}.{name}", found[name], kept.get(name)
             raise ConfigError(_changed(key, found, kept))
 

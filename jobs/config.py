@@ -157,6 +157,7 @@ class Cut(Job):
 
     path: str
     name: str | None
+    factory: str | None
     budget: Budget
     device: Device
     threads: Annotated[int | None, AtLeast(1)]

@@ -56,7 +56,7 @@ def run(config: schema.Cut, reporter: Reporter) -> dict[str, Any]:
 
 def _configuration(config: schema.Cut) -> schema.Prune:
     """That of the run, for this process and the new budget."""
-    stored = compose_stored("prune", config.path)
+    stored = compose_stored("prune", config.path, config.factory)
     assert isinstance(stored, schema.Prune)
     if isinstance(stored.model, schema.TwoLayer):
         raise ConfigError(

@@ -172,7 +172,7 @@ def _read_lists(key: str, word: str, accepted: str) -> list[list[int]]:
         lists = json.loads(Path(word).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{key}: found {word!r}, accepted {accepted}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{key}: {word} is not JSON ({error}), accepted {accepted}") from error
     fits = isinstance(lists, list) and all(
         isinstance(part, list) and all(type(i) is int for i in part) for part in lists

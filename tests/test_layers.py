@@ -56,3 +56,9 @@ def test_selection_knows_torch_alone() -> None:
             assert own or name.split(".")[0] in allowed, f"{file.name} imports {name}"
             functional = name == "torch.nn" or name.startswith("torch.nn.functional")
             assert functional or not name.startswith("torch.nn"), f"{file.name} imports {name}"
+
+
+def test_no_configuration_is_instantiated() -> None:
+    for file in FILES:
+        assert not any(name.startswith("hydra.utils") for name in imports(file)), file
+        assert "instantiate(" not in file.read_text(encoding="utf-8"), file

@@ -65,14 +65,14 @@ def _run_command(arguments: Arguments, command: str) -> int:
     from gfs_dist.files.safety import refuse_unsafe_environment
     from gfs_dist.jobs.compose import to_yaml
 
+    if command in (*JOBS, "submit"):
+        refuse_unsafe_environment()
     configs = _compose(arguments, command)
     if arguments.cfg:
         if command == "submit":
             configs = [request.config for request in configs[0].requests]
         _print("---\n".join(map(to_yaml, configs)).rstrip())
         return 0
-    if command in (*JOBS, "submit"):
-        refuse_unsafe_environment()
     run = importlib.import_module(f"gfs_dist.jobs.{command}").run
     answers = [_run_job(run, config, arguments) for config in configs]
     if arguments.json:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gfs_dist.data.archive import first_line, refuse_bomb
 from gfs_dist.data.balanced import balanced_part
 from gfs_dist.data.spec import DataSpec, Splits
 from gfs_dist.errors import DataError
@@ -60,12 +59,16 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                 if name not in archive:
                     found = ", ".join(sorted(archive)[:6]) or "nothing"
                     raise DataError(f"{path}: has no {name}; found {found}")
+            assert archive.zip is not None  # it is open
+            refuse_bomb(path, archive.zip)
             for name in NAMES:
                 arrays[name] = archive[name]
+                if not isinstance(arrays[name], np.ndarray):  # numpy gives the bytes of others
+                    raise DataError(f"{path}: {name}: found no array")
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: {name} cannot be read: {error}") from error
+    except Exception as error:  # damaged bytes make zipfile and numpy raise anything
+        raise DataError(f"{path}: {name} cannot be read: {first_line(error)}") from error
     return arrays
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,12 @@ from gfs_dist.files.safety import refuse_unsafe_environment
 FORMAT = 1
 MODEL, STATE, OPTIMIZER = "model.safetensors", "state.json", "optimizer.safetensors"
 MAX_JSON_BYTES = 64 * 2**20
+DTYPES = (
+    *(torch.bool, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.complex64, torch.complex128),
+)
 
 
 class Checkpoint(NamedTuple):
@@ -113,7 +120,7 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     else:
         raise CheckpointError(f"{path}: found {path.suffix!r}, accepted .safetensors, .pt, .pth")
     for name, tensor in tensors.items():
-        _refuse_non_finite(path, name, tensor)
+        _refuse_odd(f"{path}: tensor {name!r}", tensor)
     return tensors
 
 
@@ -125,6 +132,8 @@ def read_json(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():  # a pipe or device would never end
+            raise CheckpointError(f"{path}: found no regular file")
         if path.stat().st_size > MAX_JSON_BYTES:
             raise CheckpointError(f"{path}: too large, accepted up to {MAX_JSON_BYTES} bytes")
         content = json.loads(path.read_text())
@@ -149,6 +158,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     refuse_unsafe_environment(str(path))
     try:
+        _refuse_compressed(path)
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -167,6 +177,15 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in content.items()}
 
 
+def _refuse_compressed(path: Path) -> None:
+    """Refuse a zip that unpacks to more than its size: what torch writes is not compressed."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > path.stat().st_size:
+            raise ValueError(f"it unpacks to {size:,} bytes")
+
+
 def _is_plain(value: object) -> bool:
     """A dense tensor that holds its numbers (not sparse, quantised or without storage)."""
     return (
@@ -177,13 +196,23 @@ def _is_plain(value: object) -> bool:
     )
 
 
-def _refuse_non_finite(path: Path, name: str, tensor: Tensor) -> None:
-    if not tensor.is_floating_point():
+def _refuse_odd(where: str, tensor: Tensor) -> None:
+    """Refuse an unusual dtype, numbers that the file does not hold, NaN and infinity."""
+    if tensor.dtype not in DTYPES:
+        raise CheckpointError(
+            f"{where}: found {tensor.dtype}, accepted bool, whole numbers, float16 to float64"
+        )
+    if tensor.nbytes > (held := tensor.untyped_storage().nbytes()):
+        raise CheckpointError(
+            f"{where}: found shape {tuple(tensor.shape)} with {held:,} bytes of numbers, accepted "
+            f"{tensor.nbytes:,}"
+        )
+    if not (tensor.is_floating_point() or tensor.is_complex()):
         return
     wrong = ~torch.isfinite(tensor)
     if wrong.any():
         index = tuple(wrong.nonzero()[0].tolist())
-        raise CheckpointError(f"{path}: tensor {name!r} is {tensor[index].item()} at index {index}")
+        raise CheckpointError(f"{where} is {tensor[index].item()} at index {index}")
 
 
 def _fingerprint(tensors: dict[str, Tensor], optimizer: dict[str, Tensor]) -> str:

@@ -42,7 +42,7 @@ def fresh(origin: dict[str, Any], *, trusted: str | None = None) -> nn.Module:
     if not isinstance(name, str) or name not in CATALOG:
         raise ConfigError(f"model: found {name!r}, accepted custom, {', '.join(CATALOG)}")
     counts: tuple[Any, Any] = (origin.get("num_classes"), origin.get("in_channels", 3))
-    if not all(isinstance(count, int) and 1 <= count < 2**28 for count in counts):
+    if not all(type(count) is int and 1 <= count < 2**28 for count in counts):  # True is no count
         found = f"{str(counts)[:60]} classes and channels"
         raise ConfigError(f"model={name}: found {found}, accepted whole numbers from 1")
     with torch.device("meta"):

@@ -156,7 +156,7 @@ def _read_widths(given: Any) -> Mapping[str, int]:
             found = json.loads(Path(given).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"budget.widths: found {given}, accepted {accepted}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"budget.widths: {given} is not JSON ({error})") from error
     else:
         found = given

@@ -103,6 +103,7 @@ def open_runtime(spec: RuntimeSpec, faults: Sequence[Fault] = ()) -> Runtime:
         return AloneRuntime(spec, faults)
     if spec.kind == "local":
         return WorkersRuntime(spec, LocalLauncher(spec.device), faults)
+    from gfs_dist.runtime.metered import MeteredRuntime  # after it: see what it sets before Ray
     from gfs_dist.runtime.ray_actors import RayLauncher  # Ray: half a second to import
 
-    return WorkersRuntime(spec, RayLauncher(spec), faults)
+    return MeteredRuntime(spec, RayLauncher(spec), faults)

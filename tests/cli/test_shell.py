@@ -57,6 +57,25 @@ def test_job_gets_a_typed_configuration(job: Callable[[Run], None]) -> None:
     assert seen[0].steps == 3
 
 
+@pytest.mark.parametrize("words", [["prune"], ["evaluate", "somewhere"], ["prune", "--cfg=job"]])
+def test_nothing_starts_where_checkpoints_could_run_code(
+    words: list[str],
+    job: Callable[[Run], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job(failing(AssertionError("it started")))
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "yes")
+    assert main(words) == 2
+    assert capsys.readouterr() == (
+        "",
+        "gfs: environment: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, which lets pickles run code; "
+        "unset it\n",
+    )
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "0")
+    assert main(["prune", "--help"]) == 0
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [

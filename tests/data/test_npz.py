@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from gfs_dist import data
 from gfs_dist.data import DataSpec, Images
+from gfs_dist.data import archive as archive_module
 from gfs_dist.errors import DataError
 
 X = np.random.default_rng(0).integers(0, 256, (12, 3, 5, 6), dtype=np.uint8)
@@ -122,6 +124,19 @@ def test_what_is_no_npz_is_refused_by_name(tmp_path: Path) -> None:
         load(tmp_path / "nothing.npz")
     with pytest.raises(DataError, match=r"data.path: data=npz needs the .npz file"):
         data.load_images(DataSpec("npz"))
+
+
+def test_what_is_no_array_and_what_is_larger_than_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "d.npz", {k: v for k, v in GOOD.items() if k != "y_test"})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("y_test.npy", b"no array")
+    with pytest.raises(DataError, match=r"d.npz: y_test: found no array"):
+        load(path)
+    monkeypatch.setattr(archive_module, "free_memory_bytes", lambda: 100)
+    with pytest.raises(DataError, match=r"d.npz: holds 0.0 GiB unpacked, found 0.0 GiB free"):
+        load(path)
 
 
 def test_normalisation_of_another_number_of_channels_is_refused(tmp_path: Path) -> None:

@@ -3,15 +3,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from gfs_dist.errors import CheckpointError
+from gfs_dist.errors import CheckpointError, InputError
 from gfs_dist.files import checkpoint, fingerprint
+from gfs_dist.runtime import memory
 
 TENSORS = {"hidden.weight": torch.arange(6.0).reshape(2, 3), "output.weight": torch.ones(2)}
 
@@ -103,7 +106,7 @@ def test_the_switch_that_lets_pickles_run_code_is_refused(
 ) -> None:
     torch.save({"w": Evil(tmp_path / "ran")}, tmp_path / "w.pt")
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    with pytest.raises(CheckpointError, match="TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set"):
+    with pytest.raises(InputError, match=r"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set \('1'\), which"):
         checkpoint.load(tmp_path / "w.pt")
     assert not (tmp_path / "ran").exists()
 
@@ -151,12 +154,61 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
         checkpoint.load(tmp_path / "w.pt")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_dtypes_that_nothing_here_computes_with_are_refused(tmp_path: Path, name: str) -> None:
+    tensors = {"w": torch.zeros(2).to(torch.float8_e4m3fn)}
+    if name == "w.pt":
+        torch.save(tensors, tmp_path / name)
+    else:
+        checkpoint.write_tensors(tmp_path / name, tensors)
+    with pytest.raises(CheckpointError, match=r"'w': found torch.float8_e4m3fn, accepted bool, "):
+        checkpoint.load(tmp_path / name)
+
+
+def test_a_small_file_does_not_become_an_enormous_tensor(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(1).expand(2**36)}, tmp_path / "w.pt")
+    before = memory.forget_peak()
+    with pytest.raises(CheckpointError, match=r"found shape \(68719476736,\) with 4 bytes of n"):
+        checkpoint.load(tmp_path / "w.pt")
+    assert memory.peak_bytes() - before < 2**26
+
+
+def test_a_compressed_state_dict_is_refused_unread(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(2**22)}, tmp_path / "whole.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pt") as whole,
+        zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as made,
+    ):
+        for name in whole.namelist():
+            made.writestr(name, whole.read(name))
+    with pytest.raises(CheckpointError, match=r"w.pt: not a whole state dict: it unpacks to 16,7"):
+        checkpoint.load(tmp_path / "w.pt")
+
+
+def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path) -> None:
+    name = f"../../{tmp_path}/outside"
+    torch.save({name: torch.ones(1)}, tmp_path / "w.pt")
+    checkpoint.write_tensors(tmp_path / "w.safetensors", {name: torch.ones(1)})
+    for file in ("w.pt", "w.safetensors"):
+        assert list(checkpoint.load(tmp_path / file).tensors) == [name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.pt", "w.safetensors"]
+
+
+def test_what_never_ends_is_not_read(folder: Path) -> None:
+    (folder / "state.json").unlink()
+    os.mkfifo(folder / "state.json")
+    with pytest.raises(CheckpointError, match=r"state.json: found no regular file"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), complex(0, float("inf"))])
 def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float) -> None:
-    wrong = torch.zeros(2, 3)
+    wrong = torch.zeros(2, 3, dtype=torch.tensor(value).dtype)
     wrong[1, 2] = value
     checkpoint.write_tensors(tmp_path / "w.safetensors", {"hidden.weight": wrong})
-    with pytest.raises(CheckpointError, match=rf"'hidden.weight' is {value} at index \(1, 2\)"):
+    with pytest.raises(
+        CheckpointError, match=rf"'hidden.weight' is {re.escape(str(value))} at index \(1, 2\)"
+    ):
         checkpoint.load(tmp_path / "w.safetensors")
 
 

@@ -100,8 +100,9 @@ def test_bad_budgets_are_refused(given: Any, message: str) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "w.json").write_text("{", encoding="utf-8")
+@pytest.mark.parametrize("text", ["{", "[" * 100_000])
+def test_file_that_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "w.json").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"^budget\.widths: .*w\.json is not JSON"):
         Budget.parse({"widths": tmp_path / "w.json"})
 

@@ -1,0 +1,110 @@
+"""Validators for the files of cluster/ and docker/; none of them needs an engine or a network."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import ray
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+SCHEMAS = Path(__file__).parent / "schemas"
+RAY_UP = Path(ray.__file__).parent / "autoscaler" / "ray-schema.json"
+
+
+def rayjob(path: Path) -> str:
+    """A RayJob: KubeRay's schema, and Kubernetes's for its pods."""
+    spec = _spec(path).get("rayClusterSpec", {})
+    return _vendored("rayjob.v1", path) + _pods(spec)
+
+
+def raycluster(path: Path) -> str:
+    """A RayCluster: KubeRay's schema, and Kubernetes's for its pods."""
+    return _vendored("raycluster.v1", path) + _pods(_spec(path))
+
+
+def kubernetes(path: Path) -> str:
+    """One object of Kubernetes itself."""
+    return _kubernetes(json.dumps(yaml.safe_load(path.read_text())))
+
+
+def compose(path: Path) -> str:
+    """A compose file."""
+    return _vendored("compose-spec", path)
+
+
+def ray_up(path: Path) -> str:
+    """What `ray up` takes."""
+    return _schema(RAY_UP, path)
+
+
+def dockerfile(path: Path) -> str:
+    """Hadolint, whose least remark counts."""
+    return _run("hadolint", "--no-color", "--failure-threshold", "style", str(path))
+
+
+def bash(path: Path) -> str:
+    """ShellCheck, whose least remark counts; #SBATCH lines are comments to it."""
+    return _run("shellcheck", "--shell=bash", "--severity=style", str(path))
+
+
+LINTERS: dict[str, Callable[[Path], str]] = {
+    "cluster/kuberay/raycluster.yaml": raycluster,
+    "cluster/kuberay/rayjob.yaml": rayjob,
+    "cluster/kuberay/runs-volume.yaml": kubernetes,
+    "cluster/kuberay/network-policy.yaml": kubernetes,
+    "cluster/slurm/gfs.sbatch": bash,
+    "cluster/ssh/cluster.yaml": ray_up,
+    "docker/Dockerfile": dockerfile,
+    "docker/compose.yaml": compose,
+    "docker/compose.gpu.yaml": compose,
+}
+
+
+def _spec(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text()).get("spec", {})
+
+
+def _pods(spec: dict[str, Any]) -> str:
+    groups = [spec.get("headGroupSpec", {}), *spec.get("workerGroupSpecs", [])]
+    facts = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pods"}}
+    pods = [json.dumps({**facts, "template": group.get("template")}) for group in groups]
+    return "".join(map(_kubernetes, pods))
+
+
+@cache
+def _kubernetes(text: str) -> str:
+    """What is said against one object, as JSON; the same pods occur in several files."""
+    version = kubernetes_validate.latest_version()
+    try:
+        kubernetes_validate.validate(json.loads(text), version, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return f"{'.'.join(map(str, error.path))}: {error.message}\n"
+    return ""
+
+
+def _vendored(name: str, path: Path) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".json") as schema:
+        schema.write(gzip.decompress((SCHEMAS / f"{name}.json.gz").read_bytes()))
+        schema.flush()
+        return _schema(Path(schema.name), path)
+
+
+def _schema(schema: Path, path: Path) -> str:
+    return _run("check-jsonschema", "--schemafile", str(schema), str(path))
+
+
+def _run(tool: str, *words: str) -> str:
+    """What the tool says against it; nothing if it exits with 0."""
+    command = [str(Path(sys.executable).parent / tool), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return "" if done.returncode == 0 else f"{tool} {done.stdout}{done.stderr}"
