@@ -289,7 +289,9 @@ def compose_stored(command: str, folder: str, factory: str | None = None) -> Any
         ConfigError: no run folder, one of another command, or one that names a function which is
             not the user's own code; says so of the key ``path``.
     """
-    return _whole(command, _read_stored(command, folder, "path"))
+    config = _whole(command, _read_stored(command, folder, "path"))
+    _refuse_foreign_factory(config, factory, "path", "factory")
+    return config
 
 
 def compose_file(command: str, file: Path) -> Any:
@@ -317,7 +319,6 @@ def _whole(command: str, stored: dict[str, Any]) -> Any:
     config.settle()
     check_ranges(config)
     config.check()
-    _refuse_foreign_factory(config, factory, "path", "factory")
     return config
 
 
