@@ -106,7 +106,7 @@ def test_the_switch_that_lets_pickles_run_code_is_refused(
 ) -> None:
     torch.save({"w": Evil(tmp_path / "ran")}, tmp_path / "w.pt")
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    with pytest.raises(InputError, match=r"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set \('1'\), which"):
+    with pytest.raises(InputError, match="TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, which lets"):
         checkpoint.load(tmp_path / "w.pt")
     assert not (tmp_path / "ran").exists()
 

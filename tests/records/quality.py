@@ -272,11 +272,12 @@ def _batches(images: Images, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
     return list(zip(x.split(BATCH), labels.split(BATCH), strict=True))
 
 
-def write(cells: Cells, name: str) -> None:
+def write(cells: Cells, name: str, on_weights: str | None) -> None:
     """The record of all cells there are."""
     rows = quality_rows.make_rows(cells.found)
     notes = [
         ", ".join(f"{key} {value}" for key, value in cells.facts.items()),
+        *([on_weights] if on_weights else []),
         *quality_rows.NOTES,
         *quality_rows.sources(cells.found),
         *quality_rows.tuning(cells.found),
@@ -307,6 +308,7 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
         choices=RULES,
         help="of our widths; default: measured, and all for least_squares",
     )
+    parser.add_argument("--on-weights", help="a sentence for the record: how they were trained")
     parser.add_argument("--samples", type=int, default=1024, help="calibration images")
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--iterations", type=int, default=2500, help="of fine-tuning")
@@ -335,7 +337,7 @@ def main() -> None:
                 default = RULES[:3] if part == "least_squares" else RULES[:1]
                 measure_objective(bench, part, options.rules or default)
         if "record" in options.parts:
-            write(bench.cells, options.name)
+            write(bench.cells, options.name, options.on_weights)
 
 
 if __name__ == "__main__":
