@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import gfs_dist
+from gfs_dist._environment import refuse_unsafe_environment
 from gfs_dist.cli.arguments import JOBS, SERVICES, Arguments, read_arguments
 from gfs_dist.cli.display import PlainReporter
 from gfs_dist.errors import GfsError
@@ -62,7 +63,6 @@ def _run(arguments: Arguments) -> int:
 
 def _run_command(arguments: Arguments, command: str) -> int:
     """Run a command for each configuration it asks for; how the process is to exit."""
-    from gfs_dist.files.safety import refuse_unsafe_environment
     from gfs_dist.jobs.compose import to_yaml
 
     if command in (*JOBS, "submit"):

@@ -19,10 +19,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from gfs_dist._environment import refuse_unsafe_environment
 from gfs_dist.errors import CheckpointError
 from gfs_dist.files import atomic
 from gfs_dist.files.fingerprint import fingerprint
-from gfs_dist.files.safety import refuse_unsafe_environment
 
 FORMAT = 1
 MODEL, STATE, OPTIMIZER = "model.safetensors", "state.json", "optimizer.safetensors"

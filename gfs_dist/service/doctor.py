@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
+from gfs_dist._environment import UNSAFE_ENVIRONMENT, is_unsafe
 from gfs_dist.errors import GfsError, RunError
-from gfs_dist.files.safety import UNSAFE_ENVIRONMENT, is_unsafe
 from gfs_dist.service import state
 from gfs_dist.service.capacity import Capacity
 from gfs_dist.service.cluster import VARIABLES, Cluster, find_cluster
