@@ -27,7 +27,7 @@ from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, 
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from gfs_dist.errors import InputError
+from gfs_dist.errors import InputError, WorkersLostError
 from gfs_dist.runtime.launcher import PlacementError, WorkerDiedError
 from gfs_dist.runtime.orders import Identity
 from gfs_dist.runtime.spec import RuntimeSpec
@@ -39,6 +39,10 @@ FOLDER = "gfs-ray-"
 AUTH_MODES = ("token", "disabled")
 OTHER_CLUSTER = "WrongClusterID"
 """How Ray says that behind the same address there is another cluster now."""
+STARTED_AGAIN = (
+    "the Ray cluster was started again while this ran, and its workers are gone; resume=RUN_DIR "
+    "goes on"
+)
 _LOG = logging.getLogger(__name__)
 
 
@@ -95,7 +99,8 @@ class RayWorker:
         if self._pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
-        ray.kill(self._actor, no_restart=True)
+        with _gone_with_its_cluster():
+            ray.kill(self._actor, no_restart=True)
         for answer in asked:
             answer.set_exception(WorkerDiedError(f"actor {self.name} was ended"))
 
@@ -107,13 +112,8 @@ class RayWorker:
         error = done.exception()
         if isinstance(error, RayActorError):
             answer.set_exception(WorkerDiedError(_first_line(error)))
-        elif isinstance(error, AuthenticationError) and OTHER_CLUSTER in str(error):
-            answer.set_exception(
-                PlacementError(
-                    "the Ray cluster was started again while this ran, and its workers are gone; "
-                    "resume=RUN_DIR goes on"
-                )
-            )
+        elif _is_of_other_cluster(error):
+            answer.set_exception(WorkersLostError(STARTED_AGAIN))
         elif error is not None:
             answer.set_exception(error)
         elif (reply := done.result()).error is not None:
@@ -194,14 +194,20 @@ class RayLauncher:
     def start(self, name: str, slot: int, address: Address) -> RayWorker:
         assert self._group is not None
         bundle = self._group.bundle_specs[slot]
-        actor = self._actor.options(
+        options = self._actor.options(
             num_cpus=bundle["CPU"],
             num_gpus=bundle.get("GPU", 0),
             max_restarts=0,
             scheduling_strategy=PlacementGroupSchedulingStrategy(
                 self._group, placement_group_bundle_index=slot
             ),
-        ).remote([p or str(Path.cwd()) for p in sys.path], address, name)
+        )
+        try:
+            actor = options.remote([p or str(Path.cwd()) for p in sys.path], address, name)
+        except AuthenticationError as error:
+            if _is_of_other_cluster(error):
+                raise WorkersLostError(STARTED_AGAIN) from error
+            raise
         worker = RayWorker(name, slot, actor, self._node)
         self._workers.append(worker)
         return worker
@@ -214,7 +220,8 @@ class RayLauncher:
             for worker in self._workers:
                 worker.kill()
             if self._group is not None:
-                remove_placement_group(self._group)
+                with _gone_with_its_cluster():
+                    remove_placement_group(self._group)
         if self._embedded is not None:
             self._embedded.close()
         elif self._joined:
@@ -271,6 +278,20 @@ class EmbeddedRay:
                 os.environ[key] = value
         _read_environment_again()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _is_of_other_cluster(error: BaseException | None) -> bool:
+    return isinstance(error, AuthenticationError) and OTHER_CLUSTER in str(error)
+
+
+@contextlib.contextmanager
+def _gone_with_its_cluster() -> Iterator[None]:
+    """Around the end of what the cluster holds: one that was started again holds it no more."""
+    try:
+        yield
+    except AuthenticationError as error:
+        if not _is_of_other_cluster(error):
+            raise
 
 
 def _room_of_nodes(bundle: dict[str, float]) -> int:

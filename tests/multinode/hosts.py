@@ -99,7 +99,8 @@ class Hosts:
         while len(self._ready(host)) == before:  # on a busy machine Ray may give up on itself
             tries += 1
             assert tries <= TRIES, f"Ray on host {host} ends at once, see {self.folder}"
-            self._empty(host)
+            if tries > 1:
+                self._empty(host)
             with (self.folder / f"ray_{host}.log").open("a") as log:
                 process = self.popen(host, ray, stdout=log, stderr=subprocess.STDOUT)
             self.raylets[host] = process
@@ -129,6 +130,7 @@ class Hosts:
         hosts = sorted(self._broken if 0 not in self._broken else range(len(self.names)))
         for host in hosts:
             self.join_again(host)
+            self._empty(host)
         for host in hosts:
             self.start_ray(host)
         self._broken.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -181,17 +182,29 @@ def test_a_full_disk(hosts: Hosts, dense: Path, expected: str, tmp_path: Path) -
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_head_that_dies_and_is_started_again(
-    hosts: Hosts, dense: Path, expected: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("at_once", "told"),
+    [
+        (True, "gfs: (the Ray cluster was started again|workers: none could be started)"),
+        (False, "Failed to connect to GCS"),
+    ],
+)
+def test_a_head_that_dies(
+    hosts: Hosts, dense: Path, expected: str, tmp_path: Path, at_once: bool, told: str
 ) -> None:
+    """Ray itself ends a process that has had no head for a minute, and says so."""
     run = Run.start(hosts, dense, tmp_path / "run")
     run.wait_for_step(EARLY)
     for host in (0, 1, 2):
         hosts.end_ray(host)
+    if at_once:
+        for host in (0, 1, 2):
+            hosts.start_ray(host)
     assert run.end() == 1
-    assert "gfs: the Ray cluster" in run.log.read_text()
+    assert re.search(told, run.log.read_text())
     hosts.heal()
-    finish(hosts, run)
+    again = Run(hosts, run.out, f"resume={run.out}")
+    assert again.end() == 0, again.log.read_text()
     assert picks_of(run.out) == expected
 
 
