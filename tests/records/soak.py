@@ -41,7 +41,7 @@ class Outcome:
 
     Attributes:
         scheduled: faults that were to come.
-        faults: rows of those that came, as the report has them.
+        faults: rows of those that came, as the report has them, and which process of the run.
         drivers: how often the driver was killed.
         trouble: what is not as it should be.
     """
@@ -54,7 +54,7 @@ class Outcome:
     @property
     def injected(self) -> int:
         """Faults that came; several ranks notice one hang, which counts once."""
-        return len({(row["generation"]) for row in self.faults}) + self.drivers
+        return len({(row["part"], row["step"]) for row in self.faults}) + self.drivers
 
 
 class Soak:
@@ -95,7 +95,8 @@ class Soak:
             if not killed and done.returncode != 0:
                 said = done.stderr.strip().splitlines()[-1:]
                 outcome.trouble.append(f"exit {done.returncode} with {faults}: {said}")
-            outcome.faults += self._faults(name, killed=killed)
+            found = self._faults(name, killed=killed)
+            outcome.faults += [{**row, "part": number} for row in found]
         if not outcome.trouble and self._picks(name) != self.expected:
             outcome.trouble.append(f"other picks with {parts}")
         outcome.trouble += self._left(before)
