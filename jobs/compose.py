@@ -23,12 +23,18 @@ from omegaconf.errors import OmegaConfBaseException
 from gfs_dist._layout import conf_folder
 from gfs_dist.errors import ConfigError
 from gfs_dist.jobs.checks import check_ranges, check_type
-from gfs_dist.jobs.config import CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
+from gfs_dist.jobs.config import COMMANDS, GROUPS, OPTION_KEY
 from gfs_dist.jobs.overrides import nearest, parse, points, raw_value
 from gfs_dist.jobs.rules import Accepted
-
-MAX_YAML_BYTES = 2**20
-MAX_YAML_DEPTH = 40
+from gfs_dist.jobs.stored import (
+    explain,
+    fields,
+    read_file,
+    read_stored,
+    refuse_changes,
+    refuse_foreign_factory,
+    stored_options,
+)
 
 
 def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = None) -> Any:
@@ -51,7 +57,7 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
     options = _with_training(command, options)
     options = _with_cluster(command, options, values)
     if stored is not None:
-        options = _stored_options(stored, options) + options
+        options = stored_options(stored, options) + options
     try:
         cfg = _typed(command, _join_files(command, options, config_dir))
         if stored is not None:
@@ -65,15 +71,15 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
         _refuse_missing(cfg)
         config: Any = OmegaConf.to_object(cfg)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(explain(error)) from error
     config.settle()
     check_ranges(config)
     config.check()
     _refuse_unused_training(config, overrides)
     if stored is not None:
-        _refuse_changes(stored, config)
+        refuse_changes(stored, config)
         said = [raw_value(o) for o in values if o.key_or_group == "model.factory"]
-        _refuse_foreign_factory(config, said[-1] if said else None, "resume", "model.factory")
+        refuse_foreign_factory(config, said[-1] if said else None, "resume", "model.factory")
     return config
 
 
@@ -139,7 +145,7 @@ def _with_training(command: str, options: list[str]) -> list[str]:
     """``options`` with the only training there is for a deep network, where none was chosen."""
     chosen = dict(option.split("=") for option in options)
     deep = chosen.get("model", "two_layer") != "two_layer"
-    if deep and "train" in _fields(COMMANDS[command]) and "train" not in chosen:
+    if deep and "train" in fields(COMMANDS[command]) and "train" not in chosen:
         return [*options, "train=sgd"]
     return options
 
@@ -151,10 +157,6 @@ def _with_cluster(command: str, options: list[str], values: list[Override]) -> l
     if command != "benchmark" or chosen or presets[-1:] != ["cluster"]:
         return options
     return [*options, "runtime=ray"]
-
-
-def _fields(schema: type) -> set[str]:
-    return set(typing.get_type_hints(schema))
 
 
 def _groups(command: str) -> set[str]:
@@ -225,7 +227,7 @@ def _why_unknown(command: str, cfg: Any, key: str) -> str:
     group, _, name = key.rpartition(".")
     if group in _groups(command):
         chosen = cfg[group][OPTION_KEY[group]]
-        others = [o for o, s in GROUPS[group].items() if name in _fields(s)]
+        others = [o for o, s in GROUPS[group].items() if name in fields(s)]
         if others:
             return f"not a key of {group}={chosen}, it belongs to {group}={', '.join(others)}"
     hint = nearest(key, _keys(cfg)) or f"; gfs {command} --help lists the keys"
@@ -265,14 +267,6 @@ def _refuse_unused_training(config: Any, overrides: list[Override]) -> None:
             )
 
 
-def _explain(error: Exception) -> str:
-    """The lines of a message of Hydra or OmegaConf that say something to a user."""
-    key = getattr(error, "full_key", None)
-    cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
-    line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-    return f"{key or 'configuration'}: {line}"
-
-
 def _kind(cfg: Any) -> str | None:
     return OmegaConf.select(cfg, "runtime.kind")
 
@@ -289,8 +283,8 @@ def compose_stored(command: str, folder: str, factory: str | None = None) -> Any
         ConfigError: no run folder, one of another command, or one that names a function which is
             not the user's own code; says so of the key ``path``.
     """
-    config = _whole(command, _read_stored(command, folder, "path"))
-    _refuse_foreign_factory(config, factory, "path", "factory")
+    config = _whole(command, read_stored(command, folder, "path"))
+    refuse_foreign_factory(config, factory, "path", "factory")
     return config
 
 
@@ -302,9 +296,9 @@ def compose_file(command: str, file: Path) -> Any:
     Raises:
         ConfigError: no configuration of ``command``, or the run folder has another one.
     """
-    config = _whole(command, _read_file(command, file, "--config"))
+    config = _whole(command, read_file(command, file, "--config"))
     if getattr(config, "resume", "") is None and (Path(config.out) / "config.yaml").is_file():
-        _refuse_changes(_read_stored(command, config.out, "out"), config)
+        refuse_changes(read_stored(command, config.out, "out"), config)
         config.resume = config.out
     return config
 
@@ -312,10 +306,10 @@ def compose_file(command: str, file: Path) -> Any:
 def _whole(command: str, stored: dict[str, Any]) -> Any:
     """The typed configuration of one that was stored."""
     try:
-        cfg = _typed(command, _join_files(command, _stored_options(stored, []), None))
+        cfg = _typed(command, _join_files(command, stored_options(stored, []), None))
         config: Any = OmegaConf.to_object(OmegaConf.merge(cfg, stored))
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(explain(error)) from error
     config.settle()
     check_ranges(config)
     config.check()
@@ -327,60 +321,7 @@ def _stored_config(command: str, overrides: list[Override]) -> dict[str, Any] | 
     folders = [raw_value(o).strip("\"'") for o in overrides if o.key_or_group == "resume"]
     if not folders or folders[-1] == "null":
         return None
-    return _read_stored(command, folders[-1], "resume")
-
-
-def _read_stored(command: str, folder: str, key: str) -> dict[str, Any]:
-    file = Path(folder) / "config.yaml"
-    if not file.is_file():
-        raise ConfigError(f"{key}: found {folder}, accepted a run folder (with config.yaml)")
-    return _read_file(command, file, key)
-
-
-def _read_file(command: str, file: Path, key: str) -> dict[str, Any]:
-    try:
-        stored = OmegaConf.to_container(OmegaConf.create(_plain_yaml(file)))
-    except Exception as error:  # damaged text makes the readers raise anything
-        raise ConfigError(f"{key}: {file} cannot be read: {_explain(error)}") from error
-    if not _is_of(command, stored):
-        raise ConfigError(f"{key}: {file} is not a configuration of gfs {command}")
-    return typing.cast(dict[str, Any], stored)
-
-
-def _plain_yaml(file: Path) -> str:
-    """The text of a ``config.yaml``, which may be anybody's.
-
-    Raises:
-        ValueError: more than a run writes: very long, deeply nested (slow to parse), or with
-            aliases, which can unfold without end.
-    """
-    if not file.is_file() or file.stat().st_size > MAX_YAML_BYTES:
-        raise ValueError(f"accepted is a file of at most {MAX_YAML_BYTES:,} bytes")
-    text, depth = file.read_text(encoding="utf-8"), 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_YAML_DEPTH or isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"it has aliases, or is nested more than {MAX_YAML_DEPTH} deep")
-    return text
-
-
-def _is_of(command: str, stored: object) -> bool:
-    """True if ``stored`` has the keys of ``command``, and groups where groups belong."""
-    if not isinstance(stored, dict) or set(stored) != _fields(COMMANDS[command]):
-        return False
-    groups = [(stored[group], OPTION_KEY[group]) for group in GROUPS if group in stored]
-    return all(isinstance(value, dict) and key in value for value, key in groups)
-
-
-def _stored_options(stored: dict[str, Any], options: list[str]) -> list[str]:
-    """The options that the run folder was made with, so that the new ones can be laid over them."""
-    chosen = {group: stored[group][OPTION_KEY[group]] for group in GROUPS if group in stored}
-    for word in options:
-        group, _, option = word.partition("=")
-        if group not in CHANGEABLE and chosen.get(group) != option:
-            raise ConfigError(_changed(group, option, chosen.get(group)))
-    return [f"{group}={option}" for group, option in chosen.items()]
+    return read_stored(command, folders[-1], "resume")
 
 
 def _without_changed_runtime(stored: dict[str, Any], cfg: Any) -> dict[str, Any]:
@@ -388,41 +329,3 @@ def _without_changed_runtime(stored: dict[str, Any], cfg: Any) -> dict[str, Any]
     if "runtime" in kept and kept["runtime"]["kind"] != _kind(cfg):
         del kept["runtime"]
     return kept
-
-
-def _refuse_foreign_factory(config: Any, said: str | None, key: str, say: str) -> None:
-    """A run folder may come from anybody: what its ``config.yaml`` has called is the user's own
-    code, or what the user names again.
-    """
-    factory = getattr(getattr(config, "model", None), "factory", None)
-    if factory is None or factory == said:
-        return
-    # Torch: only where a run folder names a factory.
-    from gfs_dist.networks.custom import find_factory
-    from gfs_dist.networks.trust import refuse_borrowed, refuse_foreign
-
-    try:
-        refuse_foreign(factory)
-        refuse_borrowed(factory, find_factory(factory))
-    except ConfigError as error:
-        raise ConfigError(f"{key}: {error} (here as {say}={factory})") from error
-
-
-def _refuse_changes(stored: dict[str, Any], config: Any) -> None:
-    now: Any = OmegaConf.to_container(OmegaConf.structured(config))
-    for key in set(stored) - {*CHANGEABLE, "resume"}:
-        if now[key] != stored[key]:
-            found, kept = now[key], stored[key]
-            if isinstance(found, dict):
-                name = next((n for n in found if found[n] != kept.get(n)), None)
-                if name is None:  # the file leaves out what is null
-                    continue
-                key, found, kept = f"{key}.{name}", found[name], kept.get(name)
-            raise ConfigError(_changed(key, found, kept))
-
-
-def _changed(key: str, found: object, kept: object) -> str:
-    return (
-        f"{key}: found {found}, the run folder has {kept}; "
-        f"only {', '.join(CHANGEABLE)} may change when a run is resumed"
-    )

@@ -78,9 +78,9 @@ class Meter:
             self._step = step
         self._time = now
         self._meters.workers.set(num_ranks, self._tags)
-        self._lose(sum(row["event"] == "fault" for row in events))
+        self._count_lost(sum(row["event"] == "fault" for row in events))
 
-    def lose(self, loss: object) -> None:
+    def show_loss(self, loss: object) -> None:
         """Show a loss, if it is one."""
         if isinstance(loss, Real):
             self._meters.loss.set(float(loss), self._tags)
@@ -91,14 +91,14 @@ class Meter:
 
     def end(self, result: SearchResult | MapResult | GroupResult) -> None:
         """It is done: what is known only now."""
-        self._lose(len(result.faults) - self._lost)
+        self._count_lost(len(result.faults) - self._lost)
         self._meters.workers.set(0, self._tags)
         timing = result.timing
         wait_s = max((row["wait_s"] for row in timing["ranks"]), default=0.0)
         if timing["steps_s"] > 0:
             self._meters.wait_share.set(min(1.0, wait_s / timing["steps_s"]), self._tags)
 
-    def _lose(self, count: int) -> None:
+    def _count_lost(self, count: int) -> None:
         if count > 0:
             self._lost += count
             self._meters.workers_lost.inc(count, self._tags)
@@ -127,7 +127,7 @@ class MeteredRuntime(WorkersRuntime):
             meter.reach(len(made), progress.num_ranks, progress.events)
             meter.keep(made.num_kept)
             if made.loss:
-                meter.lose(made.loss[-1])
+                meter.show_loss(made.loss[-1])
             if on_progress is not None:
                 on_progress(progress)
 
@@ -153,7 +153,7 @@ class MeteredRuntime(WorkersRuntime):
         def listen(progress: GroupProgress) -> None:
             meter.reach(progress.step, progress.num_ranks, progress.events)
             for _, value in progress.values[-1:]:
-                meter.lose(value.get("loss") if isinstance(value, dict) else value)
+                meter.show_loss(value.get("loss") if isinstance(value, dict) else value)
             if on_progress is not None:
                 on_progress(progress)
 

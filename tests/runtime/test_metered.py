@@ -77,7 +77,7 @@ def test_each_lost_worker_counts_once() -> None:
 @pytest.mark.parametrize(("loss", "shown"), [(0.5, [0.5]), (None, []), ("x", []), ([1.0], [])])
 def test_only_a_number_is_a_loss(loss: object, shown: list[float]) -> None:
     meters: Any = Stands()
-    Meter(meters, "group").lose(loss)
+    Meter(meters, "group").show_loss(loss)
     assert meters.loss.values == shown
 
 

@@ -1,0 +1,124 @@
+"""The ``config.yaml`` of a run folder, which may be anybody's: read, and held against a new one."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from gfs_dist.errors import ConfigError
+from gfs_dist.jobs.config import CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
+
+MAX_YAML_BYTES = 2**20
+MAX_YAML_DEPTH = 40
+
+
+def read_stored(command: str, folder: str, key: str) -> dict[str, Any]:
+    """What the run folder ``folder`` was made with; ``key`` named it."""
+    file = Path(folder) / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"{key}: found {folder}, accepted a run folder (with config.yaml)")
+    return read_file(command, file, key)
+
+
+def read_file(command: str, file: Path, key: str) -> dict[str, Any]:
+    """The stored configuration of ``command`` in ``file``; ``key`` named it."""
+    try:
+        stored = OmegaConf.to_container(OmegaConf.create(_plain_yaml(file)))
+    except Exception as error:  # damaged text makes the readers raise anything
+        raise ConfigError(f"{key}: {file} cannot be read: {explain(error)}") from error
+    if not _is_of(command, stored):
+        raise ConfigError(f"{key}: {file} is not a configuration of gfs {command}")
+    return typing.cast(dict[str, Any], stored)
+
+
+def _plain_yaml(file: Path) -> str:
+    """The text of a ``config.yaml``, which may be anybody's.
+
+    Raises:
+        ValueError: more than a run writes: very long, deeply nested (slow to parse), or with
+            aliases, which can unfold without end.
+    """
+    if not file.is_file() or file.stat().st_size > MAX_YAML_BYTES:
+        raise ValueError(f"accepted is a file of at most {MAX_YAML_BYTES:,} bytes")
+    text, depth = file.read_text(encoding="utf-8"), 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_YAML_DEPTH or isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it has aliases, or is nested more than {MAX_YAML_DEPTH} deep")
+    return text
+
+
+def _is_of(command: str, stored: object) -> bool:
+    """True if ``stored`` has the keys of ``command``, and groups where groups belong."""
+    if not isinstance(stored, dict) or set(stored) != fields(COMMANDS[command]):
+        return False
+    groups = [(stored[group], OPTION_KEY[group]) for group in GROUPS if group in stored]
+    return all(isinstance(value, dict) and key in value for value, key in groups)
+
+
+def stored_options(stored: dict[str, Any], options: list[str]) -> list[str]:
+    """The options that the run folder was made with, so that the new ones can be laid over them."""
+    chosen = {group: stored[group][OPTION_KEY[group]] for group in GROUPS if group in stored}
+    for word in options:
+        group, _, option = word.partition("=")
+        if group not in CHANGEABLE and chosen.get(group) != option:
+            raise ConfigError(_changed(group, option, chosen.get(group)))
+    return [f"{group}={option}" for group, option in chosen.items()]
+
+
+def refuse_changes(stored: dict[str, Any], config: Any) -> None:
+    """Only ``CHANGEABLE`` keys may differ where a run goes on."""
+    now: Any = OmegaConf.to_container(OmegaConf.structured(config))
+    for key in set(stored) - {*CHANGEABLE, "resume"}:
+        if now[key] != stored[key]:
+            found, kept = now[key], stored[key]
+            if isinstance(found, dict):
+                name = next((n for n in found if found[n] != kept.get(n)), None)
+                if name is None:  # the file leaves out what is null
+                    continue
+                key, found, kept = f"{key}.{name}", found[name], kept.get(name)
+            raise ConfigError(_changed(key, found, kept))
+
+
+def _changed(key: str, found: object, kept: object) -> str:
+    return (
+        f"{key}: found {found}, the run folder has {kept}; "
+        f"only {', '.join(CHANGEABLE)} may change when a run is resumed"
+    )
+
+
+def refuse_foreign_factory(config: Any, said: str | None, key: str, say: str) -> None:
+    """A run folder may come from anybody: what its ``config.yaml`` has called is the user's own
+    code, or what the user names again.
+    """
+    factory = getattr(getattr(config, "model", None), "factory", None)
+    if factory is None or factory == said:
+        return
+    # Torch: only where a run folder names a factory.
+    from gfs_dist.networks.custom import find_factory
+    from gfs_dist.networks.trust import refuse_borrowed, refuse_foreign
+
+    try:
+        refuse_foreign(factory)
+        refuse_borrowed(factory, find_factory(factory))
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error} (here as {say}={factory})") from error
+
+
+def fields(schema: type) -> set[str]:
+    """Names of a schema."""
+    return set(typing.get_type_hints(schema))
+
+
+def explain(error: Exception) -> str:
+    """The lines of a message of Hydra or OmegaConf that say something to a user."""
+    key = getattr(error, "full_key", None)
+    cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
+    line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    return f"{key or 'configuration'}: {line}"
