@@ -32,7 +32,6 @@ WORDS = [
     f"steps={STEPS}", "model.width=200", "runtime=local", f"workers={WORKERS}", "threads=1",
     f"runtime.hang_floor_s={HANG_FLOOR_S}",
 ]  # fmt: skip
-SENT = {-signal.SIGKILL: "driver killed", 0: "finished"}
 
 
 @dataclass
@@ -177,11 +176,16 @@ def rows_of(outcomes: list[Outcome]) -> list[dict[str, Any]]:
                 times.append(row["recovered_s"])
     made = []
     for kind, times in sorted(kinds.items()):
-        spread = {"median": statistics.median(times), "min": min(times), "max": max(times)}
         came = sum(row["kind"] == kind for outcome in outcomes for row in outcome.faults)
-        made.append({"fault": kind, "noticed": came, "recovered_s": spread if times else None})
+        made.append({"fault": kind, "noticed": came, "recovered_s": _spread(times)})
     drivers = sum(outcome.drivers for outcome in outcomes)
     return [*made, {"fault": "driver killed", "noticed": drivers, "recovered_s": None}]
+
+
+def _spread(times: list[float]) -> dict[str, float] | None:
+    if not times:
+        return None
+    return {"median": statistics.median(times), "min": min(times), "max": max(times)}
 
 
 def main() -> None:
