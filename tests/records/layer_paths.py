@@ -136,23 +136,23 @@ class Rates:
     copied: float
 
     @classmethod
-    def measured(cls) -> Rates:
-        return cls(
-            *(_product_rate(dtype) for dtype in (torch.float32, torch.float64)), _copy_rate()
-        )
+    def measured(cls, device: torch.device) -> Rates:
+        dtypes = (torch.float32, torch.float64)
+        return cls(*(_product_rate(dtype, device) for dtype in dtypes), _copy_rate(device))
 
     def better(self, other: Rates) -> Rates:
         """The best of each, which is what the machine gives when left alone."""
         return Rates(*map(max, dataclasses.astuple(self), dataclasses.astuple(other)))
 
 
-def _product_rate(dtype: torch.dtype, size: int = 2048) -> float:
-    a = torch.randn(size, size, dtype=dtype)
+def _product_rate(dtype: torch.dtype, device: torch.device) -> float:
+    size = 2048 if device.type == "cpu" else 8192
+    a = torch.randn(size, size, dtype=dtype, device=device)
     return size**3 / min(_seconds(lambda: a @ a, 20))
 
 
-def _copy_rate(size: int = 2**28) -> float:
-    a, b = torch.ones(2, size // 8, dtype=torch.float64)
+def _copy_rate(device: torch.device, size: int = 2**28) -> float:
+    a, b = torch.ones(2, size // 8, dtype=torch.float64, device=device)
     return size / min(_seconds(lambda: b.copy_(a), 20))
 
 
@@ -161,6 +161,8 @@ def _seconds(work: Callable[[], object], repeats: int) -> list[float]:
     for _ in range(repeats):
         began = time.perf_counter()
         work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - began)
     return times
 
@@ -173,15 +175,17 @@ def _range(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def full_paths(network: nn.Module, batches: Batches, repeats: int) -> tuple[list[Row], str]:
+def full_paths(
+    network: nn.Module, batches: Batches, repeats: int, device: torch.device
+) -> tuple[list[Row], str]:
     """Our paths of all layers to every width: rows by phase, and a hash of all picks."""
     runs: list[dict[str, float]] = []
     found: set[str] = set()
-    rates = Rates.measured()
+    rates = Rates.measured(device)
     for _ in range(repeats):
         with (
             tempfile.TemporaryDirectory() as folder,
-            open_runtime(RuntimeSpec(kind="none")) as ranks,
+            open_runtime(RuntimeSpec(kind="none", device=device.type)) as ranks,
         ):
             timed = Timed(ranks)
             began = time.perf_counter()
@@ -195,7 +199,7 @@ def full_paths(network: nn.Module, batches: Batches, repeats: int) -> tuple[list
             runs.append({"samples and network written, structure found": prepared, **spent})
             picks = json.dumps({name: layer.path.picks for name, layer in work.paths.items()})
             found.add(hashlib.sha256(picks.encode()).hexdigest())
-            rates = rates.better(Rates.measured())
+            rates = rates.better(Rates.measured(device))
             floors = _floors(work, work.workspace.num_samples, rates)
     for run in runs:
         run["all paths"] = sum(run.values())
@@ -241,14 +245,15 @@ def _floors(work: Pruner, images: int, rates: Rates) -> dict[str, float]:
     }
 
 
-def by_network_loss(network: nn.Module, batches: Batches, images: int) -> Row:
+def by_network_loss(network: nn.Module, batches: Batches, images: int, device: torch.device) -> Row:
     """Our exhaustive search by the network's loss: first steps of one layer of each width."""
     recipe, everything = Recipe("squared", "auto", "uniform", False), Sampling(batch=images)
     rates: dict[int, float] = {}
     seconds = timed = losses = 0.0
-    with tempfile.TemporaryDirectory() as folder, open_runtime(RuntimeSpec(kind="none")) as ranks:
+    spec = RuntimeSpec(kind="none", device=device.type)
+    with tempfile.TemporaryDirectory() as folder, open_runtime(spec) as ranks:
         work = Pruner.prepare(network, batches[:1], Settings(), ranks, FilePath(folder) / "work")
-        shown = work.workspace.x(0)
+        shown = work.workspace.x(0).to(device)
 
         def cost(layer: Layer, samples: int, steps: int, sampling: Sampling) -> TrialCosts:
             example = work.example
@@ -257,7 +262,7 @@ def by_network_loss(network: nn.Module, batches: Batches, images: int) -> Row:
         for layer in work.structure.layers:
             n = layer.num_candidates
             if n not in rates:
-                at_once = batch_sizes(Replaced(work.dense, layer), shown)[1]
+                at_once = batch_sizes(Replaced(work.workspace.dense(device), layer), shown)[1]
                 part = Sampling(batch=BATCH, candidates=at_once * -(-TRIALS // at_once))
                 problem = NetworkLossProblem(work.workspace, layer, recipe, part)
                 spent = ranks.search(problem, Stop(steps=1)).timing["steps_s"]
@@ -272,13 +277,16 @@ def by_network_loss(network: nn.Module, batches: Batches, images: int) -> Row:
     return _compared("network_loss, all candidates", part_text, timed, int(losses), seconds)
 
 
-def by_full_forwards(network: nn.Module, batches: Batches, images: int) -> Row:
+def by_full_forwards(
+    network: nn.Module, batches: Batches, images: int, device: torch.device
+) -> Row:
     """As public code does it: for each candidate the whole network runs with a mask."""
     x, labels = batches[0]
     with tempfile.TemporaryDirectory() as folder, open_runtime(RuntimeSpec(kind="none")) as ranks:
         work = Pruner.prepare(network, [(x[:2], labels[:2])], Settings(), ranks, folder + "/work")
     layer = work.structure.layers[0]
-    mask = torch.zeros(layer.num_candidates)
+    network, x, labels = network.to(device), x.to(device), labels.to(device)
+    mask = torch.zeros(layer.num_candidates, device=device)
     consumer = network.get_submodule(layer.consumers[0].module)
     gate = consumer.register_forward_pre_hook(lambda _, given: (given[0] * mask[:, None, None],))
 
@@ -326,7 +334,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()
+    device = torch.device(given.device)
     torch.manual_seed(0)
     network = networks.make(given.model, 1000 if given.size > 64 else 10).eval()
     batches = [
@@ -334,11 +344,12 @@ def main() -> None:
         for _ in range(given.images // BATCH)
     ]
     began, before = time.perf_counter(), _busy()
-    rows, picks = full_paths(network, batches, given.repeats)
+    rows, picks = full_paths(network, batches, given.repeats, device)
     elapsed, after = time.perf_counter() - began, _busy()
     others = (after[0] - before[0]) - (after[1] - before[1])
     peak = peak_rss_bytes() / 2**20
-    compared = [f(network, batches, given.images) for f in (by_network_loss, by_full_forwards)]
+    searches = (by_network_loss, by_full_forwards)
+    compared = [search(network, batches, given.images, device) for search in searches]
     ours = rows[-1]["seconds"]["median"]
     for row in compared:
         row["times ours"] = row["seconds"] / ours
@@ -354,10 +365,10 @@ def main() -> None:
         "by multiply-adds (network_loss, set-up left out) or by losses (full forwards); both with "
         f"{given.images} images a loss",
     ]
-    name = f"layer_paths_{given.model}"
+    name = f"layer_paths_{given.model}" + ("_gpu" if given.device == "cuda" else "")
     command = (
         f"python -m tests.records.layer_paths --model {given.model} --images {given.images} "
-        f"--size {given.size} --repeats {given.repeats}"
+        f"--size {given.size} --repeats {given.repeats} --device {given.device}"
     )
     keep(name, command, rows + compared, notes)
     print(FilePath(__file__).with_name(f"{name}.md").read_text())

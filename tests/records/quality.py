@@ -10,6 +10,7 @@ another; the part ``record`` then writes NAME.json and NAME.md from all cells in
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import shlex
 import sys
@@ -29,6 +30,7 @@ from gfs_dist.files import fingerprint
 from gfs_dist.jobs.checkpoints import find_checkpoints
 from gfs_dist.jobs.compose import compose
 from gfs_dist.jobs.deep import read_images, read_network
+from gfs_dist.jobs.local import local_device
 from gfs_dist.jobs.two_layer import data_spec
 from gfs_dist.networks import classify
 from gfs_dist.pruning.allocate import proportional
@@ -73,6 +75,7 @@ class Bench:
         budgets: shares of the whole network's multiply-adds.
         candidates: scored at each step of ``network_loss``.
         draws: of random scores; their mean is told.
+        device: where networks are classified with and trained.
     """
 
     model: nn.Module
@@ -84,6 +87,7 @@ class Bench:
     budgets: tuple[Fraction, ...]
     candidates: int
     draws: int
+    device: torch.device
 
     def limit(self, budget: Fraction) -> int:
         """The most multiply-adds."""
@@ -93,7 +97,11 @@ class Bench:
         """Share of the test images that are classified rightly."""
         x = self.images.x_test[: self.num_test].split(TEST_BATCH)
         labels = self.images.labels_test[: self.num_test].split(TEST_BATCH)
-        batches = ((self.images.inputs(a), b) for a, b in zip(x, labels, strict=True))
+        network = copy.deepcopy(network).to(self.device)
+        batches = (
+            (self.images.inputs(a.to(self.device)), b.to(self.device))
+            for a, b in zip(x, labels, strict=True)
+        )
         return classify(network, batches).accuracy
 
     def measure(self, what: str, facts: Cell, choice: Choice) -> Cell:
@@ -231,7 +239,7 @@ def measure_tuned(bench: Bench, spec: DeepSpec) -> None:
 
 def _tune(bench: Bench, spec: DeepSpec, facts: Cell, network: nn.Module) -> None:
     def make() -> Cell:
-        train_deep(network.requires_grad_(), bench.images, spec)
+        train_deep(network.requires_grad_().to(bench.device), bench.images, spec)
         return {**facts, "finetune": bench.accuracy(network.eval()), "iterations": spec.iterations}
 
     bench.cells.once("/".join(["finetune", *map(str, facts.values())]), make)
@@ -263,7 +271,16 @@ def open_bench(options: argparse.Namespace, pruner_folder: Path, runtime: Runtim
     }
     cells = Cells(options.work / "cells.json", facts)
     return Bench(
-        model, images, batches, num_test, pruner, cells, budgets, options.candidates, options.draws
+        model,
+        images,
+        batches,
+        num_test,
+        pruner,
+        cells,
+        budgets,
+        options.candidates,
+        options.draws,
+        local_device(options.device),
     )
 
 
@@ -312,6 +329,7 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=1024, help="calibration images")
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--iterations", type=int, default=2500, help="of fine-tuning")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     parser.add_argument("--amp", action="store_true", help="fine-tune in bfloat16")
     parser.add_argument("--draws", type=int, default=3, help="of random scores")
     parser.add_argument("--candidates", type=int, default=8, help="a step of network_loss scores")
@@ -323,7 +341,7 @@ def main() -> None:
     options = read_options(sys.argv[1:])
     with (
         tempfile.TemporaryDirectory() as folder,
-        open_runtime(RuntimeSpec(kind="none", device="cpu")) as runtime,
+        open_runtime(RuntimeSpec(kind="none", device=options.device)) as runtime,
     ):
         bench = open_bench(options, Path(folder) / "workspace", runtime)
         for part in options.parts:

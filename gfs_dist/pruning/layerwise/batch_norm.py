@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gfs_dist.networks import device_of
 from gfs_dist.networks.graph_network import GraphNetwork, Step
 from gfs_dist.networks.values import Result
 from gfs_dist.pruning.layerwise.environments import Environments, InFiles
@@ -48,7 +49,7 @@ def recalibrate(
     is called more than once, or that sees one value a channel, stays as it is.
 
     Args:
-        network: recorded, on the CPU; one without batch norms is left as it is.
+        network: recorded; computes where it is; one without batch norms is left as it is.
         batches: inputs; read once.
         folder: where results may wait, for as long as this takes; None for the system's.
     """
@@ -58,7 +59,7 @@ def recalibrate(
     asked = [frozenset([source]) for _, source in norms]
     stages = make_stages(network, asked)
     with tempfile.TemporaryDirectory(dir=folder) as scratch, one_thread_each() as pool:
-        envs: Environments = InFiles(scratch)
+        envs: Environments = InFiles(scratch, device_of(network))
         chunks = 0
         for x in batches:
             envs.save(TRACK, 0, chunks, {network.gfs_inputs[0]: x})

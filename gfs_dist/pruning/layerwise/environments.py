@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from gfs_dist.files import scratch
 from gfs_dist.pruning.layerwise.track import Results
+
+CPU = torch.device("cpu")
 
 
 class Environments(Protocol):
@@ -49,13 +52,14 @@ class InFiles:
 
     Args:
         folder: scratch space, there already.
+        device: where results are read to.
     """
 
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Path | str, device: torch.device = CPU) -> None:
+        self.folder, self.device = Path(folder), device
 
     def load(self, track: str, stage: int, chunk: int) -> Results:
-        with safe_open(self._file(track, stage, chunk), "pt") as file:
+        with safe_open(self._file(track, stage, chunk), "pt", str(self.device)) as file:
             layout = json.loads(file.metadata()["layout"])
             return {name: _unpack(part, file) for name, part in layout.items()}
 

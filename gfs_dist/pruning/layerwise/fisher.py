@@ -9,7 +9,6 @@ forward and back serves all layers.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -89,9 +88,7 @@ class DerivativesTask:
 
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> str:
         """Derivatives of part ``item``; returns the file."""
-        network = self.workspace.dense()
-        if device.type != "cpu":
-            network = copy.deepcopy(network).to(device)
+        network = self.workspace.dense(device)
         chunks = self.workspace.groups()[item]
         batches = (
             (self.workspace.x(chunk).to(device), self.workspace.labels(chunk).to(device))

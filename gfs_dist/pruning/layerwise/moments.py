@@ -138,7 +138,8 @@ class Geometry:
         """The same of patches ``d + M u``: deviations, and means where ``u`` says inside or 0."""
         d = self._patches(x - means[:, None, None])
         u = self._patches(torch.ones_like(x[:1, :1])).double()
-        spread = torch.kron(means.double()[:, None], torch.eye(len(u), dtype=torch.float64))
+        eye = torch.eye(len(u), dtype=torch.float64, device=x.device)
+        spread = torch.kron(means.double()[:, None], eye)
         products = (d @ d.T).double()
         crossed = d.view(len(d), len(x), -1).sum(1, dtype=torch.float64) @ u.T
         put_back(products, spread, crossed, crossed + len(x) * spread @ (u @ u.T))

@@ -8,7 +8,6 @@ computed.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,16 +70,12 @@ class NetworkLossProblem:
         return self.layer.num_candidates
 
     def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> NetworkLoss:
-        network = self.workspace.dense()
-        if device.type != "cpu":
-            network = copy.deepcopy(network).to(device)
-
         def read(rows: Tensor) -> tuple[Tensor, Tensor]:
             x, labels = read_rows(self.workspace, rows)
             return x.to(device), labels.to(device)
 
         return NetworkLoss(
-            Replaced(network, self.layer),
+            Replaced(self.workspace.dense(device), self.layer),
             read,
             self.workspace.num_samples,
             own,

@@ -19,7 +19,7 @@ from gfs_dist.pruning.layerwise.moments import Sums
 from gfs_dist.pruning.layerwise.sites import Site
 from gfs_dist.pruning.layerwise.smaller import Choice, make_small
 from gfs_dist.pruning.layerwise.sweep import DENSE, SMALL, Pair, Visit, sum_chunks, sweep
-from gfs_dist.pruning.layerwise.workspace import Workspace, read_sums, write_sums
+from gfs_dist.pruning.layerwise.workspace import CPU, Workspace, read_sums, write_sums
 from gfs_dist.pruning.structure import Structure
 from gfs_dist.runtime import MapResult, Runtime
 
@@ -40,9 +40,9 @@ class DenseTask:
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> str:
         """Sums of ``item``: stage and part."""
         stage, part = item
-        dense = _dense_pass(self)
+        dense = _dense_pass(self, device)
         folder = self.workspace.path(self.name, "x").parent
-        envs = InFiles(folder)
+        envs = InFiles(folder, device)
         chunks = self.workspace.groups()[part]
         if stage == 0:
             for chunk in chunks:
@@ -57,8 +57,8 @@ class DenseTask:
 
 
 @functools.lru_cache(maxsize=1)
-def _dense_pass(task: DenseTask) -> DensePass:
-    return DensePass(task.workspace.dense(), task.sites)
+def _dense_pass(task: DenseTask, device: torch.device) -> DensePass:
+    return DensePass(task.workspace.dense(device), task.sites)
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class SweepTask:
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> str:
         """Sums of ``item``: visit, fits made so far, and part."""
         visit, fits, part = Visit(*item[0]), item[1], item[2]
-        envs = InFiles(self.folder)
-        pair = self._pair_after(fits)
+        envs = InFiles(self.folder, device)
+        pair = self._pair_after(fits, device)
         chunks = self.workspace.groups()[part]
         if visit == Visit(0, False):
             for chunk in chunks:
@@ -102,17 +102,17 @@ class SweepTask:
         """Where this sweep's files are."""
         return self.workspace.path(self.name, "x").parent
 
-    def make_pair(self) -> Pair:
+    def make_pair(self, device: torch.device = CPU) -> Pair:
         """The networks before the first fit."""
-        dense = self.workspace.dense()
+        dense = self.workspace.dense(device)
         small = make_small(dense, self.structure, self.choice)
         kept = self.choice.outputs(self.structure)
         return Pair(dense, small, self.sites, kept, self.target)
 
-    def _pair_after(self, fits: int) -> Pair:
+    def _pair_after(self, fits: int, device: torch.device) -> Pair:
         fitted = _fitted(self.folder)
         if fitted.pair is None or fitted.fits > fits:
-            fitted.pair, fitted.fits = self.make_pair(), 0
+            fitted.pair, fitted.fits = self.make_pair(device), 0
         for number in range(fitted.fits, fits):
             apply_fit(fitted.pair.small, self.folder / fit_name(number))
         fitted.fits = fits

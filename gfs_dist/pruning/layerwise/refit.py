@@ -39,13 +39,14 @@ class Scaling:
         """Read from the network."""
         module = network.get_submodule(site.module)
         if site.norm is None:
-            outputs = module.get_parameter("weight").shape[0]
-            return cls(torch.ones(outputs, dtype=torch.float64), module.bias is not None)
+            weight = module.get_parameter("weight").detach()
+            ones = torch.ones(len(weight), dtype=torch.float64, device=weight.device)
+            return cls(ones, module.bias is not None)
         norm = network.get_submodule(site.norm)
         assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
         assert norm.running_var is not None
         variance = norm.running_var.double() + norm.eps
-        return cls((norm.weight.detach().double() / variance.sqrt()).cpu(), True)
+        return cls(norm.weight.detach().double() / variance.sqrt(), True)
 
 
 class Fit:
@@ -60,7 +61,7 @@ class Fit:
     Args:
         network: whose site is fitted, in place.
         site: which.
-        moments: of its inputs, and of its inputs with the target.
+        moments: of its inputs, and of its inputs with the target; where the network is.
     """
 
     def __init__(self, network: GraphNetwork, site: Site, moments: Moments) -> None:
@@ -71,12 +72,12 @@ class Fit:
         inputs = self._moments.inputs
         damping = DAMPING * float(inputs.diagonal().mean())
         damping = damping + ROUNDING * float(moments.inputs.diagonal().mean()) or 1.0
-        self._factor = torch.linalg.cholesky(
-            inputs + damping * torch.eye(len(inputs), dtype=torch.float64)
-        )
+        damped = inputs.clone()
+        damped.diagonal().add_(damping)
+        self._factor = torch.linalg.cholesky(damped)
         weight = network.get_submodule(site.module).get_parameter("weight")
         self._shape = weight.shape
-        self._start = weight.detach().cpu().double().flatten(1).T * self.scaling.scale
+        self._start = weight.detach().double().flatten(1).T * self.scaling.scale
 
     def solve(self, target: Moments | None = None) -> None:
         """Fit to the target of the moments given at first, or to another one's ``B`` and ``r``."""
@@ -104,6 +105,6 @@ class Fit:
             return
         norm = self.network.get_submodule(self.site.norm)
         assert isinstance(norm.running_mean, Tensor)
-        bias = module.bias.double().cpu() if isinstance(module.bias, Tensor) else 0.0
-        mean = bias - (offset - norm.get_parameter("bias").double().cpu()) / scale
+        bias = module.bias.double() if isinstance(module.bias, Tensor) else 0.0
+        mean = bias - (offset - norm.get_parameter("bias").double()) / scale
         norm.running_mean[alive] = mean.to(norm.running_mean)[alive]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -25,8 +25,17 @@ Value = TypeVar("Value")
 def one_thread_each() -> Iterator[ThreadPoolExecutor]:
     """As many Python threads as torch may use, each computing alone: chunks side by side."""
     threads = torch.get_num_threads()
-    with one_thread(), ThreadPoolExecutor(threads, initializer=_alone) as pool:
+    with exact(), one_thread(), ThreadPoolExecutor(threads, initializer=_alone) as pool:
         yield pool
+
+
+def exact() -> AbstractContextManager[None]:
+    """On GPUs, convolutions in float32 and not TensorFloat-32, which give the same bits again."""
+    if not torch.cuda.is_available():
+        return nullcontext()
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
 
 
 def in_threads(work: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:

@@ -51,13 +51,13 @@ class TrialTask:
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> float:
         """The divergence of one choice."""
         assert isinstance(item, Choice)
-        dense = self.workspace.dense()
+        dense = self.workspace.dense(device)
         small = make_small(dense, self.structure, item)
         kept = item.outputs(self.structure)
-        pair = Pair(dense, small, self.sites, kept, dense_results=_dense_results(self))
+        pair = Pair(dense, small, self.sites, kept, dense_results=_dense_results(self, device))
         envs = InMemory()
         for chunk in self.fitted:
-            start = {dense.gfs_inputs[0]: self.workspace.x(chunk)}
+            start = {dense.gfs_inputs[0]: self.workspace.x(chunk).to(device)}
             envs.save(SMALL, 0, chunk, start)
 
         def sum_up(visit: Visit) -> list[Tensor]:
@@ -65,11 +65,11 @@ class TrialTask:
             return sum_chunks(lambda chunk: pair.sums(visit, chunk, envs), self.fitted)
 
         sweep(pair, sum_up, repeats=0, on_site=lambda stage: envs.drop(SMALL, stage))
-        known = _dense_outputs(self)
+        known = _dense_outputs(self, device)
 
         def compare(chunk: int) -> tuple[float, int]:
             with torch.no_grad():
-                return _divergence(known[chunk], small(self.workspace.x(chunk)))
+                return _divergence(known[chunk], small(self.workspace.x(chunk).to(device)))
 
         with one_thread_each() as pool:
             parts = list(pool.map(compare, self.compared))
@@ -77,13 +77,13 @@ class TrialTask:
 
 
 @functools.lru_cache(maxsize=1)
-def _dense_outputs(task: TrialTask) -> dict[int, Tensor]:
+def _dense_outputs(task: TrialTask, device: torch.device) -> dict[int, Tensor]:
     """The dense network's outputs on the chunks that are compared."""
-    network = task.workspace.dense()
+    network = task.workspace.dense(device)
 
     def run(chunk: int) -> Tensor:
         with torch.no_grad():
-            found: Tensor = network(task.workspace.x(chunk))
+            found: Tensor = network(task.workspace.x(chunk).to(device))
             return found
 
     with one_thread_each() as pool:
@@ -91,15 +91,15 @@ def _dense_outputs(task: TrialTask) -> dict[int, Tensor]:
 
 
 @functools.lru_cache(maxsize=1)
-def _dense_results(task: TrialTask) -> dict[int, Results]:
+def _dense_results(task: TrialTask, device: torch.device) -> dict[int, Results]:
     """Of each fitted chunk the dense network's streams, which all trials are aimed at."""
-    network = task.workspace.dense()
+    network = task.workspace.dense(device)
     asked = [*(frozenset([site.stream]) for site in task.sites), output_names(network)]
     stages = make_stages(network, asked)
 
     def run(chunk: int) -> Results:
         found: Results = {}
-        results: Results = {network.gfs_inputs[0]: task.workspace.x(chunk)}
+        results: Results = {network.gfs_inputs[0]: task.workspace.x(chunk).to(device)}
         for stage, names in zip(stages, asked, strict=True):
             results = advance(network, stage, results)
             found |= keep(results, names)

@@ -7,6 +7,7 @@ NAME/              results of stages, sums of moments, fitted weights of one pas
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,7 @@ from gfs_dist.networks.recorded import record
 from gfs_dist.networks.values import UnstorableError
 from gfs_dist.pruning.layerwise.moments import Sums
 
+CPU = torch.device("cpu")
 CHUNK_BYTES = 2**25
 MAX_CHUNK = 64
 MAX_GROUPS = 16
@@ -104,9 +106,9 @@ class Workspace:
         edges = [round(i * self.num_chunks / parts) for i in range(parts + 1)]
         return [tuple(range(a, b)) for a, b in itertools.pairwise(edges)]
 
-    def dense(self) -> GraphNetwork:
-        """The dense network in recorded steps; read once a process."""
-        return _dense(self)
+    def dense(self, device: torch.device = CPU) -> GraphNetwork:
+        """The dense network in recorded steps; read once a process and device."""
+        return _dense(self, device)
 
     def path(self, *names: str) -> Path:
         """A place in the folder, whose parent is there."""
@@ -118,8 +120,10 @@ class Workspace:
         return load_file(Path(self.folder, "samples", f"{chunk:05d}.safetensors"))
 
 
-@functools.lru_cache(maxsize=1)
-def _dense(workspace: Workspace) -> GraphNetwork:
+@functools.lru_cache(maxsize=2)
+def _dense(workspace: Workspace, device: torch.device) -> GraphNetwork:
+    if device != CPU:
+        return copy.deepcopy(workspace.dense()).to(device)
     network = networks.load(Path(workspace.folder, "dense"))
     try:
         return record(network, workspace.x(0)[:2])
