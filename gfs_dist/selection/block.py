@@ -81,7 +81,7 @@ class BlockLeastSquares:
     def scores(self) -> Tensor:
         """Loss after adding each own candidate: float64 (num_own,), +inf where picked."""
         with one_thread():
-            gains = sum((m.gains() for m in self._maps), torch.zeros(len(self.own)).double())
+            gains = torch.stack([m.gains() for m in self._maps]).sum(0)
         return (self.loss - gains.cpu()).masked_fill(self._picked[self.own], torch.inf)
 
     def score(self, pick: int) -> float:

@@ -57,8 +57,8 @@ RULES = ("measured", "curves", "same share", "shared")
 PARTS = ("dense", *SCORES, *OBJECTIVES, "finetune", "record")
 KEEPERS = {"local": baselines.keep_local, "global": baselines.keep_global}
 BATCH = 64
-TEST_BATCH = 50
-"""Small, so that a batch's results stay in a core's cache."""
+TEST_BATCH = {"cpu": 50, "cuda": 1000}
+"""On a CPU small, so that a batch's results stay in a core's cache."""
 
 
 @dataclass
@@ -95,8 +95,9 @@ class Bench:
 
     def accuracy(self, network: nn.Module) -> float:
         """Share of the test images that are classified rightly."""
-        x = self.images.x_test[: self.num_test].split(TEST_BATCH)
-        labels = self.images.labels_test[: self.num_test].split(TEST_BATCH)
+        size = TEST_BATCH[self.device.type]
+        x = self.images.x_test[: self.num_test].split(size)
+        labels = self.images.labels_test[: self.num_test].split(size)
         network = copy.deepcopy(network).to(self.device)
         batches = (
             (self.images.inputs(a.to(self.device)), b.to(self.device))
@@ -114,7 +115,7 @@ class Bench:
         """Multiply-adds, and accuracy as cut and with batch norms measured again."""
         costs = self.pruner.costs
         macs = costs.macs(baselines.widths_of(choice.kept)) / costs.dense("macs")
-        network = self.pruner.cut(choice)
+        network = self.pruner.cut(choice).to(self.device)
         row = {"macs": macs, "cut": self.accuracy(network)}
         recalibrate(network, (x for x, _ in self.batches))
         return {**row, "batch_norm": self.accuracy(network)}
@@ -232,7 +233,7 @@ def measure_tuned(bench: Bench, spec: DeepSpec) -> None:
             continue
         scores = _scores(bench, facts["method"], facts["draw"])
         kept = KEEPERS[facts["widths"]](scores, bench.pruner.costs, bench.limit(budget))
-        network = bench.pruner.cut(Choice(kept))
+        network = bench.pruner.cut(Choice(kept)).to(bench.device)
         recalibrate(network, (x for x, _ in bench.batches))
         _tune(bench, spec, facts, network)
 

@@ -77,7 +77,8 @@ def _markdown(name: str, content: dict[str, Any], by: str | None) -> str:
         "",
         f"`{content['command']}`",
         "",
-        f"{content['date']}; {machine['cpu']}, {machine['cores']} cores, "
+        f"{content['date']}; {', '.join([*machine['gpus'], machine['cpu']])}, "
+        f"{machine['cores']} cores, "
         f"Python {machine['python']}, torch {content['versions'].get('torch')}",
         "",
         *(f"- {note}" for note in content["notes"]),

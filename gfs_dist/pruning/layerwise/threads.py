@@ -57,3 +57,5 @@ def in_threads(work: Callable[[Item], Value], items: Iterable[Item]) -> Iterator
 
 def _alone() -> None:
     torch.set_num_threads(1)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()  # gives this thread a context, which cuBLAS warns of lacking

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,10 @@ from gfs_dist.pruning.layerwise.threads import one_thread_each
 from gfs_dist.pruning.layerwise.track import Results, advance, keep, make_stages, output_names
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Structure
+
+
+JOINED = {"cuda": 4}
+"""Chunks of samples that are one batch on a device: a GPU has little to do with one."""
 
 
 @dataclass(frozen=True)
@@ -56,50 +60,58 @@ class TrialTask:
         kept = item.outputs(self.structure)
         pair = Pair(dense, small, self.sites, kept, dense_results=_dense_results(self, device))
         envs = InMemory()
-        for chunk in self.fitted:
-            start = {dense.gfs_inputs[0]: self.workspace.x(chunk).to(device)}
-            envs.save(SMALL, 0, chunk, start)
+        fitted = self.joined(self.fitted, device)
+        for place, x in enumerate(fitted):
+            envs.save(SMALL, 0, place, {dense.gfs_inputs[0]: x})
 
         def sum_up(visit: Visit) -> list[Tensor]:
             tick()
-            return sum_chunks(lambda chunk: pair.sums(visit, chunk, envs), self.fitted)
+            return sum_chunks(lambda place: pair.sums(visit, place, envs), range(len(fitted)))
 
         sweep(pair, sum_up, repeats=0, on_site=lambda stage: envs.drop(SMALL, stage))
-        known = _dense_outputs(self, device)
 
-        def compare(chunk: int) -> tuple[float, int]:
+        def compare(x: Tensor, known: Tensor) -> tuple[float, int]:
             with torch.no_grad():
-                return _divergence(known[chunk], small(self.workspace.x(chunk).to(device)))
+                return _divergence(known, small(x))
 
+        compared = self.joined(self.compared, device)
         with one_thread_each() as pool:
-            parts = list(pool.map(compare, self.compared))
+            parts = list(pool.map(compare, compared, _dense_outputs(self, device)))
         return sum(total for total, _ in parts) / sum(count for _, count in parts)
+
+    def joined(self, chunks: Sequence[int], device: torch.device) -> list[Tensor]:
+        """Samples of the chunks, a few chunks in one batch where that is faster."""
+        count = JOINED.get(device.type, 1)
+        return [
+            torch.cat([self.workspace.x(chunk) for chunk in chunks[at : at + count]]).to(device)
+            for at in range(0, len(chunks), count)
+        ]
 
 
 @functools.lru_cache(maxsize=1)
-def _dense_outputs(task: TrialTask, device: torch.device) -> dict[int, Tensor]:
-    """The dense network's outputs on the chunks that are compared."""
+def _dense_outputs(task: TrialTask, device: torch.device) -> list[Tensor]:
+    """The dense network's outputs on the samples that are compared."""
     network = task.workspace.dense(device)
 
-    def run(chunk: int) -> Tensor:
+    def run(x: Tensor) -> Tensor:
         with torch.no_grad():
-            found: Tensor = network(task.workspace.x(chunk).to(device))
+            found: Tensor = network(x)
             return found
 
     with one_thread_each() as pool:
-        return dict(zip(task.compared, pool.map(run, task.compared), strict=True))
+        return list(pool.map(run, task.joined(task.compared, device)))
 
 
 @functools.lru_cache(maxsize=1)
 def _dense_results(task: TrialTask, device: torch.device) -> dict[int, Results]:
-    """Of each fitted chunk the dense network's streams, which all trials are aimed at."""
+    """The dense network's streams on the fitted samples, which all trials are aimed at."""
     network = task.workspace.dense(device)
     asked = [*(frozenset([site.stream]) for site in task.sites), output_names(network)]
     stages = make_stages(network, asked)
 
-    def run(chunk: int) -> Results:
+    def run(x: Tensor) -> Results:
         found: Results = {}
-        results: Results = {network.gfs_inputs[0]: task.workspace.x(chunk).to(device)}
+        results: Results = {network.gfs_inputs[0]: x}
         for stage, names in zip(stages, asked, strict=True):
             results = advance(network, stage, results)
             found |= keep(results, names)
@@ -107,7 +119,7 @@ def _dense_results(task: TrialTask, device: torch.device) -> dict[int, Results]:
         return found
 
     with one_thread_each() as pool:
-        return dict(zip(task.fitted, pool.map(run, task.fitted), strict=True))
+        return dict(enumerate(pool.map(run, task.joined(task.fitted, device))))
 
 
 def _divergence(dense: Tensor, small: Tensor) -> tuple[float, int]:
