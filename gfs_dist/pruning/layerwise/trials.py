@@ -26,7 +26,6 @@ from gfs_dist.pruning.layerwise.track import Results, advance, keep, make_stages
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Structure
 
-
 JOINED = {"cuda": 4}
 """Chunks of samples that are one batch on a device: a GPU has little to do with one."""
 
