@@ -15,6 +15,7 @@ GfsError                     1
     +-- PicksDifferError         a check that was asked for found other picks
     +-- WorseError               what was measured is worse than its record
     +-- JobEndedError            a submitted job did not end well; its exit code is the job's
+    +-- ClusterLostError         a cluster that stopped answering while a job was followed
     +-- StorageError             a file could not be written (disk full, no permission)
 """
 
@@ -89,6 +90,10 @@ class JobEndedError(RunError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class ClusterLostError(RunError):
+    """A cluster stopped answering while a job on it was followed; the job's end is open."""
 
 
 class StorageError(RunError):

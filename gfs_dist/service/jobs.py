@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gfs_dist.errors import ClusterError, InputError, RunError
+from gfs_dist.errors import ClusterError, ClusterLostError, InputError, RunError
 from gfs_dist.service.cluster import VARIABLES, Cluster
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -196,7 +196,20 @@ class Jobs:
             return str(self._client.get_job_logs(job.id))
 
     def follow(self, job: Job, write: Callable[[str], None]) -> Job:
-        """Pass on what the driver prints until the job is over; the job then."""
+        """Pass on what the driver prints until the job is over; the job then.
+
+        Raises:
+            ClusterLostError: the cluster does not answer any more, or knows the job no more.
+        """
+        try:
+            return self._follow(job, write)
+        except InputError as error:
+            raise ClusterLostError(
+                f"{job.id}: its cluster was lost ({error}); once one answers again, the same gfs "
+                "submit goes on where the job stopped"
+            ) from error
+
+    def _follow(self, job: Job, write: Callable[[str], None]) -> Job:
         written = 0
         while True:
             with _told(self.cluster):

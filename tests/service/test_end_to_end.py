@@ -6,12 +6,9 @@ import json
 import os
 import signal
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,65 +17,19 @@ from gfs_dist.service import http
 from gfs_dist.service.fetching import _printed
 from gfs_dist.service.packing import unpack
 from gfs_dist.service.processes import marked
+from tests.service.command_line import TIMEOUT_S, Gfs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-ROOT = Path(__file__).parent.parent.parent
 TINY = [
     "prune", "model.width=40", "data.samples=200", "steps=15", "train.iterations=20",
     "train.checkpoint_every=10", "workers=1",
 ]  # fmt: skip
 LONG = [
-    "prune", "model.width=300", "steps=100", "train.iterations=20", "train.checkpoint_every=10",
+    "prune", "model.width=300", "steps=1000", "train.iterations=20", "train.checkpoint_every=10",
     "workers=1",
 ]  # fmt: skip
-"""A minute with the exhaustive method, a second with another, which makes the same picks."""
-TIMEOUT_S = 600
-
-
-class Gfs:
-    """The command line in a folder of its own."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        self.environment = {
-            **kept,
-            "XDG_STATE_HOME": str(home / "state"),
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-        }
-
-    def __call__(self, *words: str, exit_code: int = 0, **environment: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "gfs_dist", *words],
-            cwd=self.home,
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=TIMEOUT_S,
-        )
-        assert done.returncode == exit_code, f"{words}: {done.stdout}{done.stderr}"
-        return done.stdout + done.stderr
-
-    def json(self, *words: str, exit_code: int = 0) -> Any:
-        return json.loads(
-            [
-                line
-                for line in self(*words, "--json", exit_code=exit_code).splitlines()
-                if line.startswith("{")
-            ][-1]
-        )
-
-    @property
-    def state(self) -> dict[str, Any]:
-        return json.loads((self.home / "state" / "gfs" / "cluster" / "state.json").read_text())
-
-    def rows(self, what: str) -> list[dict[str, Any]]:
-        token = (self.home / "state" / "gfs" / "cluster" / "token").read_text()
-        url = f"{self.state['dashboard']}/api/v0/{what}?limit=1000"
-        return http.get_json(url, token, 30.0)["data"]["result"]["result"]
+"""A minute with the exhaustive method, seconds with another, which makes the same picks."""
 
 
 @pytest.fixture(scope="module")
@@ -184,28 +135,19 @@ def test_a_stopped_job_leaves_nothing_and_goes_on_with_the_same_picks(gfs: Gfs) 
     words = [*LONG, "method=exhaustive"]
     job = gfs.json("submit", *words)
     assert job["how"] == "submitted"
-    folder = Path(job["run_folder"])
-    wait_for(lambda: any((folder / "paths").glob("step_00000000*.json")))  # its first picks
     again = gfs.json("submit", *words)
     assert (again["how"], again["id"]) == ("attached", job["id"])
+    folder = Path(job["run_folder"])
+    wait_for(lambda: any((folder / "paths").glob("step_00000000*.json")))  # its first picks
     assert gfs.json("stop", job["id"])["status"] == "STOPPED"
     assert (
         not (folder / "report.json").exists()
         or "finished" not in (folder / "report.json").read_text()
     )
-    wait_for(lambda: all(row["state"] == "REMOVED" for row in gfs.rows("placement_groups")))
-    wait_for(lambda: not [row for row in gfs.rows("actors") if row["state"] == "ALIVE"])
-    wait_for(lambda: not [p for p in marked(gfs.state["mark"]) if is_driver(p.pid)])
+    wait_for(lambda: not gfs.left)
     shown = gfs("submit", *words)
     assert f"submitted as {job['base']}-2, which goes on in {folder}" in shown
     assert picks(folder) == picks(gfs.home / "undisturbed")
-
-
-def is_driver(pid: int) -> bool:
-    try:
-        return b"gfs-job.yaml" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_own_code_goes_along_and_sweeps_are_one_job_a_point(gfs: Gfs) -> None:
@@ -246,7 +188,14 @@ def test_a_run_folder_comes_back_from_storage_that_cannot_be_seen(
 
 def test_a_cluster_whose_head_was_killed_is_told_and_cleared_away(gfs: Gfs) -> None:
     """The last test: what remains is for the end of the fixture, ``gfs down``."""
-    os.kill(gfs.state["nodes"][0]["process"]["pid"], signal.SIGKILL)
+    with gfs.start("submit", *LONG, "method=exhaustive", "out=lost") as follower:
+        assert follower.stdout is not None
+        wait_for(lambda: "submitted as" in follower.stdout.readline())
+        wait_for(lambda: (gfs.home / "lost" / "events.jsonl").exists())
+        os.kill(gfs.state["nodes"][0]["process"]["pid"], signal.SIGKILL)
+        said = follower.communicate(timeout=TIMEOUT_S)
+        assert follower.returncode == 1, said
+        assert "its cluster was lost" in "".join(said)
     wait_for(lambda: "has died" in gfs("list", exit_code=2))
     assert "gfs down" in gfs("list", exit_code=2)
     checks = {check["name"]: check for check in gfs.json("doctor")["checks"]}
