@@ -6,15 +6,19 @@ Given to ``open_runtime(spec, faults=...)``, or to any job by the environment va
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gfs_dist.errors import InputError
 
-KINDS = ("kill", "stop", "exit")
+KINDS = ("kill", "stop", "exit", "cut")
 DRIVER = -1
 VARIABLE = "GFS_FAULTS"
 
@@ -29,7 +33,8 @@ class Fault:
         step: 0 is the set-up. In a search: before which pick (counted from 1). In a map: before
             which of the items that the rank is given (counted from 1, over all workers that take
             its place). In a group task: as soon as the rank ticks this step or a later one.
-        kind: "kill" (SIGKILL), "stop" (SIGSTOP: a hang), "exit" (the process ends itself).
+        kind: "kill" (SIGKILL), "stop" (SIGSTOP: a hang), "exit" (the process ends itself), "cut"
+            (its connections to other processes end, it goes on).
         generation: in which generation, counted from 0 over the whole life of the runtime. A
             search and a group task begin one at the start and after every fault, a map is one.
     """
@@ -67,7 +72,26 @@ def strike(kind: str) -> None:
     """Let the fault happen to this process."""
     if kind == "exit":
         os._exit(1)
+    if kind == "cut":
+        cut_connections()
+        return
     os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
+
+
+def cut_connections() -> None:
+    """End all TCP connections of this process, as a broken network does once that is noticed."""
+    for entry in [*Path("/proc/self/fd").iterdir()]:
+        with contextlib.suppress(FileNotFoundError):  # what listed the folder is closed
+            if stat.S_ISSOCK(entry.stat().st_mode):
+                _cut(int(entry.name))
+
+
+def _cut(descriptor: int) -> None:
+    with socket.socket(fileno=os.dup(descriptor)) as connection:  # closed here, not its owner's
+        listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if connection.family in (socket.AF_INET, socket.AF_INET6) and not listens:
+            with contextlib.suppress(OSError):  # it has ended already
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class Saboteur:

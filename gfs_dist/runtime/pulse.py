@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections import deque
 from dataclasses import asdict, dataclass, field
 
 from torch.distributed import TCPStore
@@ -84,6 +85,7 @@ class Pulse:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._wake = threading.Event()
+        self._unsent: deque[tuple[str, str]] = deque()
         threading.Thread(target=self._run, name="pulse", daemon=True).start()
 
     def enter(self, phase: str, generation: int) -> None:
@@ -114,15 +116,22 @@ class Pulse:
         self._wake.set()
 
     def _run(self) -> None:
-        store = connect(self.address)
+        try:
+            while True:
+                self._beat_over(connect(self.address))
+        except RuntimeError as error:  # the coordinator is gone, so this worker goes soon
+            log.info("no more signs of life: %s", str(error).splitlines()[0])
+
+    def _beat_over(self, store: TCPStore) -> None:
+        """Write until the connection breaks; what did not get through is kept for the next."""
         while True:
             self._wake.wait(PERIOD_S)
             self._wake.clear()
             try:
                 with self._lock:
                     self._write(store)
-            except RuntimeError as error:  # the coordinator is gone, so this worker goes soon
-                log.info("no more signs of life: %s", str(error).splitlines()[0])
+            except RuntimeError as error:
+                log.info("connecting again: %s", str(error).splitlines()[0])
                 return
 
     def _write(self, store: TCPStore) -> None:
@@ -130,6 +139,9 @@ class Pulse:
         beat.beats += 1
         beat.calls, beat.done = self.traffic.calls, self.traffic.done
         if self.news is not None and (part := self.news.take()) is not None:
-            store.set(part_key(beat.generation, beat.parts), json.dumps(part))
+            self._unsent.append((part_key(beat.generation, beat.parts), json.dumps(part)))
             beat.parts += 1
-        store.set(beat_key(self.name), json.dumps(asdict(beat)))
+        self._unsent.append((beat_key(self.name), json.dumps(asdict(beat))))
+        while self._unsent:
+            store.set(*self._unsent[0])
+            self._unsent.popleft()

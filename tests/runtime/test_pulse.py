@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 
 import pytest
+from torch.distributed import TCPStore
 
+from gfs_dist.runtime.faults import cut_connections
 from gfs_dist.runtime.news import PathNews, extend, part_key, piece
 from gfs_dist.runtime.pulse import Beat, Pulse, beat_key
-from gfs_dist.runtime.store import host_store
+from gfs_dist.runtime.store import connect, host_store
 from gfs_dist.runtime.tracker import Tracker
 from gfs_dist.selection.path import Path
 
@@ -68,3 +70,29 @@ def test_a_new_generation_reports_nothing_of_the_one_before() -> None:
     assert not store.check([part_key(4, 0)])
     tracker.begin(4, path_of(20), 1)
     assert not tracker.read(store, beat())
+
+
+def test_a_connection_that_is_cut_is_made_again_and_no_news_are_lost() -> None:
+    store, address = host_store("127.0.0.1")
+    pulse = Pulse(address, "w0")
+    path = path_of(0)
+    news = PathNews(path)
+    pulse.enter("work", 0)
+    pulse.follow(news)
+    tracker = Tracker(Path(100), None)
+    tracker.begin(0, Path(100), 1)
+
+    def told(store: TCPStore, length: int) -> bool:
+        tracker.read(store, Beat(**json.loads(store.get(beat_key("w0")))))
+        return len(tracker.path) == length
+
+    extend(path, piece(path_of(10), 0, 10))
+    news.steps = 10
+    wait_for(lambda: store.check([beat_key("w0")]))
+    wait_for(lambda: told(store, 10))
+    cut_connections()  # this process is worker and coordinator: what was asked over is cut, too
+    extend(path, piece(path_of(30), 10, 30))
+    news.steps = 30
+    again = connect(address)
+    wait_for(lambda: told(again, 30))
+    assert tracker.path.picks == list(range(30))

@@ -59,6 +59,16 @@ def test_a_stopped_process_is_found_by_lack_of_progress(expected: list[int]) -> 
     assert 1.0 < fault["detected_s"] < 10.0
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_connections_that_are_cut_are_made_again(expected: list[int], rank: int) -> None:
+    result = disturbed([Fault(rank, 20, "cut")], workers=3)
+    assert result.path.picks == expected
+    assert [fault["kind"] for fault in result.faults] == ["collective"]
+    started = [row for row in result.events if row["event"] == "rank_started"]
+    assert [row["generation"] for row in started] == [0, 0, 0, 1, 1, 1]
+    assert len({row["pid"] for row in started}) == 3  # nobody was replaced
+
+
 def test_without_replacement_it_goes_on_with_fewer(
     monkeypatch: pytest.MonkeyPatch, expected: list[int]
 ) -> None:

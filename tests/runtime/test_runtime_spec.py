@@ -131,7 +131,10 @@ def test_other_contents_of_that_variable_are_refused(
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ({"rank": 0, "step": 1, "kind": "melt"}, "found kind 'melt', accepted kill, stop, exit"),
+        (
+            {"rank": 0, "step": 1, "kind": "melt"},
+            "found kind 'melt', accepted kill, stop, exit, cut",
+        ),
         ({"rank": -2, "step": 1}, "accepted rank -1 or more, step 0 or more"),
     ],
 )
