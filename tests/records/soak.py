@@ -2,20 +2,24 @@
 
 python -m tests.records.soak [FAULTS] [SEED]   # keeps soak.json and soak.md
 
-Workers are killed, stopped or leave; the driver is killed and the run resumed. Every run must end
-with the picks of an undisturbed one; none may hang or leave a process, a file or shared memory.
+Workers are killed, stopped, leave or lose their connections; the driver is killed and the run
+resumed. Every run must end with the picks of an undisturbed one; none may hang or leave a process,
+a file or shared memory. Where other programs use shared memory too, give the soak its own:
+unshare --mount sh -c 'mount -t tmpfs none /dev/shm && exec python -m tests.records.soak'
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,20 +44,18 @@ class Outcome:
 
     Attributes:
         scheduled: faults that were to come.
-        faults: rows of those that came, as the report has them, and which process of the run.
-        drivers: how often the driver was killed.
+        faults: those that came: kind, step, which process of the run (part), recovered_s.
         trouble: what is not as it should be.
     """
 
     scheduled: int
     faults: list[dict[str, Any]] = field(default_factory=list)
-    drivers: int = 0
     trouble: list[str] = field(default_factory=list)
 
     @property
     def injected(self) -> int:
         """Faults that came; several ranks notice one hang, which counts once."""
-        return len({(row["part"], row["step"]) for row in self.faults}) + self.drivers
+        return len({(row["part"], row["step"]) for row in self.faults})
 
 
 class Soak:
@@ -80,22 +82,28 @@ class Soak:
         """One run with one to four faults; after the death of its driver it is resumed."""
         parts = schedule(chance)
         outcome = Outcome(sum(len(part) for part in parts))
-        before = set(SHARED_MEMORY.iterdir())
+        before, seen = set(SHARED_MEMORY.iterdir()), 0
+        died: dict[str, Any] | None = None
         for number, faults in enumerate(parts):
-            resume = number > 0
             try:
-                done = self._prune(name, faults, resume=resume)
+                done = self._prune(name, faults, resume=number > 0)
             except subprocess.TimeoutExpired:
                 outcome.trouble.append(f"hung with {faults}")
                 end_marked(self.mark)
                 return outcome
-            killed = done.returncode == -signal.SIGKILL
-            outcome.drivers += killed
-            if not killed and done.returncode != 0:
+            events = self._events(name)[seen:]
+            seen += len(events)
+            step = next(time_of(events, "step"), None)
+            if died is not None and step is not None:  # else it is killed again before that
+                died["recovered_s"] = step - died["time"]
+            outcome.faults += [{**row, "part": number} for row in faults_of(events)]
+            if done.returncode == -signal.SIGKILL:
+                died = {"kind": "driver killed", "step": None, "recovered_s": None}
+                died |= {"part": number, "time": time.time()}
+                outcome.faults.append(died)
+            elif done.returncode != 0:
                 said = done.stderr.strip().splitlines()[-1:]
                 outcome.trouble.append(f"exit {done.returncode} with {faults}: {said}")
-            found = self._faults(name, killed=killed)
-            outcome.faults += [{**row, "part": number} for row in found]
         if not outcome.trouble and self._picks(name) != self.expected:
             outcome.trouble.append(f"other picks with {parts}")
         outcome.trouble += self._left(before)
@@ -120,13 +128,10 @@ class Soak:
         report = json.loads((self.folder / name / "report.json").read_text())
         return str(report["results"][0]["picks_sha256"])
 
-    def _faults(self, name: str, *, killed: bool) -> list[dict[str, Any]]:
-        """Of the process that has ended; a killed one wrote no report, but its events."""
-        out = self.folder / name
-        if not killed and (out / "report.json").exists():
-            return list(json.loads((out / "report.json").read_text())["faults"])
-        rows = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-        return [row for row in rows if row["event"] == "fault"]
+    def _events(self, name: str) -> list[dict[str, Any]]:
+        """All rows so far; a line that a killed driver left torn is none."""
+        lines = (self.folder / name / "events.jsonl").read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def _left(self, before: set[Path]) -> list[str]:
         """Processes, files and shared memory that outlived the run."""
@@ -148,7 +153,7 @@ def schedule(chance: random.Random) -> list[list[dict[str, Any]]]:
             parts.append([])
             generation = 0
         else:
-            kind = chance.choice(["kill", "kill", "exit", "stop"])
+            kind = chance.choice(["kill", "exit", "stop", "cut"])
             rank = chance.randrange(WORKERS)
             parts[-1].append({"rank": rank, "step": step, "kind": kind, "generation": generation})
             generation += 1
@@ -166,26 +171,42 @@ def soak(folder: Path, faults: int, seed: int) -> list[Outcome]:
     return outcomes
 
 
+def time_of(events: list[dict[str, Any]], what: str) -> Iterator[float]:
+    """Times of one kind of event."""
+    return (row["time"] for row in events if row["event"] == what)
+
+
+def faults_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Faults that one process noticed, and the seconds from there to the first new step."""
+    made = []
+    for number, row in enumerate(events):
+        if row["event"] == "fault":
+            later = [after for after in events[number:] if after["rank"] == row["rank"]]
+            recovered = next(time_of(later, "recovered"), None)
+            seconds = None if recovered is None else recovered - row["time"]
+            made.append({"kind": row["kind"], "step": row["step"], "recovered_s": seconds})
+    return made
+
+
 def rows_of(outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """By kind of fault: how many, and the seconds from detection to the first new step."""
-    kinds: dict[str, list[float]] = {}
+    """By kind of fault: how many, and how long it took to go on."""
+    kinds: dict[str, list[float | None]] = {}
     for outcome in outcomes:
         for row in outcome.faults:
-            times = kinds.setdefault(row["kind"], [])
-            if row.get("recovered_s") is not None:
-                times.append(row["recovered_s"])
-    made = []
-    for kind, times in sorted(kinds.items()):
-        came = sum(row["kind"] == kind for outcome in outcomes for row in outcome.faults)
-        made.append({"fault": kind, "noticed": came, "recovered_s": _spread(times)})
-    drivers = sum(outcome.drivers for outcome in outcomes)
-    return [*made, {"fault": "driver killed", "noticed": drivers, "recovered_s": None}]
+            kinds.setdefault(row["kind"], []).append(row["recovered_s"])
+    return [
+        {"fault": kind, "noticed": len(times), **_spread([t for t in times if t is not None])}
+        for kind, times in sorted(kinds.items())
+    ]
 
 
-def _spread(times: list[float]) -> dict[str, float] | None:
-    if not times:
-        return None
-    return {"median": statistics.median(times), "min": min(times), "max": max(times)}
+def _spread(times: list[float]) -> dict[str, float | None]:
+    parts = {"least_s": 0.0, "median_s": 0.5, "p90_s": 0.9, "most_s": 1.0}
+    times = sorted(times)
+    return {
+        name: times[math.ceil(part * (len(times) - 1))] if times else None
+        for name, part in parts.items()
+    }
 
 
 def main() -> None:
@@ -201,8 +222,9 @@ def main() -> None:
         f"{len(outcomes) - len(bad)} of {len(outcomes)} ended with the undisturbed picks and left "
         "no process, temporary file or shared memory",
         *(f"not so: {trouble}" for outcome in bad for trouble in outcome.trouble),
-        "recovered_s: from the detection of a fault to the first new step; rows count ranks that "
-        "were found lost",
+        "what the coordinator noticed: killed (those that left, too), hung, collective (cut); "
+        "seconds from there to the first new step; of a killed driver: from its end to the first "
+        "new step of the process that goes on",
     ]
     keep("soak", f"python -m tests.records.soak {faults} {seed}", rows_of(outcomes), notes)
 

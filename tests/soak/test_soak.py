@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.records.soak import DRIVER, schedule, soak
+from tests.records.soak import DRIVER, faults_of, schedule, soak
 
 
 def test_a_schedule_ends_with_a_driver_that_lives() -> None:
@@ -16,6 +16,26 @@ def test_a_schedule_ends_with_a_driver_that_lives() -> None:
         *before, last = schedule(chance)
         assert all(part[-1]["rank"] == DRIVER for part in before)
         assert all(fault["rank"] != DRIVER for fault in last)
+
+
+def test_every_kind_of_fault_is_scheduled() -> None:
+    chance = random.Random(0)
+    faults = [fault for _ in range(20) for part in schedule(chance) for fault in part]
+    assert {fault.get("kind", "driver") for fault in faults} == {
+        "kill", "exit", "stop", "cut", "driver",
+    }  # fmt: skip
+
+
+def test_recovery_is_counted_from_the_fault_of_the_same_rank() -> None:
+    events = [
+        {"event": "fault", "rank": 1, "kind": "hung", "step": 4, "time": 10.0},
+        {"event": "recovered", "rank": 2, "step": 4, "time": 11.0},
+        {"event": "recovered", "rank": 1, "step": 5, "time": 12.5},
+        {"event": "fault", "rank": 1, "kind": "killed", "step": 9, "time": 20.0},
+    ]
+    first, second = faults_of(events)
+    assert first == {"kind": "hung", "step": 4, "recovered_s": 2.5}
+    assert second["recovered_s"] is None
 
 
 @pytest.mark.soak
