@@ -50,6 +50,7 @@ from gfs_dist.jobs.rules import Above, Among, AtLeast, Each
 
 Device = Annotated[str, Among("auto", "cpu", "cuda")]
 Objective = Annotated[str, Among("squared", "bce")]
+Track = Annotated[str | None, Among("tensorboard", "mlflow")]
 Method = Annotated[str, Among(*dict.fromkeys(itertools.chain(*METHODS.values())))]
 
 
@@ -74,6 +75,7 @@ class Pretrain(_Computing):
     device: Device
     out: str
     resume: str | None
+    track: Track = None
 
     def check(self) -> None:
         check_workers(self)
@@ -102,6 +104,7 @@ class Finetune(_Computing):
     device: Device
     out: str
     resume: str | None
+    track: Track = None
 
     def check(self) -> None:
         check_workers(self)
@@ -140,6 +143,7 @@ class Prune(_Computing):
     precision: Annotated[str, Among("float64", "float32")]
     out: str
     resume: str | None
+    track: Track = None
 
     def settle(self) -> None:
         prune_keys.settle(self)

@@ -28,6 +28,7 @@ from gfs_dist.jobs.deep import (
 from gfs_dist.jobs.deep_run import DeepRun, check_device, deep_spec, plan_lines, sizes
 from gfs_dist.jobs.deep_training import DeepTraining
 from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.tracking import tracked
 from gfs_dist.jobs.two_layer import data_spec
 from gfs_dist.training import DeepSpec
 
@@ -35,6 +36,7 @@ DEFAULTS = {"iterations": 2500, "lr": 0.01, "checkpoint_every": 500}
 """The paper's 2,500 iterations from 0.01 (arXiv 2108.00259, Appendix E); all else as pretrain."""
 
 
+@tracked
 def run(config: schema.Finetune, reporter: Reporter) -> dict[str, Any]:
     """Train the network at ``config.path``, and write the run folder; returns its report.
 

@@ -16,11 +16,13 @@ from gfs_dist.jobs.checkpoints import train_checkpoints, train_spec
 from gfs_dist.jobs.compose import to_yaml
 from gfs_dist.jobs.local import local_device, own_event, use_threads
 from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.tracking import tracked
 from gfs_dist.jobs.two_layer import Inputs, data_spec, input_words, measure
 from gfs_dist.networks import TwoLayer
 from gfs_dist.training import default_lr
 
 
+@tracked
 def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
     """Train, and write the run folder; returns what ``report.json`` holds."""
     if not isinstance(config.model, schema.TwoLayer):

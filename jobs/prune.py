@@ -30,6 +30,7 @@ from gfs_dist.jobs.compose import to_yaml
 from gfs_dist.jobs.prune_plan import Plan, make_plan
 from gfs_dist.jobs.records import PathRecord
 from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.tracking import tracked
 from gfs_dist.jobs.two_layer import input_words, measure
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.two_layer import DTYPES
@@ -45,6 +46,7 @@ WRITE_EVERY_S = 0.5
 SAME_LOSS = 1e-6
 
 
+@tracked
 def run(config: schema.Prune, reporter: Reporter) -> dict[str, Any]:
     """Prune, and write the run folder; returns what ``report.json`` holds."""
     if not isinstance(config.model, schema.TwoLayer):

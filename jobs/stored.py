@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,14 @@ def _plain_yaml(file: Path) -> str:
 
 
 def _is_of(command: str, stored: object) -> bool:
-    """True if ``stored`` has the keys of ``command``, and groups where groups belong."""
-    if not isinstance(stored, dict) or set(stored) != fields(COMMANDS[command]):
+    """True if ``stored`` has the keys of ``command``, and groups where groups belong.
+
+    Keys with a default in the schema are younger than some run folders.
+    """
+    schema = COMMANDS[command]
+    younger = {field.name for field in dataclasses.fields(schema) if field.default is None}
+    known = fields(schema)
+    if not isinstance(stored, dict) or not known - younger <= set(stored) <= known:
         return False
     groups = [(stored[group], OPTION_KEY[group]) for group in GROUPS if group in stored]
     return all(isinstance(value, dict) and key in value for value, key in groups)
