@@ -109,8 +109,8 @@ class _Lines:
     def write(self, chunk: str) -> None:
         *lines, self._rest = (self._rest + chunk).split("\n")
         for line in lines:
-            self._reporter.note(line)
+            self._reporter.relay(line)
 
     def close(self) -> None:
         if self._rest:
-            self._reporter.note(self._rest)
+            self._reporter.relay(self._rest)

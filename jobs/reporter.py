@@ -35,6 +35,9 @@ class Reporter(Protocol):
     def note(self, line: str) -> None:
         """Something worth a line of its own: a lost worker, a method chosen."""
 
+    def relay(self, line: str) -> None:
+        """A line that the reporter of a job elsewhere has said."""
+
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A result; numbers as numbers, None where there is no value."""
 
@@ -56,6 +59,8 @@ class Silent:
     ) -> None: ...
 
     def note(self, line: str) -> None: ...
+
+    def relay(self, line: str) -> None: ...
 
     def table(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]

@@ -144,6 +144,9 @@ class Tracked:
     def note(self, line: str) -> None:
         self._reporter.note(line)
 
+    def relay(self, line: str) -> None:
+        self._reporter.relay(line)
+
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         self._flush()
         self._reporter.table(title, columns, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -11,6 +12,9 @@ from typing import TextIO
 from gfs_dist.jobs.reporter import PlannedOnly
 
 LINE_EVERY_S = 15.0
+PROGRESS = re.compile(r"(?P<name>.+): (?P<line>step (?P<done>\d+)(/(?P<total>\d+))?(, .*)?)")
+"""A line of progress, as :class:`PlainReporter` says it; the last of a phase tells what it took."""
+
 RATE_WINDOW_S = 10.0
 
 
@@ -66,6 +70,9 @@ class PlainReporter:
             self._say(f"{self._progress.name}: {self._progress.line()}")
 
     def note(self, line: str) -> None:
+        self._say(line)
+
+    def relay(self, line: str) -> None:
         self._say(line)
 
     def finish_phase(self) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gfs_dist.cli.display import PlainReporter, show
+from gfs_dist.cli.display import PROGRESS, PlainReporter, show
 
 
 class LiveReporter(PlainReporter):
@@ -48,6 +48,23 @@ class LiveReporter(PlainReporter):
         super().step(done, loss, kept, **facts)
         if self._bar is not None:
             self._bars.update(self._bar, completed=done, line=self._progress.line())
+
+    def relay(self, line: str) -> None:
+        """Progress of another process moves a bar; all else stands above it."""
+        told = PROGRESS.fullmatch(line)
+        if told is None:
+            if self._bar is None:
+                self.close()  # what comes after a phase stands below it
+            self._say(line)
+            return
+        done, total = int(told["done"]), int(told["total"]) if told["total"] else None
+        if self._bar is None:
+            self._bars.start()
+            self._bar = self._bars.add_task(told["name"], total=total, line="")
+        self._bars.update(self._bar, completed=done, line=told["line"])
+        if ", took " in told["line"]:
+            self._bars.update(self._bar, total=max(done, 1), completed=max(done, 1))
+            self._bar = None
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         self.finish_phase()

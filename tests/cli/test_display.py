@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
 
-from gfs_dist.cli.display import PlainReporter, Progress, duration, show
+from gfs_dist.cli.display import PROGRESS, PlainReporter, Progress, duration, show
 from gfs_dist.cli.live import LiveReporter
 from gfs_dist.jobs.reporter import PlannedOnly, Reporter, Silent
 
@@ -139,6 +140,31 @@ def test_live_display_can_be_closed_at_any_time() -> None:
         shown = terminal.getvalue()
         reporter.close()
         assert terminal.getvalue() == shown
+
+
+def test_lines_of_another_process_are_shown_as_they_are_and_move_bars_on_a_terminal() -> None:
+    said = io.StringIO()
+    clock = Clock()
+    work(PlainReporter(said, line_every_s=0.0, clock=clock))
+    lines = said.getvalue().splitlines()
+    assert any(PROGRESS.fullmatch(line) for line in lines)
+
+    again = io.StringIO()
+    for line in lines:
+        PlainReporter(again).relay(line)
+    assert again.getvalue() == said.getvalue()
+
+    terminal = Terminal()
+    reporter = LiveReporter(terminal)
+    for line in lines:
+        reporter.relay(line)
+    reporter.close()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    bars = [line for line in shown.splitlines() if "━" in line]
+    assert any(line.startswith("prune [1/2] ") and "step 7/20" in line for line in bars)
+    left = [line for line in lines if not PROGRESS.fullmatch(line)]
+    assert [line for line in left if line.strip() and line not in shown] == []
+    assert shown.rstrip().splitlines()[-1].strip() == lines[-1]  # below the bars
 
 
 def test_dry_run_ends_after_the_plan() -> None:

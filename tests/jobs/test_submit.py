@@ -164,7 +164,7 @@ def test_chunks_become_lines() -> None:
         def __init__(self) -> None:
             self.lines: list[str] = []
 
-        def note(self, line: str) -> None:
+        def relay(self, line: str) -> None:
             self.lines.append(line)
 
     notes = Notes()
