@@ -25,6 +25,7 @@ from gfs_dist.errors import ConfigError
 from gfs_dist.jobs.checks import check_ranges, check_type
 from gfs_dist.jobs.config import COMMANDS, GROUPS, OPTION_KEY
 from gfs_dist.jobs.overrides import nearest, parse, points, raw_value
+from gfs_dist.jobs.paths import paths_of, refuse_urls
 from gfs_dist.jobs.rules import Accepted
 from gfs_dist.jobs.stored import (
     explain,
@@ -50,6 +51,7 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
             the key, what was found and what is accepted, or the nearest valid name.
     """
     overrides = parse(words)
+    refuse_urls((o.key_or_group, raw_value(o)) for o in overrides)  # some paths are read at once
     stored = _stored_config(command, overrides)
     options, values = _split(command, overrides, config_dir)
     if stored is None:
@@ -75,6 +77,7 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
     config.settle()
     check_ranges(config)
     config.check()
+    refuse_urls(paths_of(config))
     _refuse_unused_training(config, overrides)
     if stored is not None:
         refuse_changes(stored, config)

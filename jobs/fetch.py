@@ -9,7 +9,7 @@ from typing import Any
 from gfs_dist.jobs.cluster_keys import Fetch
 from gfs_dist.jobs.on_cluster import facts_of, one_job
 from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.service.fetching import fetch
+from gfs_dist.service.fetching import fetch, fetch_to_url
 
 
 def run(config: Fetch, reporter: Reporter) -> dict[str, Any]:
@@ -19,9 +19,13 @@ def run(config: Fetch, reporter: Reporter) -> dict[str, Any]:
         InputError: no cluster, no such job, it has written nothing, or there is something else.
     """
     jobs, job = one_job(config)
-    into = Path(config.into or Path("runs") / job.base)
     if not job.over:
         reporter.note(f"{job.id} is still {job.status}: what it has written so far")
+    if config.into is not None and "://" in config.into:
+        sent = fetch_to_url(jobs, job, config.into)
+        reporter.note(f"run folder of {job.id}: {sent:,} files are now in {config.into}")
+        return {**facts_of(job), "fetched": config.into}
+    into = Path(config.into or Path("runs") / job.base)
     copied = fetch(jobs, job, into)
     there = "is" if copied is None else f"{copied:,} files are now"
     reporter.note(f"run folder of {job.id}: {there} in {into}")

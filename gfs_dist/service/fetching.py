@@ -6,9 +6,13 @@ import secrets
 import shlex
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from gfs_dist.errors import RunFolderError
+import fsspec.core
+
+from gfs_dist.errors import GfsError, InputError, RunFolderError, StorageError
 from gfs_dist.files import atomic
 from gfs_dist.service.jobs import Job, Jobs
 from gfs_dist.service.packing import left_out, unpack
@@ -39,6 +43,50 @@ def fetch(jobs: Jobs, job: Job, into: Path) -> int | None:
         else:
             unpack(_printed(jobs, job), aside)
     return sum(file.is_file() for file in into.rglob("*"))
+
+
+def fetch_to_url(jobs: Jobs, job: Job, url: str) -> int:
+    """Copy the run folder of ``job`` to a URL of fsspec's (``s3://``, ``gs://``, ...); the number
+    of files.
+
+    ``report.json`` comes last: where it is, everything is.
+
+    Raises:
+        InputError: the URL is of a kind that is not known or not installed here.
+        RunFolderError: there is something already.
+        RunError: as :func:`fetch`.
+        StorageError: cannot be written.
+    """
+    try:
+        system, root = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"DIR: found {url}: {error}") from error
+    with tempfile.TemporaryDirectory(prefix="gfs-fetch-") as folder, _told(url):
+        if system.exists(root) and system.ls(root):
+            raise RunFolderError(f"DIR: {url} exists and is not empty; choose another")
+        source = Path(job.run_folder)
+        if not source.is_dir():
+            source = Path(folder)
+            unpack(_printed(jobs, job), source)
+        files = [file for file in source.rglob("*") if file.is_file() and not left_out(file.name)]
+        files.sort(key=lambda file: (file == source / "report.json", file))
+        for file in files:
+            target = f"{root.rstrip('/')}/{file.relative_to(source).as_posix()}"
+            system.makedirs(target.rpartition("/")[0], exist_ok=True)
+            system.put_file(str(file), target)
+    return len(files)
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Errors of storage in one line, with what they are about; its libraries have their own."""
+    try:
+        yield
+    except GfsError:
+        raise
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StorageError(f"DIR: {url} cannot be written: {said}") from error
 
 
 def _printed(jobs: Jobs, job: Job) -> str:

@@ -352,3 +352,26 @@ class TestSweep:
     def test_one_bad_point_refuses_all(self) -> None:
         with pytest.raises(ConfigError, match=r"^steps: found 0"):
             sweep("prune", ["steps=1,0"])
+
+
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        ("prune", "out=s3://bucket/run"),
+        ("prune", "checkpoint=gs://bucket/run"),
+        ("prune", "resume=s3://bucket/run"),
+        ("pretrain", "data=npz data.path=https://host/x.npz"),
+        ("cut", "path=memory://run budget.macs=50%"),
+    ],
+)
+def test_a_url_is_no_path(command: str, word: str) -> None:
+    with pytest.raises(ConfigError, match=r"found \w+://.*, accepted a path .*gfs fetch ID URL"):
+        compose(command, word.split())
+
+
+def test_a_url_in_a_file_of_the_users_is_no_path_either(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.write_text("# @package _global_\nout: s3://bucket/run\n")
+    with pytest.raises(ConfigError, match=r"out: found s3://bucket/run, accepted a path"):
+        compose("prune", ["+experiment=mine"], tmp_path)

@@ -1,0 +1,102 @@
+"""A run folder comes back to a folder, or goes to a URL."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from gfs_dist.errors import InputError, RunFolderError, StorageError
+from gfs_dist.files import atomic
+from gfs_dist.service.fetching import fetch, fetch_to_url
+from gfs_dist.service.jobs import Job
+from gfs_dist.service.packing import pack
+
+FILES = ["config.yaml", "models/a/model.safetensors", "report.json", "zzz.txt"]
+
+
+class Cluster:
+    """Prints what a job on it would."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def output(self, *_: Any) -> str:
+        return pack(self.folder)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    for name in [*FILES, f"{atomic.PREFIX}half"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+def job(folder: Path) -> Job:
+    return Job("a-1", "a", 1, "prune", "SUCCEEDED", str(folder), "0", "", 1.0, 2.0, 0, "")
+
+
+@pytest.fixture(params=["seen", "unseen"])
+def source(request: pytest.FixtureRequest, run: Path, tmp_path: Path) -> tuple[Any, Job]:
+    """A job and its cluster; its folder can be seen from here, or only from the cluster."""
+    return Cluster(run), job(run if request.param == "seen" else tmp_path / "elsewhere")
+
+
+@pytest.fixture
+def memory() -> Any:
+    system = fsspec.filesystem("memory")
+    yield system
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+
+
+def test_to_a_folder(source: tuple[Any, Job], tmp_path: Path) -> None:
+    assert fetch(*source, tmp_path / "back") == len(FILES)
+    found = [file for file in (tmp_path / "back").rglob("*") if file.is_file()]
+    assert sorted(str(file.relative_to(tmp_path / "back")) for file in found) == FILES
+
+
+def test_to_a_url_with_the_report_last(
+    source: tuple[Any, Job], memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, order = type(memory).put_file, list[str]()
+
+    def put_file(self: Any, here: str, there: str) -> None:
+        order.append(there)
+        put(self, here, there)
+
+    monkeypatch.setattr(type(memory), "put_file", put_file)
+    assert fetch_to_url(*source, "memory://bucket/run") == len(FILES)
+    assert sorted(memory.find("/bucket/run")) == [f"/bucket/run/{name}" for name in FILES]
+    assert memory.cat("/bucket/run/models/a/model.safetensors") == b"models/a/model.safetensors"
+    assert order[-1] == "/bucket/run/report.json"
+    with pytest.raises(RunFolderError, match="memory://bucket/run exists and is not empty"):
+        fetch_to_url(*source, "memory://bucket/run")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [("zz://a/b", "DIR: found zz://a/b: Protocol not known"), ("s3://a/b", "Install s3fs")],
+)
+def test_a_url_that_nobody_here_can_write(run: Path, url: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        fetch_to_url(Cluster(run), job(run), url)  # type: ignore[arg-type]
+
+
+def test_storage_that_fails_is_named(
+    run: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = itertools.count()
+
+    def put_file(*_: Any) -> None:
+        if next(count):
+            raise PermissionError("no\nmore")
+
+    monkeypatch.setattr(type(memory), "put_file", put_file)
+    with pytest.raises(StorageError, match=r"DIR: memory://b/c cannot be written: no$"):
+        fetch_to_url(Cluster(run), job(run), "memory://b/c")  # type: ignore[arg-type]
