@@ -130,7 +130,8 @@ class Soak:
 
     def _events(self, name: str) -> list[dict[str, Any]]:
         """All rows so far; a line that a killed driver left torn is none."""
-        lines = (self.folder / name / "events.jsonl").read_text().splitlines(keepends=True)
+        file = self.folder / name / "events.jsonl"
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def _left(self, before: set[Path]) -> list[str]:
