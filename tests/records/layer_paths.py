@@ -34,7 +34,13 @@ from gfs_dist.pruning.layerwise.network_loss import NetworkLossProblem
 from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner, Settings
 from gfs_dist.pruning.layerwise.replaced import Replaced
 from gfs_dist.pruning.layerwise.sampling import Sampling
-from gfs_dist.pruning.layerwise.trial_costs import TrialCosts, batch_sizes, search_costs
+from gfs_dist.pruning.layerwise.trial_costs import (
+    BATCHES_PER_STEP,
+    TrialCosts,
+    batch_sizes,
+    search_costs,
+    trials_at_once,
+)
 from gfs_dist.pruning.structure import Layer
 from gfs_dist.runtime import (
     GroupResult,
@@ -59,7 +65,6 @@ from tests.records.record import keep
 
 BATCH = 32
 """Images of the parts that are timed."""
-TRIALS = 2
 """Candidates of a first step that are timed."""
 FORWARDS = 5
 
@@ -262,8 +267,9 @@ def by_network_loss(network: nn.Module, batches: Batches, images: int, device: t
         for layer in work.structure.layers:
             n = layer.num_candidates
             if n not in rates:
-                at_once = batch_sizes(Replaced(work.workspace.dense(device), layer), shown)[1]
-                part = Sampling(batch=BATCH, candidates=at_once * -(-TRIALS // at_once))
+                most = batch_sizes(Replaced(work.workspace.dense(device), layer), shown)[1]
+                filled = BATCHES_PER_STEP * trials_at_once(n, most)
+                part = Sampling(batch=BATCH, candidates=min(n, filled))
                 problem = NetworkLossProblem(work.workspace, layer, recipe, part)
                 spent = ranks.search(problem, Stop(steps=1)).timing["steps_s"]
                 rates[n] = cost(layer, BATCH, 1, part).macs / spent
@@ -272,7 +278,8 @@ def by_network_loss(network: nn.Module, batches: Batches, images: int, device: t
             losses += whole.losses
             seconds += whole.macs / rates[n]
     part_text = (
-        f"the first step of {len(rates)} layers, {BATCH} images, {TRIALS} candidates or more"
+        f"the first step of {len(rates)} layers, {BATCH} images, as many candidates as fill "
+        f"{BATCHES_PER_STEP} batches"
     )
     return _compared("network_loss, all candidates", part_text, timed, int(losses), seconds)
 

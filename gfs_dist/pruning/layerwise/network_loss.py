@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from gfs_dist.networks.classify import check_outputs
 from gfs_dist.pruning.layerwise.replaced import Chunk, Replaced, Trial
 from gfs_dist.pruning.layerwise.sampling import Sampling, read_rows
 from gfs_dist.pruning.layerwise.threads import one_thread_each
-from gfs_dist.pruning.layerwise.trial_costs import batch_sizes
+from gfs_dist.pruning.layerwise.trial_costs import batch_sizes, trials_at_once
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Layer
 from gfs_dist.selection.build import Recipe
@@ -28,6 +29,29 @@ from gfs_dist.selection.state import OwnCandidates
 from gfs_dist.selection.weights import WEIGHTS, LineSearch, Weights, quantise
 
 PADDING = Trial(0, 0.0)
+
+
+class Batching(NamedTuple):
+    """How the candidates of a step are computed: the same on every rank, so that it does not
+    matter which one computes which.
+
+    Attributes:
+        size: trials of a batch.
+        places: in which place of a batch each candidate is computed.
+    """
+
+    size: int
+    places: dict[int, int]
+
+    @classmethod
+    def of(cls, drawn: Sequence[int], most: int) -> Batching:
+        """Of a step that scores ``drawn``, sorted, with at most so many in a batch.
+
+        Neighbours fill a batch. The next ones begin a place further on, so that every second or
+        third candidate, as a rank of a strided partition has them, finds all places too.
+        """
+        size = trials_at_once(len(drawn), most)
+        return cls(size, {c: (number + number // size) % size for number, c in enumerate(drawn)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,24 +150,24 @@ class NetworkLoss(OwnCandidates):
         self._picked = torch.zeros(self.num_candidates, dtype=torch.bool)
         self._chunks: list[Chunk] = []
         self._settled = 0
-        self._trials = 1
+        self._most_trials: int | None = None
         self._steps: dict[int, float] = {}
         self._loss = self.scale = 0.0
         self._prepare()
-        self._loss = self.scale = float(self._losses([PADDING], [0]))
+        self._loss = self.scale = float(self._losses([PADDING], Batching(1, {})))
 
     def scores(self) -> Tensor:
         self._prepare()
-        places = self._places()
-        chosen = [int(i) for i in self.own if int(i) in places]
+        batching = self._batching()
+        chosen = [int(i) for i in self.own if int(i) in batching.places]
         scores = torch.full((len(self.own),), torch.inf, dtype=torch.float64)
         if chosen:
-            scores[torch.isin(self.own, torch.tensor(chosen))] = self._scored(chosen, places)
+            scores[torch.isin(self.own, torch.tensor(chosen))] = self._scored(chosen, batching)
         return scores
 
     def score(self, pick: int) -> float:
         self._prepare()
-        return float(self._scored([pick], self._places()))
+        return float(self._scored([pick], self._batching()))
 
     def step_size(self, pick: int) -> float:
         return self._steps[pick]
@@ -158,27 +182,25 @@ class NetworkLoss(OwnCandidates):
         self._loss = loss
         self.advance(pick)
 
-    def _places(self) -> dict[int, int]:
-        """The candidates of this step, and in which place of a batch each is computed.
-
-        The same on every rank, so that it does not matter which one computes it.
-        """
+    def _batching(self) -> Batching:
+        """Of the candidates of this step."""
         left = torch.arange(self.num_candidates)
         if not self.replacement:
             left = left[~self._picked]
-        drawn = self._sampling.drawn(left, self.position + 1).tolist()
-        return {candidate: number % self._trials for number, candidate in enumerate(drawn)}
+        assert self._most_trials is not None
+        return Batching.of(
+            self._sampling.drawn(left, self.position + 1).tolist(), self._most_trials
+        )
 
-    def _scored(self, candidates: list[int], places: dict[int, int]) -> Tensor:
+    def _scored(self, candidates: list[int], batching: Batching) -> Tensor:
         """Loss after adding each candidate: float64; their step sizes are noted."""
         k = self.position + 1
-        at = [places.get(candidate, 0) for candidate in candidates]
         step_sizes = torch.full((len(candidates),), 1.0 / k, dtype=torch.float64)
 
         def losses(step_sizes: Tensor) -> Tensor:
             steps = step_sizes.tolist()
             trials = [Trial(*pair) for pair in zip(candidates, steps, strict=True)]
-            return self._losses(trials, at)
+            return self._losses(trials, batching)
 
         if k > 1 and isinstance(self.weights, LineSearch):
             found, step_sizes = line_search(losses, self._loss, quantise(step_sizes))
@@ -187,11 +209,11 @@ class NetworkLoss(OwnCandidates):
         self._steps = dict(zip(candidates, step_sizes.tolist(), strict=True))
         return found
 
-    def _losses(self, trials: Sequence[Trial], places: Sequence[int]) -> Tensor:
+    def _losses(self, trials: Sequence[Trial], batching: Batching) -> Tensor:
         """Mean loss of each trial, computed in its place of a batch: float64 (trials,)."""
-        queues: list[list[int]] = [[] for _ in range(self._trials)]
-        for number, place in enumerate(places):
-            queues[place].append(number)
+        queues: list[list[int]] = [[] for _ in range(batching.size)]
+        for number, trial in enumerate(trials):
+            queues[batching.places.get(trial.candidate, 0)].append(number)
         batches = list(itertools.zip_longest(*queues))
         items = list(itertools.product(batches, self._chunks))
 
@@ -231,11 +253,10 @@ class NetworkLoss(OwnCandidates):
         """Run the samples of step ``k`` up to the layer, and once through it."""
         x, labels = self._read(self._sampling.rows(self._num_samples, k))
         layer, silent = self._replaced, torch.zeros_like(self._coefficients)
-        size, trials = batch_sizes(layer, x)
+        size, most = batch_sizes(layer, x)
 
         def work(start: int) -> Chunk:
             chunk = layer.enter(x[start : start + size], labels[start : start + size])
-            layer.settle(chunk, silent)
             logits = layer.logits(chunk, silent, [PADDING])
             check_outputs(logits, chunk.labels, start)
             if not torch.isfinite(logits).all():
@@ -247,8 +268,13 @@ class NetworkLoss(OwnCandidates):
             for chunk in pool.map(work, range(0, len(x), size)):
                 self._chunks.append(chunk)
                 self._tick()
-            (separable,) = pool.map(lambda c: layer.separable(c, trials), self._chunks[:1])
-        self._trials = trials if separable else 1
+            if self._most_trials is None:  # depends on the network, not on the samples
+                candidates = min(
+                    self.num_candidates, self._sampling.candidates or layer.num_candidates
+                )
+                count = trials_at_once(candidates, most)
+                (separable,) = pool.map(lambda c: layer.separable(c, count), self._chunks[:1])
+                self._most_trials = most if separable else 1
 
 
 def line_search(

@@ -90,22 +90,28 @@ class Replaced:
 
     @torch.no_grad()
     def enter(self, x: Tensor, labels: Tensor) -> Chunk:
-        """Run samples up to the consumers."""
+        """Run samples up to the consumers; at present these read no candidate."""
         (name,) = self.network.gfs_inputs
-        return Chunk(self._run(self._prefix, {name: x}), labels)
+        chunk = Chunk(self._run(self._prefix, {name: x}), labels)
+        empty = self._read(chunk, torch.zeros(self.num_candidates, dtype=torch.float64))
+        chunk.outputs = [(output, output) for output in empty]
+        return chunk
 
     @torch.no_grad()
     def settle(self, chunk: Chunk, coefficients: Tensor) -> None:
         """Make ``coefficients``, float64 (n,), the present ones of a chunk."""
-        factors = torch.stack([torch.zeros_like(coefficients), coefficients])
-        gates = self.num_candidates * factors.to(chunk.labels.device)
-        chunk.outputs = []
-        for reader in self._split:
-            x = chunk.results[reader.source]
-            empty, present = (
-                reader.module(reader.gated(x, reader.gates(row[None]))) for row in gates
-            )
-            chunk.outputs.append((empty, present))
+        present = self._read(chunk, coefficients)
+        chunk.outputs = [
+            (empty, new) for (empty, _), new in zip(chunk.outputs, present, strict=True)
+        ]
+
+    def _read(self, chunk: Chunk, coefficients: Tensor) -> list[Tensor]:
+        """What each consumer that splits gives."""
+        gates = self.num_candidates * coefficients[None].to(chunk.labels.device)
+        return [
+            reader.module(reader.gated(chunk.results[reader.source], reader.gates(gates)))
+            for reader in self._split
+        ]
 
     def loss_sums(self, chunk: Chunk, coefficients: Tensor, trials: Sequence[Trial]) -> Tensor:
         """Cross-entropy of each trial summed over the samples of a chunk: float64 (trials,)."""
@@ -168,6 +174,8 @@ class Replaced:
         They do not where samples are told apart by more than their place along the first axis, or
         are counted before the layer and divided after it.
         """
+        if count == 1:
+            return True
         silent = torch.zeros(self.num_candidates, dtype=torch.float64)
         trials = [Trial(candidate, 1.0) for candidate in range(count)]
         alone = torch.cat([self.logits(chunk, silent, [trial]) for trial in trials])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,27 +18,28 @@ BATCH_BYTES = {"cpu": 2**26, "cuda": 2**30}
 """What the results of one batch may take at once. Constants, not shares of what is free: rounding
 depends on the size of a batch, and every machine has to find the same losses."""
 
-TRIALS_PER_BATCH = 8
-"""A batch takes at most one in so many candidates, so that ranks fill theirs."""
+BATCHES_PER_STEP = 8
+"""Of whole batches at least, where a step scores as many candidates, so that 2, 4 or 8 ranks fill
+theirs: what a batch lacks is computed for nothing."""
 
 LINE_SEARCH_LOSSES = 3
 
 
 def batch_sizes(layer: Replaced, x: Tensor) -> tuple[int, int]:
-    """Samples of a chunk, and trials of a batch of one chunk, by the layer's shapes alone.
+    """Samples of a chunk, and the most trials of a batch of one chunk, by the layer's shapes alone.
 
     As many samples as keep the whole network within :data:`BATCH_BYTES`, then as many trials as
-    keep what comes after the layer within it. Trials are no multiple of 2 or 3: with strided parts
-    each rank then has candidates for every place.
+    keep what comes after the layer within it.
     """
     limit = BATCH_BYTES.get(x.device.type, BATCH_BYTES["cuda"])
     needed = layer.bytes_needed(x[:2])
     samples = max(1, min(len(x), limit // max(needed.network, 1)))
-    trials = limit // max(needed.trial * samples, 1)
-    trials = max(1, min(trials, layer.num_candidates // TRIALS_PER_BATCH))
-    while trials % 2 == 0 or trials % 3 == 0:
-        trials -= 1
-    return samples, trials
+    return samples, max(1, limit // max(needed.trial * samples, 1))
+
+
+def trials_at_once(candidates: int, most: int) -> int:
+    """Trials of each batch of a step that scores so many candidates, whatever ranks there are."""
+    return max(1, min(most, math.ceil(candidates / BATCHES_PER_STEP)))
 
 
 @dataclass(frozen=True)

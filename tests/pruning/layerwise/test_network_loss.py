@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path as FilePath
 
 import pytest
@@ -8,7 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from gfs_dist.errors import InputError, NonFiniteError
-from gfs_dist.pruning.layerwise.network_loss import NetworkLoss, NetworkLossProblem, line_search
+from gfs_dist.pruning.layerwise.network_loss import (
+    Batching,
+    NetworkLoss,
+    NetworkLossProblem,
+    line_search,
+)
+from gfs_dist.pruning.layerwise.replaced import Chunk, Replaced, Trial
 from gfs_dist.pruning.layerwise.sampling import Sampling
 from gfs_dist.selection.build import Recipe
 from gfs_dist.selection.loop import greedy
@@ -102,6 +109,39 @@ def test_a_candidate_keeps_its_bits_whatever_is_computed_beside_it(tmp_path: Fil
     for candidate in range(40):
         assert float(scores[candidate]) == everything.score(candidate)
         assert float(whole(search_for, torch.tensor([candidate])).scores()) == scores[candidate]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_ranks_find_a_candidate_for_every_place(stride: int) -> None:
+    drawn = [*range(100, 148)]
+    size, places = Batching.of(drawn, 1_000)
+    assert size == 6
+    for first in range(stride):
+        own = [places[candidate] for candidate in drawn[first::stride]]
+        counts = [own.count(place) for place in range(size)]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_a_search_computes_little_besides_its_candidates(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: FilePath
+) -> None:
+    """Where few samples and steps are asked for, set-up must not be most of the work."""
+    computed = []
+    logits = Replaced.logits
+
+    def count(
+        self: Replaced, chunk: Chunk, coefficients: Tensor, trials: Sequence[Trial]
+    ) -> Tensor:
+        computed.append(len(trials))
+        return logits(self, chunk, coefficients, trials)
+
+    monkeypatch.setattr(Replaced, "logits", count)
+    problem = make("wide", samples=5)
+    found = whole(build(tmp_path, problem, "first", sampling=Sampling(candidates=16)))
+    assert sum(computed) == 6  # outputs without the layer twice, two trials alone and together
+    computed.clear()
+    found.scores()
+    assert computed == [2] * 8
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,13 @@ from gfs_dist.pruning.layerwise import trial_costs
 from gfs_dist.pruning.layerwise.network_loss import NetworkLossProblem
 from gfs_dist.pruning.layerwise.replaced import Replaced
 from gfs_dist.pruning.layerwise.sampling import Sampling
-from gfs_dist.pruning.layerwise.trial_costs import TrialCosts, batch_sizes, search_costs
+from gfs_dist.pruning.layerwise.trial_costs import (
+    BATCHES_PER_STEP,
+    TrialCosts,
+    batch_sizes,
+    search_costs,
+    trials_at_once,
+)
 from gfs_dist.selection.build import Recipe
 from tests.pruning.layerwise.problems import CPU, Problem, average, make
 
@@ -47,7 +53,9 @@ def test_trials_go_one_by_one_where_samples_cannot_be_stacked(
     problem = Problem(model.double().eval(), torch.randn(6, 4).double(), torch.arange(6) % 3)
     layer = problem.layer("first")
     network = record(problem.model, problem.x)
-    assert batch_sizes(Replaced(network, layer), problem.x) == (6, 5)
+    samples, most = batch_sizes(Replaced(network, layer), problem.x)
+    assert samples == 6
+    assert trials_at_once(40, most) == 5
     search = NetworkLossProblem(problem.workspace(tmp_path), layer, UNIFORM, Sampling())
     scores = search.objective(torch.arange(40), CPU, lambda: None).scores()
     expected = [problem.loss(layer, average([i], 40)) for i in range(40)]
@@ -71,7 +79,16 @@ def test_batches_are_bounded_by_the_memory_of_their_results(
     samples, trials = batch_sizes(wide, problem.x)
     assert samples * wide.bytes_needed(problem.x[:2]).network <= 10 * size
     assert samples < len(problem.x)
-    assert trials == 1
+    assert trials_at_once(100, trials) == trials < 13
+
+
+@pytest.mark.parametrize("candidates", [1, 7, 16, 50, 64, 512])
+def test_batches_leave_no_more_empty_than_one_place_each(candidates: int) -> None:
+    size = trials_at_once(candidates, 1_000)
+    for ranks in (1, 2, 4, 8):
+        own = -(-candidates // ranks)
+        assert -(-own // size) * size * ranks < candidates + BATCHES_PER_STEP
+    assert trials_at_once(candidates, 3) <= 3
 
 
 def test_costs_are_counted_step_by_step() -> None:
