@@ -17,6 +17,7 @@ from gfs_dist.jobs.study import Block, Study
 from gfs_dist.networks import evaluating
 from gfs_dist.pruning.layerwise.pruner import Pruner
 from gfs_dist.pruning.layerwise.sampling import Sampling, read_rows
+from gfs_dist.pruning.layerwise.threads import exact
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Structure
 from gfs_dist.runtime import (
@@ -198,7 +199,7 @@ class Runs:
         x, labels = x.to(device), labels.to(device)
         others = [i for i in range(block.layer.num_candidates) if i != path.picks[0]]
         seconds, losses = [], []
-        with use_threads(threads), _on(self.study.network, device) as network:
+        with use_threads(threads), exact(), _on(self.study.network, device) as network:
             for candidate in [path.picks[0], path.picks[0], *others[: count - 1]]:
                 began = time.perf_counter()
                 losses.append(_masked_loss(network, block, candidate, x, labels))

@@ -13,8 +13,6 @@ from torch import Tensor
 from gfs_dist.files import scratch
 from gfs_dist.pruning.layerwise.track import Results
 
-CPU = torch.device("cpu")
-
 
 class Environments(Protocol):
     """Results before each stage of a track (``dense``, ``small``), for each chunk of samples.
@@ -55,7 +53,7 @@ class InFiles:
         device: where results are read to.
     """
 
-    def __init__(self, folder: Path | str, device: torch.device = CPU) -> None:
+    def __init__(self, folder: Path | str, device: torch.device | str = "cpu") -> None:
         self.folder, self.device = Path(folder), device
 
     def load(self, track: str, stage: int, chunk: int) -> Results:
