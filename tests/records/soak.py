@@ -217,9 +217,10 @@ def main() -> None:
     bad = [outcome for outcome in outcomes if outcome.trouble]
     notes = [
         f"{len(outcomes)} runs of {STEPS} picks by {WORKERS} local workers, "
-        f"{sum(outcome.injected for outcome in outcomes)} faults that came (of "
-        f"{sum(outcome.scheduled for outcome in outcomes)} scheduled: the others lay behind where "
-        "a run went on); a driver that died is followed by resume=",
+        f"{sum(outcome.injected for outcome in outcomes)} faults that came of "
+        f"{sum(outcome.scheduled for outcome in outcomes)} scheduled (one that lies behind where a "
+        "run goes on does not); a driver that died is followed by resume=; load average of the "
+        f"last quarter of an hour {os.getloadavg()[2]:.1f}",
         f"{len(outcomes) - len(bad)} of {len(outcomes)} ended with the undisturbed picks and left "
         "no process, temporary file or shared memory",
         *(f"not so: {trouble}" for outcome in bad for trouble in outcome.trouble),
