@@ -119,7 +119,7 @@ def alone(cell: Cell, device: str, threads: int, repeats: int) -> Row:
         seconds, path = _steps(cell, where, repeats)
         loop_s = statistics.median(_steps(_tiny(cell), where, repeats)[0]) / _tiny(cell).picks
         bytes_per_s = _read_rate(cell.samples * cell.neurons, where)
-        macs_per_s = _product_rate(where)
+        macs_per_s = product_rate(where, torch.float64)
     new, numbers = path.num_kept, cell.samples * cell.neurons
     num_bytes = NUMBER * (new * numbers + len(path) * STEP_NUMBERS * cell.neurons)
     macs = new * numbers + len(path) * cell.neurons
@@ -170,9 +170,9 @@ def _read_rate(numbers: int, device: torch.device) -> float:
     return NUMBER * numbers / _best(lambda: values.sum().item())
 
 
-def _product_rate(device: torch.device) -> float:
-    """Multiply-adds a second of a product of float64 matrices."""
-    left = torch.ones(MATRIX, MATRIX, dtype=torch.float64, device=device)
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Multiply-adds a second of a product of matrices."""
+    left = torch.ones(MATRIX, MATRIX, dtype=dtype, device=device)
     return MATRIX**3 / _best(lambda: (left @ left)[0, 0].item())
 
 

@@ -19,7 +19,6 @@ from gfs_dist.jobs.study import Block, Sizes, Study, find_blocks, rehearsal
 from gfs_dist.jobs.study_runs import Runs
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.runtime import RuntimeSpec, open_runtime
-from gfs_dist.runtime.bare import BareExchanges
 from gfs_dist.runtime.one_by_one import OneByOne
 from gfs_dist.scaling import Exchange
 from gfs_dist.selection.stop import Stop
@@ -30,7 +29,6 @@ SHORT = 10
 NETWORK = {"model": "resnet20_cifar", "num_classes": 10, "in_channels": 3}
 NETWORK_SIZES = Sizes(32, 16, 4, 16, (1, 2), 1)
 CHANNELS = 64
-BARE_ROUNDS = 200
 FREE = Exchange(0.0, 0.0, 0.0)
 
 
@@ -73,9 +71,8 @@ def two_ranks_over_one(objective: str, repeats: int, seed: int) -> float:
 def bare_exchange_over_loop(repeats: int, seed: int) -> float:
     """Two reductions bare, over what a step of a search exchanges, by 2 workers."""
     with open_runtime(RuntimeSpec("local", 2, "cpu", 1)) as runtime:
-        bare = runtime.together(BareExchanges(BARE_ROUNDS)).value[16]
-        row = exchange_row(runtime, seed, repeats, bare["median"])
-    return float(bare["median"] / row["exchange_of_a_step_s"]["minimum"])
+        row = exchange_row(runtime, seed, repeats)
+    return float(row["bare_s"]["minimum"] / row["exchange_of_a_step_s"]["minimum"])
 
 
 def one_process_over_worker(repeats: int, seed: int) -> float:

@@ -49,7 +49,7 @@ class Sizes:
 
 
 PRESETS = {
-    "smoke": Sizes(64, 16, 4, 16, (1, 2, 4), 2),
+    "smoke": Sizes(32, 8, 3, 8, (1, 2, 4), 1),
     "paper": Sizes(224, 128, None, 50, (1, 2, 4), 3),
     "cluster": Sizes(224, 128, None, 50, (1, 2, 4, 8), 3),
 }

@@ -24,6 +24,7 @@ from gfs_dist.jobs.prune_deep import scratch
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.side_by_side import side_by_side_row
 from gfs_dist.jobs.study import Block, Study, make_study
+from gfs_dist.jobs.study_floors import exchange_rows, phase_rows, product_rates
 from gfs_dist.jobs.study_model import (
     Model,
     forecast_rows,
@@ -131,12 +132,14 @@ class AppendixD:
         self.study, self.repeats = plan.study, plan.study.sizes.repeats
         self.runs: Runs
         self.exchange: Exchange
+        self.rates: dict[torch.dtype, float]
 
     def run(self) -> None:
         """All blocks for all objectives."""
         rows = measure_exchanges(self.plan.config, self.reporter)
         self.bench.tables["exchanges"] = rows
         self.exchange = exchange_of(rows)
+        self.rates = product_rates(self.plan.device, self.plan.threads)
         study = self.study
         with scratch(self.bench.folder, "study") as folder:
             batches = [(study.x, study.labels)]
@@ -153,7 +156,7 @@ class AppendixD:
             self.bench.notes.append(worst)
             self.reporter.note(worst)
         tell_rows(self.reporter, "time to prune a block: seconds, median", self.bench.rows, SHOWN)
-        for title in ("layers side by side", "forecast", "splits"):
+        for title in ("phases", "layers side by side", "forecast", "splits"):
             if found := self.bench.tables.get(title):
                 tell_rows(self.reporter, title, found, tuple(found[0]))
 
@@ -307,7 +310,7 @@ class AppendixD:
         whole: Mapping[int, Sequence[Timed]],
         alone: Sequence[Mapping[int, Timed]],
     ) -> None:
-        """Forecast, check against what was measured, and the cheapest way to divide."""
+        """Forecast, check against what was measured, the cheapest way to divide, and floors."""
         what = {"block": block.name, "objective": objective}
         pruner = self._pruner(block, objective)
         path, parts = alone[0][1].path, len(self.runs.workspace.groups())
@@ -329,9 +332,14 @@ class AppendixD:
             misfits.append(misfit_row(held_out, workers[-1], seconds, f"{CRITICAL}, held out"))
         work = work_of(self.study, block, objective, pruner, len(path))
         splits = split_rows(work, alone[0][1], self.exchange, sorted({*workers, *SPLIT_WORKERS}))
+        phases = phase_rows(work, objective, alone[0][1], self.rates)
+        phases += exchange_rows(whole, sizes, self.exchange)
         for title, rows in (
-            ("forecast", forecast_rows(model, workers)), ("misfit", misfits), ("splits", splits),
-        ):  # fmt: skip
+            ("forecast", forecast_rows(model, workers)),
+            ("misfit", misfits),
+            ("splits", splits),
+            ("phases", phases),
+        ):
             self.bench.tables.setdefault(title, []).extend({**what, **row} for row in rows)
 
     def _worst_misfit(self) -> str:

@@ -16,7 +16,7 @@ from gfs_dist.errors import PicksDifferError
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.bare_search import Split, alone, at_once, cell, one_by_one
 from gfs_dist.jobs.bench import Bench, Row, runtime_spec, spread, tell_rows
-from gfs_dist.jobs.exchanges import DECISION, exchange_of, measure_exchanges
+from gfs_dist.jobs.exchanges import exchange_of, measure_exchanges
 from gfs_dist.jobs.loops import exchange_row, loop_row
 from gfs_dist.jobs.places import Places
 from gfs_dist.jobs.reporter import Reporter
@@ -224,15 +224,10 @@ class Scaling:
             self.bench.notes.append("two ranks cannot compute at once here: loops not compared")
             return
         self.reporter.phase("the loop in the workers")
-        bare = next(
-            row["seconds"]
-            for row in self.bench.tables["exchanges"]
-            if (row["workers"], row["exchange"]) == (2, DECISION)
-        )
         spec = runtime_spec(self.config, 2, self.threads, "cpu")
         with open_runtime(spec) as runtime:
             seed, repeats = self.config.seed, self.sizes.repeats
-            exchange = exchange_row(runtime, seed, repeats, bare["median"])
+            exchange = exchange_row(runtime, seed, repeats)
             widest = self.sizes.neurons[-1]
             problem = cell(self.sizes.samples, widest, self.sizes.picks, seed, "streaming")
             loop = loop_row(runtime, problem, repeats)

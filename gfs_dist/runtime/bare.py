@@ -29,7 +29,7 @@ class BareExchanges:
     sizes: tuple[int, ...] = ()
 
     def run(self, peers: Peers, device: torch.device, tick: Tick) -> dict[int, dict[str, float]]:
-        """Seconds by bytes, ``median minimum maximum`` over rounds.
+        """Seconds by bytes, ``median minimum maximum mean`` over rounds.
 
         Of 16: the two reductions of a step, a float64 and an int64 of one number each, one after
         the other as they are there. Of the sizes: one broadcast.
@@ -65,5 +65,8 @@ class BareExchanges:
             seconds.append(time.perf_counter() - began)
         timed = seconds[WARM_UP:]
         return {
-            "median": statistics.median(timed), "minimum": min(timed), "maximum": max(timed),
-        }  # fmt: skip
+            "median": statistics.median(timed),
+            "minimum": min(timed),
+            "maximum": max(timed),
+            "mean": statistics.fmean(timed),
+        }

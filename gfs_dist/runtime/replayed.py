@@ -95,7 +95,7 @@ class Recorder(_Clocked):
 
     def _keep(self, tensor: Tensor) -> Tensor:
         self.end()
-        self.answers.append(tensor)
+        self.answers.append(tensor.clone())  # what was asked with may be used again
         self.begin()
         return tensor
 

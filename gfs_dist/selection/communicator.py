@@ -20,7 +20,7 @@ class Communicator(Protocol):
     def minimum(self, values: Tensor) -> Tensor:
         """Element-wise minimum over ranks of a 1-d float64 or int64 tensor, without NaN.
 
-        The same bits come back on every rank. The argument is not modified.
+        The same bits come back on every rank. The argument may be overwritten.
         """
         ...
 

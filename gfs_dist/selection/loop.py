@@ -68,6 +68,7 @@ def greedy(
     partition = partition or Partition([torch.arange(objective.num_candidates)])
     path = Path(objective.num_candidates) if path is None else path
     gaps = _replay(objective, communicator, partition, path)
+    least, decision = torch.empty(1, dtype=torch.float64), torch.empty(1, dtype=torch.int64)
 
     while not (reason := stop.after(path)):
         k = len(path) + 1
@@ -76,7 +77,7 @@ def greedy(
         if math.isnan(own_best):
             raise NonFiniteError(f"rank {communicator.rank}, step {k}: a score is NaN")
 
-        best = float(communicator.minimum(torch.tensor([own_best], dtype=torch.float64)))
+        best = float(communicator.minimum(least.fill_(own_best)))
         if math.isinf(best):
             reason = "exhausted"
             break
@@ -85,8 +86,8 @@ def greedy(
             reason = "converged"
             break
         tied = scores <= best + tolerance
-        decision = communicator.minimum(torch.tensor([_proposal(objective, tied)]))
-        pick, code = decode(int(decision))
+        proposed = decision.fill_(_proposal(objective, tied))
+        pick, code = decode(int(communicator.minimum(proposed)))
         if reason := stop.before(path, pick):
             break
         step_size = objective.weights.decode(k, code)

@@ -129,6 +129,14 @@ def test_forecast_misfit_and_splits_are_told(run: Path) -> None:
         costs = {key: value for key, value in row.items() if key.endswith("_s")}
         assert costs[f"{row['choice']}_s"] == min(costs.values())
         assert ("samples_s" in costs) == (row["objective"] == "network_loss")
+    phases = {(row["objective"], row["phase"]) for row in tables["phases"] if row["workers"] == 1}
+    assert {phase for objective, phase in phases if objective == "network_loss"} == {
+        "set-up", "steps",
+    }  # fmt: skip
+    assert ("least_squares", "moments") in phases
+    for row in tables["phases"]:
+        assert row["floor_s"] > 0
+        assert row["over_floor"] == pytest.approx(row["measured_s"] / row["floor_s"])
     assert {row["workers"] for row in tables["exchanges"]} == {2}
     assert any("worst misfit" in note for note in report(run)["notes"])
 
@@ -164,7 +172,7 @@ def test_plots_and_pages_are_written(run: Path) -> None:
     }  # fmt: skip
     page = (run / "report.md").read_text()
     assert "critical path" in page
-    for heading in ("## Forecast", "## Misfit", "## Splits", "## Exchanges"):
+    for heading in ("## Forecast", "## Misfit", "## Splits", "## Exchanges", "## Phases"):
         assert heading in page
 
 

@@ -17,15 +17,25 @@ from gfs_dist.report import words
 
 FOLDER = Path(__file__).parent
 LONG = ("bound", "picks")
-SPREADS = ({"median", "minimum", "maximum"}, {"median", "min", "max"})
+SPREADS = (
+    {"median", "minimum", "maximum"},
+    {"median", "min", "max"},
+    {"median", "minimum", "maximum", "mean"},
+)
 
 
 def keep(
-    name: str, command: str, rows: list[dict[str, Any]], notes: list[str], by: str | None = None
+    name: str,
+    command: str,
+    rows: list[dict[str, Any]],
+    notes: list[str],
+    by: str | None = None,
+    tables: dict[str, list[dict[str, Any]]] | None = None,
 ) -> None:
     """Write ``NAME.json`` and ``NAME.md`` beside this file.
 
     ``by``: a column; rows that differ in it go into tables of their own, under their value.
+    ``tables``: what else was found, by title.
     """
     content = {
         "format": 1,
@@ -36,13 +46,14 @@ def keep(
         "versions": pages.versions(),
         "notes": notes,
         "results": rows,
+        **({"tables": tables} if tables else {}),
     }
     atomic.write_json(FOLDER / f"{name}.json", content)
     atomic.write_text(FOLDER / f"{name}.md", _markdown(name, content, by))
 
 
 def keep_run(name: str, run: Path, command: str) -> None:
-    """Keep the results, timing and faults of a run folder, without its long lists."""
+    """Keep the results, tables, timing and faults of a run folder, without its long lists."""
     report = read_json(run / "report.json")
     rows = [_short(row) for row in report["results"]]
     notes = [
@@ -55,7 +66,8 @@ def keep_run(name: str, run: Path, command: str) -> None:
             for rank in report["timing"].get("ranks", [])
         ),
     ]
-    keep(name, command, rows, notes)
+    tables = {title: list(map(_short, found)) for title, found in report.get("tables", {}).items()}
+    keep(name, command, rows, notes, tables=tables)
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
@@ -83,14 +95,23 @@ def _markdown(name: str, content: dict[str, Any], by: str | None) -> str:
         "",
         *(f"- {note}" for note in content["notes"]),
     ]
-    for value, columns in dict.fromkeys((row.get(by), tuple(row)) for row in content["results"]):
+    lines += _tables(content["results"], by)
+    for title, rows in content.get("tables", {}).items():
+        lines += ["", f"## {title}", *_tables(rows, None)]
+    return "\n".join(lines) + "\n"
+
+
+def _tables(rows: list[dict[str, Any]], by: str | None) -> list[str]:
+    """One for each value of ``by`` and each set of columns."""
+    lines = []
+    for value, columns in dict.fromkeys((row.get(by), tuple(row)) for row in rows):
         shown = [column for column in columns if column != by]
-        rows = [row for row in content["results"] if (row.get(by), tuple(row)) == (value, columns)]
+        own = [row for row in rows if (row.get(by), tuple(row)) == (value, columns)]
         if value is not None:
             lines += ["", f"## {by} {value}"]
         lines += ["", "| " + " | ".join(shown) + " |", "|" + " --: |" * len(shown)]
-        lines += ["| " + " | ".join(_cell(row[c]) for c in shown) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+        lines += ["| " + " | ".join(_cell(row[c]) for c in shown) + " |" for row in own]
+    return lines
 
 
 def _cell(value: Any) -> str:
