@@ -117,7 +117,7 @@ def alone(cell: Cell, device: str, threads: int, repeats: int) -> Row:
     with use_threads(threads):
         forget_peak()
         seconds, path = _steps(cell, where, repeats)
-        loop_s = statistics.median(_steps(_tiny(cell), where, repeats)[0]) / _tiny(cell).picks
+        loop_s = step_of_loop(cell, where, repeats)
         bytes_per_s = _read_rate(cell.samples * cell.neurons, where)
         macs_per_s = product_rate(where, torch.float64)
     new, numbers = path.num_kept, cell.samples * cell.neurons
@@ -148,8 +148,10 @@ def alone(cell: Cell, device: str, threads: int, repeats: int) -> Row:
     }
 
 
-def _tiny(cell: Cell) -> Cell:
-    return Cell(TINY, TINY, cell.picks, cell.picks, cell.objective, cell.method, 1, 1, cell.seed)
+def step_of_loop(cell: Cell, device: torch.device, repeats: int) -> float:
+    """Seconds of a step of the same search on next to nothing."""
+    tiny = Cell(TINY, TINY, cell.picks, cell.picks, cell.objective, cell.method, 1, 1, cell.seed)
+    return statistics.median(_steps(tiny, device, repeats)[0]) / tiny.picks
 
 
 def _steps(cell: Cell, device: torch.device, repeats: int) -> tuple[list[float], Path]:

@@ -3,39 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from gfs_dist.jobs.bare_search import product_rate
+from gfs_dist.jobs.bare_search import cell, product_rate, step_of_loop
 from gfs_dist.jobs.local import use_threads
 from gfs_dist.jobs.study_model import Row
 from gfs_dist.jobs.study_runs import Timed
 from gfs_dist.scaling import Exchange, LayerWork
 
-MULTIPLY_ADDS, LATENCY = "multiply-adds", "latency and bytes"
+COMPUTING, EXCHANGING = "multiply-adds, and the loop", "latency and bytes"
+PICKS, REPEATS = 50, 3
+"""Of the search that shows what a step of the loop takes by itself."""
 
 
-def product_rates(device: str, threads: int) -> dict[torch.dtype, float]:
-    """Multiply-adds a second of one rank in a product of matrices, by precision."""
-    with use_threads(threads):
-        return {d: product_rate(torch.device(device), d) for d in (torch.float32, torch.float64)}
+@dataclass(frozen=True)
+class Floors:
+    """What one rank here can do at best.
+
+    Attributes:
+        macs_per_s: multiply-adds of a product of matrices, by precision.
+        step_s: a step of the loop on next to nothing.
+    """
+
+    macs_per_s: Mapping[torch.dtype, float]
+    step_s: float
+
+    @classmethod
+    def measured(cls, device: str, threads: int) -> Floors:
+        """Here and now."""
+        where = torch.device(device)
+        with use_threads(threads):
+            rates = {dtype: product_rate(where, dtype) for dtype in (torch.float32, torch.float64)}
+            return cls(rates, step_of_loop(cell(1, 1, PICKS, seed=0), where, REPEATS))
 
 
-def phase_rows(
-    work: LayerWork, objective: str, one: Timed, rates: Mapping[torch.dtype, float]
-) -> list[Row]:
+def phase_rows(work: LayerWork, objective: str, one: Timed, floors: Floors) -> list[Row]:
     """One rank alone: seconds of each phase over its multiply-adds at the rate of a product.
 
     Passes through the network compute in float32, searches by moments in float64. What a phase
     takes beyond its floor, it reads, writes and waits for memory.
     """
-    search = rates[torch.float32 if objective == "network_loss" else torch.float64]
-    floors = {
-        "moments": work.moments / rates[torch.float32],
+    network = floors.macs_per_s[torch.float32]
+    search = network if objective == "network_loss" else floors.macs_per_s[torch.float64]
+    least = {
+        "moments": work.moments / network,
         "set-up": (work.once + work.once_divided) / search,
-        "steps": work.steps * (work.common + work.divided) / search,
+        "steps": work.steps * ((work.common + work.divided) / search + floors.step_s),
     }
-    rows = [_row(1, phase, one.phases[phase], floors[phase], MULTIPLY_ADDS) for phase in floors]
+    rows = [_row(1, phase, one.phases[phase], least[phase], COMPUTING) for phase in least]
     return [row for row in rows if row["measured_s"] > 0]
 
 
@@ -48,7 +65,7 @@ def exchange_rows(
         if ranks > 1:
             floor_s = sum(exchange.seconds(ranks, size) for size in sizes)
             best = min(one.exchange_s for one in timed)
-            rows.append(_row(ranks, "exchange", best, floor_s, LATENCY))
+            rows.append(_row(ranks, "exchange", best, floor_s, EXCHANGING))
     return rows
 
 

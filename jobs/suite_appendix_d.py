@@ -24,7 +24,7 @@ from gfs_dist.jobs.prune_deep import scratch
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.side_by_side import side_by_side_row
 from gfs_dist.jobs.study import Block, Study, make_study
-from gfs_dist.jobs.study_floors import exchange_rows, phase_rows, product_rates
+from gfs_dist.jobs.study_floors import Floors, exchange_rows, phase_rows
 from gfs_dist.jobs.study_model import (
     Model,
     forecast_rows,
@@ -132,14 +132,14 @@ class AppendixD:
         self.study, self.repeats = plan.study, plan.study.sizes.repeats
         self.runs: Runs
         self.exchange: Exchange
-        self.rates: dict[torch.dtype, float]
+        self.floors: Floors
 
     def run(self) -> None:
         """All blocks for all objectives."""
         rows = measure_exchanges(self.plan.config, self.reporter)
         self.bench.tables["exchanges"] = rows
         self.exchange = exchange_of(rows)
-        self.rates = product_rates(self.plan.device, self.plan.threads)
+        self.floors = Floors.measured(self.plan.device, self.plan.threads)
         study = self.study
         with scratch(self.bench.folder, "study") as folder:
             batches = [(study.x, study.labels)]
@@ -332,7 +332,7 @@ class AppendixD:
             misfits.append(misfit_row(held_out, workers[-1], seconds, f"{CRITICAL}, held out"))
         work = work_of(self.study, block, objective, pruner, len(path))
         splits = split_rows(work, alone[0][1], self.exchange, sorted({*workers, *SPLIT_WORKERS}))
-        phases = phase_rows(work, objective, alone[0][1], self.rates)
+        phases = phase_rows(work, objective, alone[0][1], self.floors)
         phases += exchange_rows(whole, sizes, self.exchange)
         for title, rows in (
             ("forecast", forecast_rows(model, workers)),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gfs_dist.errors import InputError, NonFiniteError
 from gfs_dist.networks.classify import check_outputs
-from gfs_dist.pruning.layerwise.replaced import Chunk, Replaced, Trial
+from gfs_dist.pruning.layerwise.replaced import Chunk, Replaced, Trial, loss_sums
 from gfs_dist.pruning.layerwise.sampling import Sampling, read_rows
 from gfs_dist.pruning.layerwise.threads import one_thread_each
 from gfs_dist.pruning.layerwise.trial_costs import batch_sizes, trials_at_once
@@ -152,9 +152,9 @@ class NetworkLoss(OwnCandidates):
         self._settled = 0
         self._most_trials: int | None = None
         self._steps: dict[int, float] = {}
-        self._loss = self.scale = 0.0
+        self._empty_loss = 0.0
         self._prepare()
-        self._loss = self.scale = float(self._losses([PADDING], Batching(1, {})))
+        self._loss = self.scale = self._empty_loss
 
     def scores(self) -> Tensor:
         self._prepare()
@@ -255,19 +255,21 @@ class NetworkLoss(OwnCandidates):
         layer, silent = self._replaced, torch.zeros_like(self._coefficients)
         size, most = batch_sizes(layer, x)
 
-        def work(start: int) -> Chunk:
+        def work(start: int) -> tuple[Chunk, Tensor]:
             chunk = layer.enter(x[start : start + size], labels[start : start + size])
             logits = layer.logits(chunk, silent, [PADDING])
             check_outputs(logits, chunk.labels, start)
             if not torch.isfinite(logits).all():
                 raise NonFiniteError(f"layer {layer.name!r}: the outputs without it are not finite")
-            return chunk
+            return chunk, loss_sums(logits, chunk.labels)
 
         with one_thread_each() as pool:
-            self._chunks = []
-            for chunk in pool.map(work, range(0, len(x), size)):
+            self._chunks, total = [], 0.0
+            for chunk, loss_sum in pool.map(work, range(0, len(x), size)):
                 self._chunks.append(chunk)
+                total += float(loss_sum)
                 self._tick()
+            self._empty_loss = total / len(x)
             if self._most_trials is None:  # depends on the network, not on the samples
                 candidates = min(
                     self.num_candidates, self._sampling.candidates or layer.num_candidates

@@ -115,10 +115,7 @@ class Replaced:
 
     def loss_sums(self, chunk: Chunk, coefficients: Tensor, trials: Sequence[Trial]) -> Tensor:
         """Cross-entropy of each trial summed over the samples of a chunk: float64 (trials,)."""
-        logits = self.logits(chunk, coefficients, trials).double()
-        labels = chunk.labels.repeat(len(trials))
-        losses = functional.cross_entropy(logits, labels, reduction="none")
-        return losses.view(len(trials), -1).sum(1).cpu()
+        return loss_sums(self.logits(chunk, coefficients, trials), chunk.labels)
 
     @torch.no_grad()
     def logits(self, chunk: Chunk, coefficients: Tensor, trials: Sequence[Trial]) -> Tensor:
@@ -215,6 +212,18 @@ class Replaced:
         trial = _most(self._rest, sizes, outputs + carried)
         held = carried + read + 2 * outputs
         return Bytes(network // len(x), trial // len(x), held // len(x))
+
+
+def loss_sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy summed over the samples of each trial: float64 (trials,).
+
+    Args:
+        logits: trial by trial, (trials * samples, classes).
+        labels: (samples,).
+    """
+    trials = len(logits) // len(labels)
+    losses = functional.cross_entropy(logits.double(), labels.repeat(trials), reduction="none")
+    return losses.view(trials, -1).sum(1).cpu()
 
 
 class Bytes(NamedTuple):
