@@ -12,18 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gfs_dist.runtime.links import LIMIT_BYTES, Links
-from gfs_dist.runtime.store import Address, connect, name_interface, own_host
+from gfs_dist.runtime.store import Address, connect, name_interface
 
 # A slow rank is no fault: who hangs is the coordinator's question, not the group's.
 GROUP_TIMEOUT_S = 1800.0
 BUCKET_BYTES = 32 * 2**20
-
-FAILURES = (RuntimeError, OSError, ValueError)
-"""Of torch (its DistError and its kin are RuntimeErrors), of links, of a group that is gone."""
-
-_links: Links | None = None
-"""Of the group that this process is in, if it talks over CPUs."""
 
 
 class CommunicationError(Exception):
@@ -93,7 +86,7 @@ class _Exchange:
         self._traffic.seconds += time.perf_counter() - self._began
         if error is None:
             self._traffic.done += 1
-        elif isinstance(error, FAILURES):
+        elif isinstance(error, RuntimeError | ValueError):  # ValueError: the group is gone already
             leave()
             first_line = (str(error) or type(error).__name__).splitlines()[0]
             raise CommunicationError(first_line) from error
@@ -101,6 +94,11 @@ class _Exchange:
 
 class GroupCommunicator(Member):
     """The collectives of a search; see :class:`gfs_dist.selection.communicator.Communicator`."""
+
+    def __init__(self, traffic: Traffic | None = None) -> None:
+        super().__init__(traffic)
+        self._least = dist.AllreduceOptions()
+        self._least.reduceOp = dist.ReduceOp(dist.ReduceOp.MIN)
 
     def minimum(self, values: Tensor) -> Tensor:
         with self.exchange:
@@ -115,12 +113,11 @@ class GroupCommunicator(Member):
             return on_device.to(tensor.device)
 
     def _minimum(self, values: Tensor) -> None:
-        if _links is not None and values.numel() * values.element_size() <= LIMIT_BYTES:
-            self.traffic.sent(values, _links.rounds)
-            _links.minimum(values)
-        else:
-            self.traffic.sent(values)
-            dist.all_reduce(values, op=dist.ReduceOp.MIN)
+        """What ``dist.all_reduce`` does, without the tenth part of its time that it checks."""
+        if dist.group.WORLD is None:
+            raise ValueError("the group was left")
+        self.traffic.sent(values)
+        dist.group.WORLD.allreduce([values], self._least).wait()
 
     def _share(self, tensor: Tensor, owner: int) -> None:
         if self.rank == owner:
@@ -193,7 +190,6 @@ def join(address: Address, prefix: str, rank: int, num_ranks: int, backend: str)
     Raises:
         CommunicationError: the others did not come, or the store is gone.
     """
-    global _links  # as torch's default group, of which these are a part
     leave()
     name_interface(address)
     try:
@@ -205,18 +201,12 @@ def join(address: Address, prefix: str, rank: int, num_ranks: int, backend: str)
             world_size=num_ranks,
             timeout=timedelta(seconds=GROUP_TIMEOUT_S),
         )
-        if backend == "gloo":
-            _links = Links(store, rank, num_ranks, own_host(address), GROUP_TIMEOUT_S)
-    except FAILURES as error:
+    except RuntimeError as error:  # torch's DistError and its kin are RuntimeErrors
         leave()
         raise CommunicationError(f"joining {prefix}: {str(error).splitlines()[0]}") from error
 
 
 def leave() -> None:
     """Leave the group, if in one: its connections close and the other ranks notice."""
-    global _links
-    if _links is not None:
-        _links.close()
-        _links = None
     if dist.is_initialized():
         dist.destroy_process_group()

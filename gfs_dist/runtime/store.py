@@ -54,18 +54,13 @@ def name_interface(address: Address) -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    if interface := interface_of(own_host(address)):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
-
-
-def own_host(address: Address) -> str:
-    """The address of this machine from which ``address`` is reached."""
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect(address)
-        own: str = probe.getsockname()[0]
-        return own
+        own = probe.getsockname()[0]
+    if interface := interface_of(own):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
 
 
 def interface_of(own: str) -> str | None:
