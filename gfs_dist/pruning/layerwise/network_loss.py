@@ -20,7 +20,7 @@ from gfs_dist.errors import InputError, NonFiniteError
 from gfs_dist.networks.classify import check_outputs
 from gfs_dist.pruning.layerwise.replaced import Chunk, Replaced, Trial, loss_sums
 from gfs_dist.pruning.layerwise.sampling import Sampling, read_rows
-from gfs_dist.pruning.layerwise.threads import one_thread_each
+from gfs_dist.pruning.layerwise.threads import one_thread, one_thread_each
 from gfs_dist.pruning.layerwise.trial_costs import batch_sizes, trials_at_once
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Layer
@@ -253,7 +253,8 @@ class NetworkLoss(OwnCandidates):
         """Run the samples of step ``k`` up to the layer, and once through it."""
         x, labels = self._read(self._sampling.rows(self._num_samples, k))
         layer, silent = self._replaced, torch.zeros_like(self._coefficients)
-        size, most = batch_sizes(layer, x)
+        with one_thread():  # two samples are not worth a team of threads that wait for each other
+            size, most = batch_sizes(layer, x)
 
         def work(start: int) -> tuple[Chunk, Tensor]:
             chunk = layer.enter(x[start : start + size], labels[start : start + size])
