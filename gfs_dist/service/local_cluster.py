@@ -29,6 +29,10 @@ from gfs_dist.service.state import LocalCluster, Node
 
 HOST = "127.0.0.1"
 GCS_PORT, DASHBOARD_PORT, CLIENT_PORT = 6379, 8265, 10001
+ANY_AGENT_PORT = "--dashboard-agent-listen-port=0"
+"""Ray's own is the same for all: where another Ray runs the head's agent, which starts jobs, would
+end at once, and jobs be refused."""
+
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30.0
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -154,11 +158,12 @@ def _head(cluster: LocalCluster) -> list[str]:
         f"--dashboard-port={cluster.dashboard.rpartition(':')[2]}",
         f"--temp-dir={cluster.temporary}",
         f"--ray-client-server-port={_free_port(CLIENT_PORT)}",  # it cannot be told to have none
+        ANY_AGENT_PORT,
     ]
 
 
 def _worker(cluster: LocalCluster, cores: int) -> list[str]:
-    return [f"--address={cluster.address}", f"--num-cpus={cores}"]
+    return [f"--address={cluster.address}", f"--num-cpus={cores}", ANY_AGENT_PORT]
 
 
 def _start(

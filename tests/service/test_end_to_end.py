@@ -190,7 +190,7 @@ def test_a_cluster_whose_head_was_killed_is_told_and_cleared_away(gfs: Gfs) -> N
     """The last test: what remains is for the end of the fixture, ``gfs down``."""
     with gfs.start("submit", *LONG, "method=exhaustive", "out=lost") as follower:
         assert follower.stdout is not None
-        wait_for(lambda: "submitted as" in follower.stdout.readline())
+        assert any("submitted as" in line for line in follower.stdout)
         wait_for(lambda: (gfs.home / "lost" / "events.jsonl").exists())
         os.kill(gfs.state["nodes"][0]["process"]["pid"], signal.SIGKILL)
         said, _ = follower.communicate(timeout=TIMEOUT_S)

@@ -78,6 +78,7 @@ def test_up_starts_and_down_ends(nodes: Nodes) -> None:
     assert stat.S_IMODE(state.token_file().stat().st_mode) == 0o600
     assert {"--head", "--num-cpus=0", "--dashboard-host=127.0.0.1"} <= set(nodes.words[0])
     assert nodes.words[1][0] == f"--address={cluster.address}"
+    assert all("--dashboard-agent-listen-port=0" in words for words in nodes.words)
     assert down(quiet)
     assert nothing_is_left(nodes)
     assert not Path(cluster.temporary).exists()
