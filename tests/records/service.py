@@ -137,14 +137,19 @@ def _picks(job: Job) -> list[str]:
 
 
 PARTS = {"start": start, "load": load, "overhead": step_cost.measure}
-NOTES = [
-    f"start, load: gfs up workers={WORKERS}; a job trains 40 neurons on 200 samples and prunes "
-    "three checkpoints with one worker; every job is a process of its own that imports torch and "
-    "Ray, and starts an actor",
-    "load: handed over and waited for in one process, so that the start of the command counts in "
-    "neither; left: placement groups, actors and drivers that jobs still held half a minute later",
-    *step_cost.NOTES,
-]
+NOTES = {
+    "start": [
+        f"start: gfs up workers={WORKERS}; the job trains 40 neurons on 200 samples, prunes three "
+        "checkpoints with one worker",
+    ],
+    "load": [
+        "load: the same job with other seeds; each is a process of its own that imports torch and "
+        "Ray, and starts an actor. Handed over and waited for in one process, so that the start of "
+        "the command counts in neither; left: placement groups, actors and drivers that jobs still "
+        "held half a minute later; picks of the same seed agree",
+    ],
+    "overhead": step_cost.NOTES,
+}
 
 
 def main() -> None:
@@ -157,15 +162,16 @@ def main() -> None:
         atomic.write_json(work / f"{part}.json", rows)
         print(part, *rows, sep="\n", flush=True)
     if "keep" in parts:
-        found = {part: work / f"{part}.json" for part in PARTS}
+        found = {part: work / f"{part}.json" for part in PARTS if (work / f"{part}.json").exists()}
         rows = [
             {"part": part, **row}
             for part, file in found.items()
-            if file.exists()
             for row in json.loads(file.read_text())
         ]
-        command = "python -m tests.records.service WORK " + " ".join([*PARTS, "keep"])
-        keep("service", command, rows, NOTES, by="part")
+        notes = [note for part in found for note in NOTES[part]]
+        notes.append(f"load average of the last quarter of an hour {os.getloadavg()[2]:.1f}")
+        command = " ".join(["python -m tests.records.service WORK", *found, "keep"])
+        keep("service", command, rows, notes, by="part")
 
 
 if __name__ == "__main__":
