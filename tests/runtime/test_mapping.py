@@ -232,7 +232,7 @@ def test_searches_and_maps_share_workers(local: WorkersRuntime) -> None:
 
 
 MAIN = """
-import sys, time
+import signal, sys, time
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 
 class Mine:  # workers never run this file
@@ -241,6 +241,8 @@ class Mine:  # workers never run this file
         return item
 
 if __name__ == "__main__":
+    # A shell has programs that it starts in the background ignore this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with open_runtime(RuntimeSpec(kind=sys.argv[1], workers=2, threads=1)) as runtime:
         found = runtime.map(Mine(), [0.1, 0.2])
         assert list(found) == [0.1, 0.2]
