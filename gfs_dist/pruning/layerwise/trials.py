@@ -59,9 +59,9 @@ class TrialTask:
         kept = item.outputs(self.structure)
         pair = Pair(dense, small, self.sites, kept, dense_results=_dense_results(self, device))
         envs = InMemory()
-        fitted = self.joined(self.fitted, device)
-        for place, x in enumerate(fitted):
-            envs.save(SMALL, 0, place, {dense.gfs_inputs[0]: x})
+        fitted = batches(self.fitted, device)
+        for place, chunks in enumerate(fitted):
+            envs.save(SMALL, 0, place, {dense.gfs_inputs[0]: self.x(chunks, device)})
 
         def sum_up(visit: Visit) -> list[Tensor]:
             tick()
@@ -69,22 +69,24 @@ class TrialTask:
 
         sweep(pair, sum_up, repeats=0, on_site=lambda stage: envs.drop(SMALL, stage))
 
-        def compare(x: Tensor, known: Tensor) -> tuple[float, int]:
+        def compare(chunks: Sequence[int], known: Tensor) -> tuple[float, int]:
             with torch.no_grad():
-                return _divergence(known, small(x))
+                return _divergence(known, small(self.x(chunks, device)))
 
-        compared = self.joined(self.compared, device)
+        compared = batches(self.compared, device)
         with one_thread_each() as pool:
             parts = list(pool.map(compare, compared, _dense_outputs(self, device)))
         return sum(total for total, _ in parts) / sum(count for _, count in parts)
 
-    def joined(self, chunks: Sequence[int], device: torch.device) -> list[Tensor]:
-        """Samples of the chunks, a few chunks in one batch where that is faster."""
-        count = JOINED.get(device.type, 1)
-        return [
-            torch.cat([self.workspace.x(chunk) for chunk in chunks[at : at + count]]).to(device)
-            for at in range(0, len(chunks), count)
-        ]
+    def x(self, chunks: Sequence[int], device: torch.device) -> Tensor:
+        """Inputs of a few chunks, one below the other; read when they are needed."""
+        return torch.cat([self.workspace.x(chunk) for chunk in chunks]).to(device)
+
+
+def batches(chunks: Sequence[int], device: torch.device) -> list[Sequence[int]]:
+    """Which chunks go through the network together."""
+    count = JOINED.get(device.type, 1)
+    return [chunks[at : at + count] for at in range(0, len(chunks), count)]
 
 
 @functools.lru_cache(maxsize=1)
@@ -92,13 +94,13 @@ def _dense_outputs(task: TrialTask, device: torch.device) -> list[Tensor]:
     """The dense network's outputs on the samples that are compared."""
     network = task.workspace.dense(device)
 
-    def run(x: Tensor) -> Tensor:
+    def run(chunks: Sequence[int]) -> Tensor:
         with torch.no_grad():
-            found: Tensor = network(x)
+            found: Tensor = network(task.x(chunks, device))
             return found
 
     with one_thread_each() as pool:
-        return list(pool.map(run, task.joined(task.compared, device)))
+        return list(pool.map(run, batches(task.compared, device)))
 
 
 @functools.lru_cache(maxsize=1)
@@ -108,9 +110,9 @@ def _dense_results(task: TrialTask, device: torch.device) -> dict[int, Results]:
     asked = [*(frozenset([site.stream]) for site in task.sites), output_names(network)]
     stages = make_stages(network, asked)
 
-    def run(x: Tensor) -> Results:
+    def run(chunks: Sequence[int]) -> Results:
         found: Results = {}
-        results: Results = {network.gfs_inputs[0]: x}
+        results: Results = {network.gfs_inputs[0]: task.x(chunks, device)}
         for stage, names in zip(stages, asked, strict=True):
             results = advance(network, stage, results)
             found |= keep(results, names)
@@ -118,7 +120,7 @@ def _dense_results(task: TrialTask, device: torch.device) -> dict[int, Results]:
         return found
 
     with one_thread_each() as pool:
-        return dict(enumerate(pool.map(run, task.joined(task.fitted, device))))
+        return dict(enumerate(pool.map(run, batches(task.fitted, device))))
 
 
 def _divergence(dense: Tensor, small: Tensor) -> tuple[float, int]:
