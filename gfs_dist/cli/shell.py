@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import gfs_dist
+from gfs_dist._allocator import keep_freed_memory
 from gfs_dist._environment import refuse_unsafe_environment
 from gfs_dist.cli.arguments import JOBS, SERVICES, Arguments, read_arguments
 from gfs_dist.cli.display import PlainReporter
@@ -67,6 +68,7 @@ def _run_command(arguments: Arguments, command: str) -> int:
 
     if command in (*JOBS, "submit"):
         refuse_unsafe_environment()
+        keep_freed_memory()
     configs = _compose(arguments, command)
     if arguments.cfg:
         if command == "submit":

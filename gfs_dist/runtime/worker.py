@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from gfs_dist._allocator import keep_freed_memory
 from gfs_dist.runtime.desk import Desk
 from gfs_dist.runtime.group_rank import GroupRank
 from gfs_dist.runtime.map_rank import MapRank
@@ -35,6 +36,7 @@ class RankHost:
     """
 
     def __init__(self, address: Address, name: str, node: str = "") -> None:
+        keep_freed_memory()
         self.node = node or socket.gethostname()
         self.desk = Desk(address, name)
         self.search = SearchRank(self.desk)
