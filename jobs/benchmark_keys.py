@@ -16,7 +16,8 @@ DEFAULT_MODEL = "resnet34"
 KEYS = {
     "select": (),
     "appendix_d": (
-        "layers", "objectives", "workers", "image_size", "images", "steps", "candidates", "repeats",
+        "layers", "objectives", "workers", "image_size", "images", "batch", "steps", "candidates",
+        "repeats",
     ),
     "scaling": ("workers", "neurons", "samples", "steps", "repeats"),
     "guard": ("repeats", "record", "margin"),

@@ -198,6 +198,7 @@ class Benchmark(_Computing):
     device: Device
     image_size: Annotated[int | None, AtLeast(1)]
     images: Annotated[int | None, AtLeast(2)]
+    batch: Annotated[int | None, AtLeast(1)]
     steps: Annotated[int | None, AtLeast(1)]
     candidates: Annotated[int | None, AtLeast(1)]
     neurons: Annotated[list[int] | None, Each(AtLeast(8))]

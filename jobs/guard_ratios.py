@@ -27,7 +27,7 @@ SAMPLES, NEURONS, PICKS = 1_000, 400, 30
 SHORT = 10
 """Times as many repeats for a side of milliseconds: one disturbance would double its least."""
 NETWORK = {"model": "resnet20_cifar", "num_classes": 10, "in_channels": 3}
-NETWORK_SIZES = Sizes(32, 16, 4, 16, (1, 2), 1)
+NETWORK_SIZES = Sizes(32, 16, 16, 4, 16, (1, 2), 1)
 CHANNELS = 64
 FREE = Exchange(0.0, 0.0, 0.0)
 

@@ -63,8 +63,7 @@ def side_by_side_row(
         return None
     layers, settings = block.alike[:ranks], study.settings(block, "network_loss")
     assert settings.steps is not None
-    sampling = Sampling(candidates=settings.candidates, seed=settings.seed)
-    task = LayerSearch(workspace, Stop(settings.steps), sampling)
+    task = LayerSearch(workspace, Stop(settings.steps), settings.sampling)
     together, by_turns = [], []
     for _ in range(repeats):  # the workers are warm: they have searched every block
         began = time.perf_counter()

@@ -34,6 +34,7 @@ class Sizes:
 
     Attributes:
         image_size, images: of the data.
+        batch: images of a mini-batch of ``network_loss``.
         steps: picks; None for all channels.
         candidates: scored at each step of ``network_loss``; None for all.
         workers: numbers of ranks.
@@ -42,6 +43,7 @@ class Sizes:
 
     image_size: int
     images: int
+    batch: int
     steps: int | None
     candidates: int | None
     workers: tuple[int, ...]
@@ -49,15 +51,15 @@ class Sizes:
 
 
 PRESETS = {
-    "smoke": Sizes(32, 8, 3, 8, (1, 2, 4), 1),
-    "paper": Sizes(224, 128, None, 50, (1, 2, 4), 3),
-    "cluster": Sizes(224, 128, None, 50, (1, 2, 4, 8), 3),
+    "smoke": Sizes(32, 8, 8, 3, 8, (1, 2, 4), 1),
+    "paper": Sizes(224, 128, 128, None, 50, (1, 2, 4), 3),
+    "cluster": Sizes(224, 128, 128, None, 50, (1, 2, 4, 8), 3),
 }
 
 
 def sizes_of(config: schema.Benchmark) -> Sizes:
     """The preset's, where no key says otherwise; one rank is always measured."""
-    keys = ("image_size", "images", "steps", "candidates", "repeats")
+    keys = ("image_size", "images", "batch", "steps", "candidates", "repeats")
     given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
     sizes = replace(PRESETS[config.preset], **given)
     return replace(sizes, workers=tuple(sorted({1, *(config.workers or sizes.workers)})))
@@ -115,6 +117,7 @@ class Study:
         return Settings(
             objective=objective,
             steps=min(steps, block.layer.num_candidates),
+            batch=self.sizes.batch,
             candidates=self.sizes.candidates if objective == "network_loss" else None,
             seed=self.seed,
         )

@@ -108,8 +108,7 @@ def shares_of(
     candidates = block.layer.num_candidates
     shares: dict[str, Share] = {"set-up": partial(share_of, candidates)}
     if objective == "network_loss":
-        settings = study.settings(block, objective)
-        sampling = Sampling(candidates=settings.candidates, seed=settings.seed)
+        sampling = study.settings(block, objective).sampling
         return {**shares, "steps": partial(drawn_share, path, sampling)}
     return {**shares, "steps": partial(share_of, candidates), "moments": partial(share_of, parts)}
 
@@ -195,9 +194,8 @@ def work_of(
 
 
 def _trials(study: Study, block: Block, pruner: Pruner, steps: int) -> Row:
-    settings, network = pruner.settings, pruner.dense
+    settings, network, sampling = pruner.settings, pruner.dense, pruner.settings.sampling
     recipe = Recipe("squared", "auto", settings.weights, settings.replacement)
-    sampling = Sampling(candidates=settings.candidates, seed=settings.seed)
     samples = min(sampling.batch, study.sizes.images)
     losses = search_costs(
         network, block.layer, pruner.example, samples, steps, recipe, sampling
@@ -215,22 +213,28 @@ def _trials(study: Study, block: Block, pruner: Pruner, steps: int) -> Row:
 
 
 def _moments(study: Study, block: Block, objective: str, pruner: Pruner) -> Row:
-    """A rank reads the moments of all candidates and makes ``A V0`` of them."""
-    n, total = block.layer.num_candidates, dict.fromkeys(("once", "divided", "moments"), 0.0)
+    """``B = A V0`` goes with the moments; a rank reads own rows of both, and for ``layer_output``
+    makes own columns of a Gram of them.
+    """
+    n, total = (
+        block.layer.num_candidates,
+        dict.fromkeys(("once_divided", "divided", "moments"), 0.0),
+    )
     column_bytes = 0.0
     by_module = macs_by_module(pruner.dense, pruner.example)
     for site in pruner.consumer_sites([block.layer]):
         module = pruner.dense.get_submodule(site.module)
         outputs, inputs = module.get_parameter("weight").flatten(1).shape
         kernel = inputs // n
-        total["once"] += inputs**2 * outputs
+        total["moments"] += inputs**2 * outputs
         if objective == "least_squares":
+            total["once_divided"] += inputs**2
             # Gains, the elimination of a pick, half the columns on average.
             total["divided"] += n * kernel**2 * (outputs + kernel)
             total["divided"] += n * kernel**2 * (inputs / 2 + outputs)
             column_bytes += 8 * kernel * (inputs / 2 + outputs)
         else:
-            total["once"] += inputs**2 * outputs
+            total["once_divided"] += inputs**2 * outputs
             total["divided"] += n
         geometry = Geometry.of(module)
         positions = by_module[site.module] // (outputs * inputs)
@@ -242,7 +246,7 @@ def _moments(study: Study, block: Block, objective: str, pruner: Pruner) -> Row:
         )
     return {
         **total,
-        "once_divided": 0.0,
+        "once": 0.0,
         "common": 0.0,
         "column_bytes": column_bytes,
         "samples": 0,

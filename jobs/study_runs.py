@@ -16,7 +16,7 @@ from gfs_dist.jobs.local import use_threads
 from gfs_dist.jobs.study import Block, Study
 from gfs_dist.networks import evaluating
 from gfs_dist.pruning.layerwise.pruner import Pruner
-from gfs_dist.pruning.layerwise.sampling import Sampling, read_rows
+from gfs_dist.pruning.layerwise.sampling import read_rows
 from gfs_dist.pruning.layerwise.threads import exact
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Structure
@@ -193,8 +193,7 @@ class Runs:
         Raises:
             PicksDifferError: it is not.
         """
-        settings = self.study.settings(block, "network_loss")
-        sampling = Sampling(candidates=settings.candidates, seed=settings.seed)
+        sampling = self.study.settings(block, "network_loss").sampling
         x, labels = read_rows(self.workspace, sampling.rows(self.workspace.num_samples, 1))
         x, labels = x.to(device), labels.to(device)
         others = [i for i in range(block.layer.num_candidates) if i != path.picks[0]]

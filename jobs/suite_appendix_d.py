@@ -35,7 +35,6 @@ from gfs_dist.jobs.study_model import (
 )
 from gfs_dist.jobs.study_runs import Runs, Timed, WarmUp
 from gfs_dist.pruning.layerwise.pruner import Pruner
-from gfs_dist.pruning.layerwise.sampling import Sampling
 from gfs_dist.pruning.layerwise.trial_costs import search_costs
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Structure
@@ -113,7 +112,8 @@ class Plan:
         return [
             f"{self.config.model.name}, random weights and {sizes.images:,} random images of "
             f"{sizes.image_size} x {sizes.image_size}; {', '.join(self.objectives)}; {steps} "
-            f"picks, network_loss scores {candidates} candidates a step",
+            f"picks, network_loss scores {candidates} candidates a step on "
+            f"{min(sizes.batch, sizes.images)} images",
             f"blocks: {'; '.join(block.words for block in self.study.blocks)}",
             self.places.words(sizes.workers, kind, self.threads),
             f"every measurement {sizes.repeats} times after one that is not timed, medians",
@@ -287,7 +287,6 @@ class AppendixD:
 
     def _losses(self, block: Block, steps: int) -> int:
         pruner = self._pruner(block, "network_loss")
-        sampling = Sampling(candidates=pruner.settings.candidates, seed=pruner.settings.seed)
         return search_costs(
             pruner.dense,
             block.layer,
@@ -295,7 +294,7 @@ class AppendixD:
             self.study.sizes.images,
             steps,
             Recipe("squared", "auto", "uniform", replacement=False),
-            sampling,
+            pruner.settings.sampling,
         ).losses
 
     def _pruner(self, block: Block, objective: str) -> Pruner:

@@ -21,6 +21,10 @@ RUN = ["data.samples=200", "calibration.samples=60"]
 LAST = ["checkpoint=dense/checkpoints/step_00000025", *RUN]
 ALONE = [*LAST, "runtime=none"]
 
+FIRST_SEARCH, SECOND_SEARCH = 3, 7
+"""Generations of the layers' searches. Before each lie the pass over what its consumer reads, the
+sums of that, and the map made of these."""
+
 
 def make_home(home: Path) -> None:
     """A user's folder: a factory, and a network trained with it in ``dense/``."""

@@ -152,7 +152,7 @@ def test_layers_alike_are_searched_side_by_side(tmp_path: Path) -> None:
     with rehearsal(network, x, labels) as pruner:
         blocks = find_blocks(network, pruner.structure.layers, x[:2])
     assert [len(block.alike) for block in blocks] == [3, 3, 3]
-    sizes = Sizes(4, 6, 3, None, (1, 2), 1)
+    sizes = Sizes(4, 6, 6, 3, None, (1, 2), 1)
     study = Study(network, x, labels, (blocks[0],), sizes, 0)
     workspace = Workspace.create(tmp_path / "workspace", network, [(x, labels)])
     with open_runtime(RuntimeSpec("local", 2, "cpu", 1)) as runtime:
@@ -181,9 +181,10 @@ def test_dry_run_tells_the_plan_alone(
 ) -> None:
     write_factory(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert main(["benchmark", *TINY, "out=run", "--dry-run"]) == 0
+    assert main(["benchmark", *TINY, "batch=5", "out=run", "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert "blocks: 0, 8 at 8x8; 3, 6 at 4x4" in told
+    assert "scores 8 candidates a step on 5 images" in told
     assert "1, 2, 4 workers" in told
     assert not (tmp_path / "run").exists()
 
@@ -211,6 +212,19 @@ def test_picks_that_differ_fail_the_study(
     assert report(tmp_path / "run")["status"] == "failed"
 
 
+def test_losses_are_means_over_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every candidate by a full forward pass of as many images, which must have the same loss."""
+    write_factory(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    few_exchanges(monkeypatch)
+    hashes = set()
+    for batch in (1, 3):
+        words = [f"batch={batch}", "objectives=[network_loss]", "workers=[1]", "steps=2"]
+        assert main(["benchmark", *TINY, *words, "runtime=none", f"out={batch}"]) == 0
+        hashes |= {row.get("picks_sha256") for row in report(tmp_path / str(batch))["results"]}
+    assert len(hashes - {None}) > 2  # two blocks, and other images pick others in one at least
+
+
 def test_rows_with_other_picks_are_refused() -> None:
     row = {"block": "a", "objective": "o", "workers": 1, "measured": "whole"}
     rows = [{**row, "picks_sha256": "1" * 64}, {**row, "workers": 2, "picks_sha256": "2" * 64}]
@@ -235,6 +249,7 @@ def test_share_of_drawn_candidates_is_counted_step_by_step() -> None:
     [
         (["suite=select", "workers=[2]"], "workers: goes with suite=appendix_d, scaling, found"),
         (["suite=scaling", "images=4"], "images: goes with suite=appendix_d, found suite=scaling"),
+        (["suite=appendix_d", "batch=0"], "batch: found 0, accepted a whole number, 1 or more"),
         (["suite=guard", "preset=cluster"], "preset: found cluster, accepted smoke, paper with"),
         (["suite=scaling", "preset=cluster", "runtime=local"], "runtime: found local, accepted r"),
         (["suite=scaling", "model=resnet18"], "model: found resnet18, accepted with suite=appen"),

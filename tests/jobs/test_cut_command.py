@@ -19,6 +19,7 @@ from tests.jobs.deep_runs import (
     ALONE,
     LAST,
     RUN,
+    SECOND_SEARCH,
     elsewhere,
     joined_hash,
     make_home,
@@ -167,7 +168,7 @@ def test_what_is_no_run_of_a_deep_network_is_refused(tmp_path: Path, capsys: Any
 
 def test_a_run_that_is_not_searched_to_its_end_is_refused(tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "run"
-    second = [{"rank": -1, "step": 2, "generation": 3}]
+    second = [{"rank": -1, "step": 2, "generation": SECOND_SEARCH}]
     killed = elsewhere("prune", f"out={out}", *LAST, "runtime=none", faults=second)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert cut(out, "budget.macs=35%") == 2

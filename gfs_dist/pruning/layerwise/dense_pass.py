@@ -6,6 +6,7 @@ map of them and no cross moment has to be summed: with the dense weights ``V0``,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.pruning.layerwise.environments import Environments
-from gfs_dist.pruning.layerwise.moments import Geometry, Moments, Sums
+from gfs_dist.pruning.layerwise.moments import Geometry, Sums
 from gfs_dist.pruning.layerwise.refit import Scaling
 from gfs_dist.pruning.layerwise.sites import Site
 from gfs_dist.pruning.layerwise.sweep import DENSE
@@ -25,22 +26,60 @@ MIN_POSITIONS = 384
 """Products of fewer positions take no less to be added up than to be formed."""
 
 
+PRODUCTS, SMALL_SUMS = "3", ("0", "1", "2", "4")
+"""Names of a part's stored sums: the products of patches are large, the others small."""
+
+
 @dataclass(frozen=True)
-class Reading:
-    """What one consumer reads in the dense network, summed over samples.
+class Patches:
+    """What a layer reads, summed over samples and positions, but for products.
 
     Attributes:
-        moments: of its patches; the target's parts are empty.
+        geometry: how.
+        sums: ``s`` (inputs,).
+        positions: ``n``.
+    """
+
+    geometry: Geometry
+    sums: Tensor
+    positions: float
+
+    @property
+    def kernel(self) -> int:
+        """Inputs of a channel."""
+        return math.prod(self.geometry.kernel)
+
+    def rows(self, channels: Sequence[int]) -> Tensor:
+        """Places of some channels' inputs, channel by channel."""
+        first = torch.tensor(channels, dtype=torch.int64)[:, None] * self.kernel
+        return (first + torch.arange(self.kernel)).flatten()
+
+    def inputs(self, products: Sequence[Tensor], own: Sequence[int]) -> Tensor:
+        """Rows of ``sum x x'`` of own channels, in memory of their own.
+
+        Args:
+            products: summed over samples: all terms of a window, or else runs of the rows asked
+                for.
+        """
+        if self.geometry.window:
+            return self.geometry.window.assemble(products, own)
+        return torch.cat(list(products))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one consumer makes of its patches in the dense network.
+
+    Attributes:
+        patches: that it reads.
         weights: ``V0`` (inputs, outputs), in units of the stream.
-        channels: inputs before unfolding.
         centred: whether an intercept takes part.
         variance: of the stream, summed over its channels and positions: what an error is
             compared with.
     """
 
-    moments: Moments
+    patches: Patches
     weights: Tensor
-    channels: int
     centred: bool
     variance: float
 
@@ -97,20 +136,19 @@ class DensePass:
         found: Tensor = self._enter(len(self.sites), chunk, envs)[name]
         return found
 
-    def reading(self, stage: int, sums: Sums) -> Reading:
-        """What sums over all samples say of one site."""
+    def reading(self, stage: int, sums: Sequence[Tensor]) -> Reading:
+        """What sums over all samples, but for the products, say of one site."""
         site = self.sites[stage]
-        totals, squares, positions, *patches = sums
+        totals, squares, positions, input_sum = sums
         module = self.network.get_submodule(site.module)
-        weight = module.get_parameter("weight")
         scaling = Scaling.of(self.network, site)
-        empty = torch.zeros(0, dtype=torch.float64)
-        moments = Geometry.of(module).assemble(
-            [empty, torch.zeros(1), positions, torch.zeros(0), *patches], weight.shape[1]
+        flat = module.get_parameter("weight").detach().cpu().double().flatten(1).T
+        return Reading(
+            Patches(Geometry.of(module), input_sum.T.reshape(-1), max(float(positions), 1.0)),
+            flat * scaling.scale,
+            scaling.has_offset,
+            float(squares) - float(totals @ totals) / float(positions),
         )
-        variance = float(squares) - float(totals @ totals) / float(positions)
-        flat = weight.detach().cpu().double().flatten(1).T
-        return Reading(moments, flat * scaling.scale, weight.shape[1], scaling.has_offset, variance)
 
     def _enter(self, stage: int, chunk: int, envs: Environments) -> dict[str, Tensor]:
         results = advance(self.network, self._stages[stage], envs.load(DENSE, stage, chunk))

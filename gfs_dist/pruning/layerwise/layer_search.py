@@ -5,27 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path as FilePath
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError
-from gfs_dist.files import scratch
-from gfs_dist.pruning.layerwise.dense_pass import Reading
-from gfs_dist.pruning.layerwise.refit import DAMPING, ROUNDING
+from gfs_dist.pruning.layerwise.layer_maps import LinearMap, StoredMap
 from gfs_dist.pruning.layerwise.threads import one_thread_each
-from gfs_dist.pruning.structure import Slice
-from gfs_dist.selection.block import BlockLeastSquares, BlockMoments
+from gfs_dist.selection.block import BlockLeastSquares
 from gfs_dist.selection.build import Recipe, panel_objective
 from gfs_dist.selection.objective import Objective
 
 PICKS_AT_ONCE, COLUMNS = 16, 512
 """How much is worked on at once. The sizes decide last bits; the number of threads does not."""
-
-PARTS = ("inputs", "target", "weights", "energy", "damping")
-"""Of a map in its file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,14 +27,13 @@ class LayerProblem:
     Attributes:
         objective_name: ``least_squares`` (consumers refitted) or ``layer_output`` (scaled).
         num_candidates: of the layer.
-        files: moments of each consumer, restricted to the candidates: see :func:`write_maps`. A
-            rank reads no more of ``A`` than the rows of its own candidates.
+        maps: of the consumers. A rank reads no more of ``A`` than the rows of its own candidates.
         recipe: weights and replacement (``layer_output``).
     """
 
     objective_name: str
     num_candidates: int
-    files: tuple[str, ...]
+    maps: tuple[StoredMap, ...]
     recipe: Recipe
 
     @property
@@ -53,101 +44,16 @@ class LayerProblem:
     def undamped_losses(self, picks: Sequence[int]) -> list[float]:
         """See :func:`undamped_losses`."""
         n = self.num_candidates
-        maps = [m for file in self.files for m in read_maps(file, n, torch.arange(n))]
-        return undamped_losses(maps, self.num_candidates, picks)
+        maps = [stored.read(n, torch.arange(n)) for stored in self.maps]
+        return undamped_losses(maps, n, picks)
 
     def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
         n = self.num_candidates
-        maps = [m.on(device) for file in self.files for m in read_maps(file, n, own)]
+        maps = [stored.read(n, own).on(device) for stored in self.maps]
         tick()
         if self.is_refitted:
             return BlockLeastSquares([m.of_own(n, own) for m in maps], n, own)
         return panel_objective(self.recipe, *gram_form(maps, n, own), own)
-
-
-@dataclass(frozen=True)
-class LinearMap:
-    """One consumer's part that reads the candidates, per sample.
-
-    Attributes:
-        inputs: ``A``, blocks in order of candidates; for a rank, the rows of its own ones.
-        target: ``B = A V0``, all of it.
-        weights: ``V0``.
-        energy: ``tr V0' A V0``.
-        damping: what a fit adds to the diagonal of ``A``.
-    """
-
-    inputs: Tensor
-    target: Tensor
-    weights: Tensor
-    energy: float
-    damping: float
-
-    def of_own(self, num_candidates: int, own: Tensor) -> BlockMoments:
-        """What a search with refitted weights needs of own candidates."""
-        target = self.target.view(num_candidates, -1, self.target.shape[1])
-        own_target = target[own.to(target.device)].flatten(0, 1)
-        return BlockMoments(self.inputs, own_target, self.energy, self.damping)
-
-    def on(self, device: torch.device) -> LinearMap:
-        """The same on a device."""
-        inputs, target, weights = (t.to(device) for t in (self.inputs, self.target, self.weights))
-        return LinearMap(inputs, target, weights, self.energy, self.damping)
-
-
-def restrict(reading: Reading, consumer: Slice, samples: int) -> LinearMap:
-    """What a consumer reads of a layer's candidates, candidate by candidate.
-
-    Other inputs (of another branch of a concatenation) are left out of both sides.
-    """
-    moments = reading.moments.centred() if reading.centred else reading.moments
-    kernel = len(moments.inputs) // reading.channels
-    rows = torch.tensor(
-        [c * kernel + k for channels in consumer.channels for c in channels for k in range(kernel)]
-    )
-    inputs = moments.inputs
-    if not torch.equal(rows, torch.arange(len(inputs))):
-        inputs = inputs[rows][:, rows]
-    inputs, weights = inputs / samples, reading.weights[rows]
-    uncertain = ROUNDING * float(reading.moments.inputs.diagonal().mean()) / samples
-    inputs.diagonal().add_(uncertain)
-    with one_thread_each() as pool:
-        target = torch.cat(list(pool.map(lambda some: some @ weights, inputs.split(COLUMNS))))
-        energy = float((weights * target).sum())
-    damping = DAMPING * float(inputs.diagonal().mean()) or 1.0
-    return LinearMap(inputs, target, weights, energy, damping)
-
-
-def write_maps(path: FilePath | str, maps: Sequence[LinearMap]) -> None:
-    """The maps of one layer as a file that ranks read."""
-    tensors: dict[str, Tensor] = {}
-    for i, m in enumerate(maps):
-        scalars = (torch.tensor([x], dtype=torch.float64) for x in (m.energy, m.damping))
-        values = (m.inputs, m.target, m.weights, *scalars)
-        tensors |= {f"{i}.{part}": value for part, value in zip(PARTS, values, strict=True)}
-    scratch.write_tensors(path, tensors)
-
-
-def read_maps(path: FilePath | str, num_candidates: int, own: Tensor) -> list[LinearMap]:
-    """What :func:`write_maps` wrote; of the inputs no more than the rows of ``own``."""
-    maps = []
-    with safe_open(path, "pt") as file:
-        for i in range(len(file.keys()) // len(PARTS)):
-            target, weights, energy, damping = (file.get_tensor(f"{i}.{p}") for p in PARTS[1:])
-            inputs = file.get_slice(f"{i}.inputs")
-            block = len(weights) // num_candidates
-            runs = [slice(r.start * block, r.stop * block) for r in _runs(own)]
-            parts = [inputs[run] for run in runs] or [inputs[0:0]]
-            rows = parts[0] if len(parts) == 1 else torch.cat(parts)
-            maps.append(LinearMap(rows, target, weights, float(energy), float(damping)))
-    return maps
-
-
-def _runs(own: Tensor) -> list[slice]:
-    """Sorted candidates as runs of neighbours."""
-    starts = (own.diff(prepend=own[:1] - 2) != 1).nonzero().flatten().tolist()
-    stops = [*starts[1:], len(own)]
-    return [slice(int(own[a]), int(own[b - 1]) + 1) for a, b in zip(starts, stops, strict=False)]
 
 
 def gram_form(

@@ -156,7 +156,7 @@ class Geometry:
         if rest:
             inputs, input_sum = rest[0], rest[1].T.reshape(-1)
             if self.window:
-                inputs = self.window.assemble(inputs)
+                inputs = self.window.assemble(list(inputs))
             assert inputs.shape == (channels * kernel, channels * kernel)
         return Moments(inputs, cross, input_sum, target_sum, float(energy), float(positions))
 

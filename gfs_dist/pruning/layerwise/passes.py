@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,18 +161,23 @@ def apply_fit(network: GraphNetwork, path: Path) -> None:
 def run_dense_pass(
     task: DenseTask,
     runtime: Runtime,
-    on_site: Callable[[int, Sums], None],
+    on_site: Callable[[int, Sequence[Path]], None],
     on_map: Callable[[MapResult], None] = lambda _: None,
     start: int = 0,
 ) -> None:
-    """All stages of the dense pass; ``on_site`` is given each site's sums, in order."""
+    """All stages of the dense pass; ``on_site`` is given the files of each site's sums, in order,
+    which are removed after it.
+    """
     parts = range(len(task.workspace.groups()))
     envs = InFiles(task.workspace.path(task.name, "x").parent)
     for stage in range(start, len(task.sites)):
         found = runtime.map(task, [(stage, part) for part in parts])
         on_map(found)
         envs.drop(DENSE, stage)
-        on_site(stage, read_sums([Path(path) for path in found.values]))
+        files = [Path(path) for path in found.values]
+        on_site(stage, files)
+        for file in files:
+            file.unlink()
 
 
 def run_sweep(
@@ -189,7 +194,11 @@ def run_sweep(
     def sum_up(visit: Visit) -> Sums:
         found = runtime.map(task, [(tuple(visit), fits, part) for part in parts])
         on_map(found)
-        return read_sums([Path(path) for path in found.values])
+        files = [Path(path) for path in found.values]
+        sums = read_sums(files)
+        for file in files:
+            file.unlink()
+        return sums
 
     def on_fit(stage: int) -> None:
         nonlocal fits

@@ -5,7 +5,7 @@ find what can go -> one path a layer -> widths for a budget -> cut, refit, check
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path as FilePath
@@ -16,25 +16,21 @@ from torch import Tensor, nn
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.pruning.costs import Costs, measure_costs
 from gfs_dist.pruning.discover import find_structure, nothing_to_prune
-from gfs_dist.pruning.layerwise.dense_pass import DensePass
+from gfs_dist.pruning.layerwise.dense_pass import SMALL_SUMS, DensePass
 from gfs_dist.pruning.layerwise.fisher import (
     DerivativesTask,
     FisherProblem,
     join_derivatives,
 )
-from gfs_dist.pruning.layerwise.layer_search import (
-    LayerProblem,
-    restrict,
-    write_maps,
-)
-from gfs_dist.pruning.layerwise.moments import Sums
+from gfs_dist.pruning.layerwise.layer_maps import StoredMap, make_map, stored_products
+from gfs_dist.pruning.layerwise.layer_search import LayerProblem
 from gfs_dist.pruning.layerwise.network_loss import NetworkLossProblem
 from gfs_dist.pruning.layerwise.passes import DenseTask, SweepTask, run_dense_pass, run_sweep
 from gfs_dist.pruning.layerwise.sampling import Sampling
 from gfs_dist.pruning.layerwise.sites import Site, find_sites
 from gfs_dist.pruning.layerwise.smaller import Choice, check_equal, expand, make_small
-from gfs_dist.pruning.layerwise.workspace import Workspace
-from gfs_dist.pruning.structure import Layer, Skipped, Structure
+from gfs_dist.pruning.layerwise.workspace import Workspace, read_sums
+from gfs_dist.pruning.structure import Layer, Skipped, Slice, Structure
 from gfs_dist.runtime import Problem, Progress, Runtime
 from gfs_dist.selection.build import Recipe
 from gfs_dist.selection.path import Path
@@ -58,7 +54,8 @@ class Settings:
         coupled: prune residual widths too.
         target: what consumers are refitted to, ``stream`` or ``output``.
         steps: picks in each layer at most; None for as many as it has candidates.
-        candidates: ``network_loss``: candidates scored at each step; None for all.
+        batch, candidates: ``network_loss``: samples of its mini-batch, and candidates scored at
+            each step; None for all.
         seed: of mini-batches and candidates (``network_loss``).
     """
 
@@ -68,8 +65,14 @@ class Settings:
     coupled: bool = False
     target: str = "stream"
     steps: int | None = None
+    batch: int = 128
     candidates: int | None = None
     seed: int = 0
+
+    @property
+    def sampling(self) -> Sampling:
+        """What a step of ``network_loss`` looks at."""
+        return Sampling(batch=self.batch, candidates=self.candidates, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -221,29 +224,30 @@ class Pruner:
         """Search layers by what their consumers read, as soon as one pass has seen it."""
         sites = self.consumer_sites(wanted)
         dense_pass = DensePass(self.dense, sites)
-        waiting = {layer.name: {c.module for c in layer.consumers} for layer in wanted}
-        units = dict.fromkeys(waiting, 0.0)
+        maps: dict[str, list[StoredMap]] = {layer.name: [] for layer in wanted}
+        units = dict.fromkeys(maps, 0.0)
+        samples = self.workspace.num_samples
 
-        def on_site(stage: int, sums: Sums) -> None:
-            module = sites[stage].module
-            reading = dense_pass.reading(stage, sums)
-            for layer in wanted:
-                for consumer in layer.consumers:
-                    if consumer.module == module:
-                        piece = restrict(reading, consumer, self.workspace.num_samples)
-                        write_maps(self._maps_file(layer.name, module), [piece])
-                        units[layer.name] += 2 * reading.variance / self.workspace.num_samples
-                        waiting[layer.name].discard(module)
-                if not waiting[layer.name] and layer.name not in self.paths:
-                    files = tuple(
-                        str(self._maps_file(layer.name, c.module)) for c in layer.consumers
+        def on_site(stage: int, files: Sequence[FilePath]) -> None:
+            reading = dense_pass.reading(stage, read_sums(files, SMALL_SUMS))
+            with stored_products(self.runtime, files) as pieces:
+                for layer, consumer in _reading(wanted, sites[stage].module):
+                    folder = self.workspace.path("maps", layer.name, consumer.module, "x").parent
+                    maps[layer.name].append(
+                        make_map(self.runtime, pieces, reading, consumer, samples, folder)
                     )
+                    units[layer.name] += 2 * reading.variance / samples
+            for layer in wanted:
+                if layer.name not in self.paths and len(maps[layer.name]) == len(layer.consumers):
                     problem = LayerProblem(
-                        self.settings.objective, layer.num_candidates, files, self._recipe("panel")
+                        self.settings.objective,
+                        layer.num_candidates,
+                        tuple(maps[layer.name]),
+                        self._recipe("panel"),
                     )
                     found(layer, problem, units[layer.name] or 1.0)
-                    for file in files:
-                        FilePath(file).unlink()
+                    for stored in maps[layer.name]:
+                        stored.remove()
 
         run_dense_pass(DenseTask(self.workspace, sites), self.runtime, on_site)
 
@@ -262,16 +266,12 @@ class Pruner:
 
     def by_network_loss(self, wanted: Sequence[Layer], found: Found) -> None:
         """Search layers by the loss of the whole network."""
-        sampling = Sampling(candidates=self.settings.candidates, seed=self.settings.seed)
         for layer in wanted:
-            recipe = self._recipe("auto")
+            recipe, sampling = self._recipe("auto"), self.settings.sampling
             found(layer, NetworkLossProblem(self.workspace, layer, recipe, sampling), 1.0)
 
     def _recipe(self, method: str) -> Recipe:
         return Recipe("squared", method, self.settings.weights, self.settings.replacement)
-
-    def _maps_file(self, layer: str, module: str) -> FilePath:
-        return self.workspace.path("maps", f"{layer}.{module}.safetensors")
 
     def choice(self, widths: Mapping[str, int], *, fold: bool) -> Choice:
         """What is kept at some widths."""
@@ -306,6 +306,14 @@ class Pruner:
         masked = expand(small, self.dense, self.structure, choice)
         chunks = range(self.workspace.num_chunks)
         return check_equal(small, masked, (self.workspace.x(chunk) for chunk in chunks))
+
+
+def _reading(layers: Sequence[Layer], module: str) -> Iterator[tuple[Layer, Slice]]:
+    """Layers that a module reads candidates of, and which channels of the module these are."""
+    for layer in layers:
+        for consumer in layer.consumers:
+            if consumer.module == module:
+                yield layer, consumer
 
 
 def _supported(network: GraphNetwork, structure: Structure, example: Tensor) -> Structure:

@@ -17,6 +17,7 @@ itself, 12 of single lines and 4 of corners stand for 45 blocks of patches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -122,19 +123,25 @@ class Window:
         ]
         return torch.stack(seen)
 
-    def assemble(self, terms: Tensor) -> Tensor:
-        """``A`` (c offsets, c offsets), channel by channel, from the terms' sums over samples."""
-        size, channels = len(self.offsets), terms.shape[1]
-        inputs = terms.new_empty(channels, size, channels, size)
+    def assemble(self, terms: Sequence[Tensor], own: Sequence[int] | None = None) -> Tensor:
+        """``A``, channel by channel, from the terms' sums over samples.
+
+        Args:
+            terms: each (c, c).
+            own: channels whose rows are wanted; None for all.
+
+        Returns:
+            (own offsets, c offsets).
+        """
+        chosen = slice(None) if own is None else torch.tensor(own)
+        rows, columns = [term[chosen] for term in terms], [term.T[chosen] for term in terms]
+        size, channels = len(self.offsets), len(terms[0])
+        inputs = terms[0].new_empty(len(rows[0]), size, channels, size)
         for (i, j), uses in _plan(self)[1].items():
-            block = sum(
-                use.sign * (terms[use.place].T if use.is_transposed else terms[use.place])
-                for use in uses
-            )
-            assert isinstance(block, Tensor)
-            inputs[:, i, :, j] = block
-            inputs[:, j, :, i] = block.T
-        return inputs.view(channels * size, channels * size)
+            inputs[:, i, :, j] = _signed_sum(uses, rows, columns)
+            if i != j:
+                inputs[:, j, :, i] = _signed_sum(uses, columns, rows)
+        return inputs.view(-1, channels * size)
 
     def _laid_out(self, x: Tensor) -> Tensor:
         """(c, positions), so that a shift is an offset in memory: see :meth:`_offset`.
@@ -150,6 +157,14 @@ class Window:
     def _offset(self, x: Tensor, shift: Offset) -> int:
         row = x.shape[0] * (x.shape[3] + 2 * self.columns)
         return shift[0] * row + shift[1]
+
+
+def _signed_sum(uses: Sequence[Use], terms: list[Tensor], transposed: list[Tensor]) -> Tensor:
+    total = torch.zeros_like(terms[0])
+    for use in uses:
+        part = transposed if use.is_transposed else terms
+        total.add_(part[use.place], alpha=use.sign)
+    return total
 
 
 @cache

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -142,15 +143,14 @@ def write_sums(path: Path, sums: Sums) -> None:
     scratch.write_tensors(path, {str(i): part for i, part in enumerate(sums)})
 
 
-def read_sums(paths: Sequence[Path]) -> Sums:
-    """The sums of all parts together, added in their order; the files are removed."""
+def read_sums(paths: Sequence[Path], names: Sequence[str] | None = None) -> Sums:
+    """Sums of all parts together, added in their order: those named, or all."""
     total: list[Tensor] = []
     for path in paths:
-        parts = load_file(path)
-        ordered = [parts[str(i)] for i in range(len(parts))]
-        total = [a + b for a, b in zip(total, ordered, strict=True)] if total else ordered
-    for path in paths:
-        path.unlink()
+        with safe_open(path, "pt") as file:
+            chosen = names or [str(i) for i in range(len(file.keys()))]
+            parts = [file.get_tensor(name) for name in chosen]
+        total = [a + b for a, b in zip(total, parts, strict=True)] if total else parts
     return total
 
 

@@ -13,16 +13,15 @@ import pytest
 from gfs_dist.cli import main
 from tests.jobs.deep_runs import (
     ALONE,
+    FIRST_SEARCH,
     LAST,
+    SECOND_SEARCH,
     command,
     elsewhere,
     outcome,
     prune,
     report,
 )
-
-FIRST_SEARCH = 1
-"""Generation of the first layer's search: the pass over its consumer's inputs is the one before."""
 
 
 @pytest.mark.parametrize("words", [["workers=2"], ["workers=3"]])
@@ -60,7 +59,7 @@ def test_a_killed_driver_is_resumed_inside_a_layer(
     undisturbed: Path, tmp_path: Path, words: list[str]
 ) -> None:
     out = tmp_path / "run"
-    second = [{"rank": -1, "step": 2, "generation": FIRST_SEARCH + 2}]
+    second = [{"rank": -1, "step": 2, "generation": SECOND_SEARCH}]
     killed = elsewhere("prune", f"out={out}", *LAST, "runtime=none", faults=second)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (out / "report.json").exists()
@@ -79,7 +78,7 @@ def test_a_driver_killed_while_widths_are_measured_searches_nothing_again(
     undisturbed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    sizing = [{"rank": -1, "step": 2, "generation": FIRST_SEARCH + 3}]
+    sizing = [{"rank": -1, "step": 2, "generation": SECOND_SEARCH + 1}]
     killed = elsewhere("prune", f"out={out}", *ALONE, faults=sizing)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     files = sorted((out / "paths/step_00000025").iterdir())

@@ -48,15 +48,15 @@ class Searched:
             norm = network.get_submodule(site.norm)
             scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
             weight, has_offset = weight * scale.view(-1, *(1 for _ in weight[0].shape)), True
-        # The trace against rounding, as rows of inputs.
-        trace = ROUNDING * float(patches.square().sum(0).mean())
-        if has_offset:
-            patches = patches - patches.mean(0)
-        patches = torch.cat([patches, trace**0.5 * torch.eye(patches.shape[1]).double()])
         kernel = weight[0, 0].numel()
         columns = torch.tensor(
             [[c * kernel + k for c in own for k in range(kernel)] for own in consumer.channels]
         )
+        # The trace against rounding, as rows of inputs.
+        trace = ROUNDING * float(patches[:, columns.flatten()].square().sum(0).mean())
+        if has_offset:
+            patches = patches - patches.mean(0)
+        patches = torch.cat([patches, trace**0.5 * torch.eye(patches.shape[1]).double()])
         return patches[:, columns], weight.flatten(1).T[columns]
 
     def losses(self, layer: Layer, k: int) -> float:

@@ -1,22 +1,16 @@
-"""Losses of all prefixes of a path, and the files that ranks read."""
+"""Losses of all prefixes of a path, and inner products of contributions."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.pruning.layerwise import layer_search
-from gfs_dist.pruning.layerwise.layer_search import (
-    LinearMap,
-    gram_form,
-    read_maps,
-    undamped_losses,
-    write_maps,
-)
+from gfs_dist.pruning.layerwise.layer_maps import LinearMap
+from gfs_dist.pruning.layerwise.layer_search import gram_form, undamped_losses
 from gfs_dist.pruning.layerwise.refit import DAMPING
 
 CANDIDATES = 11
@@ -75,22 +69,6 @@ OWN = {
     "given": [0, 1, 4, 7, 8, 10],
     "none": [],
 }
-
-
-@pytest.mark.parametrize("own", OWN.values(), ids=OWN.keys())
-def test_ranks_read_the_rows_of_their_candidates(tmp_path: Path, own: list[int]) -> None:
-    maps = [make_map(4, outputs, seed=outputs) for outputs in (3, 7)]
-    write_maps(tmp_path / "maps", maps)
-    candidates = torch.tensor(own, dtype=torch.int64)
-    rows = torch.tensor([4 * i + k for i in own for k in range(4)], dtype=torch.int64)
-    read = read_maps(tmp_path / "maps", CANDIDATES, candidates)
-    for found, given in zip(read, maps, strict=True):
-        assert (found.energy, found.damping) == (given.energy, given.damping)
-        assert torch.equal(found.inputs, given.inputs[rows])
-        assert torch.equal(found.target, given.target)
-        assert torch.equal(found.weights, given.weights)
-        moments = found.of_own(CANDIDATES, candidates)
-        assert torch.equal(moments.target, given.target[rows])
 
 
 @pytest.mark.parametrize("columns", [1, 16, 512])
