@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from gfs_dist._allocator import keep_freed_memory
 from gfs_dist.cli.display import PlainReporter
 from gfs_dist.files.run_folder import RunFolder
 from gfs_dist.jobs.watched import Watched
@@ -119,6 +120,7 @@ def cpu_seconds(pids: Sequence[int]) -> float:
 
 def bare_rank(case: Case, rank: int, port: int) -> None:
     """Search once for every line of standard input."""
+    keep_freed_memory()
     torch.set_num_threads(1)
     problem = case.problem()
     partition = Partition.contiguous(problem.num_candidates, RANKS)
