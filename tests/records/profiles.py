@@ -1,0 +1,189 @@
+"""Where the time of searches goes, at an earlier commit and now: profiles before and after a step.
+
+python -m tests.records.profiles COMMIT   # in a checkout of the repository
+
+Both commits are checked out beside each other and take turns, each time in a fresh process:
+``python profiles.py PART`` is one of these, with a checkout as its PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROUNDS = 5
+IMAGES, SIZE, PICKS = 16, 224, 4
+BLOCKS = (0, 3)
+RANKS = (1, 2, 4)
+SAMPLES, NEURONS, STEPS = 5000, 500, 60
+NOTES = [
+    f"memory: {STEPS} steps of an exhaustive search of {NEURONS:,} neurons on {SAMPLES:,} samples, "
+    f"one thread, each of {ROUNDS} times in a process of its own as workers are; the page faults "
+    "of the earlier commit depend on where a process finds its heap",
+    f"layers: the first and last block of ResNet34, {IMAGES} images of {SIZE} x {SIZE}, {PICKS} "
+    "picks, one thread; serial: the caller's own work, which no rank shares; seconds on the "
+    "critical path of so many ranks, each timed alone, exchanges left out; medians of the rounds",
+]
+
+Row = dict[str, Any]
+
+
+def as_worker() -> None:
+    """Set this process up as a worker of the checkout does."""
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        from gfs_dist._allocator import keep_freed_memory
+    except ImportError:  # the earlier commit had none
+        return
+    keep_freed_memory()
+
+
+def memory() -> list[Row]:
+    """One search, and what the system did for it."""
+    import torch
+
+    from gfs_dist.selection.loop import greedy
+    from gfs_dist.selection.stop import Stop
+    from tests.runtime.problems import matrix_problem
+
+    problem = matrix_problem(0, SAMPLES, NEURONS, "exhaustive")
+    objective = problem.objective(torch.arange(NEURONS), torch.device("cpu"), lambda: None)
+    before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    greedy(objective, Stop(STEPS))
+    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
+    return [
+        {
+            "ms_a_step": 1e3 * seconds / STEPS,
+            "user_ms": 1e3 * (after.ru_utime - before.ru_utime) / STEPS,
+            "system_ms": 1e3 * (after.ru_stime - before.ru_stime) / STEPS,
+            "faults_a_step": (after.ru_minflt - before.ru_minflt) // STEPS,
+        }
+    ]
+
+
+def layers() -> list[Row]:
+    """Phases of the search of layers, by objective and number of ranks."""
+    from gfs_dist.jobs.compose import compose
+    from gfs_dist.jobs.study import make_study
+    from gfs_dist.jobs.study_runs import Runs
+    from gfs_dist.pruning.layerwise.workspace import Workspace
+    from gfs_dist.runtime.one_by_one import OneByOne
+    from gfs_dist.scaling import Exchange
+
+    words = [f"image_size={SIZE}", f"images={IMAGES}", f"steps={PICKS}"]
+    study = make_study(compose("benchmark", ["suite=appendix_d", *words]))
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        batches = [(study.x, study.labels)]
+        workspace = Workspace.create(Path(folder, "workspace"), study.network, batches)
+        runs = Runs(study, workspace)
+        for place in BLOCKS:
+            block = study.blocks[place]
+            for objective in ("layer_output", "least_squares"):
+                with OneByOne(RANKS, "cpu", 1) as runtime:
+                    for _ in range(2):  # the first warms up
+                        free = Exchange(0.0, 0.0, 0.0)
+                        found = runs.one_by_one(block, objective, runtime, free)
+                rows += [
+                    {
+                        "block": block.words,
+                        "objective": objective,
+                        "workers": ranks,
+                        "seconds": timed.seconds,
+                        **timed.phases,
+                    }
+                    for ranks, timed in found.items()
+                ]
+    return rows
+
+
+def in_checkout(checkout: Path, part: str) -> list[Row]:
+    """What a fresh process finds with the code of ``checkout``."""
+    command = [sys.executable, str(Path(__file__).resolve()), part]
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    rows: list[Row] = json.loads(done.stdout)
+    return rows
+
+
+def joined(rounds: list[list[Row]], code: str) -> list[Row]:
+    """Medians of the numbers of each row over all rounds; of a single row's also the extremes."""
+    rows = []
+    for same in zip(*rounds, strict=True):
+        row: Row = {"code": code}
+        for key, value in same[0].items():
+            values = [one[key] for one in same]
+            if not isinstance(value, float):
+                row[key] = value if len(set(values)) == 1 else f"{min(values):,} to {max(values):,}"
+            elif len(rounds[0]) == 1:
+                row[key] = {
+                    "median": statistics.median(values),
+                    "minimum": min(values),
+                    "maximum": max(values),
+                }
+            else:
+                row[key] = statistics.median(values)
+        rows.append(row)
+    return rows
+
+
+def add_efficiency(rows: list[Row]) -> None:
+    """``time(1) / (n time(n))`` of rows of one code, block and objective."""
+    one = {}
+    for row in rows:
+        key = row["code"], row["block"], row["objective"]
+        one.setdefault(key, row["seconds"])
+        row["efficiency"] = one[key] / row["seconds"] / row["workers"]
+
+
+def main() -> None:
+    """Measure both commits by turns, and keep."""
+    from tests.records.record import keep
+
+    commit = sys.argv[1]
+    with tempfile.TemporaryDirectory() as folder:
+        checkouts = {"before": commit, "now": "HEAD"}
+        for name, which in checkouts.items():
+            subprocess.run(
+                ["git", "worktree", "add", "--detach", f"{folder}/{name}", which], check=True
+            )
+        try:
+            found: dict[str, dict[str, list[list[Row]]]] = {"memory": {}, "layers": {}}
+            for part, by_code in found.items():
+                for _ in range(ROUNDS if part == "memory" else ROUNDS // 2 + 1):
+                    for name in checkouts:
+                        rows = in_checkout(Path(folder, name), part)
+                        by_code.setdefault(name, []).append(rows)
+        finally:
+            for name in checkouts:
+                subprocess.run(
+                    ["git", "worktree", "remove", "--force", f"{folder}/{name}"], check=True
+                )
+    tables = {
+        part: [row for name in checkouts for row in joined(by_code[name], name)]
+        for part, by_code in found.items()
+    }
+    add_efficiency(tables["layers"])
+    load = f"load average of the last quarter of an hour {os.getloadavg()[2]:.1f}"
+    command = f"python -m tests.records.profiles {commit}"
+    keep("profiles", command, tables["memory"], [*NOTES, load], tables={"layers": tables["layers"]})
+
+
+if __name__ == "__main__":
+    if sys.argv[1] in ("memory", "layers"):
+        as_worker()
+        print(json.dumps({"memory": memory, "layers": layers}[sys.argv[1]]()))
+    else:
+        main()
