@@ -18,6 +18,7 @@ from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.deep_training import DeepTraining
 from gfs_dist.jobs.local import fault_words, local_device, own_event
 from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.run_folders import check_reach
 from gfs_dist.runtime import GroupProgress, GroupResult, RuntimeSpec, open_runtime
 from gfs_dist.training import DeepSpec
 
@@ -116,6 +117,7 @@ class DeepRun:
         self.folder.checkpoint(0)  # makes the folder: ranks write into it, and have no lock
         self.reporter.phase("train", task.spec.iterations)
         with open_runtime(self._runtime_spec()) as runtime:
+            check_reach(self.folder, runtime)
             self.trained = runtime.together(task, TrainingListener(self.folder, self.reporter))
 
     def checkpoints(self, size: dict[str, int]) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from gfs_dist.jobs.layer_records import LayerRecords
 from gfs_dist.jobs.local import use_threads
 from gfs_dist.jobs.prune_deep_plan import DeepPlan, make_plan
 from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.jobs.run_folders import open_folder
+from gfs_dist.jobs.run_folders import check_reach, open_folder
 from gfs_dist.jobs.watched import Watched
 from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner
 from gfs_dist.pruning.layerwise.workspace import Workspace
@@ -77,6 +77,7 @@ class DeepJob:
         """Prune every checkpoint."""
         opened = open_runtime(self.plan.runtime_spec(self.folder.logs))
         with Watched(opened, self.folder, self.reporter) as self.runtime:
+            check_reach(self.folder, opened)
             for iteration, place in self.plan.places:
                 self._prune(iteration, place, self.runtime)
 

@@ -77,26 +77,25 @@ def empty_copy(remote: Remote) -> Path:
     return folder
 
 
-def fill(folder: Path, remote: Remote) -> None:
-    """Copy what lies at the URL here; what dying writers left there is removed.
+def fill(folder: Path, remote: Remote) -> set[str]:
+    """Copy what lies at the URL here; names of what writers left half-written there.
 
     Raises:
         ConfigError: it cannot be read.
-        StorageError: what was left cannot be removed, or the copy not written.
+        StorageError: the copy cannot be written.
     """
     names = remote.files()
     half = _half_written(names)
-    for name in half:
-        remote.remove(name)
     for name in sorted({*names} - half):
         file = folder / name
         with atomic.storage_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
         remote.get(name, file)
+    return half
 
 
 def _half_written(names: Sequence[str]) -> set[str]:
-    """What writers that died have left: temporary names, and tensors whose JSON never came."""
+    """Temporary names, and tensors whose JSON has not come yet."""
     paths = [PurePosixPath(name) for name in names]
     described = {path.parent for path in paths if path.suffix == ".json"}
     return {

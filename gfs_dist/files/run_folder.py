@@ -89,7 +89,8 @@ class RunFolder:
         remote = Remote(str(path), "resume") if is_url(path) else None
         if remote is not None:
             path = empty_copy(remote)
-            fill(path, remote)
+            for half in fill(path, remote):
+                remote.remove(half)
         path = Path(path)
         if not (path / "config.yaml").is_file():
             place = remote.url if remote else path
