@@ -51,11 +51,12 @@ class Remote:
         """
         with self.told(ConfigError, "read"):
             self._system.invalidate_cache()
-            try:
-                found = self._system.find(self._root)
+            try:  # find() would call empty what it cannot read
+                walk = list(self._system.walk(self._root, on_error="raise"))
             except FileNotFoundError:
                 return []
-            names = [str(path)[len(self._root) :].strip("/") for path in found]
+        paths = [f"{folder}/{name}" for folder, _, files in walk for name in files]
+        names = [path[len(self._root) :].strip("/") for path in paths]
         if outside := [name for name in names if ".." in PurePosixPath(name).parts]:
             raise ConfigError(f"{self.key}: {self.url} holds {outside[0]!r}, which leads out of it")
         return sorted(name for name in names if name)
