@@ -23,6 +23,7 @@ from gfs_dist.jobs.compose import compose, compose_file, to_yaml
 from gfs_dist.jobs.run_folders import _Sees, check_reach
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from tests.jobs.test_prune_command import ALONE, SMALL, hashes, in_process_of_its_own, prune
+from tests.jobs.tiny import MODEL, TRAIN, write_factory
 
 KILLED = """
 import os, sys
@@ -131,6 +132,20 @@ def test_a_driver_killed_in_mid_search_goes_on_elsewhere_with_its_picks(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "elsewhere"))  # as on another machine
     assert main(["prune", f"resume={url}", "runtime=none"]) == 0
     assert_same(out, undisturbed, tmp_path / "elsewhere")
+
+
+def test_training_by_ranks_keeps_its_checkpoints_there(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write_factory(tmp_path)
+    words = [*MODEL, *TRAIN, "runtime=local", "workers=2", f"out=file://{tmp_path}/run"]
+    assert main(["pretrain", *words]) == 0
+    found = [iteration for iteration, _ in RunFolder(tmp_path / "run").checkpoints()]
+    assert found == [0, 10, 20, 25]
+    assert report(tmp_path / "run")["status"] == "finished"
+    assert list(state.glob("gfs/runs/*")) == []
 
 
 class Unreachable(fsspec.AbstractFileSystem):
