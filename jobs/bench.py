@@ -42,7 +42,7 @@ class Bench:
     ) -> Iterator[Bench]:
         """A new run folder; its report says how the run ended, if it does not end well."""
         with RunFolder.create(config.out, to_yaml(config)) as folder:
-            reporter.run_folder(folder.path)
+            reporter.run_folder(folder)
             bench = cls(config, folder, notes)
             try:
                 yield bench
@@ -57,11 +57,13 @@ class Bench:
     def keep(self) -> None:
         """Write what is there so far: another end is written later, unless the process dies."""
         self._write_json("stopped")
+        self.folder.written()
 
     def write(self, status: str, error: BaseException | None = None) -> None:
         """Write report and pages."""
         self._write_json(status, error)
         pages.write(self.folder.path, self.content, {})
+        self.folder.written()
 
     def _write_json(self, status: str, error: BaseException | None = None) -> None:
         words = {} if error is None else {"error": str(error) or type(error).__name__}

@@ -25,17 +25,19 @@ from gfs_dist.errors import ConfigError
 from gfs_dist.jobs.checks import check_ranges, check_type
 from gfs_dist.jobs.config import COMMANDS, GROUPS, OPTION_KEY
 from gfs_dist.jobs.overrides import nearest, parse, points, raw_value
-from gfs_dist.jobs.paths import paths_of, refuse_urls
+from gfs_dist.jobs.paths import check_urls, paths_of
 from gfs_dist.jobs.rules import Accepted
 from gfs_dist.jobs.stored import (
     explain,
     fields,
+    has_begun,
     read_file,
     read_stored,
     refuse_changes,
     refuse_foreign_factory,
     stored_options,
 )
+from gfs_dist.urls import below
 
 
 def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = None) -> Any:
@@ -51,7 +53,8 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
             the key, what was found and what is accepted, or the nearest valid name.
     """
     overrides = parse(words)
-    refuse_urls((o.key_or_group, raw_value(o)) for o in overrides)  # some paths are read at once
+    given = [(o.key_or_group, raw_value(o).strip("\"'")) for o in overrides]
+    check_urls(command, given)  # some paths are read at once
     stored = _stored_config(command, overrides)
     options, values = _split(command, overrides, config_dir)
     if stored is None:
@@ -77,7 +80,7 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
     config.settle()
     check_ranges(config)
     config.check()
-    refuse_urls(paths_of(config))
+    check_urls(command, paths_of(config))
     _refuse_unused_training(config, overrides)
     if stored is not None:
         refuse_changes(stored, config)
@@ -96,7 +99,7 @@ def sweep(command: str, words: Sequence[str], config_dir: Path | None = None) ->
     out = getattr(configs[0], "out", None)
     if out is not None:
         for number, config in enumerate(configs):
-            config.out = str(Path(out) / str(number))
+            config.out = below(out, str(number))
     return configs
 
 
@@ -300,7 +303,7 @@ def compose_file(command: str, file: Path) -> Any:
         ConfigError: no configuration of ``command``, or the run folder has another one.
     """
     config = _whole(command, read_file(command, file, "--config"))
-    if getattr(config, "resume", "") is None and (Path(config.out) / "config.yaml").is_file():
+    if getattr(config, "resume", "") is None and has_begun(config.out):
         refuse_changes(read_stored(command, config.out, "out"), config)
         config.resume = config.out
     return config

@@ -45,7 +45,7 @@ def run(config: schema.Cut, reporter: Reporter) -> dict[str, Any]:
         plan = make_plan(pruned, config.budget.limit, [(iteration, place)], searched=True)
         reporter.plan([f"cut       {source} once more, as {name}", *plan.lines])
         with RunFolder.resume(config.path) as folder:
-            reporter.run_folder(folder.path)
+            reporter.run_folder(folder)
             report = DeepReport(folder)
             report.put(_cut(plan, folder, report, name, reporter))
             report.write(report.status)

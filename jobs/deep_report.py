@@ -76,3 +76,4 @@ class DeepReport:
         atomic.write_json(self.folder.report, self.content)
         if self.rows:
             pages.write(self.folder.path, self.content, read_paths(self.folder, self.rows))
+        self.folder.written()

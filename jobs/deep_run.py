@@ -15,10 +15,10 @@ from gfs_dist.data import Images
 from gfs_dist.errors import StorageError
 from gfs_dist.files import RunFolder, atomic, checkpoint
 from gfs_dist.jobs import config as schema
-from gfs_dist.jobs.compose import to_yaml
 from gfs_dist.jobs.deep_training import DeepTraining
 from gfs_dist.jobs.local import fault_words, local_device, own_event
 from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.run_folders import check_reach
 from gfs_dist.runtime import GroupProgress, GroupResult, RuntimeSpec, open_runtime
 from gfs_dist.training import DeepSpec
 
@@ -99,34 +99,25 @@ class DeepRun:
         self.trained: GroupResult | None = None
         self.report: dict[str, Any] = {}
 
-    @classmethod
     @contextlib.contextmanager
-    def opened(
-        cls, job: str, config: schema.Pretrain | schema.Finetune, reporter: Reporter
-    ) -> Iterator[DeepRun]:
-        """A run whose report says how it ended, if it does not end well."""
-        if config.resume is not None:
-            folder = RunFolder.resume(config.resume)
-        else:
-            folder = RunFolder.create(config.out, to_yaml(config))
-        with folder:
-            reporter.run_folder(folder.path)
-            run = cls(job, config, folder, reporter)
-            try:
-                yield run
-            except BaseException as error:
-                stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-                words = {"error": str(error) or type(error).__name__}
-                # A full disk may be what ended the job: its own error is the one to tell.
-                with contextlib.suppress(StorageError):
-                    run.write("stopped" if stopped else "failed", [], None, words)
-                raise
+    def told(self) -> Iterator[None]:
+        """Around the work: the report says how it ended, if it does not end well."""
+        try:
+            yield
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            words = {"error": str(error) or type(error).__name__}
+            # A full disk may be what ended the job: its own error is the one to tell.
+            with contextlib.suppress(StorageError):
+                self.write("stopped" if stopped else "failed", [], None, words)
+            raise
 
     def train(self, task: DeepTraining) -> None:
         """Train with the ranks that the configuration asks for."""
         self.folder.checkpoint(0)  # makes the folder: ranks write into it, and have no lock
         self.reporter.phase("train", task.spec.iterations)
         with open_runtime(self._runtime_spec()) as runtime:
+            check_reach(self.folder, runtime)
             self.trained = runtime.together(task, TrainingListener(self.folder, self.reporter))
 
     def checkpoints(self, size: dict[str, int]) -> list[dict[str, Any]]:
@@ -177,6 +168,7 @@ class DeepRun:
         atomic.write_json(self.folder.report, self.report)
         if status == "finished":
             report.write(self.folder.path, self.report, {})
+        self.folder.written()
 
     def _runtime_spec(self) -> RuntimeSpec:
         """The ranks; a single local one is this process."""

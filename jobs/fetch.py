@@ -10,6 +10,7 @@ from gfs_dist.jobs.cluster_keys import Fetch
 from gfs_dist.jobs.on_cluster import facts_of, one_job
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.service.fetching import fetch, fetch_to_url
+from gfs_dist.urls import is_url
 
 
 def run(config: Fetch, reporter: Reporter) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def run(config: Fetch, reporter: Reporter) -> dict[str, Any]:
     jobs, job = one_job(config)
     if not job.over:
         reporter.note(f"{job.id} is still {job.status}: what it has written so far")
-    if config.into is not None and "://" in config.into:
+    if config.into is not None and is_url(config.into):
         sent = fetch_to_url(jobs, job, config.into)
         reporter.note(f"run folder of {job.id}: {sent:,} files are now in {config.into}")
         return {**facts_of(job), "fetched": config.into}

@@ -28,6 +28,7 @@ from gfs_dist.jobs.deep import (
 from gfs_dist.jobs.deep_run import DeepRun, check_device, deep_spec, plan_lines, sizes
 from gfs_dist.jobs.deep_training import DeepTraining
 from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.run_folders import open_folder
 from gfs_dist.jobs.tracking import tracked
 from gfs_dist.jobs.two_layer import data_spec
 from gfs_dist.training import DeepSpec
@@ -59,12 +60,14 @@ def run(config: schema.Finetune, reporter: Reporter) -> dict[str, Any]:
             "the network": fingerprint(*weights),
         },
     }
-    with DeepRun.opened("finetune", config, reporter) as job:
-        folder = str(job.folder.path)
-        job.train(DeepTraining(data_spec(config.data), make, spec, folder, architecture, facts))
-        row = _result(job, Path(config.path), network, images, architecture)
-        job.write("finished", [row], None)
-    _tell(config, job, row, reporter)
+    with open_folder(config) as folder:
+        reporter.run_folder(folder)
+        job, home = DeepRun("finetune", config, folder, reporter), str(folder.path)
+        with job.told():
+            job.train(DeepTraining(data_spec(config.data), make, spec, home, architecture, facts))
+            row = _result(job, Path(config.path), network, images, architecture)
+            job.write("finished", [row], None)
+        _tell(config, job, row, reporter)
     return job.report
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist.errors import InputError
+from gfs_dist.files.remote import Remote
 from gfs_dist.jobs.cluster_keys import Logs
 from gfs_dist.jobs.on_cluster import facts_of, follow, one_job
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.service.jobs import Job
+from gfs_dist.urls import below, is_url
 
 
 def run(config: Logs, reporter: Reporter) -> dict[str, Any]:
@@ -34,10 +36,12 @@ def run(config: Logs, reporter: Reporter) -> dict[str, Any]:
 
 def _of_rank(job: Job, rank: int) -> str:
     """The log of one rank, from the run folder."""
-    folder = Path(job.run_folder) / "logs"
-    file = folder / f"rank_{rank}.log"
-    if not file.is_file():
-        there = sorted(found.name for found in folder.glob("rank_*.log"))
+    name, folder = f"rank_{rank}.log", below(job.run_folder, "logs")
+    remote = Remote(folder, "run folder") if is_url(folder) else None
+    files = remote.files() if remote else [file.name for file in Path(folder).glob("*")]
+    if name not in files:
+        there = sorted(found for found in files if found.startswith("rank_"))
         words = ", ".join(there) or f"none in {folder}; gfs fetch {job.id} brings the run folder"
-        raise InputError(f"rank: found no {file.name}, accepted those of {words}")
-    return file.read_text(encoding="utf-8", errors="replace")
+        raise InputError(f"rank: found no {name}, accepted those of {words}")
+    content = remote.read(name) if remote else Path(folder, name).read_bytes()
+    return content.decode("utf-8", errors="replace")

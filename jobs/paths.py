@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist.errors import ConfigError
+from gfs_dist.jobs.cluster_keys import SUBMITTED
+from gfs_dist.urls import check_url, is_url
 
 INPUTS = ("checkpoint", "path", "data.root", "data.path", "record", "budget.widths")
 """Keys that name a file or folder to read."""
@@ -30,22 +32,25 @@ def with_absolute_paths(config: Any) -> Any:
     return config
 
 
-def refuse_urls(values: Iterable[tuple[str, Any]]) -> None:
-    """Nothing is read or written as a URL; else ``s3://`` would become the name of a folder.
+def check_urls(command: str, values: Iterable[tuple[str, Any]]) -> None:
+    """Only run folders may be URLs; else ``s3://`` would become the name of a folder.
 
     Args:
+        command: whose keys they are.
         values: keys, of which those of paths count, and what they are set to.
 
     Raises:
-        ConfigError: a path is one; says how a run folder gets there.
+        ConfigError: another path is one, or one of a kind that is not known here.
     """
     for key, value in values:
-        if key in PATHS and isinstance(value, str) and "://" in value:
+        if key not in PATHS or not isinstance(value, str) or not is_url(value):
+            continue
+        if key not in OUTPUTS or command not in SUBMITTED:
             raise ConfigError(
-                f"{key}: found {value}, accepted a path that all machines see: ranks write there "
-                "with locks and renames, which object stores lack; gfs fetch ID URL copies a run "
-                "folder to one"
+                f"{key}: found {value}, accepted a path; only the run folders that "
+                f"gfs {', '.join(SUBMITTED)} write may be URLs (out=URL, resume=URL)"
             )
+        check_url(key, value)
 
 
 def paths_of(config: Any) -> list[tuple[str, Any]]:
@@ -56,7 +61,8 @@ def paths_of(config: Any) -> list[tuple[str, Any]]:
 def unseen_inputs(config: Any) -> list[str]:
     """``key: path`` of what is to be read and is not there on this machine."""
     found = [(key, _get(config, key)) for key in (*INPUTS, "resume")]
-    return [f"{key}: {path}" for key, path in found if path is not None and not Path(path).exists()]
+    paths = [(key, path) for key, path in found if path is not None and not is_url(path)]
+    return [f"{key}: {path}" for key, path in paths if not Path(path).exists()]
 
 
 def _get(config: Any, key: str) -> Any:
@@ -66,4 +72,4 @@ def _get(config: Any, key: str) -> Any:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).absolute())
+    return path if is_url(path) else str(Path(path).absolute())

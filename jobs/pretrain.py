@@ -13,9 +13,9 @@ from gfs_dist.files import RunFolder, atomic
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs import pretrain_deep
 from gfs_dist.jobs.checkpoints import train_checkpoints, train_spec
-from gfs_dist.jobs.compose import to_yaml
 from gfs_dist.jobs.local import local_device, own_event, use_threads
 from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.run_folders import open_folder
 from gfs_dist.jobs.tracking import tracked
 from gfs_dist.jobs.two_layer import Inputs, data_spec, input_words, measure
 from gfs_dist.networks import TwoLayer
@@ -31,8 +31,8 @@ def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
     model = config.model
     inputs = Inputs(data_spec(config.data), model.width, model.activation, config.objective)
     reporter.plan(_plan(config, inputs))
-    with use_threads(config.threads), _open_folder(config) as folder:
-        reporter.run_folder(folder.path)
+    with use_threads(config.threads), open_folder(config) as folder:
+        reporter.run_folder(folder)
         began = time.perf_counter()
         facts: dict[str, Any] = {}
         try:
@@ -51,12 +51,6 @@ def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
         written = _write(folder, "finished", results, facts)
         _tell(config, folder, results, reporter)
         return written
-
-
-def _open_folder(config: schema.Pretrain) -> RunFolder:
-    if config.resume is not None:
-        return RunFolder.resume(config.resume)
-    return RunFolder.create(config.out, to_yaml(config))
 
 
 def _plan(config: schema.Pretrain, inputs: Inputs) -> list[str]:
@@ -120,6 +114,7 @@ def _write(
     atomic.write_json(folder.report, content)
     if status == "finished":
         report.write(folder.path, content, {})
+    folder.written()
     return content
 
 

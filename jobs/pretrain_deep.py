@@ -13,6 +13,7 @@ from gfs_dist.jobs.deep import check_fits, describe, fresh_network, read_images
 from gfs_dist.jobs.deep_run import DeepRun, check_device, deep_spec, plan_lines, sizes
 from gfs_dist.jobs.deep_training import DeepTraining
 from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.run_folders import open_folder
 from gfs_dist.jobs.two_layer import data_spec
 
 
@@ -29,13 +30,15 @@ def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
         "training": {f"train.{key}": value for key, value in asdict(spec).items()},
         "inputs": {f"data={config.data.name}": images.fingerprint},
     }
-    with DeepRun.opened("pretrain", config, reporter) as job:
-        folder = str(job.folder.path)
-        job.train(DeepTraining(data_spec(config.data), make, spec, folder, architecture, facts))
-        results = job.checkpoints(sizes(network, images))
-        measured = ("loss", "accuracy", "macs", "params")
-        job.write("finished", results, {key: results[-1][key] for key in measured})
-    _tell(config, job, results, reporter)
+    with open_folder(config) as folder:
+        reporter.run_folder(folder)
+        job, home = DeepRun("pretrain", config, folder, reporter), str(folder.path)
+        with job.told():
+            job.train(DeepTraining(data_spec(config.data), make, spec, home, architecture, facts))
+            results = job.checkpoints(sizes(network, images))
+            measured = ("loss", "accuracy", "macs", "params")
+            job.write("finished", results, {key: results[-1][key] for key in measured})
+        _tell(config, job, results, reporter)
     return job.report
 
 

@@ -26,10 +26,10 @@ from gfs_dist.files import RunFolder, atomic, fingerprint
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs import prune_deep
 from gfs_dist.jobs.checkpoints import train_checkpoints
-from gfs_dist.jobs.compose import to_yaml
 from gfs_dist.jobs.prune_plan import Plan, make_plan
 from gfs_dist.jobs.records import PathRecord
 from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.run_folders import open_folder
 from gfs_dist.jobs.tracking import tracked
 from gfs_dist.jobs.two_layer import input_words, measure
 from gfs_dist.networks import TwoLayer
@@ -53,8 +53,8 @@ def run(config: schema.Prune, reporter: Reporter) -> dict[str, Any]:
         return prune_deep.run(config, reporter)
     plan = make_plan(config)
     reporter.plan(plan.lines)
-    with _open_folder(config) as folder:
-        reporter.run_folder(folder.path)
+    with open_folder(config) as folder:
+        reporter.run_folder(folder)
         job = PruneJob(plan, folder, reporter)
         try:
             with open_runtime(plan.runtime_spec(folder)) as runtime:
@@ -69,12 +69,6 @@ def run(config: schema.Prune, reporter: Reporter) -> dict[str, Any]:
         job.write_report("finished")
         job.tell()
         return job.report
-
-
-def _open_folder(config: schema.Prune) -> RunFolder:
-    if config.resume is not None:
-        return RunFolder.resume(config.resume)
-    return RunFolder.create(config.out, to_yaml(config))
 
 
 class PruneJob:
@@ -230,6 +224,7 @@ class PruneJob:
         atomic.write_json(self.folder.report, self.report)
         if self.results:
             report.write(self.folder.path, self.report, self.paths)
+        self.folder.written()
 
     def tell(self) -> None:
         """The table, and what can be done next."""

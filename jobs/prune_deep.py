@@ -18,10 +18,10 @@ from torch import nn
 
 from gfs_dist.errors import StorageError
 from gfs_dist.files import RunFolder, atomic, fingerprint
+from gfs_dist.files.mirror import SCRATCH
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs import prune_deep_plan
 from gfs_dist.jobs.again import data_words
-from gfs_dist.jobs.compose import to_yaml
 from gfs_dist.jobs.deep_card import write_card
 from gfs_dist.jobs.deep_report import DeepReport
 from gfs_dist.jobs.deep_result import ResultMaker
@@ -30,6 +30,7 @@ from gfs_dist.jobs.layer_records import LayerRecords
 from gfs_dist.jobs.local import use_threads
 from gfs_dist.jobs.prune_deep_plan import DeepPlan, make_plan
 from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.run_folders import check_reach, open_folder
 from gfs_dist.jobs.watched import Watched
 from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner
 from gfs_dist.pruning.layerwise.workspace import Workspace
@@ -42,8 +43,8 @@ def run(config: schema.Prune, reporter: Reporter) -> dict[str, Any]:
     with use_threads(config.threads):
         plan = make_plan(config, config.budget.limit, prune_deep_plan.checkpoints(config))
         reporter.plan(plan.lines)
-        with _open_folder(config) as folder:
-            reporter.run_folder(folder.path)
+        with open_folder(config) as folder:
+            reporter.run_folder(folder)
             job = DeepJob(plan, folder, reporter)
             try:
                 job.run()
@@ -56,12 +57,6 @@ def run(config: schema.Prune, reporter: Reporter) -> dict[str, Any]:
             job.write("finished")
             job.tell()
             return job.report.content
-
-
-def _open_folder(config: schema.Prune) -> RunFolder:
-    if config.resume is not None:
-        return RunFolder.resume(config.resume)
-    return RunFolder.create(config.out, to_yaml(config))
 
 
 class DeepJob:
@@ -82,6 +77,7 @@ class DeepJob:
         """Prune every checkpoint."""
         opened = open_runtime(self.plan.runtime_spec(self.folder.logs))
         with Watched(opened, self.folder, self.reporter) as self.runtime:
+            check_reach(self.folder, opened)
             for iteration, place in self.plan.places:
                 self._prune(iteration, place, self.runtime)
 
@@ -182,7 +178,7 @@ def scratch(folder: RunFolder, name: str) -> Iterator[Path]:
 
     Its name is used once: ranks remember what they have read from where.
     """
-    root = folder.path.resolve() / "scratch"  # ranks may have another current folder
+    root = folder.path.resolve() / SCRATCH  # ranks may have another current folder
     shutil.rmtree(root, ignore_errors=True)
     with atomic.storage_errors(root):
         root.mkdir()

@@ -53,6 +53,7 @@ class PathRecord:
         atomic.write_json(file, content)
         if finished:
             self._partial.unlink(missing_ok=True)
+        self.folder.written()
         return file
 
     def read(self) -> Path | None:

@@ -29,7 +29,7 @@ def run(config: schema.Report, reporter: Reporter) -> dict[str, Any]:
     reporter.plan([f"write {folder.path / 'report.md'}, {page.name} and plots"])
     results = report.get("results") or []
     pages.write(folder.path, report, read_paths(folder, results))
-    reporter.run_folder(folder.path)
+    reporter.run_folder(folder)
     if config.open and not _show(page):
         reporter.note(f"no browser was found, open {page.resolve()}")
     reporter.next([])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # torch: who only says what is wrong does not wait for it
+    from gfs_dist.files import RunFolder
 
 
 class PlannedOnly(Exception):  # noqa: N818 - not an error
@@ -21,7 +23,7 @@ class Reporter(Protocol):
             PlannedOnly: the job ends here.
         """
 
-    def run_folder(self, folder: Path) -> None:
+    def run_folder(self, folder: RunFolder) -> None:
         """The run folder exists now: an interrupted run can be resumed from it."""
 
     def phase(self, name: str, total: int | None = None) -> None:
@@ -50,7 +52,7 @@ class Silent:
 
     def plan(self, lines: Sequence[str]) -> None: ...
 
-    def run_folder(self, folder: Path) -> None: ...
+    def run_folder(self, folder: RunFolder) -> None: ...
 
     def phase(self, name: str, total: int | None = None) -> None: ...
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import typing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from hydra.errors import HydraException
@@ -13,27 +14,59 @@ from omegaconf import OmegaConf
 
 from gfs_dist.errors import ConfigError
 from gfs_dist.jobs.config import CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
+from gfs_dist.urls import below, is_url
 
+if TYPE_CHECKING:
+    from gfs_dist.files.remote import Remote
+
+CONFIG = "config.yaml"
 MAX_YAML_BYTES = 2**20
 MAX_YAML_DEPTH = 40
 
 
 def read_stored(command: str, folder: str, key: str) -> dict[str, Any]:
     """What the run folder ``folder`` was made with; ``key`` named it."""
-    file = Path(folder) / "config.yaml"
-    if not file.is_file():
+    if not has_begun(folder, key):
         raise ConfigError(f"{key}: found {folder}, accepted a run folder (with config.yaml)")
-    return read_file(command, file, key)
+    if not is_url(folder):
+        return read_file(command, Path(folder) / CONFIG, key)
+    with tempfile.TemporaryDirectory(prefix="gfs-config-") as here:
+        file = Path(here) / CONFIG
+        _remote(folder, key).get(CONFIG, file)
+        return read_file(command, file, key, below(folder, CONFIG))
 
 
-def read_file(command: str, file: Path, key: str) -> dict[str, Any]:
-    """The stored configuration of ``command`` in ``file``; ``key`` named it."""
+def has_begun(folder: str, key: str = "out") -> bool:
+    """Whether ``folder``, a path or a URL, is a run folder.
+
+    Raises:
+        ConfigError: a URL that cannot be reached.
+    """
+    if is_url(folder):
+        return CONFIG in _remote(folder, key).files()
+    return (Path(folder) / CONFIG).is_file()
+
+
+def _remote(url: str, key: str) -> Remote:
+    from gfs_dist.files.remote import Remote  # torch, with what else knows files
+
+    return Remote(url, key)
+
+
+def read_file(
+    command: str, file: Path, key: str, place: Path | str | None = None
+) -> dict[str, Any]:
+    """The stored configuration of ``command`` in ``file``; ``key`` named it.
+
+    ``place`` is what a user calls it, if not by its path.
+    """
+    place = place or file
     try:
         stored = OmegaConf.to_container(OmegaConf.create(_plain_yaml(file)))
     except Exception as error:  # damaged text makes the readers raise anything
-        raise ConfigError(f"{key}: {file} cannot be read: {explain(error)}") from error
+        raise ConfigError(f"{key}: {place} cannot be read: {explain(error)}") from error
     if not _is_of(command, stored):
-        raise ConfigError(f"{key}: {file} is not a configuration of gfs {command}")
+        raise ConfigError(f"{key}: {place} is not a configuration of gfs {command}")
     return typing.cast(dict[str, Any], stored)
 
 

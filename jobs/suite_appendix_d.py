@@ -22,6 +22,7 @@ from gfs_dist.jobs.exchanges import exchange_of, measure_exchanges
 from gfs_dist.jobs.places import Places
 from gfs_dist.jobs.prune_deep import scratch
 from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.run_folders import check_reach
 from gfs_dist.jobs.side_by_side import side_by_side_row
 from gfs_dist.jobs.study import Block, Study, make_study
 from gfs_dist.jobs.study_floors import Floors, exchange_rows, phase_rows
@@ -167,6 +168,7 @@ class AppendixD:
             self.reporter.phase(f"{workers} workers at once", len(found))
             spec = runtime_spec(self.plan.config, workers, self.plan.threads, self.plan.device)
             with open_runtime(spec) as runtime:
+                check_reach(self.bench.folder, runtime)
                 runtime.together(WarmUp(self.runs.workspace))
                 for number, (key, (block, objective)) in enumerate(self._searches().items(), 1):
                     timed = [

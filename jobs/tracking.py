@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from importlib import util
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from omegaconf import OmegaConf
 
 from gfs_dist.errors import ConfigError, RunError
 from gfs_dist.jobs.reporter import Reporter
+
+if TYPE_CHECKING:
+    from gfs_dist.files import RunFolder
 
 EVERY_S = 1.0
 """Between two rows of a phase: a writer may ask a server for each."""
@@ -114,7 +117,7 @@ class Tracked:
         if util.find_spec(name) is None:
             raise ConfigError(f"track: found {name}, not installed here; pip install {name}")
 
-    def run_folder(self, folder: Path) -> None:
+    def run_folder(self, folder: RunFolder) -> None:
         """Open the writer.
 
         Raises:
@@ -124,9 +127,10 @@ class Tracked:
         name = self._config.track
         values: Any = OmegaConf.to_container(OmegaConf.structured(self._config))
         try:
-            self._writer = WRITERS[name](folder, values)
+            self._writer = WRITERS[name](folder.path, values)
         except Exception as error:
             raise RunError(f"track: {name} cannot be used: {_first_line(error)}") from error
+        folder.close_first(self)
 
     def phase(self, name: str, total: int | None = None) -> None:
         self._flush()
@@ -168,6 +172,7 @@ class Tracked:
         self._flush()
         if self._writer is not None:
             self._writer.close(finished=kind is None)
+        self._writer = None
 
     def _flush(self) -> None:
         """Write the last step that was told, if it is not yet."""

@@ -6,10 +6,13 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from gfs_dist.jobs.reporter import PlannedOnly
+from gfs_dist.urls import is_url
+
+if TYPE_CHECKING:
+    from gfs_dist.files import RunFolder
 
 LINE_EVERY_S = 15.0
 PROGRESS = re.compile(r"(?P<name>.+): (?P<line>step (?P<done>\d+)(/(?P<total>\d+))?(, .*)?)")
@@ -37,7 +40,7 @@ class PlainReporter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.planned: list[str] = []
-        self.folder: Path | None = None
+        self.folder: str | None = None
         self._stream = stream
         self._dry_run = dry_run
         self._line_every_s = line_every_s
@@ -52,8 +55,8 @@ class PlainReporter:
         if self._dry_run:
             raise PlannedOnly
 
-    def run_folder(self, folder: Path) -> None:
-        self.folder = folder
+    def run_folder(self, folder: RunFolder) -> None:
+        self.folder = folder.place
 
     def phase(self, name: str, total: int | None = None) -> None:
         self.finish_phase()
@@ -92,6 +95,8 @@ class PlainReporter:
     def next(self, commands: Sequence[str]) -> None:
         if self.folder is not None:
             self._say(f"\nrun folder: {self.folder}")
+        if self.folder is not None and is_url(self.folder):
+            return  # they name files of the working copy, which ends with the job
         for command in commands:
             self._say(f"next: {command}")
 

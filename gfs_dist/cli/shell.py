@@ -21,6 +21,7 @@ from gfs_dist.cli.arguments import JOBS, SERVICES, Arguments, read_arguments
 from gfs_dist.cli.display import PlainReporter
 from gfs_dist.errors import GfsError
 from gfs_dist.jobs.reporter import PlannedOnly
+from gfs_dist.urls import below
 
 INTERRUPTED = 130
 MAX_ERROR_LINES = 3
@@ -39,15 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _sigterm_interrupts():
             return _run(read_arguments(argv))
     except GfsError as error:
-        return _fail(str(error), error.exit_code, debug)
+        return _fail("\n".join([str(error), *_notes(error)]), error.exit_code, debug)
     except KeyboardInterrupt as error:
-        return _fail("; ".join(["interrupted", *map(str, error.args)]), INTERRUPTED, debug)
+        said = "; ".join(["interrupted", *map(str, error.args)])
+        return _fail("\n".join([said, *_notes(error)]), INTERRUPTED, debug)
     except BrokenPipeError:
         # Whoever read our output has left: nothing more to say, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # noqa: BLE001 - the outermost frame: said, and exit 1
-        return _fail(f"{type(error).__name__}: {error}\n--debug shows where", 1, debug)
+        said = f"{type(error).__name__}: {error}\n--debug shows where"
+        return _fail("\n".join([said, *_notes(error)]), 1, debug)
 
 
 def _run(arguments: Arguments) -> int:
@@ -110,15 +113,17 @@ def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Argumen
         folder = reporter.folder
         resumable = folder is not None and hasattr(config, "resume")
         how = [f"go on with: gfs {arguments.command} resume={folder}"] if resumable else error.args
-        raise KeyboardInterrupt(*how) from error
+        interrupted = KeyboardInterrupt(*how)
+        interrupted.__notes__ = _notes(error)
+        raise interrupted from error
     finally:
         reporter.close()
     if arguments.command in SERVICES:
         return report
     folder = reporter.folder
     return {
-        "run_folder": folder and str(folder),
-        "report": folder and str(folder / "report.json"),
+        "run_folder": folder,
+        "report": folder and below(folder, "report.json"),
         **{key: report[key] for key in ("job", "status", "dense", "results") if key in report},
     }
 
@@ -147,6 +152,11 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What went wrong besides, on the way out."""
+    return list(getattr(error, "__notes__", []))
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

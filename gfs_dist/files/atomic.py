@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gfs_dist.errors import StorageError
 
@@ -28,19 +28,14 @@ def write_bytes(path: Path | str, content: bytes) -> None:
     Raises:
         StorageError: disk full, no permission, missing folder; nothing is left behind.
     """
-    path = Path(path)
-    aside = name_beside(path)
-    with storage_errors(path):
-        try:
-            with aside.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
+    with _replacing(Path(path)) as file:
+        file.write(content)
+
+
+def copy(source: Path | str, path: Path | str) -> None:
+    """Like :func:`write_bytes`, what another file holds."""
+    with _replacing(Path(path)) as file, Path(source).open("rb") as content:
+        shutil.copyfileobj(content, file)
 
 
 def write_text(path: Path | str, content: str) -> None:
@@ -139,6 +134,23 @@ def storage_errors(path: Path) -> Iterator[None]:
 def name_beside(path: Path) -> Path:
     """Where to write what is to be moved to ``path``; leftovers are known by it: :func:`sweep`."""
     return path.parent / f"{PREFIX}{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to fill; it becomes ``path`` only when the block ends well."""
+    aside = name_beside(path)
+    with storage_errors(path):
+        try:
+            with aside.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
 
 
 def _sync_folder(path: Path) -> None:

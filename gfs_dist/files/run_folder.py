@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +13,9 @@ from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
 from gfs_dist.files.lock import NAME as LOCK_NAME
 from gfs_dist.files.lock import FolderLock
+from gfs_dist.files.mirror import REPORT, Mirror, empty_copy, fill
+from gfs_dist.files.remote import Remote
+from gfs_dist.urls import is_url
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,199}")
 _CHECKPOINT = re.compile(r"step_(\d{8,})")
@@ -22,11 +27,25 @@ class RunFolder:
     Made by :meth:`create` or :meth:`resume` it is locked: no other process can create or resume
     it until :meth:`close`. ``RunFolder(path)`` alone only knows the paths, for readers.
     Subfolders are made when a path in them is first asked for by a locked run folder.
+
+    Both take a URL as well: the folder is then a working copy, kept there by a
+    :class:`~gfs_dist.files.mirror.Mirror` and gone after :meth:`close`.
+
+    Attributes:
+        path: of the folder, or of the working copy.
+        place: as the user calls it, a path or a URL.
     """
 
-    def __init__(self, path: Path | str, lock: FolderLock | None = None) -> None:
+    def __init__(
+        self, path: Path | str, lock: FolderLock | None = None, url: str | None = None
+    ) -> None:
         self.path = Path(path)
+        self.place = url or str(path)
         self._lock = lock
+        self._mirror: Mirror | None = None
+        self._closing = ExitStack()
+        if lock is not None:
+            self._closing.callback(lock.release)
 
     @classmethod
     def create(cls, path: Path | str, config_text: str) -> Self:
@@ -34,22 +53,30 @@ class RunFolder:
 
         Raises:
             RunFolderError: exists and is not empty, is no folder, or another run just made it.
+            ConfigError: a URL that cannot be reached or written.
             StorageError: cannot be written.
         """
-        path = Path(path)
+        if is_url(path):
+            remote = Remote(str(path), "out")
+            cls._refuse_full(remote.url, (name.partition("/")[0] for name in remote.files()))
+            return cls._create(empty_copy(remote), config_text, remote)
+        return cls._create(Path(path), config_text)
+
+    @classmethod
+    def _create(cls, path: Path, config_text: str, remote: Remote | None = None) -> Self:
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"out: {path} exists and is no folder")
         with atomic.storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        cls._refuse_full(path)
-        folder = cls(path, FolderLock(path))
+        cls._refuse_full(path, _names(path))
+        folder = cls(path, FolderLock(path), remote.url if remote else None)
         try:
-            cls._refuse_full(path)
+            cls._refuse_full(path, _names(path))
             atomic.write_text(folder.config, config_text)
+            return folder._mirrored(remote, filled=False)
         except BaseException:
             folder.close()
             raise
-        return folder
 
     @classmethod
     def resume(cls, path: Path | str) -> Self:
@@ -57,19 +84,48 @@ class RunFolder:
 
         Raises:
             RunFolderError: no run folder, or another process works in it.
+            ConfigError: a URL that cannot be reached, read or written.
         """
+        remote = Remote(str(path), "resume") if is_url(path) else None
+        if remote is not None:
+            path = empty_copy(remote)
+            for half in fill(path, remote):
+                remote.remove(half)
         path = Path(path)
         if not (path / "config.yaml").is_file():
-            raise RunFolderError(f"resume: {path} is no run folder (it has no config.yaml)")
-        folder = cls(path, FolderLock(path))
-        atomic.sweep(path)
-        atomic.drop_torn_line(folder.events)
+            place = remote.url if remote else path
+            raise RunFolderError(f"resume: {place} is no run folder (it has no config.yaml)")
+        folder = cls(path, FolderLock(path), remote.url if remote else None)
+        try:
+            folder._mirrored(remote, filled=True)
+            atomic.sweep(path)
+            atomic.drop_torn_line(folder.events)
+        except BaseException:
+            folder.close()
+            raise
         return folder
 
+    def _mirrored(self, remote: Remote | None, *, filled: bool) -> Self:
+        if remote is not None:
+            self._mirror = self._closing.enter_context(Mirror(self.path, remote, filled=filled))
+        return self
+
+    def written(self) -> None:
+        """What was written up to now belongs together, and goes to the URL if there is one.
+
+        Raises:
+            StorageError: what was written before did not get there.
+        """
+        if self._mirror is not None:
+            self._mirror.wake()
+
+    def close_first(self, writer: AbstractContextManager[Any]) -> None:
+        """Have ``writer`` end, with what it still has to write here, when this ends."""
+        self._closing.push(writer)
+
     def close(self) -> None:
-        """Give up the lock."""
-        if self._lock is not None:
-            self._lock.release()
+        """Give up the lock; of a URL, once everything lies there."""
+        self._closing.close()
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +136,7 @@ class RunFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self._closing.__exit__(kind, error, trace)
 
     @property
     def config(self) -> Path:
@@ -90,7 +146,7 @@ class RunFolder:
     @property
     def report(self) -> Path:
         """Facts of the run, JSON."""
-        return self.path / "report.json"
+        return self.path / REPORT
 
     @property
     def events(self) -> Path:
@@ -143,6 +199,7 @@ class RunFolder:
     def append_event(self, row: dict[str, Any]) -> None:
         """Add one row to the events."""
         atomic.append_line(self.events, atomic.json_text(row))
+        self.written()
 
     def _named(self, kind: str, name: str, suffix: str = "") -> Path:
         parts = name.split("/")
@@ -160,11 +217,15 @@ class RunFolder:
         return folder
 
     @staticmethod
-    def _refuse_full(path: Path) -> None:
+    def _refuse_full(place: Path | str, names: Iterable[str]) -> None:
         ours = (LOCK_NAME, atomic.PREFIX)  # what a run that died at once may leave
-        found = sorted(item.name for item in path.iterdir() if not item.name.startswith(ours))
+        found = sorted(name for name in names if not name.startswith(ours))
         if found:
             raise RunFolderError(
-                f"out: {path} exists and is not empty ({found[0]}); choose another, "
-                f"or continue it with resume={path}"
+                f"out: {place} exists and is not empty ({found[0]}); choose another, "
+                f"or continue it with resume={place}"
             )
+
+
+def _names(path: Path) -> list[str]:
+    return [item.name for item in path.iterdir()]

@@ -6,16 +6,15 @@ import secrets
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import fsspec.core
-
-from gfs_dist.errors import GfsError, InputError, RunFolderError, StorageError
+from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
+from gfs_dist.files.mirror import REPORT, fill, kept_files
+from gfs_dist.files.remote import Remote
 from gfs_dist.service.jobs import Job, Jobs
-from gfs_dist.service.packing import left_out, unpack
+from gfs_dist.service.packing import unpack
+from gfs_dist.urls import is_url
 
 PACK_TIMEOUT_S = 600.0
 
@@ -23,10 +22,12 @@ PACK_TIMEOUT_S = 600.0
 def fetch(jobs: Jobs, job: Job, into: Path) -> int | None:
     """Bring the run folder of ``job``; the number of files, None if ``into`` is that folder.
 
-    It is copied where this machine sees it, else printed by a small job and read from its log.
+    It is copied from its URL or where this machine sees it, else printed by a small job and read
+    from its log.
 
     Raises:
-        RunFolderError: ``into`` holds something already.
+        RunFolderError: ``into`` holds something already, or there is nothing yet.
+        ConfigError: a URL that cannot be reached or read.
         RunError: the folder is not there, too large to be printed, or arrived damaged.
         StorageError: cannot be written; nothing is left behind.
     """
@@ -38,10 +39,7 @@ def fetch(jobs: Jobs, job: Job, into: Path) -> int | None:
     with atomic.storage_errors(into):
         into.parent.mkdir(parents=True, exist_ok=True)
     with atomic.folder(into) as aside:
-        if source.is_dir():
-            shutil.copytree(source, aside, dirs_exist_ok=True, ignore=_left_out)
-        else:
-            unpack(_printed(jobs, job), aside)
+        _bring(jobs, job, aside)
     return sum(file.is_file() for file in into.rglob("*"))
 
 
@@ -52,41 +50,38 @@ def fetch_to_url(jobs: Jobs, job: Job, url: str) -> int:
     ``report.json`` comes last: where it is, everything is.
 
     Raises:
-        InputError: the URL is of a kind that is not known or not installed here.
+        ConfigError: the URL is of a kind that is not known or not installed here, or out of reach.
         RunFolderError: there is something already.
         RunError: as :func:`fetch`.
         StorageError: cannot be written.
     """
-    try:
-        system, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"DIR: found {url}: {error}") from error
-    with tempfile.TemporaryDirectory(prefix="gfs-fetch-") as folder, _told(url):
-        if system.exists(root) and system.ls(root):
-            raise RunFolderError(f"DIR: {url} exists and is not empty; choose another")
+    remote = Remote(url, "DIR")
+    if remote.files():
+        raise RunFolderError(f"DIR: {url} exists and is not empty; choose another")
+    with tempfile.TemporaryDirectory(prefix="gfs-fetch-") as folder:
         source = Path(job.run_folder)
-        if not source.is_dir():
+        if is_url(job.run_folder) or not source.is_dir():
             source = Path(folder)
-            unpack(_printed(jobs, job), source)
-        files = [file for file in source.rglob("*") if file.is_file() and not left_out(file.name)]
-        files.sort(key=lambda file: (file == source / "report.json", file))
-        for file in files:
-            target = f"{root.rstrip('/')}/{file.relative_to(source).as_posix()}"
-            system.makedirs(target.rpartition("/")[0], exist_ok=True)
-            system.put_file(str(file), target)
-    return len(files)
+            _bring(jobs, job, source)
+        names = sorted(kept_files(source), key=lambda name: (name == REPORT, name))
+        for name in names:
+            remote.put(name, source / name)
+    return len(names)
 
 
-@contextmanager
-def _told(url: str) -> Iterator[None]:
-    """Errors of storage in one line, with what they are about; its libraries have their own."""
-    try:
-        yield
-    except GfsError:
-        raise
-    except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StorageError(f"DIR: {url} cannot be written: {said}") from error
+def _bring(jobs: Jobs, job: Job, into: Path) -> None:
+    """Fill an empty folder."""
+    source = Path(job.run_folder)
+    if is_url(job.run_folder):
+        fill(into, Remote(job.run_folder, "run folder"))
+        if not any(into.iterdir()):
+            raise RunFolderError(f"run folder: {job.run_folder} holds nothing yet")
+    elif source.is_dir():
+        for name in kept_files(source):
+            (into / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, into / name)
+    else:
+        unpack(_printed(jobs, job), into)
 
 
 def _printed(jobs: Jobs, job: Job) -> str:
@@ -95,7 +90,3 @@ def _printed(jobs: Jobs, job: Job) -> str:
     entrypoint = f"exec python -m gfs_dist.service.packing {shlex.quote(job.run_folder)}"
     with tempfile.TemporaryDirectory(prefix="gfs-fetch-") as empty:
         return jobs.output(name, entrypoint, Path(empty), PACK_TIMEOUT_S)
-
-
-def _left_out(_folder: str, names: list[str]) -> list[str]:
-    return [name for name in names if left_out(name)]

@@ -32,7 +32,7 @@ class Job:
         attempt: from 1.
         job: the command.
         status: PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED.
-        run_folder: where it writes, on the cluster's storage.
+        run_folder: where it writes, on the cluster's storage or at a URL.
         config_sha256, git_commit: of what was submitted.
         started, ended: seconds since the epoch; None if not yet.
         exit_code: of its driver.

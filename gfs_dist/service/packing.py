@@ -14,8 +14,7 @@ import tarfile
 from pathlib import Path
 
 from gfs_dist.errors import RunError
-from gfs_dist.files import atomic
-from gfs_dist.files.lock import NAME as LOCK
+from gfs_dist.files.mirror import kept_files
 
 LIMIT_BYTES = 256 * 2**20
 BEGIN, END = "-----BEGIN GFS RUN FOLDER-----", "-----END GFS RUN FOLDER-----"
@@ -27,14 +26,13 @@ def pack(folder: Path) -> str:
     """``folder`` as lines of base64 of a compressed archive, and its hash; or why not."""
     if not folder.is_dir():
         return f"{MISSING}: {folder}"
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    size = sum((folder / name).stat().st_size for name in kept_files(folder))
     if size > LIMIT_BYTES:
         return f"{LARGE} {LIMIT_BYTES // 2**20} MiB: {folder} has {size / 2**20:.0f}"
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file() and not left_out(file.name):
-                archive.add(file, file.relative_to(folder).as_posix())
+        for name in kept_files(folder):
+            archive.add(folder / name, name)
     content = buffer.getvalue()
     parts = [content[at : at + _LINE] for at in range(0, len(content), _LINE)]
     lines = [base64.b64encode(part).decode() for part in parts]
@@ -60,11 +58,6 @@ def unpack(text: str, into: Path) -> None:
             archive.extractall(into, filter="data")  # no links out, no devices, no paths upwards
     except (ValueError, tarfile.TarError, EOFError) as error:
         raise RunError(f"the run folder arrived damaged ({error}); fetch it again") from error
-
-
-def left_out(name: str) -> bool:
-    """What is being written at this moment, and the lock of who writes."""
-    return name.startswith(atomic.PREFIX) or name == LOCK
 
 
 if __name__ == "__main__":

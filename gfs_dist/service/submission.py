@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gfs_dist.errors import ClusterError
+from gfs_dist.files.remote import Remote
 from gfs_dist.service.capacity import Capacity, Demand
 from gfs_dist.service.jobs import AlreadyThereError, Job, Jobs
 from gfs_dist.service.staging import CONFIG, stage
+from gfs_dist.urls import is_url
 
 HASH_LENGTH = 10
 
@@ -30,7 +32,7 @@ class Submission:
         job: the command.
         identity: text that differs where results or their place differ.
         config_text: the configuration that the job gets.
-        run_folder: absolute, on storage that the cluster shares.
+        run_folder: absolute, on storage that the cluster shares; or a URL.
         demand: what it takes of a cluster.
         factory: the user's own code that it needs.
     """
@@ -73,6 +75,7 @@ def send(jobs: Jobs, submission: Submission, capacity: Capacity) -> Sent:
 
     Raises:
         ClusterError: another job writes to the same run folder, or the cluster takes no job.
+        ConfigError: a run folder at a URL that cannot be reached from here.
     """
     known = jobs.list()
     tries = sorted((j for j in known if j.base == submission.base), key=lambda job: job.attempt)
@@ -119,5 +122,7 @@ def git_commit() -> str:
 
 def _is_gone(run_folder: str) -> bool:
     """Whether what it wrote was deleted; False where this machine cannot see."""
+    if is_url(run_folder):
+        return not Remote(run_folder, "out").files()
     folder = Path(run_folder)
     return folder.parent.is_dir() and not folder.exists()

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import io
 import re
-from pathlib import Path
 
 import pytest
 
 from gfs_dist.cli.display import PROGRESS, PlainReporter, Progress, duration, show
 from gfs_dist.cli.live import LiveReporter
+from gfs_dist.files import RunFolder
 from gfs_dist.jobs.reporter import PlannedOnly, Reporter, Silent
 
 
@@ -27,7 +27,7 @@ class Terminal(io.StringIO):
 
 def work(reporter: Reporter) -> None:
     reporter.plan(["prune 2 checkpoints"])
-    reporter.run_folder(Path("runs/x"))
+    reporter.run_folder(RunFolder("runs/x"))
     reporter.phase("train", 10)
     reporter.step(5, loss=0.123456789)
     reporter.phase("prune [1/2]", 20)

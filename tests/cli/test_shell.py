@@ -16,6 +16,7 @@ import pytest
 
 from gfs_dist.cli import main
 from gfs_dist.errors import BudgetError, InputError, RunError
+from gfs_dist.files import RunFolder
 from gfs_dist.jobs.config import Prune
 
 ROOT = Path(__file__).parent.parent.parent
@@ -43,7 +44,7 @@ def failing(error: BaseException) -> Run:
 
 def well(config: Any, reporter: Any) -> dict[str, Any]:
     reporter.plan([f"{config.steps} steps"])
-    reporter.run_folder(Path(config.out))
+    reporter.run_folder(RunFolder(config.out))
     reporter.table("result", ["loss"], [[0.5]])
     reporter.next(["gfs evaluate PATH"])
     return {"job": "prune", "status": "finished", "results": [{"loss": 0.5}], "timing": {}}
@@ -105,7 +106,7 @@ def test_interrupted_run_says_how_to_go_on(
     job: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(config: Any, reporter: Any) -> dict[str, Any]:
-        reporter.run_folder(Path("runs/x"))
+        reporter.run_folder(RunFolder("runs/x"))
         os.kill(os.getpid(), signal.SIGTERM)
         signal.pause()
         raise AssertionError("SIGTERM did not interrupt")

@@ -357,21 +357,33 @@ class TestSweep:
 @pytest.mark.parametrize(
     ("command", "word"),
     [
-        ("prune", "out=s3://bucket/run"),
         ("prune", "checkpoint=gs://bucket/run"),
-        ("prune", "resume=s3://bucket/run"),
         ("pretrain", "data=npz data.path=https://host/x.npz"),
         ("cut", "path=memory://run budget.macs=50%"),
+        ("doctor", "out=memory://run"),
     ],
 )
-def test_a_url_is_no_path(command: str, word: str) -> None:
-    with pytest.raises(ConfigError, match=r"found \w+://.*, accepted a path .*gfs fetch ID URL"):
+def test_only_run_folders_may_be_urls(command: str, word: str) -> None:
+    with pytest.raises(ConfigError, match=r"found \w+://.*, accepted a path; .*\(out=URL"):
         compose(command, word.split())
 
 
-def test_a_url_in_a_file_of_the_users_is_no_path_either(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["out", "resume"])
+def test_a_url_of_a_kind_that_is_not_known_here_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{key}: found zz://a/b: Protocol not known: zz; acc"):
+        compose("prune", [f"{key}=zz://a/b"])
+
+
+def test_a_url_in_a_file_of_the_users_is_checked_too(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     file = tmp_path / "experiment" / "mine.yaml"
-    file.write_text("# @package _global_\nout: s3://bucket/run\n")
-    with pytest.raises(ConfigError, match=r"out: found s3://bucket/run, accepted a path"):
+    file.write_text("# @package _global_\nout: zz://bucket/run\n")
+    with pytest.raises(ConfigError, match=r"out: found zz://bucket/run: Protocol not known"):
         compose("prune", ["+experiment=mine"], tmp_path)
+
+
+def test_points_of_a_sweep_go_below_a_url() -> None:
+    assert [config.out for config in sweep("prune", ["out=memory://a/b", "steps=1,2"])] == [
+        "memory://a/b/0",
+        "memory://a/b/1",
+    ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fsspec
 import pytest
 
-from gfs_dist.errors import ConfigError, JobEndedError
-from gfs_dist.jobs import on_cluster, submit
+from gfs_dist.errors import ConfigError, InputError, JobEndedError
+from gfs_dist.jobs import logs, on_cluster, submit
 from gfs_dist.jobs.cluster_keys import SUBMITTED
 from gfs_dist.jobs.compose import compose_file, to_yaml
 from gfs_dist.jobs.config import COMMANDS
@@ -74,6 +76,27 @@ def test_paths_no_longer_depend_on_the_folder(here: Path) -> None:
         assert line in text, line
     assert "partition: contiguous" in text
     assert f"partition: {here}/parts.json" in prepared("partition=parts.json").config_text
+
+
+def test_a_url_stays_what_it_is() -> None:
+    sent = prepared("out=memory://bucket/run")
+    assert sent.run_folder == "memory://bucket/run"
+    assert "out: memory://bucket/run" in sent.config_text
+    points = submit.batch(["job=prune", "steps=1,2", "out=memory://b"], multirun=True).requests
+    assert [submit.prepare(p).run_folder for p in points] == ["memory://b/0", "memory://b/1"]
+
+
+def test_the_log_of_a_rank_is_read_where_the_run_folder_lies(here: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/logged/run/logs/rank_1.log", b"said")
+    (here / "logs").mkdir()
+    (here / "logs" / "rank_1.log").write_text("said")
+    for place in ("memory://logged/run", str(here)):
+        ran = replace(job("SUCCEEDED"), run_folder=place)
+        assert logs._of_rank(ran, 1) == "said"
+        with pytest.raises(InputError, match=r"found no rank_0\.log, .* those of rank_1\.log"):
+            logs._of_rank(ran, 0)
+    memory.rm("/logged", recursive=True)
 
 
 def test_every_point_of_a_sweep_is_a_job_with_a_folder() -> None:

@@ -155,6 +155,24 @@ def test_nothing_is_imported_unless_asked(tensorboard: Told, mlflow: Told) -> No
     assert (tensorboard.made, mlflow.made) == ([], [])
 
 
+def test_at_a_url_what_a_writer_writes_last_arrives_too(
+    here: Path, tensorboard: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(here / "state"))
+    close = sys.modules["torch.utils.tensorboard"].SummaryWriter.close
+
+    def close_late(self: Any) -> None:
+        close(self)
+        Path(tensorboard.made[0]).mkdir()
+        Path(tensorboard.made[0], "last").touch()
+
+    monkeypatch.setattr(sys.modules["torch.utils.tensorboard"].SummaryWriter, "close", close_late)
+    assert main([*TINY[:-1], f"out=file://{here}/there", "track=tensorboard"]) == 0
+    assert (here / "there" / "tensorboard" / "last").exists()
+    assert tensorboard.closed == [True]
+    assert any(name.startswith("pruned/") for name in tensorboard.last)
+
+
 def test_a_run_folder_from_before_there_was_track_goes_on(here: Path) -> None:
     text = to_yaml(compose("prune", ["out=old"]))
     (here / "old").mkdir()

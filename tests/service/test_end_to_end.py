@@ -150,6 +150,27 @@ def test_a_stopped_job_leaves_nothing_and_goes_on_with_the_same_picks(gfs: Gfs) 
     assert picks(folder) == picks(gfs.home / "undisturbed")
 
 
+def test_a_run_folder_at_a_url_needs_no_path_that_machines_share(gfs: Gfs) -> None:
+    gfs(*LONG, "runtime=none", "method=lazy", "out=beside")
+    url, there = f"file://{gfs.home}/bucket/run", gfs.home / "bucket" / "run"
+    words = [*LONG, "method=exhaustive", f"out={url}"]
+    job = gfs.json("submit", *words)
+    assert job["run_folder"] == url
+    wait_for(lambda: any((there / "paths").glob("step_00000000*.json")))  # its first picks
+    assert gfs.json("stop", job["id"])["status"] == "STOPPED"
+    wait_for(lambda: not gfs.left)
+    assert f"submitted as {job['base']}-2, which goes on in {url}" in gfs("submit", *words)
+    assert picks(there) == picks(gfs.home / "beside")
+    assert list((gfs.home / "state" / "gfs" / "runs").iterdir()) == []
+    assert url in gfs("status", job["base"])
+    assert gfs.json("logs", job["base"], "rank=0")["id"] == f"{job['base']}-2"
+    gfs("fetch", job["base"], "from_url")
+    assert picks(gfs.home / "from_url") == picks(there)
+    assert "has finished already" in gfs("submit", *words)
+    said = gfs("submit", *TINY, f"out={url}", exit_code=2)  # found by the job
+    assert "the run folder has" in said
+
+
 def test_own_code_goes_along_and_sweeps_are_one_job_a_point(gfs: Gfs) -> None:
     (gfs.home / "own_net.py").write_text(
         "from torch import nn\nfrom own_size import SIZE\n"

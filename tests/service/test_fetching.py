@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from gfs_dist.errors import InputError, RunFolderError, StorageError
 from gfs_dist.files import atomic
+from gfs_dist.files.mirror import kept_files
 from gfs_dist.service.fetching import fetch, fetch_to_url
 from gfs_dist.service.jobs import Job
 from gfs_dist.service.packing import pack
@@ -77,6 +79,23 @@ def test_to_a_url_with_the_report_last(
     assert order[-1] == "/bucket/run/report.json"
     with pytest.raises(RunFolderError, match="memory://bucket/run exists and is not empty"):
         fetch_to_url(*source, "memory://bucket/run")
+
+
+def test_from_a_url_to_a_folder_or_to_another(memory: Any, tmp_path: Path) -> None:
+    for name in [*FILES, f"{atomic.PREFIX}half", "checkpoints/a/model.safetensors"]:
+        memory.pipe(f"/bucket/run/{name}", name.encode())
+    memory.pipe("/bucket/run/models/a/architecture.json", b"{}")
+    whole = sorted([*FILES, "models/a/architecture.json"])
+    cluster: Any = Cluster(tmp_path)
+    there = replace(job(tmp_path), run_folder="memory://bucket/run")
+    assert fetch(cluster, there, tmp_path / "back") == len(whole)
+    assert kept_files(tmp_path / "back") == whole
+    assert fetch_to_url(cluster, there, "memory://other/run") == len(whole)
+    assert sorted(memory.find("/other/run")) == [f"/other/run/{name}" for name in whole]
+    nothing = replace(there, run_folder="memory://nothing")
+    with pytest.raises(RunFolderError, match="memory://nothing holds nothing yet"):
+        fetch(cluster, nothing, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from gfs_dist.errors import ClusterError
@@ -116,6 +117,17 @@ def test_a_run_folder_is_unseen_from_elsewhere_not_gone(submission: Submission) 
     send(jobs, far, CAPACITY)
     jobs.end("SUCCEEDED")
     assert send(jobs, far, CAPACITY).how == "finished"
+
+
+def test_a_run_folder_at_a_url_is_gone_when_nothing_is_there(submission: Submission) -> None:
+    jobs, there = FakeJobs(), replace(submission, run_folder="memory://submitted/run")
+    send(jobs, there, CAPACITY)
+    jobs.end("SUCCEEDED")
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/submitted/run/report.json", b"{}")
+    assert send(jobs, there, CAPACITY).how == "finished"
+    memory.rm("/submitted", recursive=True)
+    assert send(jobs, there, CAPACITY).job.attempt == 2
 
 
 def test_who_was_faster_is_attached_to(submission: Submission) -> None:

@@ -74,6 +74,24 @@ def test_a_killed_driver_is_resumed_inside_a_layer(
     assert not (out / "scratch").exists()
 
 
+def test_at_a_url_it_is_resumed_too_and_scratch_stays_here(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    out, url = tmp_path / "run", f"file://{tmp_path}/run"
+    words = [*LAST, "runtime=local", "workers=2"]
+    # The first generation is that of the ranks saying that they see the copy.
+    second = [{"rank": -1, "step": 2, "generation": FIRST_SEARCH + 3}]
+    killed = elsewhere("prune", f"out={url}", *words, faults=second)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (out / "config.yaml").exists()
+    assert list((tmp_path / "state").glob("gfs/runs/*/scratch"))
+    assert not (out / "scratch").exists()
+    assert main(["prune", f"resume={url}"]) == 0
+    assert outcome(out) == outcome(undisturbed)
+    assert not (out / "scratch").exists()
+
+
 def test_a_driver_killed_while_widths_are_measured_searches_nothing_again(
     undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,226 @@
+"""A run folder at a URL: a working copy on this machine, and a thread that keeps the URL as new.
+
+The run works in the copy as in any run folder, with locks and renames, which object stores lack.
+What lies at the URL is at every moment a run folder that can be resumed, because of the order in
+which files go there: a folder's JSON after its tensors, ``report.json`` after all that it names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Self
+
+from gfs_dist.errors import ConfigError, StorageError
+from gfs_dist.files import atomic
+from gfs_dist.files.lock import NAME as LOCK
+from gfs_dist.files.lock import FolderLock
+from gfs_dist.files.remote import Remote
+
+SCRATCH = "scratch"
+"""Folder of a run folder for what it does not keep."""
+
+REPORT = "report.json"
+PAUSE_S = 2.0
+"""Between two rounds: a file that grows is sent anew each time, and stores charge for it."""
+
+Stamp = tuple[int, int, int]
+
+
+def kept_files(folder: Path) -> list[str]:
+    """Names of all files of a run folder but its lock, scratch and what is being written."""
+    found: list[str] = []
+    for place, folders, names in os.walk(folder):
+        here = Path(place).relative_to(folder)
+        folders[:] = [name for name in folders if not _is_passing(here / name)]
+        found += [(here / name).as_posix() for name in names if not _is_passing(here / name)]
+    return sorted(found)
+
+
+def _is_passing(path: Path) -> bool:
+    return path.name.startswith(atomic.PREFIX) or str(path) in (LOCK, SCRATCH)
+
+
+def working_copy(remote: Remote) -> Path:
+    """Where the run of a URL works: always the same folder of this user."""
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    last = re.sub("[^A-Za-z0-9_.-]", "_", remote.place.rpartition("/")[2])
+    digest = hashlib.sha256(remote.place.encode()).hexdigest()[:16]
+    return Path(home).absolute() / "gfs" / "runs" / f"{last}-{digest}"
+
+
+def empty_copy(remote: Remote) -> Path:
+    """The working copy, without what a run that died here has left: what lies at the URL counts.
+
+    Raises:
+        RunFolderError: another process works there.
+        StorageError: it cannot be written.
+    """
+    folder = working_copy(remote)
+    with atomic.storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(folder)
+        try:
+            for item in folder.iterdir():
+                if item.is_dir():
+                    shutil.rmtree(item)
+                elif item.name != LOCK:
+                    item.unlink()
+        finally:
+            lock.release()
+    return folder
+
+
+def fill(folder: Path, remote: Remote) -> set[str]:
+    """Copy what lies at the URL here; names of what writers left half-written there.
+
+    Raises:
+        ConfigError: it cannot be read.
+        StorageError: the copy cannot be written.
+    """
+    names = remote.files()
+    half = _half_written(names)
+    for name in sorted({*names} - half):
+        file = folder / name
+        with atomic.storage_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        remote.get(name, file)
+    return half
+
+
+def _half_written(names: Sequence[str]) -> set[str]:
+    """Temporary names, and tensors whose JSON has not come yet."""
+    paths = [PurePosixPath(name) for name in names]
+    described = {path.parent for path in paths if path.suffix == ".json"}
+    return {
+        str(path)
+        for path in paths
+        if any(part.startswith(atomic.PREFIX) for part in path.parts)
+        or (path.suffix == ".safetensors" and path.parent not in described)
+    }
+
+
+class Mirror:
+    """Keeps ``remote`` as new as ``folder``, whose files are known by what the system says of them.
+
+    Between :meth:`__enter__`, which has copied everything when it returns, and :meth:`__exit__`,
+    which does so too, a thread copies after each :meth:`wake`. The folder goes at the end, once
+    all of it lies at the URL.
+
+    Args:
+        folder: the working copy.
+        remote: what it is a copy of.
+        filled: the folder came from there, with :func:`fill`; else nothing is there.
+
+    Raises:
+        ConfigError: nothing can be written there, as it turns out at the start.
+        StorageError: later; from :meth:`wake` or at the end.
+    """
+
+    def __init__(self, folder: Path, remote: Remote, *, filled: bool) -> None:
+        self._folder, self._remote = folder, remote
+        self._known = _stamps(folder) if filled else {}
+        self._report: Stamp | None = None
+        self._error: Exception | None = None
+        self._news, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+
+    def wake(self) -> None:
+        """Everything written up to now belongs together: it is copied soon, by the thread."""
+        if self._error is not None:
+            raise self._error
+        self._report = _stamp(self._folder / REPORT)
+        self._news.set()
+
+    def __enter__(self) -> Self:
+        try:
+            self._copy()
+        except StorageError as error:
+            shutil.rmtree(self._folder)
+            raise ConfigError(str(error)) from error
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._news.set()
+        self._thread.join()
+        self._report = _stamp(self._folder / REPORT)
+        try:
+            self._copy()
+        except StorageError as failed:
+            words = f"{failed}; what is missing there lies in {self._folder}"
+            if error is None:
+                raise StorageError(words) from failed
+            error.add_note(words)  # the job's own error is the one to tell first
+        else:
+            with atomic.storage_errors(self._folder):
+                shutil.rmtree(self._folder)
+
+    def _work(self) -> None:
+        while self._news.wait() and not self._over.is_set():
+            self._news.clear()
+            try:
+                self._copy()
+            except Exception as error:  # noqa: BLE001 - raised where the job meets it
+                self._error = error
+                return
+            self._over.wait(PAUSE_S)
+
+    def _copy(self) -> None:
+        """One round: what is new or another, then what is gone."""
+        report = self._report  # first: what this report names is among the files that are found
+        now = _stamps(self._folder)
+        changed = [name for name, stamp in now.items() if self._known.get(name) != stamp]
+        for name in sorted(changed, key=lambda name: (name.endswith(".json"), name)):
+            if name != REPORT:
+                self._put(name, now[name])
+        if report is not None and report != self._known.get(REPORT):
+            self._put_report(report)
+        for name in self._known.keys() - now.keys():
+            self._remote.remove(name)
+            del self._known[name]
+
+    def _put(self, name: str, stamp: Stamp) -> None:
+        try:
+            self._remote.put(name, self._folder / name)
+        except StorageError:
+            if (self._folder / name).exists():
+                raise
+        else:
+            self._known[name] = stamp
+
+    def _put_report(self, stamp: Stamp) -> None:
+        """Send the report of that stamp; a newer one may name files that were not yet found."""
+        with (self._folder / REPORT).open("rb") as file:
+            if _of(os.fstat(file.fileno())) == stamp:
+                self._remote.write(REPORT, file.read())
+                self._known[REPORT] = stamp
+
+
+def _stamps(folder: Path) -> dict[str, Stamp]:
+    found = ((name, _stamp(folder / name)) for name in kept_files(folder))
+    return {name: stamp for name, stamp in found if stamp is not None}
+
+
+def _stamp(file: Path) -> Stamp | None:
+    """What tells two versions of a file apart; None if it is gone."""
+    try:
+        return _of(file.stat())
+    except FileNotFoundError:
+        return None
+
+
+def _of(facts: os.stat_result) -> Stamp:
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns

@@ -1,0 +1,137 @@
+"""A folder behind a URL of fsspec's: ``s3://``, ``gs://``, ``file://`` and what is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from gfs_dist.errors import ConfigError, GfsError, StorageError
+from gfs_dist.files import atomic
+from gfs_dist.urls import check_url
+
+
+class Remote:
+    """Files behind ``url``, by names relative to it.
+
+    A file appears whole or not at all: object stores have no other way, on disks it is renamed.
+    (Of ftp, sftp and their like that is not known.) There are no locks.
+
+    Args:
+        url: of a folder; it does not have to exist.
+        key: under which the user named it, for messages.
+
+    Raises:
+        ConfigError: as :func:`gfs_dist.urls.check_url`, or its storage cannot be reached.
+    """
+
+    def __init__(self, url: str, key: str) -> None:
+        check_url(key, url)
+        # A tenth of a second, of which a run in a path wants nothing.
+        from fsspec.core import url_to_fs
+        from fsspec.implementations.local import LocalFileSystem
+
+        self.url, self.key = url.rstrip("/"), key
+        with self.told(ConfigError, "reached"):
+            self._system, root = url_to_fs(url)
+        self._root = root.rstrip("/")
+        self._is_disk = isinstance(self._system, LocalFileSystem)
+        self._made: set[str] = set()
+
+    @property
+    def place(self) -> str:
+        """The same for all ways to write the URL."""
+        return str(self._system.unstrip_protocol(self._root))
+
+    def files(self) -> list[str]:
+        """Names of all files, half-written ones of dead writers among them.
+
+        Raises:
+            ConfigError: it cannot be read, or a name leads out of it.
+        """
+        with self.told(ConfigError, "read"):
+            self._system.invalidate_cache()
+            try:  # find() would call empty what it cannot read
+                walk = list(self._system.walk(self._root, on_error="raise"))
+            except FileNotFoundError:
+                return []
+        paths = [f"{folder}/{name}" for folder, _, files in walk for name in files]
+        names = [path[len(self._root) :].strip("/") for path in paths]
+        if outside := [name for name in names if ".." in PurePosixPath(name).parts]:
+            raise ConfigError(f"{self.key}: {self.url} holds {outside[0]!r}, which leads out of it")
+        return sorted(name for name in names if name)
+
+    def read(self, name: str) -> bytes:
+        """What a file holds.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        with self.told(ConfigError, "read"):
+            return bytes(self._system.cat_file(self._at(name)))
+
+    def get(self, name: str, file: Path) -> None:
+        """Copy a file here; its folder is there.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        with self.told(ConfigError, "read"):
+            self._system.get_file(self._at(name), str(file))
+
+    def put(self, name: str, file: Path) -> None:
+        """Copy a file there.
+
+        Raises:
+            StorageError: it cannot be written; a file that was there is as before.
+        """
+        with self.told(StorageError, "written"):
+            if self._is_disk:
+                atomic.copy(file, self._ready(name))
+            else:
+                self._system.put_file(str(file), self._ready(name))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file.
+
+        Raises:
+            StorageError: as :meth:`put`.
+        """
+        with self.told(StorageError, "written"):
+            if self._is_disk:
+                atomic.write_bytes(self._ready(name), content)
+            else:
+                self._system.pipe_file(self._ready(name), content)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        with self.told(StorageError, "written"):
+            try:
+                self._system.rm_file(self._at(name))
+            except FileNotFoundError:
+                return
+
+    @contextmanager
+    def told(self, kind: type[GfsError], what: str) -> Iterator[None]:
+        """Turn errors of storage, whose libraries have their own, into one that names the URL."""
+        try:
+            yield
+        except Exception as error:
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise kind(f"{self.key}: {self.url} cannot be {what}: {said}") from error
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _ready(self, name: str) -> str:
+        """Where a file goes, in a folder that is there."""
+        target = self._at(name)
+        parent = target.rpartition("/")[0]
+        if parent not in self._made:
+            self._system.makedirs(parent, exist_ok=True)
+            self._made.add(parent)
+        return target
