@@ -272,12 +272,9 @@ class NetworkLoss(OwnCandidates):
                 self._tick()
             self._empty_loss = total / len(x)
             if self._most_trials is None:  # depends on the network, not on the samples
-                candidates = min(
-                    self.num_candidates, self._sampling.candidates or layer.num_candidates
-                )
-                count = trials_at_once(candidates, most)
-                (separable,) = pool.map(lambda c: layer.separable(c, count), self._chunks[:1])
-                self._most_trials = most if separable else 1
+                self._most_trials = most
+                if most > 1 and not next(pool.map(layer.separable, self._chunks[:1])):
+                    self._most_trials = 1
 
 
 def line_search(

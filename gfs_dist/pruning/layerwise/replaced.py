@@ -165,16 +165,14 @@ class Replaced:
         return results
 
     @torch.no_grad()
-    def separable(self, chunk: Chunk, count: int) -> bool:
-        """Whether trials side by side give what each gives alone.
+    def separable(self, chunk: Chunk) -> bool:
+        """Whether two trials side by side give what each gives alone; then more do too.
 
         They do not where samples are told apart by more than their place along the first axis, or
         are counted before the layer and divided after it.
         """
-        if count == 1:
-            return True
         silent = torch.zeros(self.num_candidates, dtype=torch.float64)
-        trials = [Trial(candidate, 1.0) for candidate in range(count)]
+        trials = [Trial(candidate, 1.0) for candidate in (0, self.num_candidates - 1)]
         alone = torch.cat([self.logits(chunk, silent, [trial]) for trial in trials])
         try:
             together = self.logits(chunk, silent, trials)
