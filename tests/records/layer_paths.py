@@ -31,6 +31,7 @@ from torch.nn import functional
 from gfs_dist import networks
 from gfs_dist.pruning.layerwise import moments
 from gfs_dist.pruning.layerwise.network_loss import NetworkLossProblem
+from gfs_dist.pruning.layerwise.passes import DenseTask
 from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner, Settings
 from gfs_dist.pruning.layerwise.replaced import Replaced
 from gfs_dist.pruning.layerwise.sampling import Sampling
@@ -106,7 +107,8 @@ class Timed:
         )
 
     def map(self, task: Task, items: Sequence[Any], on_done: OnDone | None = None) -> MapResult:
-        return self._timed(PASS, lambda: self.inner.map(task, items, on_done))
+        phase = PASS if isinstance(task, DenseTask) else WRITE
+        return self._timed(phase, lambda: self.inner.map(task, items, on_done))
 
     def together(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
         return self.inner.together(task, on_progress)
@@ -200,7 +202,7 @@ def full_paths(
             work.search(on_layer=timed.on_layer)
             total = time.perf_counter() - began
             spent = dict(timed.spent)
-            spent[WRITE] = total - sum(spent.values())
+            spent[WRITE] += total - sum(spent.values())
             runs.append({"samples and network written, structure found": prepared, **spent})
             picks = json.dumps({name: layer.path.picks for name, layer in work.paths.items()})
             found.add(hashlib.sha256(picks.encode()).hexdigest())
