@@ -81,7 +81,7 @@ def test_at_a_url_it_is_resumed_too_and_scratch_stays_here(
     out, url = tmp_path / "run", f"file://{tmp_path}/run"
     words = [*LAST, "runtime=local", "workers=2"]
     # The first generation is that of the ranks saying that they see the copy.
-    second = [{"rank": -1, "step": 2, "generation": FIRST_SEARCH + 3}]
+    second = [{"rank": -1, "step": 2, "generation": SECOND_SEARCH + 1}]
     killed = elsewhere("prune", f"out={url}", *words, faults=second)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (out / "config.yaml").exists()
