@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gfs_dist._allocator import keep_freed_memory
 from gfs_dist.runtime.memory import forget_peak, peak_bytes
 from gfs_dist.selection.build import Recipe, make_objective
 from gfs_dist.selection.contributions import ArrayContributions
@@ -152,6 +153,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 def main(words: list[str]) -> None:
     """Read a cell as JSON, print its row as JSON."""
+    keep_freed_memory()
     print(json.dumps(measure(Cell(**json.loads(words[0])))))  # noqa: T201 - the answer
 
 
