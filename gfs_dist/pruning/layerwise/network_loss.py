@@ -47,11 +47,10 @@ class Batching(NamedTuple):
     def of(cls, drawn: Sequence[int], most: int) -> Batching:
         """Of a step that scores ``drawn``, sorted, with at most so many in a batch.
 
-        Neighbours fill a batch. The next ones begin a place further on, so that every second or
-        third candidate, as a rank of a strided partition has them, finds all places too.
+        Any run of neighbours, as ranks own them, fills its batches but for the last.
         """
         size = trials_at_once(len(drawn), most)
-        return cls(size, {c: (number + number // size) % size for number, c in enumerate(drawn)})
+        return cls(size, {c: number % size for number, c in enumerate(drawn)})
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path as FilePath
 
@@ -111,15 +112,14 @@ def test_a_candidate_keeps_its_bits_whatever_is_computed_beside_it(tmp_path: Fil
         assert float(whole(search_for, torch.tensor([candidate])).scores()) == scores[candidate]
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3])
-def test_ranks_find_a_candidate_for_every_place(stride: int) -> None:
-    drawn = [*range(100, 148)]
+@pytest.mark.parametrize("count", [48, 47, 41])
+def test_any_run_of_neighbours_fills_its_batches(count: int) -> None:
+    drawn = [*range(100, 100 + count)]
     size, places = Batching.of(drawn, 1_000)
     assert size == 6
-    for first in range(stride):
-        own = [places[candidate] for candidate in drawn[first::stride]]
-        counts = [own.count(place) for place in range(size)]
-        assert max(counts) - min(counts) <= 1
+    for first, last in itertools.combinations(range(count + 1), 2):
+        own = [places[candidate] for candidate in drawn[first:last]]
+        assert max(map(own.count, range(size))) == -(-len(own) // size)
 
 
 def test_a_search_computes_little_besides_its_candidates(
