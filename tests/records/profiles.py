@@ -25,9 +25,9 @@ BLOCKS = (0, 3)
 RANKS = (1, 2, 4)
 SAMPLES, NEURONS, STEPS = 5000, 1000, 60
 NOTES = [
-    f"memory: {STEPS} steps of an exhaustive search on {SAMPLES:,} samples by a rank that owns half "
-    f"of {NEURONS:,} neurons, one thread, each of {ROUNDS} times in a process of its own as workers are; the page faults "
-    "of the earlier commit depend on where a process finds its heap",
+    f"memory: {STEPS} steps of an exhaustive search on {SAMPLES:,} samples by a rank that owns "
+    f"half of {NEURONS:,} neurons, one thread, each of {ROUNDS} times in a process of its own as "
+    "workers are; the page faults of the earlier commit depend on where a process finds its heap",
     f"layers: the first and last block of ResNet34, {IMAGES} images of {SIZE} x {SIZE}, {PICKS} "
     "picks, one thread; serial: the caller's own work, which no rank shares; seconds on the "
     "critical path of so many ranks, each timed alone, exchanges left out; medians of the rounds",
