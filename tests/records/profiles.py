@@ -40,12 +40,14 @@ def as_worker() -> None:
     """Set this process up as a worker of the checkout does."""
     import torch
 
+    import gfs_dist
+
     torch.set_num_threads(1)
-    try:
+    # An editable installation would find the module elsewhere, for an earlier commit without it.
+    if Path(gfs_dist.__file__).with_name("_allocator.py").exists():
         from gfs_dist._allocator import keep_freed_memory
-    except ImportError:  # the earlier commit had none
-        return
-    keep_freed_memory()
+
+        keep_freed_memory()
 
 
 def memory() -> list[Row]:
