@@ -58,12 +58,12 @@ class Patches:
         """Rows of ``sum x x'`` of own channels, in memory of their own.
 
         Args:
-            products: summed over samples: all terms of a window, or else runs of the rows asked
-                for.
+            products: summed over samples: all terms of a window, or else the rows asked for, in
+                rising order.
         """
         if self.geometry.window:
             return self.geometry.window.assemble(products, own)
-        return torch.cat(list(products))
+        return torch.cat(list(products))[self.rows(own).argsort().argsort()]
 
 
 @dataclass(frozen=True)

@@ -180,10 +180,10 @@ class RowsTask:
         """Those of candidates ``item[0]`` to ``item[1]``."""
         first, last = item
         with one_thread():
-            own = [c for channels in self.channels[first:last] for c in channels]
+            own = _joined(self.channels[first:last])
             inputs = self.patches.inputs(self._read(own), own)
-            rows, columns = self.patches.rows(own), self._columns()
-            start = sum(map(len, self.channels[:first])) * self.patches.kernel
+            rows, columns = self.patches.rows(own), self.patches.rows(_joined(self.channels))
+            start = len(_joined(self.channels[:first])) * self.patches.kernel
             if not torch.equal(columns, torch.arange(inputs.shape[1])):
                 inputs = inputs[:, columns]
             raw = float(inputs.diagonal(start).sum()) / self.samples
@@ -199,9 +199,6 @@ class RowsTask:
         energy = float((weights[start : start + len(rows)] * target).sum())
         return Block(str(path), raw, float(inputs.diagonal(start).sum()), energy)
 
-    def _columns(self) -> Tensor:
-        return self.patches.rows([c for channels in self.channels for c in channels])
-
     def _read(self, own: Sequence[int]) -> list[Tensor]:
         """Of each piece what the rows of own channels are made of."""
         stops = [*(piece.start for piece in self.pieces[1:]), len(self.patches.sums)]
@@ -212,7 +209,7 @@ class RowsTask:
                 if self.patches.geometry.window:  # pieces are terms, for all channels
                     found.extend(products[:])
                     continue
-                rows = self.patches.rows(own)
+                rows = self.patches.rows(own).sort().values
                 rows = rows[(rows >= piece.start) & (rows < stop)] - piece.start
                 found.append(_rows(products, rows))
         return found
@@ -250,7 +247,7 @@ def make_map(
         samples: that they are sums over.
         folder: for the files, of this map alone.
     """
-    rows = reading.patches.rows([c for channels in consumer.channels for c in channels])
+    rows = reading.patches.rows(_joined(consumer.channels))
     weights = reading.weights[rows]
     file = folder / "weights.safetensors"
     scratch.write_tensors(file, {"weights": weights})
@@ -271,6 +268,11 @@ def make_map(
     damping = DAMPING * (sum(block.diagonal for block in blocks) / len(rows) + uncertain) or 1.0
     energy = sum(block.energy for block in blocks) + uncertain * float(weights.square().sum())
     return StoredMap(str(file), tuple(block.file for block in blocks), uncertain, energy, damping)
+
+
+def _joined(channels: Sequence[Sequence[int]]) -> list[int]:
+    """Channels of several candidates, candidate by candidate."""
+    return [channel for own in channels for channel in own]
 
 
 def _num_blocks(rows: int) -> int:

@@ -176,8 +176,7 @@ def run_dense_pass(
         envs.drop(DENSE, stage)
         files = [Path(path) for path in found.values]
         on_site(stage, files)
-        for file in files:
-            file.unlink()
+        _remove(files)
 
 
 def run_sweep(
@@ -196,8 +195,7 @@ def run_sweep(
         on_map(found)
         files = [Path(path) for path in found.values]
         sums = read_sums(files)
-        for file in files:
-            file.unlink()
+        _remove(files)
         return sums
 
     def on_fit(stage: int) -> None:
@@ -212,3 +210,8 @@ def run_sweep(
 
     sweep(pair, sum_up, on_fit=on_fit, on_site=done)
     return pair.small
+
+
+def _remove(files: Sequence[Path]) -> None:
+    for file in files:
+        file.unlink()

@@ -88,11 +88,17 @@ def same(found: LinearMap, expected: LinearMap, rows: Tensor) -> None:
     assert found.damping == pytest.approx(expected.damping)
 
 
+@pytest.mark.parametrize("most", [2, 16])
 @pytest.mark.parametrize("channels", CANDIDATES.values(), ids=CANDIDATES.keys())
 @pytest.mark.parametrize("name", LAYERS)
 def test_maps_are_those_of_the_patches(
-    name: str, channels: tuple[tuple[int, ...], ...], tmp_path: Path
+    name: str,
+    channels: tuple[tuple[int, ...], ...],
+    most: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(layer_maps, "MAX_BLOCKS", most)
     problem, count = Problem(name, tmp_path), len(channels)
     with open_runtime(RuntimeSpec("none", 1, "cpu")) as runtime:
         stored = problem.store(channels, runtime)
