@@ -22,6 +22,7 @@ from gfs_dist.pruning.structure import Layer
 from gfs_dist.runtime import Runtime
 from gfs_dist.selection.build import Recipe
 from gfs_dist.selection.loop import greedy
+from gfs_dist.selection.partition import Portion
 from gfs_dist.selection.path import Path
 from gfs_dist.selection.stop import Stop
 
@@ -46,8 +47,7 @@ class LayerSearch:
 
     def run(self, layer: Layer, device: torch.device, tick: Callable[[], None]) -> Path:
         """Its path."""
-        everything = torch.arange(layer.num_candidates)
-        return greedy(self.problem(layer).objective(everything, device, tick), self.stop)
+        return greedy(self.problem(layer).shared_objective(Portion(), device, tick), self.stop)
 
 
 def side_by_side_row(

@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
 from gfs_dist.jobs.study import Block, Study
 from gfs_dist.jobs.study_runs import Timed
 from gfs_dist.networks.sizes import macs_by_module
 from gfs_dist.pruning.layerwise.moments import Geometry, multiply_adds
 from gfs_dist.pruning.layerwise.pruner import Pruner
 from gfs_dist.pruning.layerwise.replaced import Replaced
-from gfs_dist.pruning.layerwise.sampling import Sampling
-from gfs_dist.pruning.layerwise.trial_costs import search_costs
+from gfs_dist.pruning.layerwise.trial_costs import batch_sizes, search_costs, trials_at_once
 from gfs_dist.scaling import (
     Estimate,
     Exchange,
@@ -29,8 +26,6 @@ from gfs_dist.scaling import (
     costs_of_splits,
 )
 from gfs_dist.selection.build import Recipe
-from gfs_dist.selection.partition import Partition
-from gfs_dist.selection.path import Path
 
 Row = dict[str, Any]
 FORECAST = tuple(2**i for i in range(3, 11))
@@ -101,16 +96,14 @@ def _estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, statistics.stdev(values) if len(values) > 1 else 0.0)
 
 
-def shares_of(
-    study: Study, block: Block, objective: str, parts: int, path: Path
-) -> dict[str, Share]:
-    """Of each phase: parts of the samples, candidates, and candidates that steps really score."""
-    candidates = block.layer.num_candidates
-    shares: dict[str, Share] = {"set-up": partial(share_of, candidates)}
-    if objective == "network_loss":
-        sampling = study.settings(block, objective).sampling
-        return {**shares, "steps": partial(drawn_share, path, sampling)}
-    return {**shares, "steps": partial(share_of, candidates), "moments": partial(share_of, parts)}
+def shares_of(work: LayerWork) -> dict[str, Share]:
+    """Of each phase: samples and cells of the table of a step; or moments over parts of the samples
+    and all else over candidates.
+    """
+    if work.rows:
+        return {"set-up": work.row_share, "steps": partial(_table_share, work)}
+    candidates = partial(share_of, work.candidates)
+    return {"set-up": candidates, "steps": candidates, "moments": partial(share_of, work.parts)}
 
 
 def share_of(items: int, ranks: int) -> float:
@@ -118,23 +111,9 @@ def share_of(items: int, ranks: int) -> float:
     return math.ceil(items / ranks) / items
 
 
-def drawn_share(path: Path, sampling: Sampling, ranks: int) -> float:
-    """Of the rank that has most of the candidates that each step draws, over all steps.
-
-    Contiguous parts have unequal numbers of those drawn, and of those left.
-    """
-    parts = Partition.contiguous(path.num_candidates, ranks)
-    owner = torch.empty(path.num_candidates, dtype=torch.int64)
-    for rank, part in enumerate(parts.parts):
-        owner[part] = rank
-    left = torch.ones(path.num_candidates, dtype=torch.bool)
-    most = total = 0
-    for k, pick in enumerate(path.picks, start=1):
-        drawn = sampling.drawn(left.nonzero().flatten(), k)
-        most += int(torch.bincount(owner[drawn], minlength=ranks).max())
-        total += len(drawn)
-        left[pick] = False
-    return most / total
+def _table_share(work: LayerWork, ranks: int) -> float:
+    own = work.common * work.row_share(ranks) + work.divided * work.cell_share(ranks)
+    return own / (work.common + work.divided)
 
 
 def forecast_rows(model: Model, measured: Sequence[int]) -> list[Row]:
@@ -173,7 +152,7 @@ def misfit_row(model: Model, ranks: int, seconds: float, against: str) -> Row:
 
 
 def work_of(
-    study: Study, block: Block, objective: str, pruner: Pruner, path_steps: int
+    study: Study, block: Block, objective: str, pruner: Pruner, path_steps: int, device: str
 ) -> LayerWork:
     """Multiply-adds of a search, by who has to do them.
 
@@ -181,6 +160,7 @@ def work_of(
         study, block, objective: what is searched.
         pruner: of the block's layer.
         path_steps: picks that were made.
+        device: type of the one that ranks compute on.
     """
     common: dict[str, Any] = {
         "candidates": block.layer.num_candidates,
@@ -189,11 +169,11 @@ def work_of(
         "parts": len(pruner.workspace.groups()),
     }
     if objective == "network_loss":
-        return LayerWork(**common, **_trials(study, block, pruner, path_steps))
+        return LayerWork(**common, **_trials(study, block, pruner, path_steps, device))
     return LayerWork(**common, **_moments(study, block, objective, pruner))
 
 
-def _trials(study: Study, block: Block, pruner: Pruner, steps: int) -> Row:
+def _trials(study: Study, block: Block, pruner: Pruner, steps: int, device: str) -> Row:
     settings, network, sampling = pruner.settings, pruner.dense, pruner.settings.sampling
     recipe = Recipe("squared", "auto", settings.weights, settings.replacement)
     samples = min(sampling.batch, study.sizes.images)
@@ -201,14 +181,19 @@ def _trials(study: Study, block: Block, pruner: Pruner, steps: int) -> Row:
         network, block.layer, pruner.example, samples, steps, recipe, sampling
     ).losses
     by_module = macs_by_module(network, pruner.example)
-    trial, shared = Replaced(network, block.layer).macs(by_module)
+    replaced, n = Replaced(network, block.layer), block.layer.num_candidates
+    trial, shared = replaced.macs(by_module)
+    size, most = batch_sizes(replaced, pruner.example, samples, device)
+    rows, scored = math.ceil(samples / size), min(n, sampling.candidates or n)
+    batches = math.ceil(scored / trials_at_once(scored, most, rows))
     return {
         "once": samples * (sum(by_module.values()) + shared),  # to the layer, and once through it
         "once_divided": 0.0,
         "common": samples * shared,
         "divided": samples * trial * losses / steps,
         "column_bytes": 0.0,
-        "samples": samples,
+        "rows": rows,
+        "cells": rows * batches,
     }
 
 
@@ -249,7 +234,6 @@ def _moments(study: Study, block: Block, objective: str, pruner: Pruner) -> Row:
         "once": 0.0,
         "common": 0.0,
         "column_bytes": column_bytes,
-        "samples": 0,
     }
 
 
@@ -269,5 +253,6 @@ def split_rows(
     for ranks in workers:
         chosen = choose_split(work, ranks, rates)
         costs = {f"{way}_s": cost for way, cost in costs_of_splits(work, ranks, rates).items()}
-        rows.append({"workers": ranks, "choice": chosen.way, **costs})
+        done = "samples" if work.rows else "candidates"
+        rows.append({"workers": ranks, "choice": chosen.way, "done": done, **costs})
     return rows

@@ -314,9 +314,9 @@ class AppendixD:
         """Forecast, check against what was measured, the cheapest way to divide, and floors."""
         what = {"block": block.name, "objective": objective}
         pruner = self._pruner(block, objective)
-        path, parts = alone[0][1].path, len(self.runs.workspace.groups())
-        shares = shares_of(self.study, block, objective, parts, path)
-        sizes = self.runs.sizes[block.name, objective]
+        picks = len(alone[0][1].path)
+        work = work_of(self.study, block, objective, pruner, picks, self.plan.device)
+        shares, sizes = shares_of(work), self.runs.sizes[block.name, objective]
         model = Model.fit(alone, shares, self.exchange, sizes)
         workers = self.study.sizes.workers
         misfits = [
@@ -331,7 +331,6 @@ class AppendixD:
             held_out = Model.fit(fewer, shares, self.exchange, sizes)
             seconds = statistics.median(run[workers[-1]].seconds for run in alone)
             misfits.append(misfit_row(held_out, workers[-1], seconds, f"{CRITICAL}, held out"))
-        work = work_of(self.study, block, objective, pruner, len(path))
         splits = split_rows(work, alone[0][1], self.exchange, sorted({*workers, *SPLIT_WORKERS}))
         phases = phase_rows(work, objective, alone[0][1], self.floors)
         phases += exchange_rows(whole, sizes, self.exchange)

@@ -9,6 +9,7 @@ from gfs_dist.files import RunFolder
 from gfs_dist.jobs.local import fault_words
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.runtime import (
+    AnyProblem,
     GroupResult,
     GroupTask,
     MapProgress,
@@ -16,7 +17,6 @@ from gfs_dist.runtime import (
     OnDone,
     OnGroupProgress,
     OnProgress,
-    Problem,
     Progress,
     Runtime,
     SearchResult,
@@ -51,7 +51,7 @@ class Watched:
 
     def search(
         self,
-        problem: Problem,
+        problem: AnyProblem,
         stop: Stop,
         partition: Partition | None = None,
         *,

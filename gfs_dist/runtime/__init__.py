@@ -28,12 +28,21 @@ from gfs_dist.runtime.progress import (
     Progress,
     SearchResult,
 )
-from gfs_dist.runtime.spec import GroupTask, Problem, RuntimeSpec, Task, Tick
+from gfs_dist.runtime.spec import (
+    AnyProblem,
+    GroupTask,
+    Problem,
+    RuntimeSpec,
+    SharedProblem,
+    Task,
+    Tick,
+)
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import Path
 from gfs_dist.selection.stop import Stop
 
 __all__ = [
+    "AnyProblem",
     "Fault",
     "Graph",
     "GroupProgress",
@@ -48,6 +57,7 @@ __all__ = [
     "Runtime",
     "RuntimeSpec",
     "SearchResult",
+    "SharedProblem",
     "Task",
     "Tick",
     "make_graph",
@@ -63,7 +73,7 @@ class Runtime(Protocol):
 
     def search(
         self,
-        problem: Problem,
+        problem: AnyProblem,
         stop: Stop,
         partition: Partition | None = None,
         *,

@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 
 from gfs_dist.errors import InputError
+from gfs_dist.runtime.division import Holding, divide
 from gfs_dist.runtime.faults import Fault
 from gfs_dist.runtime.group_journal import GroupJournal
 from gfs_dist.runtime.journal import Journal, Row
@@ -26,7 +27,7 @@ from gfs_dist.runtime.progress import (
     OnProgress,
     SearchResult,
 )
-from gfs_dist.runtime.spec import GroupTask, Problem, RuntimeSpec, Task
+from gfs_dist.runtime.spec import AnyProblem, GroupTask, RuntimeSpec, Task
 from gfs_dist.runtime.timing import Timing, peak_rss_bytes, summary
 from gfs_dist.runtime.tracker import Tracker
 from gfs_dist.selection.loop import greedy
@@ -66,7 +67,7 @@ class AloneRuntime:
 
     def search(
         self,
-        problem: Problem,
+        problem: AnyProblem,
         stop: Stop,
         partition: Partition | None = None,
         *,
@@ -80,8 +81,8 @@ class AloneRuntime:
         self._begin(tracker)
         tracker.report("setup")
         began = time.perf_counter()
-        everything = torch.arange(problem.num_candidates)
-        objective = problem.objective(everything, self.device, lambda: None)
+        whole = Holding.of(divide(problem, 1), 0)
+        objective = whole.objective(problem, self.device, lambda: None)
         timing = Timing(setup_s=time.perf_counter() - began)
 
         def on_step(_: Path) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from gfs_dist.runtime.crew import Crew
+from gfs_dist.runtime.division import divide
 from gfs_dist.runtime.faults import Fault
 from gfs_dist.runtime.launcher import Launcher
 from gfs_dist.runtime.mapping import Mapping
@@ -19,7 +20,7 @@ from gfs_dist.runtime.progress import (
     SearchResult,
 )
 from gfs_dist.runtime.searching import Searching
-from gfs_dist.runtime.spec import GroupTask, Problem, RuntimeSpec, Task
+from gfs_dist.runtime.spec import AnyProblem, GroupTask, RuntimeSpec, Task
 from gfs_dist.runtime.supervision import Watch
 from gfs_dist.runtime.together import Together
 from gfs_dist.selection.partition import Partition
@@ -60,7 +61,7 @@ class WorkersRuntime:
 
     def search(
         self,
-        problem: Problem,
+        problem: AnyProblem,
         stop: Stop,
         partition: Partition | None = None,
         *,
@@ -72,7 +73,7 @@ class WorkersRuntime:
         Args:
             problem: what to search; the same object again keeps what workers hold of it.
             stop: when to end.
-            partition: who owns what; None for contiguous parts.
+            partition: who owns what; None for contiguous parts, and for a shared problem.
             path: picks already made; replayed and checked.
             on_progress: called in this thread.
 
@@ -82,7 +83,8 @@ class WorkersRuntime:
         """
         path = path or Path(problem.num_candidates)
         cargo = self.crew.cargo["search"]
-        search = Searching(self.crew, cargo, stop, partition, path.prefix(len(path)), on_progress)
+        parts = divide(problem, self.num_ranks, partition)
+        search = Searching(self.crew, cargo, stop, parts, path.prefix(len(path)), on_progress)
         with self._job("search", problem, search.watch):
             return search.result()
 

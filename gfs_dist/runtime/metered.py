@@ -24,7 +24,7 @@ from gfs_dist.runtime.progress import (
     Progress,
     SearchResult,
 )
-from gfs_dist.runtime.spec import GroupTask, Problem, Task
+from gfs_dist.runtime.spec import AnyProblem, GroupTask, Task
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import Path
 from gfs_dist.selection.stop import Stop
@@ -113,7 +113,7 @@ class MeteredRuntime(WorkersRuntime):
 
     def search(
         self,
-        problem: Problem,
+        problem: AnyProblem,
         stop: Stop,
         partition: Partition | None = None,
         *,

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 
 from gfs_dist.runtime.alone import AloneRuntime
+from gfs_dist.runtime.division import divide
 from gfs_dist.runtime.progress import (
     GroupResult,
     MapResult,
@@ -22,7 +23,7 @@ from gfs_dist.runtime.progress import (
     SearchResult,
 )
 from gfs_dist.runtime.replayed import RankTiming, Record, record, replay
-from gfs_dist.runtime.spec import GroupTask, Problem, RuntimeSpec, Task
+from gfs_dist.runtime.spec import AnyProblem, GroupTask, RuntimeSpec, Task
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import Path
 from gfs_dist.selection.stop import Stop
@@ -58,7 +59,7 @@ class OneByOne:
 
     def search(
         self,
-        problem: Problem,
+        problem: AnyProblem,
         stop: Stop,
         partition: Partition | None = None,
         *,
@@ -76,7 +77,7 @@ class OneByOne:
         timings = {1: [whole]}
         for ranks in self.ranks:
             if ranks > 1:
-                parts = Partition.contiguous(problem.num_candidates, ranks)
+                parts = divide(problem, ranks)
                 timings[ranks] = [
                     replay(problem, stop, parts, rank, told, self.device) for rank in range(ranks)
                 ]

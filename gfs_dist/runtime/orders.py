@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
+from gfs_dist.runtime.division import Holding
 from gfs_dist.runtime.faults import Fault
 from gfs_dist.runtime.graph import Graph
 from gfs_dist.runtime.news import Piece
@@ -58,7 +57,7 @@ class Post:
 class Share:
     """What a rank is to hold for a search, which will go on at the end of ``path``."""
 
-    own: Tensor
+    holding: Holding
     path: Path
 
 

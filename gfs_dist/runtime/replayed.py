@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from gfs_dist.errors import PicksDifferError
+from gfs_dist.runtime.division import Holding, divide
 from gfs_dist.runtime.memory import forget_peak, peak_bytes
-from gfs_dist.runtime.spec import Problem
+from gfs_dist.runtime.spec import AnyProblem
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import Path
@@ -146,16 +147,15 @@ class Replayed(_Clocked):
             )
 
 
-def record(problem: Problem, stop: Stop, device: torch.device) -> tuple[Record, RankTiming]:
+def record(problem: AnyProblem, stop: Stop, device: torch.device) -> tuple[Record, RankTiming]:
     """Search by one rank; what others would have been told, and how long it took."""
     recorder = Recorder()
-    everything = Partition([torch.arange(problem.num_candidates)])
-    path, timing = _run(problem, stop, everything, recorder, device)
+    path, timing = _run(problem, stop, divide(problem, 1), recorder, device)
     return Record(path, recorder.answers), timing
 
 
 def replay(
-    problem: Problem,
+    problem: AnyProblem,
     stop: Stop,
     partition: Partition,
     rank: int,
@@ -174,7 +174,7 @@ def replay(
 
 
 def _run(
-    problem: Problem,
+    problem: AnyProblem,
     stop: Stop,
     partition: Partition,
     communicator: Recorder | Replayed,
@@ -182,7 +182,8 @@ def _run(
 ) -> tuple[Path, RankTiming]:
     forget_peak()
     began = time.perf_counter()
-    objective = problem.objective(partition.parts[communicator.rank], device, lambda: None)
+    holding = Holding.of(partition, communicator.rank)
+    objective = holding.objective(problem, device, lambda: None)
     _finish(device)
     setup_s = time.perf_counter() - began
     communicator.begin()
@@ -207,7 +208,7 @@ class ReplayTask:
         told: by its record.
     """
 
-    problem: Problem
+    problem: AnyProblem
     stop: Stop
     partition: Partition
     told: Record

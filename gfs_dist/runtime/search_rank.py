@@ -6,10 +6,8 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
 from gfs_dist.runtime.desk import Desk, Rank
+from gfs_dist.runtime.division import Holding
 from gfs_dist.runtime.graph import GraphCommunicator
 from gfs_dist.runtime.news import PathNews
 from gfs_dist.runtime.orders import Finished, Interrupted, Order, Post, Share
@@ -26,7 +24,7 @@ class _Held:
     """An objective, and what it was built for and brought to."""
 
     problem: int
-    own: Tensor
+    holding: Holding
     device: str
     objective: Objective
     path: Path = field(default_factory=lambda: Path(0))
@@ -36,7 +34,7 @@ class _Held:
         k, path = self.objective.position, share.path
         return (
             (self.problem, self.device) == (problem, device)
-            and torch.equal(self.own, share.own)
+            and self.holding.serves(self.objective, share.holding)
             and k <= len(path)
             and self.path.picks[:k] == path.picks[:k]
             and self.path.step_sizes[:k] == path.step_sizes[:k]
@@ -65,10 +63,10 @@ class SearchRank(Rank):
             log.info("rank %d: goes on with what it holds", post.rank)
             return
         self.held, began = None, time.perf_counter()
-        objective = self.thing.objective(share.own, desk.device, desk.pulse.tick)
-        self.held = _Held(problem, share.own, post.device, objective)
+        objective = share.holding.objective(self.thing, desk.device, desk.pulse.tick)
+        self.held = _Held(problem, share.holding, post.device, objective)
         desk.timing.setup_s += time.perf_counter() - began
-        log.info("rank %d: holds %d candidates", post.rank, len(share.own))
+        log.info("rank %d: holds %d candidates", post.rank, len(objective.own))
 
     def work(self, order: Order) -> Finished | Interrupted:
         """Join the group of the generation and run the loop in it."""

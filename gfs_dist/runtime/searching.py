@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gfs_dist.errors import InputError
 from gfs_dist.runtime.cargo import Cargo
 from gfs_dist.runtime.crew import Crew
+from gfs_dist.runtime.division import Holding
 from gfs_dist.runtime.generations import Generations, Verdict
 from gfs_dist.runtime.graph import Graph
 from gfs_dist.runtime.layout import graph_for
@@ -24,7 +24,7 @@ class Searching(Generations):
     Args:
         crew, cargo: who searches what.
         stop: when to end.
-        partition: who owns what; None for contiguous parts.
+        partition: who owns what.
         path: picks already made; changed.
         on_progress: called in this thread.
     """
@@ -34,20 +34,13 @@ class Searching(Generations):
         crew: Crew,
         cargo: Cargo,
         stop: Stop,
-        partition: Partition | None,
+        partition: Partition,
         path: Path,
         on_progress: OnProgress | None,
     ) -> None:
-        num_candidates = path.num_candidates
-        self.partition = partition or Partition.contiguous(num_candidates, crew.spec.workers)
-        if self.partition.num_candidates != num_candidates:
-            raise InputError(
-                f"partition: found {self.partition.num_candidates} candidates, accepted "
-                f"{num_candidates}"
-            )
         self.journal = Tracker(path, on_progress, crew.faults)
         super().__init__(crew, cargo, self.journal)
-        self.stop, self.path = stop, path
+        self.stop, self.partition, self.path = stop, partition, path
         self.graph: Graph | None = None
 
     @property
@@ -63,7 +56,7 @@ class Searching(Generations):
             self.partition = self.partition.over(num_ranks)
 
     def share(self, rank: int) -> tuple[Any, ...]:
-        return (Share(self.partition.parts[rank], self.path),)
+        return (Share(Holding.of(self.partition, rank), self.path),)
 
     def order(self) -> tuple[Any, ...]:
         self.journal.begin(self.crew.generation, self.path.prefix(self.reached), len(self.posts))

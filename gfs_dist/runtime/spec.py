@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from gfs_dist.errors import InputError
 from gfs_dist.runtime.peers import Peers
 from gfs_dist.selection.objective import Objective
+from gfs_dist.selection.partition import Portion
 
 KINDS = ("ray", "local", "none")
 DEVICES = ("auto", "cpu", "cuda")
@@ -30,6 +31,27 @@ class Problem(Protocol):
         ``tick`` says "still working"; call it from long loops, also later from ``scores``.
         """
         ...
+
+
+@runtime_checkable
+class SharedProblem(Protocol):
+    """A problem whose losses are sums over samples, which all ranks compute together: each has a
+    portion of the pairs of a part of the samples and a candidate. Travels by pickle.
+    """
+
+    @property
+    def num_candidates(self) -> int: ...
+
+    def shared_objective(
+        self, portion: Portion, device: torch.device, tick: Callable[[], None]
+    ) -> Objective:
+        """The loss for all candidates, of which a rank computes ``portion``; see :class:`Problem`
+        for ``tick``, and that no rank is asked anything here.
+        """
+        ...
+
+
+AnyProblem = Problem | SharedProblem
 
 
 class Task(Protocol):

@@ -1,8 +1,9 @@
 """Ways to divide the search of a layer among ranks, what each costs, and the cheapest.
 
-candidates   every rank enters and shares a step's common work; trials are divided; 16 bytes and
-             the pick's column travel a step
-samples      every rank has all candidates and a part of the samples; their sums travel a step
+candidates   every rank owns some and does all of a step's common work; 16 bytes and the pick's
+             column travel a step
+samples      a step is a table of parts of the samples and batches of candidates; every rank has a
+             run of its cells, row by row, and runs the samples of its rows; the sums travel
 layers       the layer is searched by one rank, others work on other layers meanwhile
 
 Moments are sums over samples and are divided over parts of the samples in every case.
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gfs_dist.scaling.exchange import Exchange
+from gfs_dist.selection.partition import Portion
 
 NUMBER_BYTES = 8
 
@@ -30,8 +32,9 @@ class LayerWork:
         common: of a step, whoever owns what: divided over samples only.
         divided: of a step, for all candidates together.
         column_bytes: what travels of a pick besides the decision, on average.
-        samples: that the losses of every step are sums over, so that these can be divided; 0 where
-            steps read moments.
+        rows: parts of the samples that the losses of every step are sums over; 0 where steps read
+            moments.
+        cells: of the table of a step, rows times batches of candidates.
         like: layers of about this size that could be searched side by side, this one included.
         moments: of the pass before the search, which is divided over parts of the samples.
         parts: of the samples at most.
@@ -44,10 +47,19 @@ class LayerWork:
     common: float
     divided: float
     column_bytes: float
-    samples: int
     like: int
+    rows: int = 0
+    cells: int = 0
     moments: float = 0.0
     parts: int = 1
+
+    def row_share(self, ranks: int) -> float:
+        """Of all rows, those that the rank which has most of them touches."""
+        return max(len(Portion(r, ranks).rows(self.rows)) for r in range(ranks)) / self.rows
+
+    def cell_share(self, ranks: int) -> float:
+        """Of all cells, those of the rank that has most."""
+        return math.ceil(self.cells / ranks) / self.cells
 
 
 @dataclass(frozen=True)
@@ -75,11 +87,11 @@ def costs_of_splits(work: LayerWork, ranks: int, rates: Rates) -> dict[str, floa
 
         moments     M / min(P, parts)
         candidates  O + o s + K (C + D s) + K (2 e(8) + e(column)),      s = ceil(n / P) / n
-        samples     (O + o + K (C + D)) ceil(m / P) / m + K (2 e(8) + e(8 n))
+        samples     (O + K C) r + (o + K D) c + K (2 e(8) + e(8 n rows))
         layers      (O + o + K (C + D)) / min(P, like)
 
-    ``e(bytes)``: an exchange; ``layers`` is one rank's whole time, of which as many layers go side
-    by side as there are.
+    ``e(bytes)``: an exchange; ``r`` and ``c``: the largest shares of rows and cells; ``layers`` is
+    one rank's whole time, of which as many layers go side by side as there are.
     """
     rate, exchange = rates.macs_per_s, rates.exchange
     share = math.ceil(work.candidates / ranks) / work.candidates
@@ -90,10 +102,11 @@ def costs_of_splits(work: LayerWork, ranks: int, rates: Rates) -> dict[str, floa
     column_s = exchange.seconds(ranks, round(work.column_bytes)) if work.column_bytes else 0.0
     moments_s = work.moments / min(ranks, work.parts) / rate
     ways = {"candidates": own / rate + work.steps * (decision_s + column_s)}
-    if work.samples:
-        sums_s = exchange.seconds(ranks, NUMBER_BYTES * work.candidates)
-        part = math.ceil(work.samples / ranks) / work.samples
-        ways["samples"] = whole * part / rate + work.steps * (decision_s + sums_s)
+    if work.rows:
+        sums_s = exchange.seconds(ranks, NUMBER_BYTES * work.candidates * work.rows)
+        own = (work.once + work.steps * work.common) * work.row_share(ranks)
+        own += (work.once_divided + work.steps * work.divided) * work.cell_share(ranks)
+        ways["samples"] = own / rate + work.steps * (decision_s + sums_s)
     ways["layers"] = whole / min(ranks, work.like) / rate
     return {way: moments_s + seconds for way, seconds in ways.items()}
 

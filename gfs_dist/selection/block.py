@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError, ShapeError
+from gfs_dist.selection.communicator import Communicator
 from gfs_dist.selection.threads import one_thread
 from gfs_dist.selection.weights import WEIGHTS
 
@@ -69,6 +70,8 @@ class BlockLeastSquares:
     Source: orthogonal least squares (Chen, Billings, Luo 1989), a block at a time.
     """
 
+    is_shared = False
+
     def __init__(self, maps: Sequence[BlockMoments], num_candidates: int, own: Tensor) -> None:
         self.own, self.num_candidates = own, num_candidates
         self.weights = WEIGHTS["uniform"]
@@ -77,6 +80,9 @@ class BlockLeastSquares:
         self._maps = [_Map(m, num_candidates, own) for m in maps]
         self._picked = torch.zeros(num_candidates, dtype=torch.bool)
         self._columns: dict[int, Tensor] = {}
+
+    def join(self, communicator: Communicator) -> None:
+        """Nothing but the winner's rows is taken of other ranks."""
 
     def scores(self) -> Tensor:
         """Loss after adding each own candidate: float64 (num_own,), +inf where picked."""

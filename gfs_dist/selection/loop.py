@@ -67,6 +67,7 @@ def greedy(
     communicator = communicator or SingleRank()
     partition = partition or Partition([torch.arange(objective.num_candidates)])
     path = Path(objective.num_candidates) if path is None else path
+    objective.join(communicator)
     gaps = _replay(objective, communicator, partition, path)
     least, decision = torch.empty(1, dtype=torch.float64), torch.empty(1, dtype=torch.int64)
 
@@ -141,11 +142,12 @@ def _replay(
     objective: Objective, communicator: Communicator, partition: Partition, path: Path
 ) -> list[float]:
     """Bring every rank to the end of ``path``; a rank that is ahead of another only shares."""
-    behind = int(communicator.minimum(torch.tensor([objective.position])))
+    behind, checked = _reached(objective, communicator)
     for position in range(behind, len(path)):
         pick, loss = path.picks[position], path.loss[position]
-        mine = partition.owner(pick) == communicator.rank and objective.position == position
-        if mine and not abs((found := objective.score(pick)) - loss) <= REPLAY * max(
+        mine = partition.owner(pick) == communicator.rank or objective.is_shared
+        asked = mine and position >= checked and objective.position == position
+        if asked and not abs((found := objective.score(pick)) - loss) <= REPLAY * max(
             abs(loss), objective.scale
         ):
             raise InputError(
@@ -154,6 +156,16 @@ def _replay(
             )
         _add(objective, communicator, partition, pick, path.step_sizes[position], loss, position)
     return [-math.inf] * (len(path) % GAP_BATCH)
+
+
+def _reached(objective: Objective, communicator: Communicator) -> tuple[int, int]:
+    """Picks that every rank has added, and picks whose losses cannot be asked for any more: what
+    all compute together takes all of them, and those that are ahead have seen it.
+    """
+    least = int(communicator.minimum(torch.tensor([objective.position])))
+    if not objective.is_shared:
+        return least, 0
+    return least, -int(communicator.minimum(torch.tensor([-objective.position])))
 
 
 def _agree_on_gaps(communicator: Communicator, path: Path, gaps: list[float]) -> None:

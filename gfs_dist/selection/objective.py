@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from gfs_dist.selection.communicator import Communicator
 from gfs_dist.selection.weights import Weights
 
 
@@ -18,6 +19,8 @@ class Objective(Protocol):
         weights: the rule that gives a pick its step size.
         scale: loss of the empty network; the unit of the tie tolerance.
         position: picks added so far.
+        is_shared: whether losses are computed by all ranks together. Then each owns all candidates,
+            and ``score`` and ``scores`` are called by all of them at once.
     """
 
     own: Tensor
@@ -25,6 +28,11 @@ class Objective(Protocol):
     weights: Weights
     scale: float
     position: int
+    is_shared: bool
+
+    def join(self, communicator: Communicator) -> None:
+        """From now on the ranks of ``communicator`` search; called before anything is asked."""
+        ...
 
     def scores(self) -> Tensor:
         """Loss after adding each own candidate as the next pick: float64 (num_own,).

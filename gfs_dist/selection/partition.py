@@ -1,8 +1,9 @@
-"""Who owns which candidates: disjoint, complete, any shape."""
+"""Who does what: candidates of one's own, or a portion of what all ranks compute together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,3 +94,25 @@ def make_partition(kind: str, num_candidates: int, num_ranks: int) -> Partition:
     if kind not in KINDS:
         raise InputError(f"partition: found {kind!r}, accepted {', '.join(KINDS)}")
     return getattr(Partition, kind)(num_candidates, num_ranks)
+
+
+class Portion(NamedTuple):
+    """One rank's run of the cells of a table, row by row: as many as every other's, give or take
+    one.
+
+    Attributes:
+        rank, num_ranks: whose.
+    """
+
+    rank: int = 0
+    num_ranks: int = 1
+
+    def cells(self, num_cells: int) -> range:
+        """Those of this rank."""
+        first, after = self.rank * num_cells, (self.rank + 1) * num_cells
+        return range(first // self.num_ranks, after // self.num_ranks)
+
+    def rows(self, num_rows: int) -> range:
+        """Rows in which cells of this rank may lie, however many columns there are."""
+        first, after = self.rank * num_rows, (self.rank + 1) * num_rows
+        return range(first // self.num_ranks, -(-after // self.num_ranks))

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from gfs_dist.errors import InputError
+from gfs_dist.selection.communicator import Communicator
 from gfs_dist.selection.weights import MAX_CANDIDATES, Weights
 
 
 class OwnCandidates:
     """Book-keeping of one rank: what it owns, what has been picked."""
+
+    is_shared = False
 
     def __init__(
         self, num_candidates: int, own: Tensor, weights: Weights, replacement: bool
@@ -24,6 +27,9 @@ class OwnCandidates:
         self.position = 0
         self._excluded = torch.zeros(len(own), dtype=torch.bool)
         self._first_step: dict[int, int] = {}
+
+    def join(self, communicator: Communicator) -> None:
+        """Own candidates take nothing of other ranks."""
 
     @property
     def everything(self) -> bool:

@@ -17,11 +17,8 @@ from gfs_dist.jobs.compose import compose
 from gfs_dist.jobs.reporter import Silent
 from gfs_dist.jobs.side_by_side import side_by_side_row
 from gfs_dist.jobs.study import Sizes, Study, find_blocks, rehearsal
-from gfs_dist.jobs.study_model import drawn_share
-from gfs_dist.pruning.layerwise.sampling import Sampling
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.runtime import RuntimeSpec, open_runtime
-from gfs_dist.selection.path import Path as Picks
 from tests.jobs.tiny import write_factory
 
 pytestmark = pytest.mark.timeout(300)  # workers are started, on whatever machine this is
@@ -230,18 +227,6 @@ def test_rows_with_other_picks_are_refused() -> None:
     rows = [{**row, "picks_sha256": "1" * 64}, {**row, "workers": 2, "picks_sha256": "2" * 64}]
     with pytest.raises(PicksDifferError, match=r"a, o: 2 workers \(whole\) pick 222222222222, 1"):
         suite_appendix_d.check_picks(rows)
-
-
-def test_share_of_drawn_candidates_is_counted_step_by_step() -> None:
-    path = Picks(8, [0, 1])
-    # Step 1: 0-7, step 2: 1-7; two contiguous parts of 4.
-    assert drawn_share(path, Sampling(), 1) == 1
-    assert drawn_share(path, Sampling(), 2) == pytest.approx((4 + 4) / 15)
-    drawn = Sampling(candidates=3, seed=1)
-    first = drawn.drawn(torch.arange(8), 1)
-    second = drawn.drawn(torch.arange(1, 8), 2)
-    most = sum(max(int((d < 4).sum()), int((d >= 4).sum())) for d in (first, second))
-    assert drawn_share(path, drawn, 2) == pytest.approx(most / 6)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -36,7 +37,7 @@ from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner, Settings
 from gfs_dist.pruning.layerwise.replaced import Replaced
 from gfs_dist.pruning.layerwise.sampling import Sampling
 from gfs_dist.pruning.layerwise.trial_costs import (
-    BATCHES_PER_STEP,
+    CELLS_PER_STEP,
     TrialCosts,
     batch_sizes,
     search_costs,
@@ -269,8 +270,10 @@ def by_network_loss(network: nn.Module, batches: Batches, images: int, device: t
         for layer in work.structure.layers:
             n = layer.num_candidates
             if n not in rates:
-                most = batch_sizes(Replaced(work.workspace.dense(device), layer), shown)[1]
-                filled = BATCHES_PER_STEP * trials_at_once(n, most)
+                replaced = Replaced(work.workspace.dense(device), layer)
+                size, most = batch_sizes(replaced, shown, BATCH, device.type)
+                chunks = math.ceil(BATCH / size)
+                filled = math.ceil(CELLS_PER_STEP / chunks) * trials_at_once(n, most, chunks)
                 part = Sampling(batch=BATCH, candidates=min(n, filled))
                 problem = NetworkLossProblem(work.workspace, layer, recipe, part)
                 spent = ranks.search(problem, Stop(steps=1)).timing["steps_s"]
@@ -281,7 +284,7 @@ def by_network_loss(network: nn.Module, batches: Batches, images: int, device: t
             seconds += whole.macs / rates[n]
     part_text = (
         f"the first step of {len(rates)} layers, {BATCH} images, as many candidates as fill "
-        f"{BATCHES_PER_STEP} batches"
+        f"{CELLS_PER_STEP} pairs of a batch and a chunk of images"
     )
     return _compared("network_loss, all candidates", part_text, timed, int(losses), seconds)
 

@@ -125,7 +125,7 @@ def work(**changes: float) -> LayerWork:
     return LayerWork(
         **{
             "candidates": 64, "steps": 10, "once": 100.0, "once_divided": 0.0, "common": 10.0,
-            "divided": 100.0, "column_bytes": 0.0, "samples": 128, "like": 4,
+            "divided": 100.0, "column_bytes": 0.0, "rows": 8, "cells": 32, "like": 4,
             "moments": 400.0, "parts": 8,
         }
         | changes
@@ -144,7 +144,13 @@ def test_costs_are_what_the_equations_say() -> None:
     )
 
 
-def test_no_rank_has_less_than_a_sample_or_a_candidate() -> None:
+def test_a_rank_runs_all_samples_of_its_rows() -> None:
+    found = costs_of_splits(work(rows=5, cells=40), 2, Rates(10.0, FREE))
+    moments = 400 / 2 / 10
+    assert found["samples"] == pytest.approx(moments + (200 * 3 / 5 + 1000 / 2) / 10)
+
+
+def test_no_rank_has_less_than_a_cell_or_a_candidate() -> None:
     rates = Rates(10.0, FREE)
     most = costs_of_splits(work(like=1), 128, rates)
     assert costs_of_splits(work(like=1), 1024, rates) == pytest.approx(most)
@@ -157,10 +163,10 @@ def test_one_rank_costs_the_same_any_way() -> None:
 @pytest.mark.parametrize(
     ("changes", "ranks", "exchange", "way"),
     [
-        ({"like": 1, "samples": 0}, 4, FREE, "candidates"),
+        ({"like": 1, "rows": 0}, 4, FREE, "candidates"),
         ({"like": 1}, 64, FREE, "samples"),
         ({"like": 8}, 4, SLOW, "layers"),
-        ({"like": 1, "once": 0.0, "common": 0.0}, 4, FREE, "candidates"),
+        ({"like": 1, "once": 0.0, "common": 0.0, "rows": 1}, 4, FREE, "candidates"),
         ({"like": 1, "steps": 1000}, 1024, Exchange(1.0, 0.0, 0.0), "layers"),
     ],
 )

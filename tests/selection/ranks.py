@@ -52,18 +52,25 @@ class ThreadCommunicator:
 
 
 def search(
-    build: Callable[[Tensor], Objective],
+    build: Callable[[Tensor], Objective] | None,
     partition: Partition,
     stop: Stop,
     path: Path | None = None,
     objectives: list[Objective] | None = None,
 ) -> tuple[list[Path], Threads]:
-    """One search by as many ranks as the partition has parts; the path of each rank."""
+    """One search by as many ranks as the partition has parts; the path of each rank.
+
+    Their objectives are given, or built here.
+    """
     threads = Threads(partition.num_ranks)
 
     def run(rank: int) -> Path:
         try:
-            objective = objectives[rank] if objectives else build(partition.parts[rank])
+            if objectives is not None:
+                objective = objectives[rank]
+            else:
+                assert build is not None
+                objective = build(partition.parts[rank])
             start = path.prefix(len(path)) if path else None
             return greedy(objective, stop, ThreadCommunicator(threads, rank), partition, path=start)
         except BaseException:

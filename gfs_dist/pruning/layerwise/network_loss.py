@@ -4,11 +4,16 @@ Ye et al. 2020, arXiv:2003.01794, Algorithm 1; under ``uniform`` weights the lay
 gives ``n / k`` times the sum of its picks, as their public code has it. Scores are mean
 cross-entropies on one mini-batch; :mod:`gfs_dist.pruning.layerwise.replaced` says how they are
 computed.
+
+A step is a table: its rows are chunks of the mini-batch, its columns batches of candidates. Every
+rank computes a run of its cells, row by row, and so runs few samples of others up to the layer; the
+sums of all cells are exchanged and added up in one order, whatever ranks there are.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,6 +30,8 @@ from gfs_dist.pruning.layerwise.trial_costs import batch_sizes, trials_at_once
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Layer
 from gfs_dist.selection.build import Recipe
+from gfs_dist.selection.communicator import Communicator, SingleRank
+from gfs_dist.selection.partition import Portion
 from gfs_dist.selection.state import OwnCandidates
 from gfs_dist.selection.weights import WEIGHTS, LineSearch, Weights, quantise
 
@@ -32,8 +39,8 @@ PADDING = Trial(0, 0.0)
 
 
 class Batching(NamedTuple):
-    """How the candidates of a step are computed: the same on every rank, so that it does not
-    matter which one computes which.
+    """How the candidates of a step are computed: the same whatever ranks there are, so that it
+    does not matter which one computes which.
 
     Attributes:
         size: trials of a batch.
@@ -44,12 +51,9 @@ class Batching(NamedTuple):
     places: dict[int, int]
 
     @classmethod
-    def of(cls, drawn: Sequence[int], most: int) -> Batching:
-        """Of a step that scores ``drawn``, sorted, with at most so many in a batch.
-
-        Any run of neighbours, as ranks own them, fills its batches but for the last.
-        """
-        size = trials_at_once(len(drawn), most)
+    def of(cls, drawn: Sequence[int], most: int, chunks: int) -> Batching:
+        """Of a step that scores ``drawn``, sorted, with at most so many in a batch."""
+        size = trials_at_once(len(drawn), most, chunks)
         return cls(size, {c: number % size for number, c in enumerate(drawn)})
 
 
@@ -92,7 +96,11 @@ class NetworkLossProblem:
         """Channels or hidden units of the layer."""
         return self.layer.num_candidates
 
-    def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> NetworkLoss:
+    def shared_objective(
+        self, portion: Portion, device: torch.device, tick: Callable[[], None]
+    ) -> NetworkLoss:
+        """The loss as one rank computes its portion of it."""
+
         def read(rows: Tensor) -> tuple[Tensor, Tensor]:
             x, labels = read_rows(self.workspace, rows)
             return x.to(device), labels.to(device)
@@ -101,7 +109,7 @@ class NetworkLossProblem:
             Replaced(self.workspace.dense(device), self.layer),
             read,
             self.workspace.num_samples,
-            own,
+            portion,
             self.sampling,
             WEIGHTS[self.recipe.weights],
             self.recipe.replacement,
@@ -110,18 +118,20 @@ class NetworkLossProblem:
 
 
 class NetworkLoss(OwnCandidates):
-    """The network's loss for the candidates of one rank.
+    """The network's loss for all candidates, of which one rank computes its portion.
 
-    Every rank runs the samples up to the layer itself and knows the path, so that nothing but
-    decisions travels. Line search has no slope to follow, and a golden section would need ten
-    losses or more for each candidate: three are taken, at ``1/k``, at ``2/k`` and at the vertex of
-    the parabola through them and the present loss, and the best of these four points is the step.
+    Every rank knows the path. What travels are the sums of each cell: a table of chunks and
+    candidates, of which each rank fills in its own, the others holding infinity, so that its
+    minimum over ranks is the whole one, bit for bit. Line search has no slope to follow, and a
+    golden section would need ten losses or more for each candidate: three are taken, at ``1/k``, at
+    ``2/k`` and at the vertex of the parabola through them and the present loss, and the best of
+    these four points is the step.
 
     Args:
         replaced: the layer.
         read: inputs and labels of sorted rows, on the device.
         num_samples: to draw from.
-        own: candidates of this rank, sorted.
+        portion: of this rank.
         sampling: samples and candidates of each step.
         weights, replacement: of the search.
         tick: called while it works.
@@ -131,37 +141,51 @@ class NetworkLoss(OwnCandidates):
             labels.
     """
 
+    is_shared = True
+
     def __init__(
         self,
         replaced: Replaced,
         read: Callable[[Tensor], tuple[Tensor, Tensor]],
         num_samples: int,
-        own: Tensor,
+        portion: Portion,
         sampling: Sampling,
         weights: Weights,
         replacement: bool,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(replaced.num_candidates, own, weights, replacement)
+        everything = torch.arange(replaced.num_candidates)
+        super().__init__(replaced.num_candidates, everything, weights, replacement)
         self._replaced, self._read, self._tick = replaced, read, tick
         self._sampling, self._num_samples = sampling, num_samples
+        self._portion: Portion = portion
+        self._communicator: Communicator = SingleRank()
         self._coefficients = torch.zeros(self.num_candidates, dtype=torch.float64)
         self._picked = torch.zeros(self.num_candidates, dtype=torch.bool)
-        self._chunks: list[Chunk] = []
-        self._settled = 0
-        self._most_trials: int | None = None
+        self._sizes = self._batch_sizes()
         self._steps: dict[int, float] = {}
-        self._empty_loss = 0.0
-        self._prepare()
-        self._loss = self.scale = self._empty_loss
+        self._loss = self.scale = 0.0
+        self._chunks, self._first = self._load(1)
+        self._settle(1)
+        if portion.num_ranks == 1:
+            self.join(self._communicator)
+
+    def join(self, communicator: Communicator) -> None:
+        """Agree on the loss of the empty network, and on whether trials go side by side."""
+        self._communicator = communicator
+        *sums, most = communicator.minimum(self._first.clone()).tolist()
+        self._most_trials = int(most)
+        self.scale = sum(sums) / self._num_rows
+        if self.position == 0:
+            self._loss = self.scale
 
     def scores(self) -> Tensor:
         self._prepare()
         batching = self._batching()
-        chosen = [int(i) for i in self.own if int(i) in batching.places]
-        scores = torch.full((len(self.own),), torch.inf, dtype=torch.float64)
+        chosen = list(batching.places)
+        scores = torch.full((self.num_candidates,), torch.inf, dtype=torch.float64)
         if chosen:
-            scores[torch.isin(self.own, torch.tensor(chosen))] = self._scored(chosen, batching)
+            scores[chosen] = self._scored(chosen, batching)
         return scores
 
     def score(self, pick: int) -> float:
@@ -186,10 +210,8 @@ class NetworkLoss(OwnCandidates):
         left = torch.arange(self.num_candidates)
         if not self.replacement:
             left = left[~self._picked]
-        assert self._most_trials is not None
-        return Batching.of(
-            self._sampling.drawn(left, self.position + 1).tolist(), self._most_trials
-        )
+        drawn = self._sampling.drawn(left, self.position + 1).tolist()
+        return Batching.of(drawn, self._most_trials, self._num_chunks)
 
     def _scored(self, candidates: list[int], batching: Batching) -> Tensor:
         """Loss after adding each candidate: float64; their step sizes are noted."""
@@ -214,66 +236,98 @@ class NetworkLoss(OwnCandidates):
         for number, trial in enumerate(trials):
             queues[batching.places.get(trial.candidate, 0)].append(number)
         batches = list(itertools.zip_longest(*queues))
-        items = list(itertools.product(batches, self._chunks))
+        cells = self._portion.cells(self._num_chunks * len(batches))
+        items = [divmod(cell, len(batches)) for cell in cells]
 
-        def work(item: tuple[tuple[int | None, ...], Chunk]) -> Tensor:
-            padded = [PADDING if number is None else trials[number] for number in item[0]]
-            return self._replaced.loss_sums(item[1], self._coefficients, padded)
+        def work(item: tuple[int, int]) -> Tensor:
+            chunk, batch = item
+            padded = [PADDING if number is None else trials[number] for number in batches[batch]]
+            return self._replaced.loss_sums(self._chunks[chunk], self._coefficients, padded)
 
-        losses = torch.zeros(len(trials), dtype=torch.float64)
+        table = torch.full((self._num_chunks, len(trials)), torch.inf, dtype=torch.float64)
         with one_thread_each() as pool:
-            for (batch, _), sums in zip(items, pool.map(work, items), strict=True):
-                for number, loss in zip(batch, sums, strict=True):
+            for (chunk, batch), sums in zip(items, pool.map(work, items), strict=True):
+                for number, loss in zip(batches[batch], sums, strict=True):
                     if number is not None:
-                        losses[number] += loss
+                        self._check(trials[number], loss)
+                        table[chunk, number] = loss
                 self._tick()
-        losses /= sum(len(chunk.labels) for chunk in self._chunks)
-        bad = ~torch.isfinite(losses)
-        if bad.any():
-            place = int(bad.nonzero()[0])
+        table = self._communicator.minimum(table.flatten()).view_as(table)
+        losses = torch.zeros(len(trials), dtype=torch.float64)
+        for row in table:  # one after the other: a sum's last bits depend on the order
+            losses += row
+        return losses / self._num_rows
+
+    def _check(self, trial: Trial, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
             raise NonFiniteError(
                 f"layer {self._replaced.name!r}: the loss with candidate "
-                f"{trials[place].candidate} as pick {self.position + 1} is {float(losses[place])}"
+                f"{trial.candidate} as pick {self.position + 1} is {float(loss)}"
             )
-        return losses
+
+    @property
+    def _num_rows(self) -> int:
+        """Samples of a mini-batch."""
+        return min(self._sampling.batch, self._num_samples)
+
+    @property
+    def _num_chunks(self) -> int:
+        return math.ceil(self._num_rows / self._sizes[0])
+
+    def _batch_sizes(self) -> tuple[int, int]:
+        """Samples of a chunk and trials of a batch: by shapes, so that any samples will do."""
+        example, _ = self._read(torch.arange(min(2, self._num_samples)))
+        with one_thread():  # two samples are not worth a team of threads that wait for each other
+            return batch_sizes(self._replaced, example, self._num_rows, example.device.type)
 
     def _prepare(self) -> None:
         """Samples and present coefficients of the next step."""
         k = self.position + 1
         if self._settled == k:
             return
-        if self._sampling.fresh or not self._chunks:
-            self._load(k)
+        if self._sampling.fresh:
+            self._chunks, _ = self._load(k)
+        self._settle(k)
+
+    def _settle(self, k: int) -> None:
+        chunks = self._chunks.values()
         with one_thread_each() as pool:
-            list(pool.map(lambda c: self._replaced.settle(c, self._coefficients), self._chunks))
+            list(pool.map(lambda c: self._replaced.settle(c, self._coefficients), chunks))
         self._settled = k
 
-    def _load(self, k: int) -> None:
-        """Run the samples of step ``k`` up to the layer, and once through it."""
-        x, labels = self._read(self._sampling.rows(self._num_samples, k))
-        layer, silent = self._replaced, torch.zeros_like(self._coefficients)
-        with one_thread():  # two samples are not worth a team of threads that wait for each other
-            size, most = batch_sizes(layer, x)
+    def _load(self, k: int) -> tuple[dict[int, Chunk], Tensor]:
+        """Run own samples of step ``k`` up to the layer, and once through it.
 
-        def work(start: int) -> tuple[Chunk, Tensor]:
-            chunk = layer.enter(x[start : start + size], labels[start : start + size])
+        Returns:
+            Own chunks by number; the loss of the empty network, a sum for each chunk, and the most
+            trials of a batch, which the rank of the first chunk finds out: infinity where this is
+            not known here.
+        """
+        layer, (size, most) = self._replaced, self._sizes
+        silent = torch.zeros_like(self._coefficients)
+        own = self._portion.rows(self._num_chunks)
+        rows = self._sampling.rows(self._num_samples, k)
+        x, labels = self._read(rows[own.start * size : own.stop * size])
+
+        def work(x: Tensor, labels: Tensor, number: int) -> tuple[Chunk, Tensor]:
+            chunk = layer.enter(x, labels)
             logits = layer.logits(chunk, silent, [PADDING])
-            check_outputs(logits, chunk.labels, start)
+            check_outputs(logits, chunk.labels, number * size)
             if not torch.isfinite(logits).all():
                 raise NonFiniteError(f"layer {layer.name!r}: the outputs without it are not finite")
             return chunk, loss_sums(logits, chunk.labels)
 
+        chunks: dict[int, Chunk] = {}
+        found = torch.full((self._num_chunks + 1,), torch.inf, dtype=torch.float64)
         with one_thread_each() as pool:
-            self._chunks, total = [], 0.0
-            for chunk, loss_sum in pool.map(work, range(0, len(x), size)):
-                self._chunks.append(chunk)
-                total += float(loss_sum)
+            entered = pool.map(work, x.split(size), labels.split(size), own)
+            for number, (chunk, loss_sum) in zip(own, entered, strict=True):
+                chunks[number], found[number] = chunk, loss_sum
                 self._tick()
-            self._empty_loss = total / len(x)
-            if self._most_trials is None:  # depends on the network, not on the samples
-                self._most_trials = most
-                if most > 1 and not next(pool.map(layer.separable, self._chunks[:1])):
-                    self._most_trials = 1
+            if 0 in chunks and k == 1:
+                alone = most == 1 or not next(pool.map(layer.separable, [chunks[0]]))
+                found[-1] = 1 if alone else most
+        return chunks, found
 
 
 def line_search(

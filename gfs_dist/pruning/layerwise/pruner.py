@@ -31,12 +31,12 @@ from gfs_dist.pruning.layerwise.sites import Site, find_sites
 from gfs_dist.pruning.layerwise.smaller import Choice, check_equal, expand, make_small
 from gfs_dist.pruning.layerwise.workspace import Workspace, read_sums
 from gfs_dist.pruning.structure import Layer, Skipped, Slice, Structure
-from gfs_dist.runtime import Problem, Progress, Runtime
+from gfs_dist.runtime import AnyProblem, Progress, Runtime
 from gfs_dist.selection.build import Recipe
 from gfs_dist.selection.path import Path
 from gfs_dist.selection.stop import Stop
 
-Found = Callable[[Layer, Problem, float], Path]
+Found = Callable[[Layer, AnyProblem, float], Path]
 """Searches a layer; the number is what its losses are compared with between layers."""
 
 MAX_INPUTS = 12_288
@@ -201,7 +201,7 @@ class Pruner:
         """
         wanted = [layer for layer in self.structure.layers if layer.name not in self.paths]
 
-        def found(layer: Layer, problem: Problem, unit: float) -> Path:
+        def found(layer: Layer, problem: AnyProblem, unit: float) -> Path:
             path = self.runtime.search(
                 problem,
                 Stop(steps=self.settings.steps or layer.num_candidates),

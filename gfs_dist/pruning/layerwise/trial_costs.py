@@ -18,28 +18,40 @@ BATCH_BYTES = {"cpu": 2**26, "cuda": 2**30}
 """What the results of one batch may take at once. Constants, not shares of what is free: rounding
 depends on the size of a batch, and every machine has to find the same losses."""
 
-BATCHES_PER_STEP = 8
-"""Of whole batches at least, where a step scores as many candidates, so that 2, 4 or 8 ranks fill
-theirs: what a batch lacks is computed for nothing."""
+SAMPLE_PARTS = 8
+"""Chunks of a mini-batch at least, where it has as many samples: ranks that have whole chunks run
+others' samples neither up to the layer nor through it."""
+
+CELLS_PER_STEP = 32
+"""Pairs of a chunk and a batch of trials at least, where there are as many, which the ranks of a
+step divide."""
 
 LINE_SEARCH_LOSSES = 3
 
 
-def batch_sizes(layer: Replaced, x: Tensor) -> tuple[int, int]:
+def batch_sizes(layer: Replaced, x: Tensor, num_samples: int, device: str) -> tuple[int, int]:
     """Samples of a chunk, and the most trials of a batch of one chunk, by the layer's shapes alone.
 
     As many samples as keep the whole network within :data:`BATCH_BYTES`, then as many trials as
     keep what comes after the layer within it.
+
+    Args:
+        layer: to search.
+        x: a few samples.
+        num_samples: of the mini-batch.
+        device: type of the one that computes.
     """
-    limit = BATCH_BYTES.get(x.device.type, BATCH_BYTES["cuda"])
+    limit = BATCH_BYTES.get(device, BATCH_BYTES["cuda"])
     needed = layer.bytes_needed(x[:2])
-    samples = max(1, min(len(x), limit // max(needed.network, 1)))
+    most = math.ceil(num_samples / SAMPLE_PARTS)
+    samples = max(1, min(most, limit // max(needed.network, 1)))
     return samples, max(1, limit // max(needed.trial * samples, 1))
 
 
-def trials_at_once(candidates: int, most: int) -> int:
+def trials_at_once(candidates: int, most: int, chunks: int) -> int:
     """Trials of each batch of a step that scores so many candidates, whatever ranks there are."""
-    return max(1, min(most, math.ceil(candidates / BATCHES_PER_STEP)))
+    batches = math.ceil(CELLS_PER_STEP / chunks)
+    return max(1, min(most, math.ceil(candidates / batches)))
 
 
 @dataclass(frozen=True)

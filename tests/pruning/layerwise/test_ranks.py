@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gfs_dist.errors import InputError
 from gfs_dist.pruning.layerwise.fisher import (
     DerivativesTask,
     FisherProblem,
@@ -17,9 +18,11 @@ from gfs_dist.pruning.layerwise.fisher import (
 )
 from gfs_dist.pruning.layerwise.network_loss import NetworkLossProblem
 from gfs_dist.pruning.layerwise.sampling import Sampling
-from gfs_dist.runtime import Runtime, RuntimeSpec, open_runtime
+from gfs_dist.runtime import Fault, Runtime, RuntimeSpec, open_runtime
+from gfs_dist.runtime.one_by_one import OneByOne
 from gfs_dist.selection.build import Recipe
 from gfs_dist.selection.loop import greedy
+from gfs_dist.selection.partition import Partition, Portion
 from gfs_dist.selection.stop import Stop
 from tests.pruning.layerwise.problems import CPU, make
 
@@ -37,9 +40,40 @@ def test_three_workers_find_the_path_of_one(workers: Runtime, tmp_path: Path) ->
     search = NetworkLossProblem(
         problem.workspace(tmp_path), problem.layer("first"), RECIPE, Sampling(batch=7)
     )
-    alone = greedy(search.objective(torch.arange(40), CPU, lambda: None), Stop(steps=10))
+    alone = greedy(search.shared_objective(Portion(), CPU, lambda: None), Stop(steps=10))
     found = workers.search(search, Stop(steps=10)).path
     assert (found.picks, found.loss) == (alone.picks, alone.loss)
+    with pytest.raises(
+        InputError, match="partition: the losses of NetworkLossProblem are computed"
+    ):
+        workers.search(search, Stop(steps=10), Partition.contiguous(40, 3))
+
+
+def test_a_worker_that_is_lost_changes_no_loss(tmp_path: Path) -> None:
+    problem = make("wide", samples=9, dtype=torch.float32)
+    search = NetworkLossProblem(
+        problem.workspace(tmp_path), problem.layer("first"), RECIPE, Sampling(batch=7)
+    )
+    alone = greedy(search.shared_objective(Portion(), CPU, lambda: None), Stop(steps=12))
+    faults = [Fault(rank=1, step=4), Fault(rank=0, step=8, generation=1)]
+    spec = RuntimeSpec(kind="local", workers=3, threads=1, spares=1)
+    with open_runtime(spec, faults) as runtime:
+        found = runtime.search(search, Stop(steps=12))
+    assert [row["kind"] for row in found.faults] == ["killed", "killed"]
+    assert (found.path.picks, found.path.loss) == (alone.picks, alone.loss)
+
+
+def test_ranks_that_are_timed_alone_follow_the_record(tmp_path: Path) -> None:
+    problem = make("wide", samples=9, dtype=torch.float32)
+    search = NetworkLossProblem(
+        problem.workspace(tmp_path), problem.layer("first"), RECIPE, Sampling(batch=7)
+    )
+    with OneByOne([1, 2, 4], "cpu") as runtime:
+        found = runtime.search(search, Stop(steps=5)).path
+    ((told, timings),) = runtime.searches
+    assert found.picks == told.path.picks
+    assert {ranks: len(own) for ranks, own in timings.items()} == {1: 1, 2: 2, 4: 4}
+    assert told.sizes.count(7 * 40 * 8) == 1  # the sums of a step: samples, candidates, float64
 
 
 def test_derivatives_made_by_three_workers_are_those_of_one(

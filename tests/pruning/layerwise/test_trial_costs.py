@@ -12,13 +12,15 @@ from gfs_dist.pruning.layerwise.network_loss import NetworkLossProblem
 from gfs_dist.pruning.layerwise.replaced import Replaced
 from gfs_dist.pruning.layerwise.sampling import Sampling
 from gfs_dist.pruning.layerwise.trial_costs import (
-    BATCHES_PER_STEP,
+    CELLS_PER_STEP,
+    SAMPLE_PARTS,
     TrialCosts,
     batch_sizes,
     search_costs,
     trials_at_once,
 )
 from gfs_dist.selection.build import Recipe
+from gfs_dist.selection.partition import Portion
 from tests.pruning.layerwise.problems import CPU, Problem, average, make
 
 UNIFORM = Recipe(replacement=False)
@@ -53,11 +55,11 @@ def test_trials_go_one_by_one_where_samples_cannot_be_stacked(
     problem = Problem(model.double().eval(), torch.randn(6, 4).double(), torch.arange(6) % 3)
     layer = problem.layer("first")
     network = record(problem.model, problem.x)
-    samples, most = batch_sizes(Replaced(network, layer), problem.x)
+    samples, most = batch_sizes(Replaced(network, layer), problem.x, 48, "cpu")
     assert samples == 6
-    assert trials_at_once(40, most) == 5
+    assert trials_at_once(40, most, 8) == 10
     search = NetworkLossProblem(problem.workspace(tmp_path), layer, UNIFORM, Sampling())
-    scores = search.objective(torch.arange(40), CPU, lambda: None).scores()
+    scores = search.shared_objective(Portion(), CPU, lambda: None).scores()
     expected = [problem.loss(layer, average([i], 40)) for i in range(40)]
     torch.testing.assert_close(scores.tolist(), expected, rtol=1e-9, atol=0.0)
 
@@ -76,19 +78,20 @@ def test_batches_are_bounded_by_the_memory_of_their_results(
     assert 3 * size <= wide.bytes_needed(problem.x[:2]).trial <= 4 * size
     assert deep.bytes_needed(problem.x[:2]).trial < wide.bytes_needed(problem.x[:2]).trial
     monkeypatch.setitem(trial_costs.BATCH_BYTES, "cpu", 10 * size)
-    samples, trials = batch_sizes(wide, problem.x)
+    samples, trials = batch_sizes(wide, problem.x, 1_000, "cpu")
     assert samples * wide.bytes_needed(problem.x[:2]).network <= 10 * size
-    assert samples < len(problem.x)
-    assert trials_at_once(100, trials) == trials < 13
+    assert samples < 1_000 / SAMPLE_PARTS
+    assert trials_at_once(1_000, trials, 1) == trials < 1_000 / CELLS_PER_STEP
 
 
+@pytest.mark.parametrize("chunks", [1, 3, 8, 100])
 @pytest.mark.parametrize("candidates", [1, 7, 16, 50, 64, 512])
-def test_batches_leave_no_more_empty_than_one_place_each(candidates: int) -> None:
-    size = trials_at_once(candidates, 1_000)
-    for ranks in (1, 2, 4, 8):
-        own = -(-candidates // ranks)
-        assert -(-own // size) * size * ranks < candidates + BATCHES_PER_STEP
-    assert trials_at_once(candidates, 3) <= 3
+def test_batches_leave_no_more_empty_than_one_place_each(candidates: int, chunks: int) -> None:
+    size = trials_at_once(candidates, 1_000, chunks)
+    batches = -(-candidates // size)
+    assert batches * size < candidates + max(1, CELLS_PER_STEP / chunks)
+    assert size == 1 or batches * chunks > CELLS_PER_STEP / 2
+    assert trials_at_once(candidates, 3, chunks) <= 3
 
 
 def test_costs_are_counted_step_by_step() -> None:
