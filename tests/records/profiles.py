@@ -1,9 +1,11 @@
 """Where the time of searches goes, at an earlier commit and now: profiles before and after a step.
 
-python -m tests.records.profiles COMMIT   # in a checkout of the repository
+python -m tests.records.profiles COMMIT         # keeps profiles: memory and layers
+python -m tests.records.profiles COMMIT trials  # keeps profiles_trials
 
-Both commits are checked out beside each other and take turns, each time in a fresh process:
-``python profiles.py PART`` is one of these, with a checkout as its PYTHONPATH.
+In a checkout of the repository. Both commits are checked out beside each other and take turns, each
+time in a fresh process: ``python profiles.py PART`` is one of these, with a checkout as its
+PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 ROUNDS = 5
 IMAGES, SIZE, PICKS = 16, 224, 4
 BLOCKS = (0, 3)
+TRIAL_PICKS, TRIALS = 2, {0: 8, 3: 512}
 RANKS = (1, 2, 4)
 SAMPLES, NEURONS, STEPS = 5000, 1000, 60
 NOTES = [
@@ -32,6 +35,12 @@ NOTES = [
     "picks, one thread; serial: the caller's own work, which no rank shares; seconds on the "
     "critical path of so many ranks, each timed alone, exchanges left out; medians of the rounds",
 ]
+TRIALS_NOTE = (
+    f"the first and last block of ResNet34 by network_loss, a mini-batch of {IMAGES} images of "
+    f"{SIZE} x {SIZE}, {TRIAL_PICKS} picks, {TRIALS[0]} candidates a step of the first and all of "
+    "the last, one thread; seconds on the critical path of so many ranks, each timed alone, "
+    "exchanges left out; medians of the rounds"
+)
 
 Row = dict[str, Any]
 
@@ -76,7 +85,24 @@ def memory() -> list[Row]:
 
 
 def layers() -> list[Row]:
-    """Phases of the search of layers, by objective and number of ranks."""
+    """Phases of the search of layers by moments, by objective and number of ranks."""
+    rows: list[Row] = []
+    for place in BLOCKS:
+        rows += critical_paths(place, ("layer_output", "least_squares"), 2, f"steps={PICKS}")
+    return rows
+
+
+def trials() -> list[Row]:
+    """Phases of the search of layers by the network's loss, by number of ranks."""
+    rows: list[Row] = []
+    for place, candidates in TRIALS.items():
+        words = f"steps={TRIAL_PICKS}", f"candidates={candidates}", f"batch={IMAGES}"
+        rows += critical_paths(place, ("network_loss",), 1, *words)
+    return rows
+
+
+def critical_paths(place: int, objectives: tuple[str, ...], times: int, *words: str) -> list[Row]:
+    """Of a block, the last of so many times: the first ones warm up."""
     from gfs_dist.jobs.compose import compose
     from gfs_dist.jobs.study import make_study
     from gfs_dist.jobs.study_runs import Runs
@@ -84,30 +110,29 @@ def layers() -> list[Row]:
     from gfs_dist.runtime.one_by_one import OneByOne
     from gfs_dist.scaling import Exchange
 
-    words = [f"image_size={SIZE}", f"images={IMAGES}", f"steps={PICKS}"]
-    study = make_study(compose("benchmark", ["suite=appendix_d", *words]))
+    sizes = [f"image_size={SIZE}", f"images={IMAGES}"]
+    study = make_study(compose("benchmark", ["suite=appendix_d", *sizes, *words]))
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         batches = [(study.x, study.labels)]
         workspace = Workspace.create(Path(folder, "workspace"), study.network, batches)
         runs = Runs(study, workspace)
-        for place in BLOCKS:
-            block = study.blocks[place]
-            for objective in ("layer_output", "least_squares"):
-                with OneByOne(RANKS, "cpu", 1) as runtime:
-                    for _ in range(2):  # the first warms up
-                        free = Exchange(0.0, 0.0, 0.0)
-                        found = runs.one_by_one(block, objective, runtime, free)
-                rows += [
-                    {
-                        "block": block.words,
-                        "objective": objective,
-                        "workers": ranks,
-                        "seconds": timed.seconds,
-                        **timed.phases,
-                    }
-                    for ranks, timed in found.items()
-                ]
+        block = study.blocks[place]
+        for objective in objectives:
+            with OneByOne(RANKS, "cpu", 1) as runtime:
+                for _ in range(times):
+                    free = Exchange(0.0, 0.0, 0.0)
+                    found = runs.one_by_one(block, objective, runtime, free)
+            rows += [
+                {
+                    "block": block.words,
+                    "objective": objective,
+                    "workers": ranks,
+                    "seconds": timed.seconds,
+                    **timed.phases,
+                }
+                for ranks, timed in found.items()
+            ]
     return rows
 
 
@@ -152,42 +177,60 @@ def add_efficiency(rows: list[Row]) -> None:
         row["efficiency"] = one[key] / row["seconds"] / row["workers"]
 
 
-def main() -> None:
-    """Measure both commits by turns, and keep."""
-    from tests.records.record import keep
-
-    commit = sys.argv[1]
+def by_turns(commit: str, parts: dict[str, int]) -> dict[str, list[Row]]:
+    """Rows of both commits for each part, which is measured so many times."""
     with tempfile.TemporaryDirectory() as folder:
         checkouts = {"before": commit, "now": "HEAD"}
         for name, which in checkouts.items():
             subprocess.run(
                 ["git", "worktree", "add", "--detach", f"{folder}/{name}", which], check=True
             )
+        found: dict[str, dict[str, list[list[Row]]]] = {part: {} for part in parts}
         try:
-            found: dict[str, dict[str, list[list[Row]]]] = {"memory": {}, "layers": {}}
-            for part, by_code in found.items():
-                for _ in range(ROUNDS if part == "memory" else ROUNDS // 2 + 1):
+            for part, rounds in parts.items():
+                for _ in range(rounds):
                     for name in checkouts:
                         rows = in_checkout(Path(folder, name), part)
-                        by_code.setdefault(name, []).append(rows)
+                        found[part].setdefault(name, []).append(rows)
         finally:
             for name in checkouts:
                 subprocess.run(
                     ["git", "worktree", "remove", "--force", f"{folder}/{name}"], check=True
                 )
-    tables = {
+    return {
         part: [row for name in checkouts for row in joined(by_code[name], name)]
         for part, by_code in found.items()
     }
-    add_efficiency(tables["layers"])
-    load = f"load average of the last quarter of an hour {os.getloadavg()[2]:.1f}"
-    command = f"python -m tests.records.profiles {commit}"
-    keep("profiles", command, tables["memory"], [*NOTES, load], tables={"layers": tables["layers"]})
 
+
+def main() -> None:
+    """Measure both commits by turns, and keep."""
+    from tests.records.record import keep
+
+    commit, is_trials = sys.argv[1], sys.argv[2:] == ["trials"]
+    command = " ".join(["python -m tests.records.profiles", *sys.argv[1:]])
+    some = ROUNDS // 2 + 1
+    if is_trials:
+        rows = by_turns(commit, {"trials": some})["trials"]
+        add_efficiency(rows)
+        keep("profiles_trials", command, rows, [TRIALS_NOTE, load()])
+        return
+    tables = by_turns(commit, {"memory": ROUNDS, "layers": some})
+    add_efficiency(tables["layers"])
+    others = {"layers": tables["layers"]}
+    keep("profiles", command, tables["memory"], [*NOTES, load()], tables=others)
+
+
+def load() -> str:
+    """Of the machine, in words."""
+    return f"load average of the last quarter of an hour {os.getloadavg()[2]:.1f}"
+
+
+PARTS = {"memory": memory, "layers": layers, "trials": trials}
 
 if __name__ == "__main__":
-    if sys.argv[1] in ("memory", "layers"):
+    if sys.argv[1] in PARTS:
         as_worker()
-        print(json.dumps({"memory": memory, "layers": layers}[sys.argv[1]]()))
+        print(json.dumps(PARTS[sys.argv[1]]()))
     else:
         main()

@@ -47,8 +47,8 @@ class Sampling:
     def drawn(self, left: Tensor, k: int) -> Tensor:
         """Which of the candidates ``left`` (sorted) step ``k`` scores, sorted.
 
-        One from each of as many runs of neighbours, whose lengths differ by one at most: so that
-        ranks which own runs of candidates score about as many each.
+        One from each of as many runs of neighbours, whose lengths differ by one at most: spread
+        over the whole layer.
         """
         if self.candidates is None or self.candidates >= len(left):
             return left
