@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import statistics
+import time
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from gfs_dist.jobs.bare_search import cell
 from gfs_dist.jobs.bench import Row, spread
 from gfs_dist.jobs.cell_problem import CellProblem
 from gfs_dist.jobs.select_cell import Cell
-from gfs_dist.runtime import Runtime
-from gfs_dist.runtime.bare import BareExchanges
+from gfs_dist.runtime import Peers, Runtime, Tick
+from gfs_dist.runtime.bare import BareExchanges, least_over_ranks
+from gfs_dist.runtime.division import Holding, divide
+from gfs_dist.runtime.process_group import GroupCommunicator
 from gfs_dist.runtime.replayed import ReplayTask, record
+from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.stop import Stop
 
@@ -20,23 +26,62 @@ QUICK = (64, 256, 400)
 """Samples, neurons and picks of a search whose steps are little more than their exchange."""
 
 
+class Stopwatch(GroupCommunicator):
+    """Keeps the seconds of each exchange, whatever it takes besides the message included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def minimum(self, values: Tensor) -> Tensor:
+        began = time.perf_counter()
+        found = super().minimum(values)
+        self.seconds.append(time.perf_counter() - began)
+        return found
+
+
+@dataclass(frozen=True)
+class LoopExchanges:
+    """A group task: a search whose exchanges are timed. Its method shares no columns.
+
+    Attributes:
+        problem, stop: of the search.
+    """
+
+    problem: CellProblem
+    stop: Stop
+
+    def run(self, peers: Peers, device: torch.device, tick: Tick) -> tuple[float, float]:
+        """Seconds of exchanges a step: on the rank that comes last to each, and on this one."""
+        partition, stopwatch = divide(self.problem, peers.num_ranks), Stopwatch()
+        holding = Holding.of(partition, peers.rank)
+        objective = holding.objective(self.problem, device, lambda: tick(0))
+        path = greedy(objective, self.stop, stopwatch, partition)
+        least, own = sum(least_over_ranks(stopwatch.seconds)), sum(stopwatch.seconds)
+        return least / len(path), own / len(path)
+
+
 def exchange_row(runtime: Runtime, seed: int, repeats: int) -> Row:
     """What a step of a search exchanges, in the loop, against the same two reductions bare.
 
-    Both by the same workers, by turns, and of both the mean: now and then a message waits for a
-    core, in the loop as well as bare, which a median would not show. A panel's steps exchange 16
-    bytes and nothing else; their batches of gaps, one in 32 steps, count here too.
+    Both by the same workers, by turns. Of each exchange the time of the rank that comes last to it
+    counts, the others also wait for its computing; and of all the mean: now and then a message
+    waits for a core, in the loop as well as bare, which a median would not show. A panel's steps
+    exchange 16 bytes and nothing else; their batches of gaps, one in 32 steps, count here too.
     """
     problem = cell(*QUICK, seed, "panel")
-    in_loop, bare = [], []
+    task = LoopExchanges(CellProblem(problem), Stop(problem.picks))
+    in_loop, with_waiting, bare = [], [], []
     for _ in range(1 + repeats):
         bare.append(runtime.together(BareExchanges(problem.picks)).value[16]["mean"])
-        found = runtime.search(CellProblem(problem), Stop(problem.picks))
-        in_loop.append(found.timing["exchange_s"] / len(found.path))
+        least, own = runtime.together(task).value
+        in_loop.append(least)
+        with_waiting.append(own)
     return {
         "workers": runtime.num_ranks,
         "steps": problem.picks,
         "exchange_of_a_step_s": spread(in_loop[1:]),
+        "with_waiting_s": spread(with_waiting[1:]),
         "bare_s": spread(bare[1:]),
         "over_bare": statistics.median(in_loop[1:]) / statistics.median(bare[1:]),
     }

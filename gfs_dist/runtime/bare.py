@@ -32,7 +32,8 @@ class BareExchanges:
         """Seconds by bytes, ``median minimum maximum mean`` over rounds.
 
         Of 16: the two reductions of a step, a float64 and an int64 of one number each, one after
-        the other as they are there. Of the sizes: one broadcast.
+        the other as they are there, on the rank that comes last to them. Of the sizes: one
+        broadcast, on the rank that is asked.
         """
         value = torch.zeros(1, dtype=torch.float64, device=device)
         index = torch.zeros(1, dtype=torch.int64, device=device)
@@ -43,7 +44,7 @@ class BareExchanges:
             dist.all_reduce(index, op=dist.ReduceOp.MIN)
             index.item()
 
-        found = {16: self._time(peers, decide)}
+        found = {16: spread_of(least_over_ranks(self._time(peers, decide)))}
         for step, size in enumerate(self.sizes, start=1):
             tensor = torch.zeros(max(1, size // 8), dtype=torch.float64, device=device)
 
@@ -51,11 +52,11 @@ class BareExchanges:
                 dist.broadcast(tensor, src=number % peers.num_ranks)
                 tensor[0].item()
 
-            found[size] = self._time(peers, send)
+            found[size] = spread_of(self._time(peers, send))
             tick(step)
         return found
 
-    def _time(self, peers: Peers, once: Callable[[int], None]) -> dict[str, float]:
+    def _time(self, peers: Peers, once: Callable[[int], None]) -> list[float]:
         seconds = []
         for number in range(WARM_UP + self.rounds):
             if number == WARM_UP:
@@ -63,10 +64,22 @@ class BareExchanges:
             began = time.perf_counter()
             once(number)
             seconds.append(time.perf_counter() - began)
-        timed = seconds[WARM_UP:]
-        return {
-            "median": statistics.median(timed),
-            "minimum": min(timed),
-            "maximum": max(timed),
-            "mean": statistics.fmean(timed),
-        }
+        return seconds[WARM_UP:]
+
+
+def least_over_ranks(seconds: list[float]) -> list[float]:
+    """Of each exchange the time of the rank that came last to it, and so waited for nobody."""
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    least = torch.tensor(seconds, dtype=torch.float64, device=device)
+    dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    return least.tolist()
+
+
+def spread_of(seconds: list[float]) -> dict[str, float]:
+    """``median minimum maximum mean``."""
+    return {
+        "median": statistics.median(seconds),
+        "minimum": min(seconds),
+        "maximum": max(seconds),
+        "mean": statistics.fmean(seconds),
+    }

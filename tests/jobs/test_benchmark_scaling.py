@@ -76,6 +76,7 @@ def test_loops_are_compared_with_bare_exchanges_and_with_none() -> None:
         loop = loop_row(runtime, cell(32, 64, 5, 0, "streaming"), 1)
     in_loop, bare = exchange["exchange_of_a_step_s"], exchange["bare_s"]
     assert exchange["over_bare"] == pytest.approx(in_loop["median"] / bare["median"])
+    assert 0 < in_loop["median"] <= exchange["with_waiting_s"]["median"]
     ratio = loop["loop_s"]["median"] / loop["without_exchanges_s"]["median"]
     assert loop["above"] == pytest.approx(ratio - 1)
     assert loop["step_ms"] > 0

@@ -44,6 +44,7 @@ def browse(*words: str) -> str:
     assert BROWSER is not None
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     command += ["--disable-dev-shm-usage", f"--window-size={WIDTH},{HEIGHT}"]
+    command += ["--no-first-run", "--disable-background-networking", "--disable-sync"]
     command += ["--virtual-time-budget=10000", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
