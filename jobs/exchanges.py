@@ -49,7 +49,10 @@ def measure_exchanges(config: schema.Benchmark, reporter: Reporter) -> list[Row]
 
 
 def exchange_of(rows: Sequence[Row]) -> Exchange:
-    """The model of an exchange that fits what was measured; a decision is two of 8 bytes."""
+    """The model of an exchange that fits what was measured; a decision is two of 8 bytes.
+
+    What bytes cost is that of broadcasts: reductions of as many take up to twice as long.
+    """
     points = []
     for row in rows:
         seconds, decision = row["seconds"]["median"], row["exchange"] == DECISION

@@ -1,6 +1,6 @@
 """Whole layers side by side, a rank each, against the same layers one after another by all ranks.
 
-Narrow layers, whose candidates are too few to be worth an exchange a step, gain so too.
+Layers whose steps are too short to be worth an exchange each gain so too.
 """
 
 from __future__ import annotations
@@ -81,6 +81,6 @@ def side_by_side_row(
         "workers": ranks,
         "layers": ", ".join(layer.name for layer in layers),
         "side_by_side_s": side_s,
-        "candidates_split_s": split_s,
+        "all_ranks_s": split_s,
         "side_by_side_over_split": split_s / side_s,
     }

@@ -67,15 +67,14 @@ class Model:
             exchange: measured.
             sizes: bytes of each exchange.
 
-        Raises:
-            InputError: the share of a phase is the same in all runs, but not in all forecasts.
+        A phase of which the ranks had the same share in all runs is taken not to be shared out.
         """
         phases = {}
         for phase, share in shares.items():
             points = [(share(n), run[n].phases[phase]) for run in runs for n in run]
-            divided = share(FORECAST[-1]) < 1
+            tells = len({own for own, _ in points}) > 1
             seconds = [value for _, value in points]
-            phases[phase] = (Line.fit(points) if divided else Line.constant(seconds), share)
+            phases[phase] = (Line.fit(points) if tells else Line.constant(seconds), share)
         serial = [run[n].phases["serial"] for run in runs for n in run]
         return cls(_estimate(serial), phases, exchange, sizes)
 
@@ -156,6 +155,8 @@ def work_of(
 ) -> LayerWork:
     """Multiply-adds of a search, by who has to do them.
 
+    Trials are taken to go side by side, which those of few networks cannot.
+
     Args:
         study, block, objective: what is searched.
         pruner: of the block's layer.
@@ -194,6 +195,7 @@ def _trials(study: Study, block: Block, pruner: Pruner, steps: int, device: str)
         "column_bytes": 0.0,
         "rows": rows,
         "cells": rows * batches,
+        "table_bytes": 8 * rows * scored,
     }
 
 
@@ -240,7 +242,7 @@ def _moments(study: Study, block: Block, objective: str, pruner: Pruner) -> Row:
 def split_rows(
     work: LayerWork, one: Timed, exchange: Exchange, workers: Sequence[int]
 ) -> list[Row]:
-    """The cheapest way to divide a layer, and what the others cost.
+    """The cheapest way to divide a layer, the way that ``gfs prune`` takes, and what all cost.
 
     The rate is calibrated by one rank alone, whose set-up and steps are all of the search.
     """
@@ -253,6 +255,6 @@ def split_rows(
     for ranks in workers:
         chosen = choose_split(work, ranks, rates)
         costs = {f"{way}_s": cost for way, cost in costs_of_splits(work, ranks, rates).items()}
-        done = "samples" if work.rows else "candidates"
-        rows.append({"workers": ranks, "choice": chosen.way, "done": done, **costs})
+        ours = "samples" if work.rows else "candidates"
+        rows.append({"workers": ranks, "cheapest": chosen.way, "gfs prune": ours, **costs})
     return rows

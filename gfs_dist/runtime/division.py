@@ -17,8 +17,10 @@ from gfs_dist.selection.partition import Partition, Portion
 def divide(problem: AnyProblem, num_ranks: int, partition: Partition | None = None) -> Partition:
     """Who owns which candidates: contiguous parts, unless the caller has others in mind.
 
+    Of a shared problem's, which are everybody's, nothing but the number of ranks counts.
+
     Raises:
-        InputError: these are other candidates, or candidates that nobody owns.
+        InputError: a partition of other candidates, or of a shared problem's.
     """
     candidates = problem.num_candidates
     if partition is None:

@@ -66,7 +66,7 @@ class SearchRank(Rank):
         objective = share.holding.objective(self.thing, desk.device, desk.pulse.tick)
         self.held = _Held(problem, share.holding, post.device, objective)
         desk.timing.setup_s += time.perf_counter() - began
-        log.info("rank %d: holds %d candidates", post.rank, len(objective.own))
+        log.info("rank %d: holds its share of %d candidates", post.rank, objective.num_candidates)
 
     def work(self, order: Order) -> Finished | Interrupted:
         """Join the group of the generation and run the loop in it."""

@@ -35,6 +35,7 @@ class LayerWork:
         rows: parts of the samples that the losses of every step are sums over; 0 where steps read
             moments.
         cells: of the table of a step, rows times batches of candidates.
+        table_bytes: of the sums of a step.
         like: layers of about this size that could be searched side by side, this one included.
         moments: of the pass before the search, which is divided over parts of the samples.
         parts: of the samples at most.
@@ -50,6 +51,7 @@ class LayerWork:
     like: int
     rows: int = 0
     cells: int = 0
+    table_bytes: int = 0
     moments: float = 0.0
     parts: int = 1
 
@@ -87,7 +89,7 @@ def costs_of_splits(work: LayerWork, ranks: int, rates: Rates) -> dict[str, floa
 
         moments     M / min(P, parts)
         candidates  O + o s + K (C + D s) + K (2 e(8) + e(column)),      s = ceil(n / P) / n
-        samples     (O + K C) r + (o + K D) c + K (2 e(8) + e(8 n rows))
+        samples     (O + K C) r + (o + K D) c + K (2 e(8) + e(table))
         layers      (O + o + K (C + D)) / min(P, like)
 
     ``e(bytes)``: an exchange; ``r`` and ``c``: the largest shares of rows and cells; ``layers`` is
@@ -103,7 +105,7 @@ def costs_of_splits(work: LayerWork, ranks: int, rates: Rates) -> dict[str, floa
     moments_s = work.moments / min(ranks, work.parts) / rate
     ways = {"candidates": own / rate + work.steps * (decision_s + column_s)}
     if work.rows:
-        sums_s = exchange.seconds(ranks, NUMBER_BYTES * work.candidates * work.rows)
+        sums_s = exchange.seconds(ranks, work.table_bytes)
         own = (work.once + work.steps * work.common) * work.row_share(ranks)
         own += (work.once_divided + work.steps * work.divided) * work.cell_share(ranks)
         ways["samples"] = own / rate + work.steps * (decision_s + sums_s)

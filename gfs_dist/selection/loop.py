@@ -50,7 +50,7 @@ def greedy(
         u_k = (1 - g_k) u_{k-1} + g_k phi_{i_k}         (uniform: g = 1/k, u_k the mean of picks)
 
     Args:
-        objective: the loss, for the candidates this rank owns.
+        objective: the loss, for the candidates this rank owns, or of which it computes a share.
         stop: when to end.
         communicator: joins the ranks; None for a search by one rank.
         partition: who owns what; None if this rank owns all.

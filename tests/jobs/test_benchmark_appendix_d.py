@@ -156,7 +156,7 @@ def test_layers_alike_are_searched_side_by_side(tmp_path: Path) -> None:
         row = side_by_side_row(study, workspace, blocks[0], runtime, 1)
     assert row is not None
     assert row["layers"] == "0.0, 1.0"
-    ratio = row["candidates_split_s"] / row["side_by_side_s"]
+    ratio = row["all_ranks_s"] / row["side_by_side_s"]
     assert row["side_by_side_over_split"] == pytest.approx(ratio)
     with open_runtime(RuntimeSpec("none", 1, "cpu")) as alone:
         assert side_by_side_row(study, workspace, blocks[0], alone, 1) is None

@@ -125,8 +125,8 @@ def work(**changes: float) -> LayerWork:
     return LayerWork(
         **{
             "candidates": 64, "steps": 10, "once": 100.0, "once_divided": 0.0, "common": 10.0,
-            "divided": 100.0, "column_bytes": 0.0, "rows": 8, "cells": 32, "like": 4,
-            "moments": 400.0, "parts": 8,
+            "divided": 100.0, "column_bytes": 0.0, "rows": 8, "cells": 32,
+            "table_bytes": 4096, "like": 4, "moments": 400.0, "parts": 8,
         }
         | changes
     )  # fmt: skip

@@ -5,9 +5,10 @@ gives ``n / k`` times the sum of its picks, as their public code has it. Scores 
 cross-entropies on one mini-batch; :mod:`gfs_dist.pruning.layerwise.replaced` says how they are
 computed.
 
-A step is a table: its rows are chunks of the mini-batch, its columns batches of candidates. Every
-rank computes a run of its cells, row by row, and so runs few samples of others up to the layer; the
-sums of all cells are exchanged and added up in one order, whatever ranks there are.
+The work of a step is a table: its rows are chunks of the mini-batch, its columns batches of
+candidates. Every rank computes a run of its cells, row by row, and so runs few samples of others up
+to the layer. What the cells come to is exchanged and added up in one order, whatever ranks there
+are.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gfs_dist.errors import InputError, NonFiniteError
+from gfs_dist.errors import InputError, NonFiniteError, PicksDifferError
 from gfs_dist.networks.classify import check_outputs
 from gfs_dist.pruning.layerwise.replaced import Chunk, Replaced, Trial, loss_sums
 from gfs_dist.pruning.layerwise.sampling import Sampling, read_rows
@@ -120,12 +121,13 @@ class NetworkLossProblem:
 class NetworkLoss(OwnCandidates):
     """The network's loss for all candidates, of which one rank computes its portion.
 
-    Every rank knows the path. What travels are the sums of each cell: a table of chunks and
-    candidates, of which each rank fills in its own, the others holding infinity, so that its
-    minimum over ranks is the whole one, bit for bit. Line search has no slope to follow, and a
-    golden section would need ten losses or more for each candidate: three are taken, at ``1/k``, at
-    ``2/k`` and at the vertex of the parabola through them and the present loss, and the best of
-    these four points is the step.
+    Every rank knows the path. What travels are the losses of every candidate summed over each
+    chunk, of which each rank fills in its own and leaves infinity in the places of others: the
+    minimum over ranks is all of them, bit for bit.
+
+    Line search has no slope to follow, and a golden section would need ten losses or more for each
+    candidate: three are taken, at ``1/k``, at ``2/k`` and at the vertex of the parabola through
+    them and the present loss, and the best of these four points is the step.
 
     Args:
         replaced: the layer.
@@ -158,24 +160,26 @@ class NetworkLoss(OwnCandidates):
         super().__init__(replaced.num_candidates, everything, weights, replacement)
         self._replaced, self._read, self._tick = replaced, read, tick
         self._sampling, self._num_samples = sampling, num_samples
-        self._portion: Portion = portion
+        self._portion = portion
         self._communicator: Communicator = SingleRank()
         self._coefficients = torch.zeros(self.num_candidates, dtype=torch.float64)
         self._picked = torch.zeros(self.num_candidates, dtype=torch.bool)
+        self._batch = min(sampling.batch, num_samples)
         self._sizes = self._batch_sizes()
         self._steps: dict[int, float] = {}
-        self._loss = self.scale = 0.0
-        self._chunks, self._first = self._load(1)
+        self._loss = self.scale = math.nan  # until the ranks have joined
+        self._chunks, self._empty_sums = self._load(1)
+        self._own_most = self._find_most_trials()
+        self._most_trials = 1
         self._settle(1)
-        if portion.num_ranks == 1:
-            self.join(self._communicator)
 
     def join(self, communicator: Communicator) -> None:
-        """Agree on the loss of the empty network, and on whether trials go side by side."""
+        """Agree on the loss of the empty network, and on how many trials go side by side."""
         self._communicator = communicator
-        *sums, most = communicator.minimum(self._first.clone()).tolist()
+        told = torch.cat([self._empty_sums, self._own_most])
+        *sums, most = communicator.minimum(told).tolist()
         self._most_trials = int(most)
-        self.scale = sum(sums) / self._num_rows
+        self.scale = sum(sums) / self._batch
         if self.position == 0:
             self._loss = self.scale
 
@@ -247,38 +251,64 @@ class NetworkLoss(OwnCandidates):
         table = torch.full((self._num_chunks, len(trials)), torch.inf, dtype=torch.float64)
         with one_thread_each() as pool:
             for (chunk, batch), sums in zip(items, pool.map(work, items), strict=True):
-                for number, loss in zip(batches[batch], sums, strict=True):
-                    if number is not None:
-                        self._check(trials[number], loss)
-                        table[chunk, number] = loss
+                numbers = [number for number in batches[batch] if number is not None]
+                found = sums[[number is not None for number in batches[batch]]]
+                self._check([trials[number] for number in numbers], found)
+                table[chunk, numbers] = found
                 self._tick()
-        table = self._communicator.minimum(table.flatten()).view_as(table)
         losses = torch.zeros(len(trials), dtype=torch.float64)
-        for row in table:  # one after the other: a sum's last bits depend on the order
+        for row in self._of_all(table):  # one by one: a sum's last bits depend on the order
             losses += row
-        return losses / self._num_rows
+        return losses / self._batch
 
-    def _check(self, trial: Trial, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
+    def _of_all(self, table: Tensor) -> Tensor:
+        """The sums of all ranks.
+
+        Raises:
+            PicksDifferError: others, or a record, have less where only this rank computes.
+        """
+        mine = table.isfinite()
+        own = table[mine]
+        whole = self._communicator.minimum(table.flatten()).view_as(table)
+        if not torch.equal(whole[mine], own):
+            raise PicksDifferError(
+                f"layer {self._replaced.name!r}, step {self.position + 1}: the losses that rank "
+                f"{self._portion.rank} of {self._portion.num_ranks} computes are not those of all"
+            )
+        return whole
+
+    def _check(self, trials: Sequence[Trial], losses: Tensor) -> None:
+        bad = (~torch.isfinite(losses)).nonzero()
+        if len(bad):
+            first = int(bad[0])
             raise NonFiniteError(
                 f"layer {self._replaced.name!r}: the loss with candidate "
-                f"{trial.candidate} as pick {self.position + 1} is {float(loss)}"
+                f"{trials[first].candidate} as pick {self.position + 1} is {float(losses[first])}"
             )
 
     @property
-    def _num_rows(self) -> int:
-        """Samples of a mini-batch."""
-        return min(self._sampling.batch, self._num_samples)
-
-    @property
     def _num_chunks(self) -> int:
-        return math.ceil(self._num_rows / self._sizes[0])
+        return math.ceil(self._batch / self._sizes[0])
 
     def _batch_sizes(self) -> tuple[int, int]:
         """Samples of a chunk and trials of a batch: by shapes, so that any samples will do."""
         example, _ = self._read(torch.arange(min(2, self._num_samples)))
         with one_thread():  # two samples are not worth a team of threads that wait for each other
-            return batch_sizes(self._replaced, example, self._num_rows, example.device.type)
+            return batch_sizes(self._replaced, example, self._batch, example.device.type)
+
+    def _find_most_trials(self) -> Tensor:
+        """Trials of a batch at most, as the rank of the first chunk finds it: float64 (1,).
+
+        Infinity where others find it out.
+        """
+        most = float(self._sizes[1])
+        if 0 not in self._chunks:
+            most = math.inf
+        elif most > 1:
+            with one_thread_each() as pool:
+                if not next(pool.map(self._replaced.separable, [self._chunks[0]])):
+                    most = 1.0
+        return torch.tensor([most], dtype=torch.float64)
 
     def _prepare(self) -> None:
         """Samples and present coefficients of the next step."""
@@ -286,6 +316,7 @@ class NetworkLoss(OwnCandidates):
         if self._settled == k:
             return
         if self._sampling.fresh:
+            self._chunks.clear()
             self._chunks, _ = self._load(k)
         self._settle(k)
 
@@ -299,18 +330,17 @@ class NetworkLoss(OwnCandidates):
         """Run own samples of step ``k`` up to the layer, and once through it.
 
         Returns:
-            Own chunks by number; the loss of the empty network, a sum for each chunk, and the most
-            trials of a batch, which the rank of the first chunk finds out: infinity where this is
-            not known here.
+            Own chunks by number, and the loss of the empty network summed over each chunk: float64
+            (chunks,), infinity in the places of others.
         """
-        layer, (size, most) = self._replaced, self._sizes
+        layer, size = self._replaced, self._sizes[0]
         silent = torch.zeros_like(self._coefficients)
         own = self._portion.rows(self._num_chunks)
-        rows = self._sampling.rows(self._num_samples, k)
-        x, labels = self._read(rows[own.start * size : own.stop * size])
+        samples = self._sampling.rows(self._num_samples, k)[own.start * size : own.stop * size]
 
         def work(x: Tensor, labels: Tensor, number: int) -> tuple[Chunk, Tensor]:
-            chunk = layer.enter(x, labels)
+            # A copy: where samples lie in memory, which differs by rank, can decide last bits.
+            chunk = layer.enter(x.clone(), labels)
             logits = layer.logits(chunk, silent, [PADDING])
             check_outputs(logits, chunk.labels, number * size)
             if not torch.isfinite(logits).all():
@@ -318,16 +348,14 @@ class NetworkLoss(OwnCandidates):
             return chunk, loss_sums(logits, chunk.labels)
 
         chunks: dict[int, Chunk] = {}
-        found = torch.full((self._num_chunks + 1,), torch.inf, dtype=torch.float64)
+        sums = torch.full((self._num_chunks,), torch.inf, dtype=torch.float64)
+        parts = [part.split(size) for part in self._read(samples)]
         with one_thread_each() as pool:
-            entered = pool.map(work, x.split(size), labels.split(size), own)
+            entered = pool.map(work, *parts, own)
             for number, (chunk, loss_sum) in zip(own, entered, strict=True):
-                chunks[number], found[number] = chunk, loss_sum
+                chunks[number], sums[number] = chunk, loss_sum
                 self._tick()
-            if 0 in chunks and k == 1:
-                alone = most == 1 or not next(pool.map(layer.separable, [chunks[0]]))
-                found[-1] = 1 if alone else most
-        return chunks, found
+        return chunks, sums
 
 
 def line_search(

@@ -23,8 +23,8 @@ SAMPLE_PARTS = 8
 others' samples neither up to the layer nor through it."""
 
 CELLS_PER_STEP = 32
-"""Pairs of a chunk and a batch of trials at least, where there are as many, which the ranks of a
-step divide."""
+"""Pairs of a chunk and a batch of trials, about, where there are as many: ranks divide those of a
+step."""
 
 LINE_SEARCH_LOSSES = 3
 
@@ -43,7 +43,7 @@ def batch_sizes(layer: Replaced, x: Tensor, num_samples: int, device: str) -> tu
     """
     limit = BATCH_BYTES.get(device, BATCH_BYTES["cuda"])
     needed = layer.bytes_needed(x[:2])
-    most = math.ceil(num_samples / SAMPLE_PARTS)
+    most = num_samples // SAMPLE_PARTS
     samples = max(1, min(most, limit // max(needed.network, 1)))
     return samples, max(1, limit // max(needed.trial * samples, 1))
 
@@ -61,7 +61,7 @@ class TrialCosts:
     Attributes:
         losses: evaluated candidates, of all steps and ranks together.
         macs: multiply-adds of all of them.
-        memory_bytes: of each rank.
+        memory_bytes: of each rank at most: of one that has all samples.
     """
 
     losses: int

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gfs_dist.errors import InputError, NonFiniteError
+from gfs_dist.errors import InputError, NonFiniteError, PicksDifferError
 from gfs_dist.pruning.layerwise.network_loss import (
     NetworkLoss,
     NetworkLossProblem,
@@ -17,6 +17,7 @@ from gfs_dist.pruning.layerwise.network_loss import (
 from gfs_dist.pruning.layerwise.replaced import Chunk, Replaced, Trial
 from gfs_dist.pruning.layerwise.sampling import Sampling
 from gfs_dist.selection.build import Recipe
+from gfs_dist.selection.communicator import SingleRank
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.partition import Partition, Portion
@@ -31,7 +32,9 @@ EVERYTHING = Sampling()
 
 
 def whole(problem: NetworkLossProblem) -> NetworkLoss:
-    return problem.shared_objective(Portion(), CPU, lambda: None)
+    found = problem.shared_objective(Portion(), CPU, lambda: None)
+    found.join(SingleRank())
+    return found
 
 
 def by_ranks(
@@ -147,6 +150,18 @@ def test_a_recorded_loss_that_is_another_is_refused_by_all_ranks(tmp_path: FileP
     path.loss[2] *= 1 + 1e-6
     with pytest.raises(InputError, match="the recorded loss of pick 3"):
         by_ranks(search_for, 2, Stop(steps=5), path)
+
+
+def test_a_rank_whose_losses_are_not_those_of_all_is_refused(tmp_path: FilePath) -> None:
+    class Lowered(SingleRank):
+        def minimum(self, values: Tensor) -> Tensor:
+            return values - 1e-12 if len(values) > 40 else values
+
+    problem = make("wide", samples=9, dtype=torch.float32)
+    found = whole(build(tmp_path, problem, "first"))
+    found.join(Lowered())
+    with pytest.raises(PicksDifferError, match="layer 'first', step 1: the losses that rank 0 of"):
+        found.scores()
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 8, 9, 40])

@@ -20,6 +20,7 @@ from gfs_dist.pruning.layerwise.trial_costs import (
     trials_at_once,
 )
 from gfs_dist.selection.build import Recipe
+from gfs_dist.selection.communicator import SingleRank
 from gfs_dist.selection.partition import Portion
 from tests.pruning.layerwise.problems import CPU, Problem, average, make
 
@@ -59,7 +60,9 @@ def test_trials_go_one_by_one_where_samples_cannot_be_stacked(
     assert samples == 6
     assert trials_at_once(40, most, 8) == 10
     search = NetworkLossProblem(problem.workspace(tmp_path), layer, UNIFORM, Sampling())
-    scores = search.shared_objective(Portion(), CPU, lambda: None).scores()
+    found = search.shared_objective(Portion(), CPU, lambda: None)
+    found.join(SingleRank())
+    scores = found.scores()
     expected = [problem.loss(layer, average([i], 40)) for i in range(40)]
     torch.testing.assert_close(scores.tolist(), expected, rtol=1e-9, atol=0.0)
 
