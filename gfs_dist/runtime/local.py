@@ -18,6 +18,9 @@ from typing import Any
 from gfs_dist.runtime.launcher import PlacementError, WorkerDiedError
 from gfs_dist.runtime.store import Address
 
+LAST_WORDS_S = 1.0
+"""A process that the worker started itself may hold the connection open."""
+
 
 class LocalWorker:
     """One process; two threads of this one carry calls to it and answers back."""
@@ -31,8 +34,12 @@ class LocalWorker:
         self._death = ""
         self._outgoing: queue.SimpleQueue[tuple[int, str, tuple[Any, ...]] | None]
         self._outgoing = queue.SimpleQueue()
-        for target in (self._send, self._receive):
-            threading.Thread(target=target, daemon=True, name=f"{name}-io").start()
+        self._threads = [
+            threading.Thread(target=target, daemon=True, name=f"{name}-io")
+            for target in (self._send, self._receive)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def call(self, method: str, *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -53,6 +60,14 @@ class LocalWorker:
     def kill(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
+
+    def join(self) -> None:
+        """Wait for the killed process and for both threads: what still runs when the interpreter
+        ends can end it with an error.
+        """
+        self.process.wait()
+        for thread in self._threads:
+            thread.join(LAST_WORDS_S)
 
     def _send(self) -> None:
         while (message := self._outgoing.get()) is not None:
@@ -139,5 +154,5 @@ class LocalLauncher:
         for worker in self._workers:
             worker.kill()
         for worker in self._workers:
-            worker.process.wait()
+            worker.join()
         self._starter.shutdown()
