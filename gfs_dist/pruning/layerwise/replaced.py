@@ -18,6 +18,7 @@ of its own. Then a loss has the same bits whatever is computed beside it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -200,9 +201,7 @@ class Replaced:
             x: a few samples, which are run.
         """
         (name,) = self.network.gfs_inputs
-        program = Stage(tuple(self.network.gfs_program), frozenset())
-        results = advance(self.network, program, {name: x})
-        sizes = {step: _bytes(result) for step, result in results.items()}
+        program, sizes = _program(self.network), _sizes(self.network, _Like(x))
         outputs = sum(sizes[reader.step.name] for reader in self._split)
         carried = sum(sizes[result] for result in self._carried)
         read = sum(sizes[name] for name in {reader.source for reader in self._split})
@@ -260,6 +259,32 @@ def _most(steps: _Freeing, sizes: dict[str, int], start: int) -> int:
         most = max(most, held)
         held -= sum(sizes[name] for name in unneeded if name in sizes)
     return most
+
+
+class _Like:
+    """Samples, of which nothing but the shape matters."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        self._key = x.shape, x.dtype, x.device
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Like) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+@functools.lru_cache(maxsize=2)
+def _sizes(network: GraphNetwork, like: _Like) -> dict[str, int]:
+    """Bytes of every result of a network; run once for all of its layers."""
+    (name,) = network.gfs_inputs
+    results = advance(network, _program(network), {name: like.x})
+    return {step: _bytes(result) for step, result in results.items()}
+
+
+def _program(network: GraphNetwork) -> Stage:
+    return Stage(tuple(network.gfs_program), frozenset())
 
 
 def _bytes(result: Any) -> int:
