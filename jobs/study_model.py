@@ -184,9 +184,9 @@ def _trials(study: Study, block: Block, pruner: Pruner, steps: int, device: str)
     by_module = macs_by_module(network, pruner.example)
     replaced, n = Replaced(network, block.layer), block.layer.num_candidates
     trial, shared = replaced.macs(by_module)
-    size, most = batch_sizes(replaced, pruner.example, samples, device)
-    rows, scored = math.ceil(samples / size), min(n, sampling.candidates or n)
-    batches = math.ceil(scored / trials_at_once(scored, most, rows))
+    sizes = batch_sizes(replaced, pruner.example, samples, device)
+    rows, scored = math.ceil(samples / sizes.samples), min(n, sampling.candidates or n)
+    batches = math.ceil(scored / trials_at_once(scored, sizes, rows))
     return {
         "once": samples * (sum(by_module.values()) + shared),  # to the layer, and once through it
         "once_divided": 0.0,

@@ -37,7 +37,7 @@ from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner, Settings
 from gfs_dist.pruning.layerwise.replaced import Replaced
 from gfs_dist.pruning.layerwise.sampling import Sampling
 from gfs_dist.pruning.layerwise.trial_costs import (
-    CELLS_PER_STEP,
+    MOST_CELLS,
     TrialCosts,
     batch_sizes,
     search_costs,
@@ -271,9 +271,9 @@ def by_network_loss(network: nn.Module, batches: Batches, images: int, device: t
             n = layer.num_candidates
             if n not in rates:
                 replaced = Replaced(work.workspace.dense(device), layer)
-                size, most = batch_sizes(replaced, shown, BATCH, device.type)
-                chunks = math.ceil(BATCH / size)
-                filled = math.ceil(CELLS_PER_STEP / chunks) * trials_at_once(n, most, chunks)
+                sizes = batch_sizes(replaced, shown, BATCH, device.type)
+                chunks = math.ceil(BATCH / sizes.samples)
+                filled = math.ceil(MOST_CELLS / chunks) * trials_at_once(n, sizes, chunks)
                 part = Sampling(batch=BATCH, candidates=min(n, filled))
                 problem = NetworkLossProblem(work.workspace, layer, recipe, part)
                 spent = ranks.search(problem, Stop(steps=1)).timing["steps_s"]
@@ -284,7 +284,7 @@ def by_network_loss(network: nn.Module, batches: Batches, images: int, device: t
             seconds += whole.macs / rates[n]
     part_text = (
         f"the first step of {len(rates)} layers, {BATCH} images, as many candidates as fill "
-        f"{CELLS_PER_STEP} pairs of a batch and a chunk of images"
+        f"{MOST_CELLS} pairs of a batch and a chunk of images"
     )
     return _compared("network_loss, all candidates", part_text, timed, int(losses), seconds)
 

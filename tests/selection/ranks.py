@@ -78,4 +78,9 @@ def search(
             raise
 
     with ThreadPoolExecutor(partition.num_ranks) as pool:
-        return list(pool.map(run, range(partition.num_ranks))), threads
+        futures = [pool.submit(run, rank) for rank in range(partition.num_ranks)]
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    if errors:  # those that waited for a rank which failed tell nothing
+        told = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]
+        raise (told or errors)[0]
+    return [future.result() for future in futures], threads

@@ -27,7 +27,7 @@ from gfs_dist.networks.classify import check_outputs
 from gfs_dist.pruning.layerwise.replaced import Chunk, Replaced, Trial, loss_sums
 from gfs_dist.pruning.layerwise.sampling import Sampling, read_rows
 from gfs_dist.pruning.layerwise.threads import one_thread, one_thread_each
-from gfs_dist.pruning.layerwise.trial_costs import batch_sizes, trials_at_once
+from gfs_dist.pruning.layerwise.trial_costs import BatchSizes, batch_sizes, trials_at_once
 from gfs_dist.pruning.layerwise.workspace import Workspace
 from gfs_dist.pruning.structure import Layer
 from gfs_dist.selection.build import Recipe
@@ -52,9 +52,9 @@ class Batching(NamedTuple):
     places: dict[int, int]
 
     @classmethod
-    def of(cls, drawn: Sequence[int], most: int, chunks: int) -> Batching:
-        """Of a step that scores ``drawn``, sorted, with at most so many in a batch."""
-        size = trials_at_once(len(drawn), most, chunks)
+    def of(cls, drawn: Sequence[int], sizes: BatchSizes, chunks: int) -> Batching:
+        """Of a step that scores ``drawn``, sorted."""
+        size = trials_at_once(len(drawn), sizes, chunks)
         return cls(size, {c: number % size for number, c in enumerate(drawn)})
 
 
@@ -170,7 +170,6 @@ class NetworkLoss(OwnCandidates):
         self._loss = self.scale = math.nan  # until the ranks have joined
         self._chunks, self._empty_sums = self._load(1)
         self._own_most = self._find_most_trials()
-        self._most_trials = 1
         self._settle(1)
 
     def join(self, communicator: Communicator) -> None:
@@ -178,7 +177,7 @@ class NetworkLoss(OwnCandidates):
         self._communicator = communicator
         told = torch.cat([self._empty_sums, self._own_most])
         *sums, most = communicator.minimum(told).tolist()
-        self._most_trials = int(most)
+        self._sizes = self._sizes._replace(most=int(most))
         self.scale = sum(sums) / self._batch
         if self.position == 0:
             self._loss = self.scale
@@ -215,7 +214,7 @@ class NetworkLoss(OwnCandidates):
         if not self.replacement:
             left = left[~self._picked]
         drawn = self._sampling.drawn(left, self.position + 1).tolist()
-        return Batching.of(drawn, self._most_trials, self._num_chunks)
+        return Batching.of(drawn, self._sizes, self._num_chunks)
 
     def _scored(self, candidates: list[int], batching: Batching) -> Tensor:
         """Loss after adding each candidate: float64; their step sizes are noted."""
@@ -288,10 +287,10 @@ class NetworkLoss(OwnCandidates):
 
     @property
     def _num_chunks(self) -> int:
-        return math.ceil(self._batch / self._sizes[0])
+        return math.ceil(self._batch / self._sizes.samples)
 
-    def _batch_sizes(self) -> tuple[int, int]:
-        """Samples of a chunk and trials of a batch: by shapes, so that any samples will do."""
+    def _batch_sizes(self) -> BatchSizes:
+        """By shapes, so that any samples will do."""
         example, _ = self._read(torch.arange(min(2, self._num_samples)))
         with one_thread():  # two samples are not worth a team of threads that wait for each other
             return batch_sizes(self._replaced, example, self._batch, example.device.type)
@@ -301,7 +300,7 @@ class NetworkLoss(OwnCandidates):
 
         Infinity where others find it out.
         """
-        most = float(self._sizes[1])
+        most = float(self._sizes.most)
         if 0 not in self._chunks:
             most = math.inf
         elif most > 1:
@@ -333,7 +332,7 @@ class NetworkLoss(OwnCandidates):
             Own chunks by number, and the loss of the empty network summed over each chunk: float64
             (chunks,), infinity in the places of others.
         """
-        layer, size = self._replaced, self._sizes[0]
+        layer, size = self._replaced, self._sizes.samples
         silent = torch.zeros_like(self._coefficients)
         own = self._portion.rows(self._num_chunks)
         samples = self._sampling.rows(self._num_samples, k)[own.start * size : own.stop * size]

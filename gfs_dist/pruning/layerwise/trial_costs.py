@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -19,21 +20,38 @@ BATCH_BYTES = {"cpu": 2**26, "cuda": 2**30}
 depends on the size of a batch, and every machine has to find the same losses."""
 
 SAMPLE_PARTS = 8
-"""Chunks of a mini-batch at least, where it has as many samples: ranks that have whole chunks run
-others' samples neither up to the layer nor through it."""
+"""Chunks of a mini-batch at most: ranks that have whole chunks run others' samples neither up to
+the layer nor through it."""
 
-CELLS_PER_STEP = 32
+FEWEST_CELLS, MOST_CELLS = 8, 32
 """Pairs of a chunk and a batch of trials, about, where there are as many: ranks divide those of a
 step."""
+
+LEAST_TRIAL = {"cpu": 2**19, "cuda": 2**24}
+LEAST_BATCH = {"cpu": 2**22, "cuda": 2**28}
+"""Bytes of the results of one trial on one chunk, and of a batch of them, from which the calls take
+no more than a tenth of the time (a call on a CPU: as long as 50 KB of results)."""
 
 LINE_SEARCH_LOSSES = 3
 
 
-def batch_sizes(layer: Replaced, x: Tensor, num_samples: int, device: str) -> tuple[int, int]:
-    """Samples of a chunk, and the most trials of a batch of one chunk, by the layer's shapes alone.
+class BatchSizes(NamedTuple):
+    """How work is cut into cells, by the layer's shapes alone.
 
-    As many samples as keep the whole network within :data:`BATCH_BYTES`, then as many trials as
-    keep what comes after the layer within it.
+    Attributes:
+        samples: of a chunk.
+        least: trials of a batch that are worth its calls.
+        most: trials of a batch at most.
+    """
+
+    samples: int
+    least: int
+    most: int
+
+
+def batch_sizes(layer: Replaced, x: Tensor, num_samples: int, device: str) -> BatchSizes:
+    """Chunks whose pass through the whole network keeps within :data:`BATCH_BYTES`, then batches
+    of trials behind the layer that do.
 
     Args:
         layer: to search.
@@ -41,17 +59,22 @@ def batch_sizes(layer: Replaced, x: Tensor, num_samples: int, device: str) -> tu
         num_samples: of the mini-batch.
         device: type of the one that computes.
     """
-    limit = BATCH_BYTES.get(device, BATCH_BYTES["cuda"])
-    needed = layer.bytes_needed(x[:2])
-    most = num_samples // SAMPLE_PARTS
-    samples = max(1, min(most, limit // max(needed.network, 1)))
-    return samples, max(1, limit // max(needed.trial * samples, 1))
+    kind = device if device in BATCH_BYTES else "cuda"
+    limit, needed = BATCH_BYTES[kind], layer.bytes_needed(x[:2])
+    trial = max(needed.trial, 1)
+    wanted = max(num_samples // SAMPLE_PARTS, math.ceil(LEAST_TRIAL[kind] / trial))
+    samples = max(1, min(num_samples, wanted, limit // max(needed.network, 1)))
+    least = math.ceil(LEAST_BATCH[kind] / (trial * samples))
+    return BatchSizes(samples, least, max(1, limit // (trial * samples)))
 
 
-def trials_at_once(candidates: int, most: int, chunks: int) -> int:
+def trials_at_once(candidates: int, sizes: BatchSizes, chunks: int) -> int:
     """Trials of each batch of a step that scores so many candidates, whatever ranks there are."""
-    batches = math.ceil(CELLS_PER_STEP / chunks)
-    return max(1, min(most, math.ceil(candidates / batches)))
+    for_most_cells, for_fewest_cells = (
+        math.ceil(candidates / math.ceil(cells / chunks)) for cells in (MOST_CELLS, FEWEST_CELLS)
+    )
+    wanted = min(max(sizes.least, for_most_cells), for_fewest_cells)
+    return max(1, min(wanted, sizes.most))
 
 
 @dataclass(frozen=True)

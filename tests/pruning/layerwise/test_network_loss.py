@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gfs_dist.errors import InputError, NonFiniteError, PicksDifferError
+from gfs_dist.pruning.layerwise import trial_costs
 from gfs_dist.pruning.layerwise.network_loss import (
     NetworkLoss,
     NetworkLossProblem,
@@ -108,10 +109,17 @@ def test_all_candidates_are_the_dense_network(tmp_path: FilePath) -> None:
         (LINE_SEARCH, EVERYTHING),
     ],
 )
-@pytest.mark.parametrize("samples", [2, 20])
+@pytest.mark.parametrize(("samples", "least_bytes"), [(2, 1), (20, 1), (20, 2**19)])
 def test_any_number_of_ranks_finds_the_same_losses(
-    samples: int, recipe: Recipe, sampling: Sampling, tmp_path: FilePath
+    samples: int,
+    least_bytes: int,
+    recipe: Recipe,
+    sampling: Sampling,
+    tmp_path: FilePath,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(trial_costs.LEAST_TRIAL, "cpu", least_bytes)
+    monkeypatch.setitem(trial_costs.LEAST_BATCH, "cpu", 8 * least_bytes)
     problem = make("wide", samples=samples, dtype=torch.float32, trained=True)
     search_for = build(tmp_path, problem, "first", recipe, sampling)
     alone = greedy(whole(search_for), Stop(steps=9))
@@ -125,8 +133,9 @@ def test_any_number_of_ranks_finds_the_same_losses(
 
 @pytest.mark.parametrize("recipe", [UNIFORM, LINE_SEARCH])
 def test_ranks_that_are_ahead_go_on_with_one_that_begins(
-    recipe: Recipe, tmp_path: FilePath
+    recipe: Recipe, tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(trial_costs.LEAST_TRIAL, "cpu", 1)
     problem = make("wide", samples=9, dtype=torch.float32, trained=True)
     search_for = build(tmp_path, problem, "first", recipe)
     alone = greedy(whole(search_for), Stop(steps=9))
@@ -155,7 +164,7 @@ def test_a_recorded_loss_that_is_another_is_refused_by_all_ranks(tmp_path: FileP
 def test_a_rank_whose_losses_are_not_those_of_all_is_refused(tmp_path: FilePath) -> None:
     class Lowered(SingleRank):
         def minimum(self, values: Tensor) -> Tensor:
-            return values - 1e-12 if len(values) > 40 else values
+            return values - 1e-12 if len(values) >= 40 else values
 
     problem = make("wide", samples=9, dtype=torch.float32)
     found = whole(build(tmp_path, problem, "first"))
@@ -187,6 +196,7 @@ def test_a_rank_runs_the_samples_of_its_cells_alone(
         return enter(self, x, labels)
 
     monkeypatch.setattr(Replaced, "enter", count)
+    monkeypatch.setitem(trial_costs.LEAST_TRIAL, "cpu", 1)
     problem = make("wide", samples=16, dtype=torch.float32)
     search_for = build(tmp_path, problem, "first")
     for num_ranks, samples in ((1, 16), (2, 8), (3, 6), (8, 2), (16, 2)):
@@ -221,11 +231,10 @@ def test_a_search_computes_little_besides_its_candidates(
     monkeypatch.setattr(Replaced, "logits", count)
     problem = make("wide", samples=5)
     found = whole(build(tmp_path, problem, "first", sampling=Sampling(candidates=16)))
-    # Outputs without the layer of five chunks; of the first, two trials alone and together.
-    assert sum(computed) == 5 + 4
+    assert sum(computed) == 5  # outputs without the layer, two trials alone and together
     computed.clear()
     found.scores()
-    assert computed == [3] * 6 * 5
+    assert computed == [2] * 8
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_ranks_that_are_timed_alone_follow_the_record(tmp_path: Path) -> None:
     ((told, timings),) = runtime.searches
     assert found.picks == told.path.picks
     assert {ranks: len(own) for ranks, own in timings.items()} == {1: 1, 2: 2, 4: 4}
-    assert told.sizes.count(7 * 40 * 8) == 1  # the sums of a step: samples, candidates, float64
+    assert told.sizes.count(40 * 8) == 1  # the sums of a step: one chunk, candidates, float64
 
 
 def test_derivatives_made_by_three_workers_are_those_of_one(

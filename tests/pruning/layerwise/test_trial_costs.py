@@ -12,8 +12,10 @@ from gfs_dist.pruning.layerwise.network_loss import NetworkLossProblem
 from gfs_dist.pruning.layerwise.replaced import Replaced
 from gfs_dist.pruning.layerwise.sampling import Sampling
 from gfs_dist.pruning.layerwise.trial_costs import (
-    CELLS_PER_STEP,
+    FEWEST_CELLS,
+    MOST_CELLS,
     SAMPLE_PARTS,
+    BatchSizes,
     TrialCosts,
     batch_sizes,
     search_costs,
@@ -56,9 +58,9 @@ def test_trials_go_one_by_one_where_samples_cannot_be_stacked(
     problem = Problem(model.double().eval(), torch.randn(6, 4).double(), torch.arange(6) % 3)
     layer = problem.layer("first")
     network = record(problem.model, problem.x)
-    samples, most = batch_sizes(Replaced(network, layer), problem.x, 48, "cpu")
-    assert samples == 6
-    assert trials_at_once(40, most, 8) == 10
+    sizes = batch_sizes(Replaced(network, layer), problem.x, 6, "cpu")
+    assert sizes.samples == 6
+    assert trials_at_once(40, sizes, 1) == 5
     search = NetworkLossProblem(problem.workspace(tmp_path), layer, UNIFORM, Sampling())
     found = search.shared_objective(Portion(), CPU, lambda: None)
     found.join(SingleRank())
@@ -81,20 +83,33 @@ def test_batches_are_bounded_by_the_memory_of_their_results(
     assert 3 * size <= wide.bytes_needed(problem.x[:2]).trial <= 4 * size
     assert deep.bytes_needed(problem.x[:2]).trial < wide.bytes_needed(problem.x[:2]).trial
     monkeypatch.setitem(trial_costs.BATCH_BYTES, "cpu", 10 * size)
-    samples, trials = batch_sizes(wide, problem.x, 1_000, "cpu")
-    assert samples * wide.bytes_needed(problem.x[:2]).network <= 10 * size
-    assert samples < 1_000 / SAMPLE_PARTS
-    assert trials_at_once(1_000, trials, 1) == trials < 1_000 / CELLS_PER_STEP
+    sizes = batch_sizes(wide, problem.x, 1_000, "cpu")
+    assert sizes.samples * wide.bytes_needed(problem.x[:2]).network <= 10 * size
+    assert sizes.samples < 1_000 / SAMPLE_PARTS
+    assert trials_at_once(1_000, sizes, 1) == sizes.most < 1_000 / MOST_CELLS
+    assert sizes.least > sizes.most
+
+
+def test_chunks_and_batches_are_worth_their_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = make("ResNet18", dtype=torch.float32)
+    layer = Replaced(record(problem.model, problem.x), problem.layer("blocks.0.conv1"))
+    trial = layer.bytes_needed(problem.x[:2]).trial
+    for least_samples, expected in ((1, 4), (3, 4), (7, 7), (1_000, 32)):
+        monkeypatch.setitem(trial_costs.LEAST_TRIAL, "cpu", least_samples * trial)
+        monkeypatch.setitem(trial_costs.LEAST_BATCH, "cpu", 5 * expected * trial)
+        sizes = batch_sizes(layer, problem.x, 32, "cpu")
+        assert (sizes.samples, sizes.least) == (expected, 5)
 
 
 @pytest.mark.parametrize("chunks", [1, 3, 8, 100])
 @pytest.mark.parametrize("candidates", [1, 7, 16, 50, 64, 512])
 def test_batches_leave_no_more_empty_than_one_place_each(candidates: int, chunks: int) -> None:
-    size = trials_at_once(candidates, 1_000, chunks)
-    batches = -(-candidates // size)
-    assert batches * size < candidates + max(1, CELLS_PER_STEP / chunks)
-    assert size == 1 or batches * chunks > CELLS_PER_STEP / 2
-    assert trials_at_once(candidates, 3, chunks) <= 3
+    for least, cells in ((1, MOST_CELLS), (1_000, FEWEST_CELLS)):
+        size = trials_at_once(candidates, BatchSizes(1, least, 1_000), chunks)
+        batches = -(-candidates // size)
+        assert batches * size < candidates + max(1, cells / chunks)
+        assert size == 1 or batches * chunks > cells / 2
+    assert trials_at_once(candidates, BatchSizes(1, 1, 3), chunks) <= 3
 
 
 def test_costs_are_counted_step_by_step() -> None:
