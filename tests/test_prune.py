@@ -352,5 +352,9 @@ def test_a_latency_is_met() -> None:
     batches = [torch.randn(256, 64)]
     result = gfs_dist.prune(network, batches, budget={"latency": 0.7, "batch": 4096})
     x = torch.randn(4096, 64)
-    smaller, dense = (networks.latency(each, x, 9).median_s for each in (result.model, network))
+    # By turns, and the least of all: other programs disturb one side for a while.
+    turns = [
+        [networks.latency(each, x, 9).min_s for each in (result.model, network)] for _ in range(5)
+    ]
+    smaller, dense = map(min, zip(*turns, strict=True))
     assert smaller < dense
