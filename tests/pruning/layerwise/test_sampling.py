@@ -8,10 +8,10 @@ import torch
 from gfs_dist.pruning.layerwise.sampling import Sampling
 
 
-@pytest.mark.parametrize(("count", "ranks"), [(50, 2), (50, 4), (7, 3)])
-def test_ranks_with_equal_runs_score_equal_shares(count: int, ranks: int) -> None:
+@pytest.mark.parametrize(("count", "runs"), [(50, 2), (50, 4), (7, 3)])
+def test_drawn_candidates_are_spread_over_the_layer(count: int, runs: int) -> None:
     n = 512
-    parts = torch.arange(n).tensor_split(ranks)
+    parts = torch.arange(n).tensor_split(runs)
     for step in range(1, 20):
         drawn = Sampling(candidates=count).drawn(torch.arange(n), step)
         assert len(torch.unique(drawn)) == count
