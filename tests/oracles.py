@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -65,6 +66,46 @@ def greedy(
         losses.append(float(best))
         gaps.append(float(scores[~tied].min() - best) if (~tied).any() else np.inf)
     return picks, losses, gaps
+
+
+def exact_greedy(
+    contributions: np.ndarray, target: np.ndarray, steps: int, weights: str = "uniform"
+) -> tuple[list[int], list[float]]:
+    """Algorithm 1 under squared loss in rational arithmetic: no rounding, and so no tolerance.
+
+    Contributions (samples, neurons[, outputs]); returns picks and the loss after each.
+    """
+    samples, neurons = contributions.shape[:2]
+    columns = [[Fraction(float(v)) for v in contributions[:, i].ravel()] for i in range(neurons)]
+    y = [Fraction(float(v)) for v in target.ravel()]
+    output = [Fraction(0)] * len(y)
+    picks, losses = [], []
+    for k in range(1, steps + 1):
+        trials = [
+            _exact_step(
+                output, column, y, Fraction(1, k) if weights == "uniform" or k == 1 else None
+            )
+            for column in columns
+        ]
+        pick = min(range(neurons), key=lambda i: (trials[i][0], i))
+        picks.append(pick)
+        losses.append(float(trials[pick][0] / (2 * samples)))
+        output = trials[pick][1]
+    return picks, losses
+
+
+def _exact_step(
+    output: list[Fraction], column: list[Fraction], y: list[Fraction], step: Fraction | None
+) -> tuple[Fraction, list[Fraction]]:
+    """Squared distance to ``y`` after a step (None: the best one in [0, 1]), and where it leads."""
+    direction = [c - u for c, u in zip(column, output, strict=True)]
+    if step is None:
+        curvature = sum(d * d for d in direction)
+        slope = sum((u - t) * d for u, t, d in zip(output, y, direction, strict=True))
+        step = min(max(-slope / curvature, Fraction(0)), Fraction(1)) if curvature else Fraction(0)
+        step = Fraction(round(step * 2**32), 2**32)  # step sizes travel in 33 bits
+    reached = [u + step * d for u, d in zip(output, direction, strict=True)]
+    return sum((u - t) ** 2 for u, t in zip(reached, y, strict=True)), reached
 
 
 def _move(

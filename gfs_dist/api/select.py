@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,14 +20,16 @@ from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.runtime.memory import memory_per_rank_bytes
 from gfs_dist.selection.build import (
     Recipe,
+    dense_loss,
     make_objective,
     moments_objective,
     settle,
 )
 from gfs_dist.selection.contributions import ArrayContributions
-from gfs_dist.selection.objective import Objective
+from gfs_dist.selection.objective import ROUNDING, Objective
 from gfs_dist.selection.partition import Partition, make_partition
 from gfs_dist.selection.path import Path
+from gfs_dist.selection.squared import squared_magnitude
 from gfs_dist.selection.stop import Stop
 
 
@@ -111,7 +115,10 @@ def select(
             f"accepted {problem.num_candidates}"
         )
     with _travelling(problem, runtime) as packed, open_runtime(spec) as ranks:
-        return ranks.search(packed, stop, divided).path
+        path = ranks.search(packed, stop, divided).path
+    if isinstance(problem, MomentsProblem):
+        _warn_of_lost_digits(path, problem.energy)
+    return path
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,11 +143,8 @@ class ArrayProblem:
 
     def dense_loss(self) -> float:
         """Loss of the mean of all contributions."""
-        contributions, target = _opened(self.contributions), _opened(self.target)
-        mean = contributions.to(torch.float64).mean(1, keepdim=True)
-        recipe = Recipe(self.recipe.loss, "exhaustive")
-        dense = make_objective(recipe, ArrayContributions(mean), target, torch.arange(1))
-        return dense.score(0)
+        source = ArrayContributions(_opened(self.contributions))
+        return dense_loss(self.recipe, source, _opened(self.target))
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,6 +212,19 @@ def _limit(problem: ArrayProblem | MomentsProblem, tolerance: float | None) -> f
     if not tolerance >= 0:
         raise InputError(f"tolerance: found {tolerance}, accepted 0 or more")
     return problem.dense_loss() + tolerance
+
+
+def _warn_of_lost_digits(path: Path, energy: float) -> None:
+    """Say when what moments lose to rounding is more than a millionth of the first loss."""
+    resolution = ROUNDING * squared_magnitude(0.0, 0.0, math.sqrt(energy))
+    if resolution > 1e-6 * path.loss[0]:
+        warnings.warn(
+            f"energy: found {energy:.3g} where the loss of the first pick is {path.loss[0]:.3g}; "
+            f"such moments tell losses apart down to {resolution:.1g} only. To keep the digits, "
+            "subtract the target from every contribution, form the gram of these, and give "
+            "correlation and energy as zeros",
+            stacklevel=3,
+        )
 
 
 @contextmanager

@@ -84,6 +84,10 @@ class BlockLeastSquares:
     def join(self, communicator: Communicator) -> None:
         """Nothing but the winner's rows is taken of other ranks."""
 
+    def magnitude(self, loss: float) -> float:
+        """The energy of the target, of which gains are taken off."""
+        return max(abs(loss), self.scale)
+
     def scores(self) -> Tensor:
         """Loss after adding each own candidate: float64 (num_own,), +inf where picked."""
         with one_thread():

@@ -11,16 +11,15 @@ from torch import Tensor
 from gfs_dist.errors import InputError, ShapeError
 from gfs_dist.selection.columns import (
     METHODS,
-    Panel,
+    Moments,
     check_moments,
     choose_method,
     make_columns,
     memory_needed,
 )
-from gfs_dist.selection.contributions import Contributions, check_target
+from gfs_dist.selection.contributions import Contributions, Deviations, check_target, chunks
 from gfs_dist.selection.exhaustive import Exhaustive
-from gfs_dist.selection.loop import tie_tolerance
-from gfs_dist.selection.losses import make_loss
+from gfs_dist.selection.losses import Loss, make_loss
 from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.screened import Screened
 from gfs_dist.selection.squared import Squared
@@ -97,6 +96,25 @@ def make_objective(
         ShapeError, NonFiniteError, InputError: as the message says.
     """
     weights = WEIGHTS[recipe.weights]
+    loss, deviations = _loss_and_deviations(recipe, source, target)
+    if recipe.loss == "squared" and recipe.method in METHODS:
+        columns = make_columns(recipe.method, deviations, own, tick)
+        return Squared(columns, weights, recipe.replacement)
+    kinds: dict[str, Callable[..., Objective]] = {"screened": Screened, "exhaustive": Exhaustive}
+    assert recipe.method in kinds, f"method {recipe.method!r} is not settled"
+    return kinds[recipe.method](deviations, loss, own, weights, recipe.replacement, tick)
+
+
+def dense_loss(recipe: Recipe, source: Contributions, target: Tensor) -> float:
+    """Loss of the mean of all contributions. Args and errors: as :func:`make_objective`."""
+    loss, deviations = _loss_and_deviations(recipe, source, target)
+    means = [deviations.tile(None, start, stop).mean(0) for start, stop in chunks(deviations)]
+    return float(loss.values(torch.cat(means).unsqueeze(0)))
+
+
+def _loss_and_deviations(
+    recipe: Recipe, source: Contributions, target: Tensor
+) -> tuple[Loss, Deviations]:
     if recipe.loss == "cross_entropy":
         if tuple(target.shape) != (source.num_samples,):
             raise ShapeError(
@@ -106,15 +124,8 @@ def make_objective(
         flat = target.to(source.device, torch.float64)
     else:
         flat = check_target(target, source)
-    if recipe.loss == "squared" and recipe.method in METHODS:
-        columns = make_columns(recipe.method, source, flat, own, tick)
-        energy = float(flat.square().sum()) / source.num_samples
-        return Squared(columns, energy, weights, recipe.replacement)
     loss = make_loss(recipe.loss, flat, source.num_samples, source.num_outputs)
-    if recipe.method == "screened":
-        return Screened(source, loss, own, weights, recipe.replacement, tie_tolerance, tick)  # type: ignore[arg-type]
-    assert recipe.method == "exhaustive", f"method {recipe.method!r} is not settled"
-    return Exhaustive(source, loss, own, weights, recipe.replacement, tick)
+    return loss, Deviations(source, loss.shift)
 
 
 def moments_objective(
@@ -146,5 +157,5 @@ def panel_objective(
         columns: float64 (n, num_own).
         correlation: float64 (n,), of all candidates.
     """
-    panel = Panel(columns, correlation, own)
-    return Squared(panel, energy, WEIGHTS[recipe.weights], recipe.replacement)
+    moments = Moments(columns, correlation, energy, own)
+    return Squared(moments, WEIGHTS[recipe.weights], recipe.replacement)

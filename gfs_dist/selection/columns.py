@@ -1,4 +1,4 @@
-"""Three exact ways to come by a Gram column, and the rule that chooses one.
+"""Three exact ways to obtain a Gram column of deviations, and the rule that chooses one.
 
 m numbers a contribution, n candidates, P ranks, s distinct picks; q the cost of making a number
 of a contribution again (1 if it is read):
@@ -13,6 +13,7 @@ All sums are float64, whatever the contributions are held in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -21,11 +22,12 @@ from torch import Tensor
 
 from gfs_dist.errors import InputError, NonFiniteError, ShapeError
 from gfs_dist.selection.contributions import (
+    CACHE_NUMBERS,
     TILE_NUMBERS,
     Contributions,
+    Deviations,
     check_finite,
     chunks,
-    hold,
 )
 
 METHODS = ("panel", "lazy", "streaming")
@@ -36,49 +38,42 @@ BLOCK = 512
 
 
 class Columns(Protocol):
-    """Moments of the own candidates, divided by the number of samples; float64.
+    """Moments of the own candidates' deviations, divided by the number of samples; float64.
 
     Attributes:
         own: global indices, int64 (num_own,).
-        diagonal: ``|phi_i|^2`` (num_own,).
-        correlation: ``<phi_i, y>`` (num_own,).
+        diagonal: ``|psi_i|^2`` (num_own,).
+        offset: 0; or how long what was taken off is (root mean square over samples) where that
+            was done after multiplying, and so at the cost of digits.
     """
 
     num_candidates: int
     own: Tensor
     diagonal: Tensor
-    correlation: Tensor
+    offset: float
 
     def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
-        """What others need of a pick (its contribution), a buffer for it, or None."""
+        """What others need of a pick (its deviations), a buffer for it, or None."""
         ...
 
-    def gram(self, pick: int, column: Tensor | None) -> tuple[Tensor, float]:
-        """``G_:j`` of the own candidates and ``p_j`` of pick j."""
+    def gram(self, pick: int, column: Tensor | None) -> Tensor:
+        """``G_:j`` of the own candidates for pick j."""
         ...
 
 
 class Panel:
-    """All Gram columns are there: ``gram`` (n, num_own) and ``correlation`` (n,), divided by m."""
+    """All Gram columns are there."""
 
-    def __init__(self, gram: Tensor, correlation: Tensor, own: Tensor) -> None:
-        self.num_candidates, self.own = len(gram), own
-        self._gram, self._all_correlation = gram, correlation
-        index = own.to(gram.device)
-        self.diagonal = gram[index, torch.arange(len(own), device=gram.device)]
-        self.correlation = correlation[index]
+    offset = 0.0
 
-    @classmethod
-    def of_contributions(
-        cls, source: Contributions, target: Tensor, own: Tensor, tick: Callable[[], None]
-    ) -> Panel:
+    def __init__(self, source: Deviations, own: Tensor, tick: Callable[[], None]) -> None:
         """Every contribution is made or received once, by every rank."""
         n, device, width = source.num_candidates, source.device, source.num_outputs
+        self.num_candidates, self.own = n, own
         gram = torch.zeros(n, len(own), dtype=torch.float64, device=device)
-        correlation = torch.zeros(n, dtype=torch.float64, device=device)
         index = None if len(own) == n else own.to(device)
         for start, stop in chunks(source):
-            tile = source.tile(None, start, stop).to(torch.float64)
+            tile = source.tile(None, start, stop)
             if index is None:
                 _add_lower_triangle(gram, tile)
                 squares = gram.diagonal()  # there already, and as telling as those of the tile
@@ -86,17 +81,42 @@ class Panel:
                 gram.addmm_(tile, tile[index].T)
                 squares = tile.square().sum(1)
             check_finite(tile, squares, None, start, width)
-            correlation.addmv_(tile, target[start * width : stop * width])
             tick()
         if index is None:
             _mirror(gram)
-        return cls(gram.div_(source.num_samples), correlation.div_(source.num_samples), own)
+        self._gram = gram.div_(source.num_samples)
+        own_rows = torch.arange(n, device=device) if index is None else index
+        self.diagonal = gram[own_rows, torch.arange(len(own), device=device)]
 
     def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
         return None
 
-    def gram(self, pick: int, column: Tensor | None) -> tuple[Tensor, float]:
-        return self._gram[pick], float(self._all_correlation[pick])
+    def gram(self, pick: int, column: Tensor | None) -> Tensor:
+        return self._gram[pick]
+
+
+class Moments:
+    """Gram columns from anybody's moments: ``<psi_i, psi_j> = A_ij - p_i - p_j + e``.
+
+    Args:
+        gram: columns of ``A = phi'phi / m`` (n, num_own).
+        correlation: ``p = phi'y / m`` (n,).
+        energy: ``e = y'y / m``.
+    """
+
+    def __init__(self, gram: Tensor, correlation: Tensor, energy: float, own: Tensor) -> None:
+        self.num_candidates, self.own, self.offset = len(gram), own, math.sqrt(energy)
+        index = own.to(gram.device)
+        self._gram, self._correlation, self._energy = gram, correlation, energy
+        self._own_correlation = correlation[index] - energy
+        diagonal = gram[index, torch.arange(len(own), device=gram.device)]
+        self.diagonal = (diagonal - correlation[index] - self._own_correlation).clamp_(min=0.0)
+
+    def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
+        return None
+
+    def gram(self, pick: int, column: Tensor | None) -> Tensor:
+        return self._gram[pick] - self._own_correlation - self._correlation[pick]
 
 
 def _add_lower_triangle(gram: Tensor, tile: Tensor) -> None:
@@ -149,85 +169,71 @@ def check_moments(gram: Tensor, correlation: Tensor, energy: float) -> None:
 
 
 class _FromContributions:
-    """What lazy and streaming share: own moments, and products with a contribution."""
+    """What lazy and streaming share: own moments, and products with a pick's deviations."""
 
-    def __init__(
-        self, source: Contributions, target: Tensor, own: Tensor, tick: Callable[[], None]
-    ) -> None:
+    offset = 0.0
+
+    def __init__(self, source: Deviations, own: Tensor, tick: Callable[[], None]) -> None:
         self.num_candidates, self.own = source.num_candidates, own
-        self._source, self._target = source, target
-        self._rows = self._held(tick)
-        self.diagonal = self._empty()
-        self.correlation = self._empty()
-        width = source.num_outputs
+        self._source = source
+        self._set_up(tick)
+        self.diagonal = self._zeros()
         for start, stop in chunks(source):
-            tile = self._tile(start, stop).to(torch.float64)
+            tile = self._tile(start, stop)
             squares = tile.square().sum(1)
-            check_finite(tile, squares, own, start, width)
+            check_finite(tile, squares, own, start, source.num_outputs)
             self.diagonal += squares
-            self.correlation.addmv_(tile, target[start * width : stop * width])
             tick()
         self.diagonal /= source.num_samples
-        self.correlation /= source.num_samples
 
-    def _held(self, tick: Callable[[], None]) -> Tensor | None:
-        return None
+    def _set_up(self, tick: Callable[[], None]) -> None:
+        """Before tiles are asked for."""
 
-    def _empty(self) -> Tensor:
+    def _zeros(self) -> Tensor:
         return torch.zeros(len(self.own), dtype=torch.float64, device=self._source.device)
 
     def _tile(self, start: int, stop: int) -> Tensor:
-        if self._rows is not None:
-            width = self._source.num_outputs
-            return self._rows[:, start * width : stop * width]
         everything = len(self.own) == self.num_candidates
         return self._source.tile(None if everything else self.own, start, stop)
 
-    def _contribution(self, pick: int, place: int | None) -> Tensor:
-        """The contribution of an own pick, or a buffer to receive another's."""
+    def _deviations(self, pick: int, place: int | None) -> Tensor:
+        """The deviations of an own pick, or a buffer to receive another's."""
         source = self._source
         if place is None:
             length = source.num_samples * source.num_outputs
-            return torch.empty(length, dtype=source.dtype, device=source.device)
-        if self._rows is not None:
-            return self._rows[place].contiguous()
+            return torch.empty(length, dtype=torch.float64, device=source.device)
         return source.tile(torch.tensor([pick]), 0, source.num_samples)[0].contiguous()
 
-    def _products(self, contribution: Tensor) -> Tensor:
-        """``<phi_i, contribution> / m`` for all own candidates."""
-        vector = contribution.to(torch.float64)
-        if self._rows is not None and self._rows.dtype == torch.float64:
-            return self._rows.mv(vector).div_(self._source.num_samples)
-        sums, width = self._empty(), self._source.num_outputs
-        for start, stop in chunks(self._source):
-            tile = self._tile(start, stop).to(torch.float64)
-            sums.addmv_(tile, vector[start * width : stop * width])
+    def _products(self, deviations: Tensor) -> Tensor:
+        """``<psi_i, deviations> / m`` for all own candidates."""
+        sums, width = self._zeros(), self._source.num_outputs
+        for start, stop in chunks(self._source, CACHE_NUMBERS):
+            sums.addmv_(self._tile(start, stop), deviations[start * width : stop * width])
         return sums.div_(self._source.num_samples)
-
-    def _target_product(self, contribution: Tensor) -> float:
-        vector = contribution.to(torch.float64)
-        return float(vector.dot(self._target)) / self._source.num_samples
 
 
 class Lazy(_FromContributions):
     """Own contributions are held; a column is computed once, when its candidate is first picked."""
 
-    def __init__(
-        self, source: Contributions, target: Tensor, own: Tensor, tick: Callable[[], None]
-    ) -> None:
-        super().__init__(source, target, own, tick)
-        self._known: dict[int, tuple[Tensor, float]] = {}
+    def _set_up(self, tick: Callable[[], None]) -> None:
+        self._held = self._source.hold(self.own, tick)
+        self._known: dict[int, Tensor] = {}
 
-    def _held(self, tick: Callable[[], None]) -> Tensor | None:
-        return hold(self._source, self.own, tick)
+    def _tile(self, start: int, stop: int) -> Tensor:
+        return self._held.tile(None, start, stop)
+
+    def _deviations(self, pick: int, place: int | None) -> Tensor:
+        if place is None:
+            return super()._deviations(pick, place)
+        return self._held.tile(torch.tensor([place]), 0, self._source.num_samples)[0].contiguous()
 
     def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
-        return self._contribution(pick, place) if first else None
+        return self._deviations(pick, place) if first else None
 
-    def gram(self, pick: int, column: Tensor | None) -> tuple[Tensor, float]:
+    def gram(self, pick: int, column: Tensor | None) -> Tensor:
         if pick not in self._known:
-            assert column is not None, "a first pick travels with its contribution"
-            self._known[pick] = self._products(column), self._target_product(column)
+            assert column is not None, "a first pick travels with its deviations"
+            self._known[pick] = self._products(column)
         return self._known[pick]
 
 
@@ -235,27 +241,23 @@ class Streaming(_FromContributions):
     """Nothing is held: a column is computed from tiles read or made again at every step."""
 
     def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
-        return self._contribution(pick, place)
+        return self._deviations(pick, place)
 
-    def gram(self, pick: int, column: Tensor | None) -> tuple[Tensor, float]:
-        assert column is not None, "a pick travels with its contribution"
-        return self._products(column), self._target_product(column)
+    def gram(self, pick: int, column: Tensor | None) -> Tensor:
+        assert column is not None, "a pick travels with its deviations"
+        return self._products(column)
 
 
 def make_columns(
-    method: str,
-    source: Contributions,
-    target: Tensor,
-    own: Tensor,
-    tick: Callable[[], None] = lambda: None,
+    method: str, source: Deviations, own: Tensor, tick: Callable[[], None] = lambda: None
 ) -> Columns:
     """Columns by name: one of ``METHODS``."""
     kinds: dict[str, Callable[..., Columns]] = {
-        "panel": Panel.of_contributions,
+        "panel": Panel,
         "lazy": Lazy,
         "streaming": Streaming,
     }
-    return kinds[method](source, target, own, tick)
+    return kinds[method](source, own, tick)
 
 
 def choose_method(

@@ -10,17 +10,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gfs_dist.selection.contributions import TILE_NUMBERS, Contributions, check_finite
-from gfs_dist.selection.losses import ConvexLoss, Loss
+from gfs_dist.selection.contributions import TILE_NUMBERS, Deviations, check_finite
+from gfs_dist.selection.losses import Loss
 from gfs_dist.selection.state import OwnCandidates
 from gfs_dist.selection.weights import Uniform, Weights, quantise
 
 
 class Exhaustive(OwnCandidates):
-    """Holds the current output ``u`` and evaluates ``L[(1 - g) u + g phi_i]`` for every i.
+    """Holds the current output ``u`` and evaluates ``L[(1 - g) u + g psi_i]`` for every i.
 
     Args:
-        source: contributions.
+        source: contributions as the loss sees them.
         loss: the loss of an output.
         own: global indices of the own candidates.
         weights: rule for step sizes.
@@ -29,7 +29,7 @@ class Exhaustive(OwnCandidates):
 
     def __init__(
         self,
-        source: Contributions,
+        source: Deviations,
         loss: Loss,
         own: Tensor,
         weights: Weights,
@@ -42,15 +42,17 @@ class Exhaustive(OwnCandidates):
         self._output = torch.zeros(length, dtype=torch.float64, device=source.device)
         self._rows = max(1, TILE_NUMBERS // length)
         self._step_sizes = torch.zeros(len(own), dtype=torch.float64)
-        self.scale = loss.scale
+        self._spread = 0.0
         for part in self.own.split(self._rows):
             tile = self._contributions(part)
             check_finite(tile, tile.square().sum(1), part, 0, source.num_outputs)
             tick()
 
     def _contributions(self, candidates: Tensor) -> Tensor:
-        tile = self._source.tile(candidates, 0, self._source.num_samples)
-        return tile.to(torch.float64)
+        return self._source.tile(candidates, 0, self._source.num_samples)
+
+    def magnitude(self, loss: float) -> float:
+        return self._measure.magnitude(loss, self._spread)
 
     def scores(self) -> Tensor:
         if len(self.own) == 0:
@@ -86,6 +88,8 @@ class Exhaustive(OwnCandidates):
 
     def add(self, pick: int, column: Tensor | None, step_size: float, loss: float) -> None:
         assert column is not None, "a pick travels with its contribution"
+        length = float(column.square().sum() / self._source.num_samples) ** 0.5
+        self._spread += step_size * (length - self._spread)
         self._output += step_size * (column - self._output)
         self.advance(pick)
 
@@ -95,7 +99,7 @@ def evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Loss after adding each candidate as pick ``k``, and its step size.
 
-    ``directions`` are the rows ``phi_i - output``.
+    ``directions`` are the rows ``psi_i - output``.
     """
     if isinstance(weights, Uniform) or k == 1:
         ones = torch.ones(len(directions), dtype=torch.float64, device=output.device)
@@ -112,17 +116,15 @@ def line_search(loss: Loss, output: Tensor, directions: Tensor) -> Tensor:
     increasing since the loss is convex, kept inside a shrinking bracket.
     """
     if loss.name == "squared":
-        slope = loss.values(output + directions) - loss.values(output - directions)
-        curvature = loss.values(output + directions) + loss.values(output - directions)
-        curvature -= 2 * loss.values(output.unsqueeze(0))
-        best = torch.where(curvature > 0, -slope / (2 * curvature), (slope < 0).double())
+        slope = directions @ loss.gradient(output)
+        curvature = loss.curvatures(output, directions)
+        best = torch.where(curvature > 0, -slope / curvature, (slope < 0).double())
         return quantise(best.clamp(0.0, 1.0))
-    convex: ConvexLoss = loss  # type: ignore[assignment]
-    steps = [_newton(convex, output, direction) for direction in directions]
+    steps = [_newton(loss, output, direction) for direction in directions]
     return quantise(torch.tensor(steps, dtype=torch.float64, device=output.device))
 
 
-def _newton(loss: ConvexLoss, output: Tensor, direction: Tensor) -> float:
+def _newton(loss: Loss, output: Tensor, direction: Tensor) -> float:
     low, high, step = 0.0, 1.0, 0.5
     if float(loss.gradient(output + direction) @ direction) <= 0.0:
         return 1.0

@@ -2,7 +2,8 @@
 
 Every rank runs this same loop. A step asks three questions: what is the best candidate that I
 own, which rank has the best, what does its pick change for me. The answers of the second are two
-reductions of 8 bytes: the smallest loss, then the lowest index that counts as tied with it.
+reductions of 8 bytes: the smallest loss, then the lowest index that counts as tied with it. Where
+that one's own loss is another, a third tells it.
 """
 
 from __future__ import annotations
@@ -15,24 +16,14 @@ from torch import Tensor
 
 from gfs_dist.errors import InputError, NonFiniteError
 from gfs_dist.selection.communicator import Communicator, SingleRank
-from gfs_dist.selection.objective import Objective
+from gfs_dist.selection.objective import Objective, tie_tolerance
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import Path
 from gfs_dist.selection.stop import Stop
 from gfs_dist.selection.weights import NO_DECISION, decode, encode
 
-TIE = 1e-12
 REPLAY = 1e-9
 GAP_BATCH = 32
-
-
-def tie_tolerance(minimum: float, scale: float) -> float:
-    """How far above the minimum a loss still counts as tied with it.
-
-    ``1e-12 max(|minimum|, scale)``, with the loss of the empty network as scale: rounding of the
-    Gram form scales with the target's energy, not with what is left of it.
-    """
-    return TIE * max(abs(minimum), scale)
 
 
 def greedy(
@@ -82,20 +73,28 @@ def greedy(
         if math.isinf(best):
             reason = "exhausted"
             break
-        tolerance = tie_tolerance(best, objective.scale)
+        tolerance = tie_tolerance(objective, best)
         if k > 1 and objective.weights.never_rises and path.loss[-1] - best <= tolerance:
             reason = "converged"
             break
         tied = scores <= best + tolerance
-        proposed = decision.fill_(_proposal(objective, tied))
-        pick, code = decode(int(communicator.minimum(proposed)))
+        lowest = int(tied.to(torch.uint8).argmax()) if tied.any() else None
+        loss = math.inf if lowest is None else float(scores[lowest])
+        proposed = _proposal(objective, lowest, above=loss > best)
+        decided = int(communicator.minimum(decision.fill_(proposed)))
+        pick, code, above = decode(decided)
         if reason := stop.before(path, pick):
             break
         step_size = objective.weights.decode(k, code)
 
+        if above:
+            least.fill_(loss if proposed == decided else math.inf)
+            loss = float(communicator.minimum(least))
+        else:
+            loss = best
         gaps.append(_own_gap(scores, tied, best))
-        _add(objective, communicator, partition, pick, step_size, best)
-        path.append(pick, best, step_size)
+        _add(objective, communicator, partition, pick, step_size, loss)
+        path.append(pick, loss, step_size)
         if k % GAP_BATCH == 0:
             _agree_on_gaps(communicator, path, gaps)
         if on_step is not None:
@@ -112,12 +111,12 @@ def _own_gap(scores: Tensor, tied: Tensor, best: float) -> float:
     return float(others.min()) - best if len(others) else math.inf
 
 
-def _proposal(objective: Objective, tied: Tensor) -> int:
-    """The lowest own tied candidate with its step size, or what never wins a minimum."""
-    if not tied.any():
+def _proposal(objective: Objective, place: int | None, above: bool) -> int:
+    """The own candidate at ``place`` with its step size, or what never wins a minimum."""
+    if place is None:
         return NO_DECISION
-    pick = int(objective.own[int(tied.to(torch.uint8).argmax())])
-    return encode(pick, objective.step_size(pick))
+    pick = int(objective.own[place])
+    return encode(pick, objective.step_size(pick), above)
 
 
 def _add(
@@ -147,9 +146,9 @@ def _replay(
         pick, loss = path.picks[position], path.loss[position]
         mine = partition.owner(pick) == communicator.rank or objective.is_shared
         asked = mine and position >= checked and objective.position == position
-        if asked and not abs((found := objective.score(pick)) - loss) <= REPLAY * max(
-            abs(loss), objective.scale
-        ):
+        if asked and not abs(
+            (found := objective.score(pick)) - loss
+        ) <= REPLAY * objective.magnitude(loss):
             raise InputError(
                 f"path: the recorded loss of pick {position + 1} (neuron {pick}) is {loss!r}, "
                 f"replaying it gives {found!r}; the data or the checkpoint has changed"

@@ -1,11 +1,15 @@
 """Losses of an output, mean over samples: what searches by evaluation need of them.
 
+A loss sees outputs through its :meth:`~Loss.shift`, which every convex combination of contributions
+undergoes alike: less the target (squared), less the logit of the right class (cross-entropy). What
+all contributions have in common is gone so before anything is added up.
+
 Every loss here is convex and, but for the squared one, *generalised self-concordant*: along a
 direction ``d`` its third derivative is at most ``r(d)`` times its second, with ``r`` given by
 :meth:`radius`. That yields the lower bound of ``screened.py`` (Bach 2010, "Self-concordant
 analysis for logistic regression", proposition 1).
 
-Outputs are float64 rows (candidates, samples * outputs), sample by sample.
+Outputs are shifted float64 rows (candidates, samples * outputs), sample by sample.
 """
 
 from __future__ import annotations
@@ -18,27 +22,30 @@ from torch import Tensor
 from torch.nn import functional
 
 from gfs_dist.errors import InputError, ShapeError
+from gfs_dist.selection.squared import squared_magnitude
 
 GROUP = 512
 
 
 class Loss(Protocol):
-    """A loss with its target inside.
-
-    Attributes:
-        scale: loss of the empty network (output zero).
-    """
+    """A loss with its target inside."""
 
     name: str
-    scale: float
+
+    def shift(self, rows: Tensor, first: int) -> Tensor:
+        """What the loss sees of rows of outputs, which begin at output number ``first``."""
+        ...
+
+    def magnitude(self, loss: float, spread: float) -> float:
+        """Size of the terms of a loss; see :func:`gfs_dist.selection.objective.tie_tolerance`.
+
+        ``spread``: mean length of the picks, ``sum_j w_j |psi_j| / sqrt(m)``.
+        """
+        ...
 
     def values(self, outputs: Tensor) -> Tensor:
         """Loss of each row: (rows,)."""
         ...
-
-
-class ConvexLoss(Loss, Protocol):
-    """A loss that can be screened by bounds."""
 
     def gradient(self, output: Tensor) -> Tensor:
         """Derivative by one output (length,), 1/m included."""
@@ -47,6 +54,16 @@ class ConvexLoss(Loss, Protocol):
     def curvatures(self, output: Tensor, directions: Tensor) -> Tensor:
         """Second derivative at ``output`` along each row of ``directions``: (rows,)."""
         ...
+
+
+class ConvexLoss(Loss, Protocol):
+    """A loss that can be screened by bounds.
+
+    Attributes:
+        scale: loss of the empty network (output zero).
+    """
+
+    scale: float
 
     def radius(self, directions: Tensor) -> Tensor:
         """``r(d)`` of each row: (rows,)."""
@@ -60,10 +77,21 @@ class SquaredLoss:
 
     def __init__(self, target: Tensor, num_samples: int) -> None:
         self._target, self._num_samples = target, num_samples
-        self.scale = float(target.square().sum()) / (2 * num_samples)
+
+    def shift(self, rows: Tensor, first: int) -> Tensor:
+        return rows - self._target[first : first + rows.shape[1]]
+
+    def magnitude(self, loss: float, spread: float) -> float:
+        return squared_magnitude(loss, spread)
 
     def values(self, outputs: Tensor) -> Tensor:
-        return (outputs - self._target).square().sum(1) / (2 * self._num_samples)
+        return outputs.square().sum(1) / (2 * self._num_samples)
+
+    def gradient(self, output: Tensor) -> Tensor:
+        return output / self._num_samples
+
+    def curvatures(self, output: Tensor, directions: Tensor) -> Tensor:
+        return directions.square().sum(1) / self._num_samples
 
 
 class BinaryCrossEntropy:
@@ -80,6 +108,12 @@ class BinaryCrossEntropy:
             )
         self._target, self.scale = target, math.log(2.0)
         self._signs = 1 - 2 * target
+
+    def shift(self, rows: Tensor, first: int) -> Tensor:
+        return rows
+
+    def magnitude(self, loss: float, spread: float) -> float:
+        return max(abs(loss), self.scale)
 
     def values(self, outputs: Tensor) -> Tensor:
         # log(1 + exp(u)) - y u = max(v, 0) + log(1 + exp(-|v|)) with v = -u where y is 1, else u:
@@ -116,18 +150,24 @@ class CrossEntropy:
                 f"target: sample {place} holds {float(target[place])}, accepted class numbers "
                 f"0 to {num_outputs - 1}"
             )
-        self._classes = num_outputs
-        self._hot = functional.one_hot(target.to(torch.int64), num_outputs).to(torch.float64)
+        self._classes, self._right = num_outputs, target.to(torch.int64)
+        self._hot = functional.one_hot(self._right, num_outputs).to(torch.float64)
         self._num_samples, self.scale = num_samples, math.log(num_outputs)
 
     def _split(self, rows: Tensor) -> Tensor:
         return rows.unflatten(-1, (self._num_samples, self._classes))
 
+    def shift(self, rows: Tensor, first: int) -> Tensor:
+        logits = rows.unflatten(1, (-1, self._classes))
+        sample = first // self._classes
+        right = self._right[sample : sample + logits.shape[1]].expand(len(rows), -1)
+        return (logits - logits.gather(2, right.unsqueeze(2))).flatten(1)
+
+    def magnitude(self, loss: float, spread: float) -> float:
+        return max(abs(loss), self.scale)
+
     def values(self, outputs: Tensor) -> Tensor:
-        # The logit of the right class goes out of every sample before anything is summed.
-        logits = self._split(outputs)
-        right = (logits * self._hot).sum(-1, keepdim=True)
-        return (logits - right).logsumexp(-1).sum(-1) / self._num_samples
+        return self._split(outputs).logsumexp(-1).sum(-1) / self._num_samples
 
     def gradient(self, output: Tensor) -> Tensor:
         p = self._split(output).softmax(-1)

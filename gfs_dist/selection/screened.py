@@ -1,6 +1,6 @@
 """Exact search under a convex loss that leaves most candidates unevaluated.
 
-At output ``u`` with loss ``L`` and gradient ``g``, let ``d_i = phi_i - u``,
+At output ``u`` with loss ``L`` and gradient ``g``, let ``d_i = psi_i - u``,
 ``s_i = <g, d_i>``, ``q_i`` the second derivative along ``d_i``, and ``r_i`` a bound on the ratio
 of the third derivative to the second. Then for every step size ``t``
 
@@ -20,9 +20,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gfs_dist.selection.contributions import Contributions, check_finite, chunks, hold
+from gfs_dist.selection.contributions import Deviations, check_finite, chunks
 from gfs_dist.selection.exhaustive import evaluate
 from gfs_dist.selection.losses import ConvexLoss
+from gfs_dist.selection.objective import tie_tolerance
 from gfs_dist.selection.state import OwnCandidates
 from gfs_dist.selection.weights import Uniform, Weights
 
@@ -42,30 +43,24 @@ class Screened(OwnCandidates):
 
     def __init__(
         self,
-        source: Contributions,
+        source: Deviations,
         loss: ConvexLoss,
         own: Tensor,
         weights: Weights,
         replacement: bool,
-        tie_tolerance: Callable[[float, float], float],
         tick: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(source.num_candidates, own, weights, replacement)
-        self._measure, self._tie_tolerance, self._tick = loss, tie_tolerance, tick
-        self._rows = hold(source, self.own, tick).contiguous()
-        for first in range(0, len(own), BATCH):
-            tile = self._rows[first : first + BATCH].to(torch.float64)
-            part = self.own[first : first + BATCH]
-            check_finite(tile, tile.square().sum(1), part, 0, source.num_outputs)
+        self._measure, self._tick = loss, tick
+        self._source, self._chunks = source, list(chunks(source))
+        self._held = source.hold(self.own, tick, by_row=True)
+        for places in torch.arange(len(own)).split(BATCH):
+            tile = self._rows(places)
+            check_finite(tile, tile.square().sum(1), self.own[places], 0, source.num_outputs)
             tick()
         length = source.num_samples * source.num_outputs
-        self._chunks = [
-            slice(start * source.num_outputs, stop * source.num_outputs)
-            for start, stop in chunks(source)
-        ]
         self._output = torch.zeros(length, dtype=torch.float64, device=source.device)
         self._step_sizes: dict[int, float] = {}
-        self.scale = loss.scale
         self._loss = loss.scale
         self.num_evaluated = self.num_scored = 0
 
@@ -73,6 +68,9 @@ class Screened(OwnCandidates):
     def evaluated_share(self) -> float | None:
         """Losses evaluated of those asked for; None before the first step."""
         return self.num_evaluated / self.num_scored if self.num_scored else None
+
+    def magnitude(self, loss: float) -> float:
+        return self._measure.magnitude(loss, 0.0)
 
     def scores(self) -> Tensor:
         """Exact losses where they matter, lower bounds above best plus tolerance elsewhere."""
@@ -86,7 +84,7 @@ class Screened(OwnCandidates):
         for first in range(0, len(order), BATCH):
             places = order[first : first + BATCH]
             lowest = float(scores[places[0]])
-            if lowest == torch.inf or lowest > best + self._tie_tolerance(best, self.scale):
+            if lowest == torch.inf or lowest > best + tie_tolerance(self, best):
                 break
             best = min(best, self._examine(places, slopes, scores, best))
             self._tick()
@@ -105,23 +103,25 @@ class Screened(OwnCandidates):
 
     def column(self, pick: int, k: int) -> Tensor | None:
         place = self.place(pick)
-        return self._rows.new_empty(self._rows.shape[1]) if place is None else self._rows[place]
+        return (
+            torch.empty_like(self._output)
+            if place is None
+            else self._rows(torch.tensor([place]))[0]
+        )
 
     def add(self, pick: int, column: Tensor | None, step_size: float, loss: float) -> None:
         assert column is not None, "a pick travels with its contribution"
-        self._output += step_size * (column.to(torch.float64) - self._output)
+        self._output += step_size * (column - self._output)
         self._loss = loss
         self.advance(pick)
 
     def _slopes(self) -> Tensor:
-        """``<g, phi_i - u>`` of the own candidates, on the CPU."""
-        gradient = self._measure.gradient(self._output)
-        if self._rows.dtype == torch.float64:
-            products = self._rows @ gradient
-        else:
-            products = torch.zeros(len(self.own), dtype=torch.float64, device=gradient.device)
-            for part in self._chunks:
-                products.addmv_(self._rows[:, part].to(torch.float64), gradient[part])
+        """``<g, psi_i - u>`` of the own candidates, on the CPU."""
+        gradient, width = self._measure.gradient(self._output), self._source.num_outputs
+        products = torch.zeros(len(self.own), dtype=torch.float64, device=gradient.device)
+        for start, stop in self._chunks:
+            tile = self._held.tile(None, start, stop)
+            products.addmv_(tile, gradient[start * width : stop * width])
         return (products - gradient @ self._output).cpu()
 
     def _furthest(self, slopes: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class Screened(OwnCandidates):
         bounds = torch.maximum(self._second_bound(slopes[places], q, r), scores[places])
         scores[places] = bounds
         for few in bounds.argsort().split(4):
-            few = few[bounds[few] <= best + self._tie_tolerance(best, self.scale)]
+            few = few[bounds[few] <= best + tie_tolerance(self, best)]
             few = few[torch.isfinite(bounds[few])]
             if len(few) == 0:
                 break
@@ -161,9 +161,13 @@ class Screened(OwnCandidates):
         bound = self._loss + t * s + q * t.square() * psi * (1.0 - 1e-9)
         return bound - SLACK * (self._loss + (t * s).abs())
 
+    def _rows(self, places: Tensor) -> Tensor:
+        """``psi_i`` of some own candidates."""
+        return self._held.tile(places, 0, self._source.num_samples)
+
     def _directions(self, places: Tensor) -> Tensor:
-        """``phi_i - u`` of some own candidates, float64."""
-        return self._rows[places.to(self._rows.device)].to(torch.float64) - self._output
+        """``psi_i - u`` of some own candidates."""
+        return self._rows(places) - self._output
 
     def _evaluate(self, places: Tensor, directions: Tensor) -> Tensor:
         k = self.position + 1

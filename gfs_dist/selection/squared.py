@@ -1,22 +1,28 @@
-"""Squared loss in Gram form: ``L[u] = |u - y|^2 / (2 m)`` over m samples.
+"""Squared loss in Gram form: ``L = |v|^2 / (2 m)`` over m samples, ``v`` the mean deviation.
 
-Only moments enter a step (PAPER: equations 9-11, residual and Gram form). With inner products
-divided by m, ``c_i = <phi_i, u>``, ``p_i = <phi_i, y>``, ``G_ij = <phi_i, phi_j>``:
+Coefficients sum to 1, so the output less the target is the same combination of the deviations
+``psi_i = phi_i - y`` that the output is of the contributions ``phi_i`` (PAPER: equations 9-11,
+residual and Gram form). The target and a common offset are gone before anything is multiplied.
+With inner products divided by m, ``c_i = <psi_i, v>``, ``D_i = |psi_i|^2``,
+``G_ij = <psi_i, psi_j>`` and ``E = <v, v> = 2 L``:
 
-    slope_i     = <u - y, phi_i - u>  = c_i - p_i - (<u, u> - <u, y>)
-    curvature_i = |phi_i - u|^2       = G_ii - 2 c_i + <u, u>
-    L after i   = L + g slope_i + g^2 curvature_i / 2
-    c           <- c + g (G_:j - c)   after pick j
+    slope_i     = <v, psi_i - v>  = c_i - E
+    curvature_i = |psi_i - v|^2   = D_i - 2 c_i + E
+    L after i   = L + g slope_i + g^2 curvature_i / 2     (g = 1 at the first pick: D_i / 2)
+    c           <- c + g (G_:j - c)                       after pick j
 
-How ``G_:j`` is come by is what tells the methods apart (``columns.py``).
+The methods differ only in how they obtain the Gram column ``G_:j`` (``columns.py``).
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from gfs_dist.selection.columns import Columns
+from gfs_dist.selection.communicator import Communicator
 from gfs_dist.selection.state import OwnCandidates
 from gfs_dist.selection.weights import Weights
 
@@ -25,30 +31,32 @@ class Squared(OwnCandidates):
     """The squared loss for the candidates that ``columns`` were set up for.
 
     Args:
-        columns: Gram columns, diagonal and correlation of the own candidates.
-        energy: ``<y, y> / m``, so that the empty network has the loss ``energy / 2``.
+        columns: Gram columns and their diagonal, of the own candidates.
         weights: rule for step sizes.
         replacement: whether a candidate may be picked again.
     """
 
-    def __init__(
-        self, columns: Columns, energy: float, weights: Weights, replacement: bool
-    ) -> None:
+    def __init__(self, columns: Columns, weights: Weights, replacement: bool) -> None:
         super().__init__(columns.num_candidates, columns.own, weights, replacement)
         self.columns = columns
-        self.scale = energy / 2
-        self._energy = energy
-        self._loss = energy / 2
+        self._loss = self._spread = 0.0
         self._inner = torch.zeros_like(columns.diagonal)
-        self._output_energy = 0.0
-        self._output_correlation = 0.0
         self._step_sizes = self._inner
+        self._lengths = torch.empty(0)
+
+    def join(self, communicator: Communicator) -> None:
+        """Learn the length of every candidate, ``sqrt(D_i)``, from the rank that owns it."""
+        lengths = torch.full((self.num_candidates,), torch.inf, dtype=torch.float64)
+        lengths[self.own] = self.columns.diagonal.sqrt().cpu()
+        self._lengths = communicator.minimum(lengths)
+
+    def magnitude(self, loss: float) -> float:
+        return squared_magnitude(loss, self._spread, self.columns.offset)
 
     def scores(self) -> Tensor:
-        slope = self._inner - self.columns.correlation
-        slope -= self._output_energy - self._output_correlation
+        slope = self._inner - 2 * self._loss
         curvature = torch.add(self.columns.diagonal, self._inner, alpha=-2.0)
-        curvature += self._output_energy
+        curvature += 2 * self._loss
         curvature.clamp_(min=0.0)
         steps = self.weights.step_sizes(self.position + 1, slope, curvature)
         self._step_sizes = steps
@@ -70,10 +78,25 @@ class Squared(OwnCandidates):
         return self.columns.share(pick, self.place(pick), self.is_first(pick, k))
 
     def add(self, pick: int, column: Tensor | None, step_size: float, loss: float) -> None:
-        gram_column, correlation = self.columns.gram(pick, column)
-        self._inner += step_size * (gram_column - self._inner)
-        self._output_correlation += step_size * (correlation - self._output_correlation)
-        # Not accumulated: it follows from the loss on which all ranks agreed.
-        self._output_energy = 2 * loss - self._energy + 2 * self._output_correlation
+        self._inner += step_size * (self.columns.gram(pick, column) - self._inner)
+        self._spread += step_size * (float(self._lengths[pick]) - self._spread)
+        # Not accumulated: the loss is what all ranks agreed on.
         self._loss = loss
         self.advance(pick)
+
+
+def squared_magnitude(loss: float, spread: float, offset: float = 0.0) -> float:
+    """Terms that make up a squared loss: ``(2 S + sqrt(2 loss) + 6 offset)^2 / 2``.
+
+    A score is ``|(1 - g) v + g psi_i|^2 / 2`` multiplied out, ``v = sum_j w_j psi_j`` over the
+    picks; every inner product is off by no more than ``gamma`` times the product of the lengths,
+    so all of it by ``gamma ((1 - g) S + g |psi_i|)^2 / 2`` with the spread ``S = sum_j w_j
+    |psi_j|``. A candidate with this loss has ``g |psi_i| <= (1 - g) |v| + sqrt(2 loss)``, and
+    ``|v| <= S``. At the first pick that leaves the loss itself.
+
+    Args:
+        spread: ``S``, root mean square over samples; 0 before the first pick.
+        offset: root mean square of the target where the inner products are not those of
+            deviations: each length is then up to twice this longer.
+    """
+    return (2 * spread + math.sqrt(2 * max(loss, 0.0)) + 6 * offset) ** 2 / 2

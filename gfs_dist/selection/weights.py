@@ -1,8 +1,9 @@
 """How much a pick weighs: the step size ``g_k`` of ``u_k = (1 - g_k) u_{k-1} + g_k phi``.
 
 The index of a pick and its step size travel in one int64, whose order is that of the index, so
-that one minimum decides both: 30 bits of index, 33 of the step size in units of 2**-32. Rounding
-the step size so changes a loss by less than 2**-66 of the candidate's curvature.
+that one minimum decides both: 29 bits of index, 33 of the step size in units of 2**-32, and one
+that says whether the pick's own loss is another than the minimum it ties with. Rounding the step
+size so changes a loss by less than 2**-66 of the candidate's curvature.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 _UNIT = 2**32
-MAX_CANDIDATES = 2**30
+MAX_CANDIDATES = 2**29
 NO_DECISION = 2**63 - 1
 
 
@@ -73,11 +74,14 @@ def quantise(step_sizes: Tensor) -> Tensor:
     return (step_sizes * _UNIT).round() / _UNIT
 
 
-def encode(pick: int, step_size: float) -> int:
-    """``pick`` and its step size in [0, 1] as one integer that sorts by ``pick``."""
-    return (pick << 33) | round(step_size * _UNIT)
+def encode(pick: int, step_size: float, above: bool = False) -> int:
+    """``pick`` and its step size in [0, 1] as one integer that sorts by ``pick``.
+
+    ``above``: whether the pick's loss is above the minimum, by less than the tie tolerance.
+    """
+    return (pick << 34) | (round(step_size * _UNIT) << 1) | above
 
 
-def decode(decision: int) -> tuple[int, int]:
-    """The pick, and the code of its step size."""
-    return decision >> 33, decision & (2**33 - 1)
+def decode(decision: int) -> tuple[int, int, bool]:
+    """The pick, the code of its step size, and whether its loss is above the minimum."""
+    return decision >> 34, (decision >> 1) & (2**33 - 1), bool(decision & 1)

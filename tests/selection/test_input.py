@@ -168,14 +168,15 @@ def test_a_partition_is_shared_out_over_another_number_of_ranks(ranks) -> None:
 
 
 def test_a_pick_and_its_step_size_travel_in_one_integer_that_sorts_by_pick() -> None:
-    for pick in (0, 1, 5, 2**30 - 1):
+    for pick in (0, 1, 5, 2**29 - 1):
         for step_size in (0.0, 2**-32, 0.3333, 1.0):
-            code = encode(pick, step_size)
-            assert 0 <= code < NO_DECISION
-            found, units = decode(code)
-            assert found == pick
-            assert units / 2**32 == pytest.approx(step_size, abs=2**-33)
-    assert encode(3, 1.0) < encode(4, 0.0)
+            for above in (False, True):
+                code = encode(pick, step_size, above)
+                assert 0 <= code < NO_DECISION
+                found, units, told = decode(code)
+                assert (found, told) == (pick, above)
+                assert units / 2**32 == pytest.approx(step_size, abs=2**-33)
+    assert encode(3, 1.0, above=True) < encode(4, 0.0)
 
 
 def test_a_path_knows_its_hash_support_and_prefixes() -> None:

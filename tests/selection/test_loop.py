@@ -171,6 +171,6 @@ def test_on_step_sees_every_pick_in_order(problem) -> None:
 
 def test_a_nan_score_is_refused_before_it_is_reduced(problem) -> None:
     objective = objective_of(problem(14), method="lazy")
-    objective.columns.correlation[3] = math.nan
+    objective.columns.diagonal[3] = math.nan
     with pytest.raises(NonFiniteError, match="rank 0, step 1: a score is NaN"):
         greedy(objective, Stop(3))

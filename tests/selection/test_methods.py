@@ -10,7 +10,7 @@ import torch
 
 from gfs_dist.selection.build import Recipe, make_objective, moments_objective
 from gfs_dist.selection.columns import Panel
-from gfs_dist.selection.contributions import ArrayContributions
+from gfs_dist.selection.contributions import ArrayContributions, Deviations
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.partition import Partition
@@ -149,7 +149,8 @@ def test_path_ignores_the_partition(problem, loss, method, weights) -> None:
             assert path.step_sizes == pytest.approx(alone.step_sizes, abs=1e-9), name
             np.testing.assert_allclose(path.loss, alone.loss, rtol=1e-10, atol=1e-13)
         reductions = len(alone) + 1
-        assert threads.reduced_bytes <= 16 * reductions + 8 * (len(alone) + 1), name
+        gaps, lengths = 8 * (len(alone) + 1), 8 * 30
+        assert threads.reduced_bytes <= 16 * reductions + gaps + lengths, name
 
 
 def test_a_step_reduces_sixteen_bytes_and_only_first_picks_travel(problem) -> None:
@@ -162,8 +163,8 @@ def test_a_step_reduces_sixteen_bytes_and_only_first_picks_travel(problem) -> No
             Stop(31),
         )
         sent[method] = threads.shared_bytes
-        # 31 gaps in one message, the position of replay in another
-        assert threads.reduced_bytes == 31 * 16 + 31 * 8 + 8
+        # 31 gaps in one message, the position of replay in another, 24 lengths in a third
+        assert threads.reduced_bytes == 31 * 16 + 31 * 8 + 8 + 24 * 8
     column = 50 * 8
     assert sent == {
         "panel": 0,
@@ -300,10 +301,11 @@ def test_a_panel_of_many_neurons_is_symmetric_and_whole() -> None:
         make_objective(build, source, torch.as_tensor(target), torch.arange(1300)), Stop(4)
     )
     assert path.picks == picks
-    gram = Panel.of_contributions(
-        source, torch.as_tensor(target), torch.arange(1300), lambda: None
-    )._gram
-    np.testing.assert_allclose(gram.numpy(), contributions.T @ contributions / 30, atol=1e-12)
+    whole = Deviations(source, lambda rows, first: rows)
+    panel = Panel(whole, torch.arange(1300), lambda: None)
+    expected = contributions.T @ contributions / 30
+    for i in (0, 511, 512, 1299):
+        np.testing.assert_allclose(panel.gram(i, None).numpy(), expected[i], atol=1e-12)
 
 
 def test_replayed_picks_do_not_count_as_evaluated(problem) -> None:

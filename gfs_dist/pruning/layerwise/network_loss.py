@@ -182,6 +182,9 @@ class NetworkLoss(OwnCandidates):
         if self.position == 0:
             self._loss = self.scale
 
+    def magnitude(self, loss: float) -> float:
+        return max(abs(loss), self.scale)
+
     def scores(self) -> Tensor:
         self._prepare()
         batching = self._batching()
