@@ -15,6 +15,7 @@ from gfs_dist.errors import CheckpointError, ConfigError, ShapeError
 from gfs_dist.files import checkpoint
 from gfs_dist.jobs import config as schema
 from gfs_dist.networks.store import ARCHITECTURE
+from gfs_dist.pruning.layerwise.batches import WRAP
 
 ORIGIN = ("model", "num_classes", "in_channels", "factory", "kwargs")
 
@@ -150,9 +151,10 @@ def check_fits(network: nn.Module, images: Images, source: str) -> None:
     try:
         with networks.evaluating(network):
             logits = network(example)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # the user's code may raise anything
         words = str(error).partition("\n")[0]
-        raise ShapeError(f"{source}: fails on an input of shape {shape}: {words}") from error
+        cure = f"; {WRAP}" if isinstance(error, TypeError) else ""
+        raise ShapeError(f"{source}: fails on an input of shape {shape}: {words}{cure}") from error
     if getattr(logits, "ndim", 0) != 2 or logits.shape[1] < images.num_classes:
         found = getattr(logits, "shape", None)
         raise ShapeError(

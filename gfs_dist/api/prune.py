@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +18,7 @@ from torch import nn
 from gfs_dist import networks
 from gfs_dist.errors import InputError
 from gfs_dist.pruning.budget import Budget
+from gfs_dist.pruning.layerwise.batches import CLASS_NUMBERS
 from gfs_dist.pruning.layerwise.cutting import CutResult, Repairs, cut
 from gfs_dist.pruning.layerwise.facts import layer_rows, picks_sha256
 from gfs_dist.pruning.layerwise.pruner import PROBLEMS, LayerPath, Pruner, Settings
@@ -53,8 +55,11 @@ def prune(
 
     Args:
         model: takes one tensor; nothing of it is modified.
-        batches: inputs, or pairs of inputs and labels (needed by ``fisher``, ``network_loss`` and
-            a budget by ``tolerance``), tensors or numpy arrays; read once, kept in files.
+        batches: inputs, or pairs of inputs and labels, tensors or numpy arrays; read once, kept in
+            files. Labels are class numbers: integers (N,) from 0 to C - 1 for outputs (N, C).
+            ``fisher``, ``network_loss`` and a budget by ``tolerance`` need them; without them loss
+            and accuracy are not measured, and a warning says so where something else came in
+            their place (targets of regression, masks, maps of classes).
         budget: one of ``{"macs": 0.5}``, ``params``, ``latency`` (shares of the dense network's),
             ``keep`` (of each layer's channels), ``widths``, ``tolerance``; with ``round_to``, and
             with ``trials``, how many networks are cut and measured to share widths out.
@@ -110,6 +115,12 @@ def prune(
         with open_runtime(spec) as ranks:
             pruner = Pruner.prepare(model, batches, settings, ranks, Path(scratch, "work"))
             check_feasible(pruner, wanted)
+            if found := pruner.workspace.instead:
+                warnings.warn(
+                    f"batches: found {found}, accepted are {CLASS_NUMBERS}; loss and accuracy are "
+                    "not measured",
+                    stacklevel=2,
+                )
             pruner.search()
             source = _Source(model, pruner, spec, Repairs(fold, refit, batch_norm))
             pruned = source.cut(wanted)
@@ -126,8 +137,8 @@ class Pruned:
 
     Attributes:
         model: of the class that was given, in its mode, on its device.
-        report: sizes, accuracy after each step (on the batches, where they have labels), and a
-            row for each layer.
+        report: sizes, loss, accuracy after each step (on the batches; None without class
+            numbers), and a row for each layer.
     """
 
     model: nn.Module
@@ -202,6 +213,8 @@ class _Source:
         facts: dict[str, Any] = {
             "macs": networks.count_macs(network, self.pruner.example),
             "params": networks.count_params(network),
+            "loss": None,
+            "accuracy": None,
         }
         if self.pruner.workspace.labelled:
             found = networks.classify(network, self.pruner.workspace.batches())

@@ -107,7 +107,8 @@ def _labels(
     if array.dtype.kind not in "iu" or array.shape != (count,):
         raise DataError(
             f"{path}: {name}: found {array.dtype} {array.shape}, accepted whole numbers "
-            f"({count},), one for each of x_{split}"
+            f"({count},), one for each of x_{split}; networks without classes are pruned in Python "
+            "(gfs_dist.prune)"
         )
     wrong = (array < 0) | (array >= classes)
     if wrong.any():

@@ -22,7 +22,7 @@ from gfs_dist.networks.graph import describe
 from gfs_dist.networks.rebuild import load_tensors
 from gfs_dist.networks.same import difference, outputs_of
 from gfs_dist.networks.tensors import named_tensors, refuse_non_finite
-from gfs_dist.networks.values import UnstorableError
+from gfs_dist.networks.values import UNSEEN, UnstorableError
 
 UNKNOWN = {"model": "graph"}
 """The origin of a network that came as an object."""
@@ -41,14 +41,17 @@ def described(
         origin: what made it, see :func:`gfs_dist.networks.save`.
 
     Raises:
-        ConfigError: there is none.
+        UnstorableError: there is none.
         ShapeError: the network does not take the example.
         NonFiniteError: a tensor holds NaN or infinity, or the output NaN; names tensor or layer.
     """
     origin = _json(origin or UNKNOWN)
     for name, value in network.state_dict().items():
         if not isinstance(value, Tensor):
-            raise ConfigError(f"model: its state has a {type(value).__name__}, {name!r}, no tensor")
+            raise UnstorableError(
+                f"its state has a {type(value).__name__}, {name!r}, no tensor: give it without "
+                "get_extra_state, and a quantized network as it was before"
+            )
         refuse_non_finite({name: value})
     try:
         examples = [(inputs, outputs_of(network, inputs))]
@@ -77,7 +80,7 @@ def described(
         weaker.append((facts, tensors))
     if weaker:
         return weaker[0]
-    raise ConfigError(f"model: it cannot be stored: {'; '.join(reasons)}")
+    raise UnstorableError(*reasons)
 
 
 def _by_graph(network: nn.Module, inputs: list[Tensor], origin: dict[str, Any]) -> Described:
@@ -110,11 +113,11 @@ def _check(
         again = load_tensors(_json(facts), tensors, "model", factory=facts.get("factory"))
         wrong = [difference(wanted, outputs_of(again, inputs)) for inputs, wanted in examples]
     except Exception as error:  # a description that is not the whole truth may raise anything
-        raise UnstorableError(f"made again from its description: {error}") from error
+        raise UnstorableError(f"made again: {error}: {UNSEEN}") from error
     for name in network.state_dict().keys() ^ again.state_dict().keys():
-        raise UnstorableError(f"made again from its description, {name!r} is not in both")
+        raise UnstorableError(f"made again, {name!r} is not in both")
     for words in filter(None, wrong):
-        raise UnstorableError(f"made again from its description, it {words}")
+        raise UnstorableError(f"made again, it {words}: {UNSEEN}")
 
 
 def _json(facts: dict[str, Any]) -> dict[str, Any]:

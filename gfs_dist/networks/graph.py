@@ -23,7 +23,7 @@ from gfs_dist.networks.graph_build import is_argument, make_layer
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.networks.tensors import copied, named_tensors, split_name
 from gfs_dist.networks.tracer import trace
-from gfs_dist.networks.values import UnstorableError, encode
+from gfs_dist.networks.values import ALONE, UnstorableError, encode
 
 
 def describe(
@@ -85,7 +85,9 @@ def _step(node: fx.Node, network: nn.Module) -> dict[str, Any]:
     elif node.op == "get_attr":
         owner, name = split_name(network, str(node.target))
         if not isinstance(getattr(owner, name, None), Tensor):
-            raise UnstorableError(f"step {node.name!r} uses {node.target!r}, which is no tensor")
+            raise UnstorableError(
+                f"step {node.name!r} uses {node.target!r}, which is no tensor: {ALONE}"
+            )
         what = {"tensor": str(node.target)}
     else:
         function, args = _function(node)
@@ -94,12 +96,12 @@ def _step(node: fx.Node, network: nn.Module) -> dict[str, Any]:
         kwargs = {name: encode(value) for name, value in node.kwargs.items()}
         return {"name": node.name, **what, "args": [encode(arg) for arg in args], "kwargs": kwargs}
     except UnstorableError as error:
-        raise UnstorableError(f"step {node.name!r}: {error}") from error
+        raise UnstorableError(f"step {node.name!r}: {error}: {ALONE}") from error
 
 
 def _cure(layer: nn.Module) -> str:
     if not is_parametrized(layer):
-        return ", which cannot be recorded"
+        return f", which cannot be recorded: {ALONE}"
     return (
         " whose tensors are computed from others (weight norm, spectral norm); make them plain by "
         "torch.nn.utils.parametrize.remove_parametrizations first"
@@ -117,7 +119,9 @@ def _function(node: fx.Node) -> tuple[str, tuple[Any, ...]]:
         function: Any = node.target
         found = FUNCTION_NAMES.get(function, getattr(function, "__qualname__", str(function)))
     if found not in FUNCTIONS:
-        raise UnstorableError(f"step {node.name!r} calls {found}")
+        raise UnstorableError(
+            f"step {node.name!r} calls {found}, which cannot be recorded: {ALONE}"
+        )
     return found, args
 
 
@@ -164,7 +168,8 @@ def _layer(name: str, module: nn.Module) -> dict[str, Any]:
     if not same_tensors or repr(again) != repr(module):
         found = ", ".join(named_tensors(module))
         raise UnstorableError(
-            f"layer {name!r} is no plain {module} (its tensors: {found or 'none'})"
+            f"layer {name!r} is no plain {type(module).__name__} (its tensors: {found or 'none'}): "
+            "make it one, as torch.nn.utils.remove_spectral_norm and prune.remove do"
         )
     return facts
 

@@ -15,7 +15,7 @@ from gfs_dist.networks.graph_build import build
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.networks.modes import evaluating
 from gfs_dist.networks.tensors import assign, named_tensors
-from gfs_dist.networks.values import UnstorableError
+from gfs_dist.networks.values import UNSEEN, UnstorableError
 
 SAME = 1e-5
 IN_PLACE = {
@@ -51,10 +51,10 @@ def record(model: nn.Module, example: Tensor) -> GraphNetwork:
             f"its output is not one tensor but a {kind}; wrap it in a module that returns one"
         )
     if expected.shape != found.shape:
-        raise UnstorableError("its recorded steps give outputs of another shape")
+        raise UnstorableError(f"its recorded steps give outputs of another shape: {UNSEEN}")
     largest = float(expected.abs().nan_to_num(0, 0).amax())  # NaN is found later, with its layer
     if not torch.allclose(found, expected, rtol=SAME, atol=SAME * largest, equal_nan=True):
-        raise UnstorableError("its recorded steps give other outputs")
+        raise UnstorableError(f"its recorded steps give other outputs: {UNSEEN}")
     return network
 
 
@@ -103,7 +103,9 @@ def _call_out_of_place(step: dict[str, Any]) -> bool:
     if target.endswith("_") and not target.startswith("operator."):
         target = target.removesuffix("_")
     if target not in FUNCTIONS:
-        raise UnstorableError(f"step {step['name']!r} changes a tensor in place by {step['call']}")
+        raise UnstorableError(
+            f"step {step['name']!r} changes a tensor in place by {step['call']}: make a new one"
+        )
     changes = target != step["call"] and not target.startswith("operator.")
     step["call"] = target
     if step["kwargs"].pop("inplace", False) is True:

@@ -55,7 +55,7 @@ def save(
         try:
             facts, tensors = described(plain_copy(network), inputs, origin)
         except UnstorableError as error:
-            raise ConfigError(f"model: {error}") from error
+            raise ConfigError(f"model: it cannot be stored: {error}") from error
     with atomic.folder(folder) as aside:
         facts = {"format": checkpoint.FORMAT, **facts}
         atomic.write_text(aside / ARCHITECTURE, _readable(facts) + "\n")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gfs_dist.errors import CheckpointError, ConfigError, NonFiniteError
 from gfs_dist.networks.values import UnstorableError
@@ -24,10 +25,18 @@ def copied(network: nn.Module) -> nn.Module:
         raise UnstorableError("it is TorchScript; give the module that it was made from")
     if hasattr(network, "_orig_mod"):
         raise UnstorableError("it was made by torch.compile; give the module inside, _orig_mod")
+    if any(map(is_lazy, network.parameters())):
+        raise UnstorableError("it has lazy layers without weights; run it once")
+    if any(tensor.is_meta for tensor in network.parameters()):
+        raise UnstorableError("it is on the meta device, without numbers; load its weights first")
     try:
         return copy.deepcopy(network)
     except Exception as error:  # the user's classes may raise anything
-        raise UnstorableError(f"it cannot be copied: {error}".partition("\n")[0]) from error
+        words = str(error).partition("\n")[0]
+        raise UnstorableError(
+            f"it cannot be copied: {words}: take out what it keeps of earlier calls, and make its "
+            "tensors plain (torch.nn.utils.remove_weight_norm, prune.remove)"
+        ) from error
 
 
 def named_tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -40,7 +40,10 @@ def trace(network: nn.Module, inputs: Sequence[Tensor]) -> fx.Graph:
             return _Tracer(inputs).trace(network)
     except Exception as error:  # the network's code meets stand-ins and may raise anything
         words = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise UnstorableError(f"its forward pass cannot be recorded ({words})") from error
+        raise UnstorableError(
+            f"its forward pass cannot be recorded ({words}): take out what depends on the numbers "
+            "in tensors, sets parts of them, or is not torch's"
+        ) from error
 
 
 class _Known:

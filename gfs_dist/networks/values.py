@@ -55,8 +55,18 @@ MAX_WHOLE = 2**62
 MAX_PARTS = 50_000
 
 
+ALONE = "leave it out, and give the modules around it one by one, each with its own inputs"
+"""What to do about a part that cannot be described."""
+
+UNSEEN = "take hooks, changing attributes, random numbers and changes of parts of tensors out of it"
+"""What to do where recorded steps are not the whole truth."""
+
+
 class UnstorableError(Exception):
-    """A network, or a part of it, cannot be described; says which and why."""
+    """A network, or a part of it, cannot be described: why, for each way of describing it."""
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.args))
 
 
 def encode(value: Any) -> Any:
@@ -92,7 +102,8 @@ def _encode_group(value: Any) -> Any:
         return {"tuple": [encode(part) for part in value]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {key: encode(part) for key, part in value.items()}}
-    raise UnstorableError(f"an argument is a {type(value).__name__} ({str(value)[:60]})")
+    words = " ".join(str(value).split())[:60]
+    raise UnstorableError(f"an argument is a {type(value).__name__} ({words})")
 
 
 def decode(content: Any, where: str, depth: int = 0) -> Any:

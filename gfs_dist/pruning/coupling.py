@@ -103,7 +103,10 @@ class Couplings:
         if group.obstacle:
             return group
         if module not in self._graph.module2node:
-            group.obstacle = "torch-pruning cannot follow its output to the network's output"
+            group.obstacle = (
+                "torch-pruning cannot follow its output to the network's output (no_grad, detach "
+                "or numpy on the way)"
+            )
             return group
         prune = self._graph.get_pruner_of_module(module).prune_out_channels
         nodes = self._reached(module, prune)

@@ -60,7 +60,10 @@ def nothing_to_prune(network: str, structure: Structure) -> InputError:
     reasons = [f"{skip.name!r}: {skip.reason}" for skip in structure.skipped]
     first = "; ".join(reasons[:3]) or "it has no convolutions and no linear layers"
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-    return InputError(f"network {network}: nothing in it can be pruned ({first}{more})")
+    return InputError(
+        f"network {network}: nothing in it can be pruned ({first}{more}); accepted is one where a "
+        "convolution or linear layer reads the channels of another"
+    )
 
 
 def _reason(group: Group, losers: set[str], coupled: bool) -> str:

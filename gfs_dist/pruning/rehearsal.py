@@ -47,7 +47,10 @@ def _faults(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> dict[str,
         if not difference:
             sound += block
         elif not faults and not sound and (alone := _difference(network, [], x)):
-            reason = f"two passes over one input differ with nothing removed: {alone}"
+            reason = (
+                "two passes over one input differ with nothing removed (random numbers or counters "
+                f"in its forward?): {alone}"
+            )
             return dict.fromkeys((layer.name for layer in layers), reason)
         elif len(block) == 1:
             faults[block[0].name] = (
@@ -71,7 +74,7 @@ def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> str:
     except Exception as error:  # noqa: BLE001 - a stranger's forward pass on other shapes
         return (
             f"its forward pass then fails ({first_line(error)}), as it does where the code "
-            "names a number of channels"
+            "names a number of channels in place of reading x.shape"
         )
     for one, other in zip(masked, small, strict=True):
         if one.shape != other.shape:

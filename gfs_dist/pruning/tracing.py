@@ -165,7 +165,7 @@ class _Traced(nn.Module):
         if not tensors:
             raise InputError(
                 f"network {name}: no gradient leads from its output to its weights, so that "
-                "torch-pruning cannot follow it"
+                "torch-pruning cannot follow it: take no_grad, detach and numpy out of its forward"
             )
         return tensors
 

@@ -80,11 +80,7 @@ class DerivativesTask:
     name: str = "derivatives"
 
     def __post_init__(self) -> None:
-        if not self.workspace.labelled:
-            raise InputError(
-                "batches: objective fisher needs a label for every sample, accepted are "
-                "pairs (x, y)"
-            )
+        self.workspace.require_labels("objective fisher")
 
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> str:
         """Derivatives of part ``item``; returns the file."""

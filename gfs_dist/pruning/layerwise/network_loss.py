@@ -75,11 +75,7 @@ class NetworkLossProblem:
     sampling: Sampling
 
     def __post_init__(self) -> None:
-        if not self.workspace.labelled:
-            raise InputError(
-                "batches: objective network_loss needs a label for every sample, accepted are "
-                "pairs (x, y)"
-            )
+        self.workspace.require_labels("objective network_loss")
         if self.recipe.weights == "line_search" and self.sampling.fresh:
             raise InputError(
                 "weights: line_search compares losses of different steps; found fresh "

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gfs_dist.networks.allowed import MODULE_NAMES
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.pruning.costs import Costs, measure_costs
 from gfs_dist.pruning.discover import find_structure, nothing_to_prune
@@ -145,12 +146,15 @@ class Pruner:
             folder: new; for scratch files, on storage that all ranks reach.
 
         Raises:
-            InputError: nothing in the network can be pruned; names the first reasons.
+            InputError: nothing in the network can be pruned; names the first reasons. Or the
+                objective needs class numbers, and there are none.
         """
         workspace = Workspace.create(folder, model, batches)
+        if settings.objective in LABELLED:
+            workspace.require_labels(f"objective {settings.objective}")
         example = workspace.x(0)[:2]
         structure = find_structure(model, example, coupled=settings.coupled)
-        structure = _supported(workspace.dense(), structure, example)
+        structure = _supported(model, workspace.dense(), structure, example)
         if not structure.layers:
             raise nothing_to_prune(type(model).__name__, structure)
         return cls(workspace, structure, settings, runtime)
@@ -316,12 +320,14 @@ def _reading(layers: Sequence[Layer], module: str) -> Iterator[tuple[Layer, Slic
                 yield layer, consumer
 
 
-def _supported(network: GraphNetwork, structure: Structure, example: Tensor) -> Structure:
+def _supported(
+    model: nn.Module, network: GraphNetwork, structure: Structure, example: Tensor
+) -> Structure:
     """Layers whose consumers can be fitted stay; the others are skipped, with the reason."""
     sites = {site.module for site in find_sites(network, example)}
     layers, skipped = [], list(structure.skipped)
     for layer in structure.layers:
-        reason = _why_not(network, layer, sites)
+        reason = _why_not(model, network, layer, sites)
         if not reason:
             layers.append(layer)
             continue
@@ -329,7 +335,11 @@ def _supported(network: GraphNetwork, structure: Structure, example: Tensor) -> 
     return Structure(tuple(layers), tuple(skipped))
 
 
-def _why_not(network: GraphNetwork, layer: Layer, sites: set[str]) -> str:
+def _why_not(model: nn.Module, network: GraphNetwork, layer: Layer, sites: set[str]) -> str:
+    for part in (*layer.producers, *layer.carriers, *layer.consumers):
+        if type(network.get_submodule(part.module)) not in MODULE_NAMES:
+            kind = type(model.get_submodule(part.module)).__name__
+            return f"{part.module!r} is a {kind}, accepted are the layers of torch.nn themselves"
     for consumer in layer.consumers:
         module = network.get_submodule(consumer.module)
         if consumer.module not in sites:
@@ -352,3 +362,6 @@ PROBLEMS: dict[str, Callable[[Pruner, Sequence[Layer], Found], None]] = {
     "network_loss": Pruner.by_network_loss,
 }
 """Objectives, and how each makes problems of layers."""
+
+LABELLED = ("fisher", "network_loss")
+"""Objectives that need the class number of every sample."""

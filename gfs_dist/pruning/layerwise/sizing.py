@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from gfs_dist.errors import InputError
+from gfs_dist.errors import BudgetError
 from gfs_dist.networks import latency
 from gfs_dist.networks.classify import classify
 from gfs_dist.pruning.allocate import allocate, proportional
 from gfs_dist.pruning.budget import UNITS, Budget
 from gfs_dist.pruning.latency import check_latency, widths_within
 from gfs_dist.pruning.layerwise.exchange import Exchange, Widths
+from gfs_dist.pruning.layerwise.facts import what_stays
 from gfs_dist.pruning.layerwise.pruner import Pruner
 from gfs_dist.pruning.layerwise.smaller import Choice
 from gfs_dist.pruning.layerwise.trials import TrialTask
@@ -59,16 +60,18 @@ def check_feasible(pruner: Pruner, budget: Budget) -> None:
 
     Raises:
         ConfigError, BudgetError: see :meth:`Budget.check` and :func:`check_latency`.
-        InputError: a tolerance of top-1, and samples without labels.
+        InputError: a tolerance of top-1, and samples without class numbers.
     """
-    budget.check(pruner.costs)
-    if budget.kind == "tolerance" and not pruner.workspace.labelled:
-        raise InputError(
-            "batches: budget.tolerance needs a label for every sample, accepted are pairs (x, y)"
-        )
-    if budget.kind == "latency":
-        least = least_widths(pruner.costs.channels, budget.round_to)
-        check_latency(budget, _seconds(pruner, {}, budget), _seconds(pruner, least, budget))
+    if budget.kind == "tolerance":
+        pruner.workspace.require_labels("budget.tolerance")
+    least = least_widths(pruner.costs.channels, budget.round_to)
+    try:
+        budget.check(pruner.costs)
+        if budget.kind == "latency":
+            check_latency(budget, _seconds(pruner, {}, budget), _seconds(pruner, least, budget))
+    except BudgetError as error:
+        stays = what_stays(pruner, "params" if budget.kind == "params" else "macs", least)
+        raise BudgetError(f"{error}; {stays}" if stays else str(error)) from error
 
 
 def size(

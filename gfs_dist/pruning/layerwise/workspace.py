@@ -11,22 +11,22 @@ import copy
 import functools
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gfs_dist import networks
-from gfs_dist.errors import DataError, InputError, NonFiniteError, ShapeError
+from gfs_dist.errors import ConfigError, DataError, InputError, NonFiniteError, ShapeError
 from gfs_dist.files import scratch
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.networks.recorded import record
 from gfs_dist.networks.values import UnstorableError
+from gfs_dist.pruning.layerwise.batches import CLASS_NUMBERS, STACK, WRAP, Labels, Row, read_batches
 from gfs_dist.pruning.layerwise.moments import Sums
 
 CPU = torch.device("cpu")
@@ -44,13 +44,15 @@ class Workspace:
     Attributes:
         folder: on storage that all ranks reach.
         num_samples, num_chunks: of the calibration samples.
-        labelled: whether every sample has its label.
+        labelled: whether every sample has its class number.
+        instead: what came in their place; empty where nothing came.
     """
 
     folder: str
     num_samples: int
     num_chunks: int
-    labelled: bool
+    labelled: bool = field(compare=False)
+    instead: str = field(default="", compare=False)
 
     @classmethod
     def create(cls, folder: Path | str, model: nn.Module, batches: Iterable[Any]) -> Workspace:
@@ -59,34 +61,46 @@ class Workspace:
         Args:
             folder: new.
             model: the dense network.
-            batches: tensors or arrays, or pairs of these and labels (m,); read once, never held
-                together.
+            batches: tensors or arrays, or pairs of these and class numbers (m,); what else comes
+                in the place of these is left aside. Read once, never held together.
 
         Raises:
-            DataError: no samples, or labels for some of them only.
+            DataError: no samples.
             ShapeError, TypeError: something that is no batch, or of another shape than the first,
                 or that the network does not take.
+            ConfigError: the network cannot be recorded; says what to do.
             NonFiniteError: a sample holds NaN or infinity, or the network's output NaN.
         """
         root = Path(folder)
         (root / "samples").mkdir(parents=True)
-        rows = itertools.chain.from_iterable(_samples(batches))
-        count, chunks, labelled = 0, 0, True
+        labels = Labels()
+        rows = read_batches(batches, labels)
+        count, chunks = 0, 0
         first = next(rows, None)
         if first is None:
             raise DataError("batches: found no samples, accepted one or more")
         per_chunk = chunk_size(first[0])
         rows = itertools.chain([first], rows)
         while part := list(itertools.islice(rows, per_chunk)):
-            _write_chunk(root, chunks, part, first[0].shape, count)
-            labelled = labelled and all(label is not None for _, label in part)
+            _write_chunk(root, chunks, part, first[0], count)
             count, chunks = count + len(part), chunks + 1
-        workspace = cls(str(root), count, chunks, labelled)
-        try:
-            networks.save(root / "dense", model, example=workspace.x(0)[:2])
-        except ShapeError as error:
-            raise ShapeError(f"batches: {error}") from error
-        return workspace
+        workspace = cls(str(root), count, chunks, False)
+        _write_dense(root / "dense", model, workspace.x(0)[:2])
+        outputs, num_samples = workspace._try_rows()
+        instead = labels.unusable(outputs, num_samples)
+        return replace(workspace, labelled=not instead, instead=instead if labels.given else "")
+
+    def require_labels(self, asker: str) -> None:
+        """Do nothing where every sample has its class number.
+
+        Raises:
+            InputError: names ``asker``, which needs them, and what came in their place.
+        """
+        if not self.labelled:
+            raise InputError(
+                f"batches: {asker} needs a label for every sample, found "
+                f"{self.instead or 'none'}, accepted are pairs (x, y), y {CLASS_NUMBERS}"
+            )
 
     def x(self, chunk: int) -> Tensor:
         """Inputs of one chunk."""
@@ -117,6 +131,23 @@ class Workspace:
         found.parent.mkdir(parents=True, exist_ok=True)
         return found
 
+    @torch.no_grad()
+    def _try_rows(self) -> tuple[Tensor, int]:
+        """Outputs of the network for a few samples, and how many.
+
+        Raises:
+            ShapeError: it does not take one sample more.
+        """
+        dense, x = self.dense(), self.x(0)[:2]
+        try:
+            dense(torch.cat([x, x[:1]]))
+        except Exception as error:  # the user's code may raise anything
+            raise ShapeError(
+                f"batches: the network takes {len(x)} samples of shape {tuple(x.shape[1:])} at "
+                f"once, but not {len(x) + 1}; accepted is any number along the first axis ({STACK})"
+            ) from error
+        return dense(x), len(x)
+
     def _chunk(self, chunk: int) -> dict[str, Tensor]:
         return load_file(Path(self.folder, "samples", f"{chunk:05d}.safetensors"))
 
@@ -129,13 +160,37 @@ def _dense(workspace: Workspace, device: torch.device) -> GraphNetwork:
     try:
         return record(network, workspace.x(0)[:2])
     except UnstorableError as error:
-        raise InputError(f"model: {error}") from error
+        raise ConfigError(f"model: it cannot be pruned: {error}") from error
 
 
 def chunk_size(sample: Tensor) -> int:
     """Samples of a chunk: as many as make the first layers' results some tens of MiB."""
     widest = 64 * sample.numel() * 4 // max(1, sample.shape[0] if sample.ndim else 1)
     return max(1, min(MAX_CHUNK, CHUNK_BYTES // max(1, widest)))
+
+
+def _write_dense(folder: Path, model: nn.Module, example: Tensor) -> None:
+    """Store the network; errors are those of :meth:`Workspace.create`."""
+    try:
+        networks.save(folder, model, example=example)
+    except ShapeError as error:
+        cure = _cure(model, example, error)
+        raise ShapeError(f"batches: {error}; {cure}") from error
+    except ConfigError as error:
+        if not isinstance(error.__cause__, UnstorableError):
+            raise
+        reason = error.__cause__.args[0]  # of its graph: no pruning without one
+        raise ConfigError(f"model: it cannot be pruned: {reason}") from error
+
+
+def _cure(model: nn.Module, x: Tensor, error: ShapeError) -> str:
+    """What to do where the network refuses samples ``x``."""
+    wanted = networks.dtype_of(model)
+    if isinstance(error.__cause__, TypeError):
+        return WRAP
+    if x.dtype != wanted and "type" in str(error.__cause__):
+        return f"samples are {x.dtype}, weights {wanted}: convert one to the other"
+    return f"accepted are samples along the first axis; {STACK}"
 
 
 def write_sums(path: Path, sums: Sums) -> None:
@@ -154,44 +209,17 @@ def read_sums(paths: Sequence[Path], names: Sequence[str] | None = None) -> Sums
     return total
 
 
-def _samples(batches: Iterable[Any]) -> Iterable[Iterable[tuple[Tensor, Tensor | None]]]:
-    if not isinstance(batches, Iterable):
-        raise TypeError(f"batches: found {type(batches).__name__}, accepted an iterable of batches")
-    for number, batch in enumerate(batches):
-        pair = isinstance(batch, list | tuple)
-        if pair and len(batch) != 2:
-            raise InputError(
-                f"batches: batch {number} has {len(batch)} parts, accepted a tensor or (x, y)"
-            )
-        x, labels = map(_tensor, batch if pair else (batch, None))
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"batches: batch {number} is {type(x).__name__}, accepted a tensor or (x, y)"
-            )
-        if labels is not None and (not isinstance(labels, Tensor) or len(labels) != len(x)):
-            raise ShapeError(f"batches: batch {number} has {len(x)} samples and other labels")
-        yield [(x[i].detach().cpu(), None if labels is None else labels[i]) for i in range(len(x))]
-
-
-def _tensor(part: Any) -> Any:
-    """An array as a tensor of its own; anything else as it is."""
-    return torch.tensor(part) if isinstance(part, np.ndarray) else part
-
-
-def _write_chunk(
-    root: Path, chunk: int, part: list[tuple[Tensor, Tensor | None]], shape: Any, before: int
-) -> None:
+def _write_chunk(root: Path, chunk: int, part: list[Row], first: Tensor, before: int) -> None:
     for place, (x, _) in enumerate(part, start=before):
-        if x.shape != shape:
+        if (x.shape, x.dtype) != (first.shape, first.dtype):
             raise ShapeError(
-                f"batches: sample {place} has shape {tuple(x.shape)}, the first {tuple(shape)}"
+                f"batches: sample {place} has shape {tuple(x.shape)}, {x.dtype}, the first "
+                f"{tuple(first.shape)}, {first.dtype}; all need the same (a pair alone: [(x, y)])"
             )
         if x.is_floating_point() and not torch.isfinite(x).all():
             raise NonFiniteError(f"batches: sample {place} holds NaN or infinity")
     tensors = {"x": torch.stack([x for x, _ in part])}
     labels = [label for _, label in part if label is not None]
-    if len(labels) not in (0, len(part)):
-        raise DataError("batches: found labels for some samples only, accepted all or none")
-    if labels:
-        tensors["labels"] = torch.stack([label.detach().cpu().long() for label in labels])
+    if len(labels) == len(part):
+        tensors["labels"] = torch.stack(labels)
     scratch.write_tensors(root / "samples" / f"{chunk:05d}.safetensors", tensors)

@@ -112,16 +112,59 @@ def test_images_of_another_shape_are_refused(tmp_path: Path, capsys: Any) -> Non
     assert "fails on an input of shape (2, 8, 8)" in capsys.readouterr().err
 
 
-def test_a_network_without_anything_to_prune_is_an_error(capsys: Any) -> None:
-    Path("flat.py").write_text(
-        "from torch import nn\n\n\ndef make():\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
-    )
-    network = networks.make_custom("flat:make", {})
-    torch.save(network.state_dict(), "flat.pt")
-    words = ["checkpoint=flat.pt", "model=custom", "model.factory=flat:make", "out=never"]
+FLAT = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+TWO_INPUTS = """
+from torch import nn
+
+class Net(nn.Linear):
+    def forward(self, x, mask):
+        return super().forward(x.flatten(1) * mask)
+
+def make():
+    return Net(64, 10)
+"""
+RECURRENT = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rows, self.head = nn.GRU(8, 6, batch_first=True), nn.Linear(6, 10)
+
+    def forward(self, x):
+        return self.head(self.rows(x[:, 0])[0][:, -1])
+
+make = Net
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (FLAT, "nothing in it can be pruned ('1': network output); accepted is one where"),
+        (TWO_INPUTS, "argument: 'mask'; wrap the network in a module whose forward takes one"),
+        (RECURRENT, "model: it cannot be pruned: layer 'rows' is a GRU, which cannot be recorded"),
+    ],
+    ids=["one layer", "two inputs", "recurrent"],
+)
+def test_a_network_that_cannot_be_pruned_says_why_and_what_to_do(
+    source: str, message: str, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"net_{len(source)}"
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    network = networks.make_custom(f"{name}:make", {})
+    torch.save(network.state_dict(), "net.pt")
+    words = ["checkpoint=net.pt", "model=custom", f"model.factory={name}:make", "out=never"]
     assert main(["prune", *words, *RUN]) == 2
-    assert "nothing in it can be pruned ('1': network output)" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
 
 
 def test_data_that_changed_is_refused_on_resume(tmp_path: Path, capsys: Any) -> None:

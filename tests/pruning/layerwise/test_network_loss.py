@@ -367,7 +367,7 @@ def test_what_cannot_be_scored_is_refused(tmp_path: FilePath) -> None:
     with pytest.raises(InputError, match="network_loss needs a label for every sample"):
         NetworkLossProblem(unlabelled, problem.layer("0"), UNIFORM, Sampling())
     problem.labels[7] = 5
-    with pytest.raises(InputError, match="labels: found 5 at sample 7, accepted 0 to 4"):
+    with pytest.raises(InputError, match="found label 5 at sample 7 for 5 outputs, accepted"):
         whole(build(tmp_path / "c", problem, "0"))
 
 

@@ -1,0 +1,152 @@
+"""What batches hold: samples, and a class number for each where they come with any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gfs_dist.errors import InputError, ShapeError
+
+INTEGERS = frozenset(
+    [
+        *(torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    ]
+)
+CLASS_NUMBERS = "class numbers: integers (N,) from 0 to C - 1 for outputs (N, C), C 2 or more"
+STACK = "stack single inputs by torch.stack or a DataLoader"
+WRAP = "wrap the network in a module whose forward takes one tensor"
+BATCH = "a tensor or (x, y)"
+
+Row = tuple[Tensor, Tensor | None]
+"""A sample, and its class number."""
+
+
+class Labels:
+    """What comes beside the samples: class numbers, or something else that objectives of the loss
+    cannot use and the others do not need.
+
+    Attributes:
+        given: whether any batch has a second part.
+        instead: the first second part that cannot be class numbers, and where; else empty.
+    """
+
+    def __init__(self) -> None:
+        self.given, self.instead = False, ""
+        self._count = 0
+        self._least = self._most = (0, 0)  # and at which sample
+
+    def read(self, y: Any, num_samples: int, batch: int) -> Tensor | None:
+        """The class numbers of one batch, int64 (num_samples,); None once something is none."""
+        self.given = self.given or y is not None
+        self.instead = self.instead or _instead(y, num_samples, batch)
+        if self.instead:
+            return None
+        labels: Tensor = y.detach().cpu().long()
+        numbered = [(label, self._count + i) for i, label in enumerate(labels.tolist())]
+        self._least = min([self._least, *numbered], key=itemgetter(0))
+        self._most = max([self._most, *numbered], key=itemgetter(0))
+        self._count += num_samples
+        return labels
+
+    def unusable(self, outputs: Tensor, num_samples: int) -> str:
+        """What there is in place of class numbers of these outputs; empty if they fit."""
+        if self.instead:
+            return self.instead
+        shape = tuple(outputs.shape)
+        if outputs.ndim != 2 or len(outputs) != num_samples or shape[1] < 2:
+            return f"labels for outputs {shape} of {num_samples} samples"
+        for label, sample in (self._least, self._most):
+            if not 0 <= label < shape[1]:
+                return f"label {label} at sample {sample} for {shape[1]} outputs"
+        return ""
+
+
+def read_batches(batches: Iterable[Any], labels: Labels) -> Iterator[Row]:
+    """All samples, one by one, on the CPU.
+
+    Args:
+        batches: tensors or arrays (samples, ...), alone or first of a list or tuple of two.
+        labels: is told of the second parts.
+
+    Raises:
+        TypeError, ShapeError, InputError: something that is no batch; says what to do.
+    """
+    if not isinstance(batches, Iterable):
+        raise TypeError(
+            f"batches: found {type(batches).__name__}, accepted an iterable of batches, such as a "
+            "list or a DataLoader"
+        )
+    for number, batch in enumerate(batches):
+        x, y = map(_tensor, _parts(batch, number))
+        if not isinstance(x, Tensor):
+            raise TypeError(f"batches: batch {number} is {_kind(x)}, accepted {BATCH}")
+        if x.ndim == 0:
+            raise ShapeError(
+                f"batches: batch {number} is a single number, accepted (samples, ...); {STACK}"
+            )
+        own = labels.read(y, len(x), number)
+        yield from zip(x.detach().cpu(), [None] * len(x) if own is None else own, strict=True)
+
+
+def _parts(batch: Any, number: int) -> tuple[Any, Any]:
+    """``x`` and ``y`` of a batch; None in place of what is not there."""
+    if isinstance(batch, Mapping):
+        keys = ", ".join(repr(key) for key in list(batch)[:4])
+        raise TypeError(
+            f"batches: batch {number} is {type(batch).__name__}, accepted {BATCH}: take the input "
+            f"out of it, and the labels if there are any (its keys: {keys})"
+        )
+    if not isinstance(batch, list | tuple):
+        return batch, None
+    # By the first batch alone: a loader's last one may be as small as an image has channels.
+    if len(batch) in (1, 2) and not (number == 0 and _two_images(batch)):
+        return batch[0], batch[1] if len(batch) == 2 else None
+    alike = len({getattr(part, "shape", None) for part in batch}) <= 1
+    cure = f"leave out all but x and y; a network of several inputs: {WRAP}"
+    if alike:
+        cure = f"{STACK}, and give a pair as a tuple" if len(batch) == 2 else STACK
+    raise InputError(
+        f"batches: batch {number} is a {type(batch).__name__} of {len(batch)}, accepted {BATCH}; "
+        f"{cure}"
+    )
+
+
+def _two_images(batch: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether a list looks like two images (C, H, W) and not like a loader's ``[x, y]``."""
+    kinds = {(getattr(part, "shape", ()), getattr(part, "dtype", None)) for part in batch}
+    shape: Any = getattr(batch[0], "shape", ())
+    alike = isinstance(batch, list) and len(batch) == 2 and len(kinds) == 1
+    return alike and len(shape) == 3 and shape[0] in (1, 3)
+
+
+def _tensor(part: Any) -> Any:
+    """An array of numbers as a tensor of its own; anything else as it is."""
+    if not isinstance(part, np.ndarray):
+        return part
+    try:
+        return torch.from_numpy(part.copy())
+    except TypeError:
+        return part
+
+
+def _instead(y: Any, num_samples: int, batch: int) -> str:
+    """What is found in place of class numbers, and where; empty if they may be some."""
+    if y is None:
+        return f"no labels in batch {batch}"
+    if not isinstance(y, Tensor):
+        return f"labels as {_kind(y)} in batch {batch}"
+    if y.dtype in INTEGERS and y.shape == (num_samples,):
+        return ""
+    kind = str(y.dtype).removeprefix("torch.")
+    return f"labels {kind} {tuple(y.shape)} for {num_samples} samples in batch {batch}"
+
+
+def _kind(part: Any) -> str:
+    name = type(part).__name__
+    return f"{name} of {part.dtype}" if isinstance(part, np.ndarray) else name
