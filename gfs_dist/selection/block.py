@@ -17,6 +17,7 @@ that are left, and ``b x outputs``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class BlockMoments:
             All rows together are symmetric, and positive definite once damped.
         target: the same rows of ``B``, float64 (num_own b, outputs).
         energy: mean squared length of the target.
-        damping: added to the diagonal of ``A``.
+        damping: added to the diagonal of ``A``; of all ranks the same.
     """
 
     inputs: Tensor
@@ -145,7 +146,11 @@ class _Map:
     Rows and columns of picks stay until the next flush, so that every rank knows from the number
     of picks alone how long a row is.
 
+    Moments are held in units of a power of two near the damping, so that no product of theirs
+    overflows or vanishes before they do.
+
     Attributes:
+        unit: of moments and gains.
         held_back: picks from one flush to the next.
         left: candidates whose columns are there.
         own_left: places among the own candidates whose rows are there.
@@ -169,6 +174,7 @@ class _Map:
         parts = (moments.inputs, moments.target, torch.tensor(moments.energy))
         if not all(torch.isfinite(part).all() for part in parts):
             raise NonFiniteError("moments: found NaN or infinite values")
+        self.unit = 2.0 ** math.frexp(moments.damping or 1.0)[1]
         n, b, outputs = num_candidates, columns // num_candidates, moments.target.shape[1]
         self.block, self.outputs, self.num_candidates = b, outputs, n
         self.held_back = max(1, FLUSH // b)
@@ -177,12 +183,12 @@ class _Map:
         self.left = torch.arange(n, device=self.device)
         self.own_left = torch.arange(len(own), device=self.device)
         self.at = self.own
-        self.rows = moments.inputs.reshape(-1, b, n * b).clone()
+        self.rows = moments.inputs.reshape(-1, b, n * b) / self.unit
         blocks = self.rows.view(-1, b, n, b)
         self.diagonal = blocks[self.own_left, :, self.own]
-        self.diagonal.diagonal(dim1=1, dim2=2).add_(moments.damping)
+        self.diagonal.diagonal(dim1=1, dim2=2).add_(moments.damping / self.unit)
         blocks[self.own_left, :, self.own] = self.diagonal
-        self.target = moments.target.reshape(-1, b, outputs).clone()
+        self.target = moments.target.reshape(-1, b, outputs) / self.unit
         self.pending: list[Tensor] = []
 
     def gains(self) -> Tensor:
@@ -191,7 +197,7 @@ class _Map:
         if len(self.own_left):
             products = self.target @ self.target.mT
             gains[self.own_left] = (torch.linalg.inv(self.diagonal) * products).sum((1, 2)) / 2
-        return gains
+        return self.unit * gains
 
     def column_length(self, position: int) -> int:
         left = self.num_candidates - position // self.held_back * self.held_back

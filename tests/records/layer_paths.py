@@ -240,7 +240,7 @@ def _floors(work: Pruner, images: int, rates: Rates) -> dict[str, float]:
         positions = macs[site.module] // weight.numel() * images
         passed += moments.multiply_adds(geometry, channels, 0, positions)
         n = weight[0].numel()
-        terms = geometry.input_sums(torch.zeros(1, channels, *geometry.kernel))[0]
+        terms = geometry.input_sums(torch.zeros(1, channels, *geometry.kernel))["products"]
         # Sums of all parts are read; moments are put together, centred, given to ranks.
         moved += 8 * (parts * terms.numel() + 3 * n * n)
         eliminated += n**3 / 3 + n * n * outputs

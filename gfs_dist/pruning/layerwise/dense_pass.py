@@ -7,7 +7,7 @@ map of them and no cross moment has to be summed: with the dense weights ``V0``,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,23 +25,27 @@ from gfs_dist.pruning.layerwise.track import advance, keep, make_stages, output_
 MIN_POSITIONS = 384
 """Products of fewer positions take no less to be added up than to be formed."""
 
+SMALL_SUMS = ("count", "input_mean", "inside", "target_mean", "energy")
+"""Names of a part's sums, but for the products of patches, which are large."""
 
-PRODUCTS, SMALL_SUMS = "3", ("0", "1", "2", "4")
-"""Names of a part's stored sums: the products of patches are large, the others small."""
+NOISE = 2.0**-50
+"""Of its mean: how far a stream that does not vary may be seen to do so."""
 
 
 @dataclass(frozen=True)
 class Patches:
-    """What a layer reads, summed over samples and positions, but for products.
+    """What a layer reads, over samples and positions, but for products.
 
     Attributes:
         geometry: how.
-        sums: ``s`` (inputs,).
+        mean: (inputs,).
+        inside: positions at which each input lies inside the image (inputs,).
         positions: ``n``.
     """
 
     geometry: Geometry
-    sums: Tensor
+    mean: Tensor
+    inside: Tensor
     positions: float
 
     @property
@@ -55,15 +59,17 @@ class Patches:
         return (first + torch.arange(self.kernel)).flatten()
 
     def inputs(self, products: Sequence[Tensor], own: Sequence[int]) -> Tensor:
-        """Rows of ``sum x x'`` of own channels, in memory of their own.
+        """Rows of moments about the mean of own channels, in memory of their own.
 
         Args:
             products: summed over samples: all terms of a window, or else the rows asked for, in
                 rising order.
         """
+        rows = self.rows(own)
         if self.geometry.window:
-            return self.geometry.window.assemble(products, own)
-        return torch.cat(list(products))[self.rows(own).argsort().argsort()]
+            raw = self.geometry.window.assemble(products, own)
+            return raw.addr_(self.mean[rows], self.mean, alpha=-self.positions)
+        return torch.cat(list(products))[rows.argsort().argsort()]
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class DensePass:
         self._stages = make_stages(network, self._asked)
 
     def sums(self, stage: int, chunks: Sequence[int], envs: Environments) -> Sums:
-        """Sums of a few chunks at one site: of the stream (three), then of the patches.
+        """Sums of a few chunks at one site: of the stream as target, and of the patches.
 
         Raises:
             NonFiniteError: names the layer.
@@ -112,18 +118,18 @@ class DensePass:
             geometry.joined([results[name] for results in found])
             for name in (site.source, site.stream)
         )
-        facts, patches = geometry.target_sums(stream), geometry.input_sums(source)
-        for kind, name, total in (
-            ("input", site.source, patches[-1]),
-            ("output", site.stream, facts[0]),
+        sums = {**geometry.target_sums(stream), **geometry.input_sums(source)}
+        for kind, name, mean in (
+            ("input", site.source, "input_mean"),
+            ("output", site.stream, "target_mean"),
         ):
-            if not torch.isfinite(total).all():
+            if not torch.isfinite(sums[mean]).all():
                 sample, chunk = _first([results[name] for results in found], chunks)
                 raise NonFiniteError(
                     f"layer {site.module!r}: its {kind} holds NaN or infinity, first at sample "
                     f"{sample} of chunk {chunk}"
                 )
-        return [*facts, *patches]
+        return sums
 
     def together(self, stage: int, chunks: Sequence[int], samples: int) -> list[Sequence[int]]:
         """Chunks of ``samples`` each, as :meth:`sums` is best given them."""
@@ -136,18 +142,20 @@ class DensePass:
         found: Tensor = self._enter(len(self.sites), chunk, envs)[name]
         return found
 
-    def reading(self, stage: int, sums: Sequence[Tensor]) -> Reading:
+    def reading(self, stage: int, sums: Mapping[str, Tensor]) -> Reading:
         """What sums over all samples, but for the products, say of one site."""
         site = self.sites[stage]
-        totals, squares, positions, input_sum = sums
+        mean, inside, count = sums["input_mean"], sums["inside"], float(sums["count"])
+        variance = float(sums["energy"])
+        noise = count * float((NOISE * sums["target_mean"]).square().sum())
         module = self.network.get_submodule(site.module)
         scaling = Scaling.of(self.network, site)
         flat = module.get_parameter("weight").detach().cpu().double().flatten(1).T
         return Reading(
-            Patches(Geometry.of(module), input_sum.T.reshape(-1), max(float(positions), 1.0)),
+            Patches(Geometry.of(module), mean, inside.repeat(len(mean) // len(inside)), count),
             flat * scaling.scale,
             scaling.has_offset,
-            float(squares) - float(totals @ totals) / float(positions),
+            variance if variance > noise else 0.0,
         )
 
     def _enter(self, stage: int, chunk: int, envs: Environments) -> dict[str, Tensor]:

@@ -1,9 +1,10 @@
 """What a layer's consumers read of its candidates, made of a pass's sums by all ranks together.
 
-    A = (sum x x' - s s' / n) / m + u I,    B = A V0,    u = ROUNDING mean diag sum x x' / m
+    A = sum (x - mean x)(x - mean x)' / m,    B = A V0
 
-First pieces of the sums are added up over the parts of the samples, then blocks of rows of ``A``
-and ``B`` are made of them: with nine kernel positions and 512 channels ``A`` has 21 million
+(about zero where the consumer has no intercept that the mean could go into). First pieces of the
+sums are added up over the parts of the samples, then blocks of rows of ``A`` and ``B`` are made of
+them: with nine kernel positions and 512 channels ``A`` has 21 million
 entries, which a single process would go through for longer than a rank searches. How the pieces
 are cut does not depend on the number of ranks.
 """
@@ -23,9 +24,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gfs_dist.errors import NonFiniteError
 from gfs_dist.files import scratch
-from gfs_dist.pruning.layerwise.dense_pass import PRODUCTS, Patches, Reading
-from gfs_dist.pruning.layerwise.refit import DAMPING, ROUNDING
+from gfs_dist.pruning.layerwise.dense_pass import Patches, Reading
+from gfs_dist.pruning.layerwise.moments import Sums, add, spread
+from gfs_dist.pruning.layerwise.refit import damping
 from gfs_dist.pruning.layerwise.threads import one_thread
 from gfs_dist.pruning.structure import Slice
 from gfs_dist.runtime import Runtime
@@ -70,14 +73,12 @@ class StoredMap:
 
     Attributes:
         weights: file of ``V0``.
-        blocks: files of rows of ``A`` and ``B``, without ``u``.
-        uncertain: ``u``, what float32 products leave uncertain of ``A``'s diagonal.
+        blocks: files of rows of ``A`` and ``B``.
         energy, damping: see :class:`LinearMap`.
     """
 
     weights: str
     blocks: tuple[str, ...]
-    uncertain: float
     energy: float
     damping: float
 
@@ -94,10 +95,7 @@ class StoredMap:
                 mine = rows[(rows >= first) & (rows < last)] - first
                 inputs.append(_rows(tensors.get_slice("inputs"), mine))
                 first = last
-        own_inputs = torch.cat(inputs)
-        own_inputs[torch.arange(len(rows)), rows] += self.uncertain
-        all_target = torch.cat(target).add_(weights, alpha=self.uncertain)
-        return LinearMap(own_inputs, all_target, weights, self.energy, self.damping)
+        return LinearMap(torch.cat(inputs), torch.cat(target), weights, self.energy, self.damping)
 
     def remove(self) -> None:
         """Its files."""
@@ -127,15 +125,16 @@ class SumTask:
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> str:
         """Those from ``item[0]`` to ``item[1]`` along the first axis."""
         start, stop = item
-        total: Tensor | None = None
+        total: Sums | None = None
         for file in self.files:
             with safe_open(file, "pt") as tensors:
-                part = tensors.get_slice(PRODUCTS)[start:stop]
-                total = part.clone() if total is None else total.add_(part)
+                part = {name: tensors.get_tensor(name) for name in ("count", "input_mean")}
+                part["products"] = tensors.get_slice("products")[start:stop]
+                total = add(total, part, slice(start, stop))
             tick()
         assert total is not None
         path = Path(self.folder, f"piece_{start:06d}.safetensors")
-        scratch.write_tensors(path, {PRODUCTS: total})
+        scratch.write_tensors(path, {"products": total["products"]})
         return str(path)
 
 
@@ -144,13 +143,16 @@ class Block(NamedTuple):
 
     Attributes:
         file: where they are.
-        raw, diagonal: trace of ``sum x x' / m`` and of ``A``.
+        variance: of the inputs, see :func:`.moments.spread`, summed.
+        largest: of these variances.
+        trace: of ``A``.
         energy: ``sum(V0 * B)``.
     """
 
     file: str
-    raw: float
-    diagonal: float
+    variance: float
+    largest: float
+    trace: float
     energy: float
 
 
@@ -160,7 +162,7 @@ class RowsTask:
 
     Attributes:
         pieces: of the products.
-        patches: the other sums.
+        patches: what else the pass saw.
         centred: whether an intercept takes part.
         weights: file of ``V0``, of the candidates' rows alone.
         channels: of each candidate.
@@ -186,26 +188,28 @@ class RowsTask:
             start = len(_joined(self.channels[:first])) * self.patches.kernel
             if not torch.equal(columns, torch.arange(inputs.shape[1])):
                 inputs = inputs[:, columns]
-            raw = float(inputs.diagonal(start).sum()) / self.samples
-            if self.centred:
-                sums = self.patches.sums
-                inputs.addr_(sums[rows], sums[columns], alpha=-1 / self.patches.positions)
+            mean, inside, count = self.patches.mean, self.patches.inside, self.patches.positions
+            variances = spread(inputs.diagonal(start), mean[rows], inside[rows], count)
+            if not self.centred:
+                inputs.addr_(mean[rows], mean[columns], alpha=count)
             inputs /= self.samples
+            variances /= self.samples
             weights = load_file(self.weights)["weights"]
             target = (inputs.to(device) @ weights.to(device)).cpu()
         tick()
         path = Path(self.folder, f"rows_{first:06d}.safetensors")
         scratch.write_tensors(path, {"inputs": inputs, "target": target})
         energy = float((weights[start : start + len(rows)] * target).sum())
-        return Block(str(path), raw, float(inputs.diagonal(start).sum()), energy)
+        trace = float(inputs.diagonal(start).sum())
+        return Block(str(path), float(variances.sum()), float(variances.max()), trace, energy)
 
     def _read(self, own: Sequence[int]) -> list[Tensor]:
         """Of each piece what the rows of own channels are made of."""
-        stops = [*(piece.start for piece in self.pieces[1:]), len(self.patches.sums)]
+        stops = [*(piece.start for piece in self.pieces[1:]), len(self.patches.mean)]
         found = []
         for piece, stop in zip(self.pieces, stops, strict=True):
             with safe_open(piece.file, "pt") as tensors:
-                products = tensors.get_slice(PRODUCTS)
+                products = tensors.get_slice("products")
                 if self.patches.geometry.window:  # pieces are terms, for all channels
                     found.extend(products[:])
                     continue
@@ -219,7 +223,7 @@ class RowsTask:
 def stored_products(runtime: Runtime, files: Sequence[Path]) -> Iterator[tuple[Piece, ...]]:
     """The products of a pass's parts, added up, in files that last as long as the block."""
     with safe_open(files[0], "pt") as tensors:
-        shape = tensors.get_slice(PRODUCTS).get_shape()
+        shape = tensors.get_slice("products").get_shape()
     count = shape[0] if len(shape) == 3 else _num_blocks(shape[0])
     edges = [round(i * shape[0] / count) for i in range(count + 1)]
     task = SumTask(tuple(map(str, files)), str(files[0].parent))
@@ -246,6 +250,9 @@ def make_map(
         reading: of the consumer.
         samples: that they are sums over.
         folder: for the files, of this map alone.
+
+    Raises:
+        NonFiniteError: what is read is too large to be squared; names the layer.
     """
     rows = reading.patches.rows(_joined(consumer.channels))
     weights = reading.weights[rows]
@@ -264,10 +271,16 @@ def make_map(
     count = min(_num_blocks(len(rows)), candidates)
     edges = [round(i * candidates / count) for i in range(count + 1)]
     blocks: list[Block] = runtime.map(task, list(itertools.pairwise(edges))).values
-    uncertain = ROUNDING * sum(block.raw for block in blocks) / len(rows)
-    damping = DAMPING * (sum(block.diagonal for block in blocks) / len(rows) + uncertain) or 1.0
-    energy = sum(block.energy for block in blocks) + uncertain * float(weights.square().sum())
-    return StoredMap(str(file), tuple(block.file for block in blocks), uncertain, energy, damping)
+    variance = sum(block.variance for block in blocks) / len(rows)
+    largest = max(block.largest for block in blocks)
+    added = damping(variance, largest, sum(block.trace for block in blocks))
+    energy = sum(block.energy for block in blocks)
+    if not math.isfinite(added) or not math.isfinite(energy):
+        raise NonFiniteError(
+            f"layer {consumer.module!r}: the squares of what it reads, or of its output, overflow "
+            "float64"
+        )
+    return StoredMap(str(file), tuple(block.file for block in blocks), energy, added)
 
 
 def _joined(channels: Sequence[Sequence[int]]) -> list[int]:

@@ -6,13 +6,16 @@ find what can go -> one path a layer -> widths for a budget -> cut, refit, check
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.allowed import MODULE_NAMES
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.pruning.costs import Costs, measure_costs
@@ -206,15 +209,16 @@ class Pruner:
         wanted = [layer for layer in self.structure.layers if layer.name not in self.paths]
 
         def found(layer: Layer, problem: AnyProblem, unit: float) -> Path:
-            path = self.runtime.search(
-                problem,
-                Stop(steps=self.settings.steps or layer.num_candidates),
-                path=start(layer.name),
-                on_progress=lambda progress: on_progress(layer.name, progress),
-            ).path
-            loss = path.loss
-            if isinstance(problem, LayerProblem) and problem.is_refitted:
-                loss = problem.undamped_losses(path.picks)
+            with _numbers_of(layer.name):
+                path = self.runtime.search(
+                    problem,
+                    Stop(steps=self.settings.steps or layer.num_candidates),
+                    path=start(layer.name),
+                    on_progress=lambda progress: on_progress(layer.name, progress),
+                ).path
+                loss = path.loss
+                if isinstance(problem, LayerProblem) and problem.is_refitted:
+                    loss = problem.undamped_losses(path.picks)
             self.paths[layer.name] = LayerPath(path, loss, unit)
             on_layer(layer.name, self.paths[layer.name])
             return path
@@ -310,6 +314,17 @@ class Pruner:
         masked = expand(small, self.dense, self.structure, choice)
         chunks = range(self.workspace.num_chunks)
         return check_equal(small, masked, (self.workspace.x(chunk) for chunk in chunks))
+
+
+@contextmanager
+def _numbers_of(layer: str) -> Iterator[None]:
+    """Errors of the search's arithmetic, which knows no layers, get its name."""
+    try:
+        yield
+    except (NonFiniteError, torch.linalg.LinAlgError) as error:
+        if repr(layer) in str(error):
+            raise
+        raise NonFiniteError(f"layer {layer!r}: {error}") from error
 
 
 def _reading(layers: Sequence[Layer], module: str) -> Iterator[tuple[Layer, Slice]]:

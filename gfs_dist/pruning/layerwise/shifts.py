@@ -84,9 +84,12 @@ class Window:
             _product(read, aimed, -self._offset(x, offset), out)
         return found
 
-    def terms(self, x: Tensor) -> Tensor:
-        """All terms for ``x`` (m, c, h, w): (terms, c, c), in its dtype or float64."""
-        means = large_means(x)
+    def terms(self, x: Tensor, means: Tensor | None = None) -> Tensor:
+        """All terms for ``x`` (m, c, h, w): (terms, c, c), in its dtype or float64.
+
+        Args:
+            means: what :func:`large_means` gives.
+        """
         if means is None:
             return self._products(x)
         found = self._products(x - means[:, None, None]).double()
@@ -258,10 +261,10 @@ def large_means(x: Tensor) -> Tensor | None:
     Returns:
         (c,), in their dtype; None where all are 0.
     """
-    means = x.mean((0, 2, 3))
-    squares = torch.linalg.vector_norm(x, dim=(0, 2, 3)).square() / (x.numel() // len(means))
-    large = 2 * means.square() > squares
-    return means * large if large.any() else None
+    means = x.mean((0, 2, 3), dtype=torch.float64)
+    lengths = torch.linalg.vector_norm(x, dim=(0, 2, 3), dtype=torch.float64)
+    large = 2 * means.square() > lengths.square() / (x.numel() // len(means))
+    return (means * large).to(x.dtype) if large.any() else None
 
 
 def put_back(products: Tensor, means: Tensor, here: Tensor, there: Tensor) -> None:

@@ -138,7 +138,7 @@ class Pair:
         """
         site = self.sites[stage]
         module = self.small.get_submodule(site.module)
-        for part in sums:
+        for part in sums.values():
             if not torch.isfinite(part).all():
                 raise NonFiniteError(f"layer {site.module!r}: its moments hold NaN or infinity")
         channels = module.get_parameter("weight").shape[1]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gfs_dist.pruning.layerwise.environments import InMemory
+from gfs_dist.pruning.layerwise.moments import Sums
 from gfs_dist.pruning.layerwise.sites import Site
 from gfs_dist.pruning.layerwise.smaller import Choice, make_small
 from gfs_dist.pruning.layerwise.sweep import (
@@ -63,7 +64,7 @@ class TrialTask:
         for place, chunks in enumerate(fitted):
             envs.save(SMALL, 0, place, {dense.gfs_inputs[0]: self.x(chunks, device)})
 
-        def sum_up(visit: Visit) -> list[Tensor]:
+        def sum_up(visit: Visit) -> Sums:
             tick()
             return sum_chunks(lambda place: pair.sums(visit, place, envs), range(len(fitted)))
 

@@ -27,7 +27,7 @@ from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.networks.recorded import record
 from gfs_dist.networks.values import UnstorableError
 from gfs_dist.pruning.layerwise.batches import CLASS_NUMBERS, STACK, WRAP, Labels, Row, read_batches
-from gfs_dist.pruning.layerwise.moments import Sums
+from gfs_dist.pruning.layerwise.moments import Sums, add
 
 CPU = torch.device("cpu")
 CHUNK_BYTES = 2**25
@@ -195,17 +195,16 @@ def _cure(model: nn.Module, x: Tensor, error: ShapeError) -> str:
 
 def write_sums(path: Path, sums: Sums) -> None:
     """Sums of one part of a pass, for whoever adds them up."""
-    scratch.write_tensors(path, {str(i): part for i, part in enumerate(sums)})
+    scratch.write_tensors(path, sums)
 
 
 def read_sums(paths: Sequence[Path], names: Sequence[str] | None = None) -> Sums:
     """Sums of all parts together, added in their order: those named, or all."""
-    total: list[Tensor] = []
+    total: Sums | None = None
     for path in paths:
         with safe_open(path, "pt") as file:
-            chosen = names or [str(i) for i in range(len(file.keys()))]
-            parts = [file.get_tensor(name) for name in chosen]
-        total = [a + b for a, b in zip(total, parts, strict=True)] if total else parts
+            total = add(total, {name: file.get_tensor(name) for name in names or file.keys()})
+    assert total is not None
     return total
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gfs_dist.pruning.layerwise.pruner import Pruner, Settings
-from gfs_dist.pruning.layerwise.refit import DAMPING, ROUNDING
+from gfs_dist.pruning.layerwise.refit import DAMPING
 from gfs_dist.pruning.structure import Layer, Slice
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from tests.pruning.layerwise.problems import make
@@ -28,8 +28,10 @@ class Searched:
             )
             self.pruner.search()
 
-    def read(self, layer: Layer, consumer: Slice) -> tuple[Tensor, Tensor]:
-        """By candidate: its inputs (positions, ...) less their mean, and their weights."""
+    def read(self, layer: Layer, consumer: Slice) -> tuple[Tensor, Tensor, float]:
+        """By candidate: its inputs (positions, ...) less their mean, and their weights; and the
+        mean over inputs of their squared deviations inside the image.
+        """
         network = self.pruner.dense
         (site,) = [site for site in self.pruner.sites if site.module == consumer.module]
         module = network.get_submodule(consumer.module)
@@ -41,9 +43,13 @@ class Searched:
         weight, has_offset = module.weight.detach(), module.bias is not None
         if isinstance(module, torch.nn.Conv2d):
             args = module.kernel_size, module.dilation, module.padding, module.stride
-            patches = functional.unfold(seen[0], *args).transpose(0, 1).flatten(1).T
+            patches, inside = (
+                functional.unfold(part, *args).transpose(0, 1).flatten(1).T
+                for part in (seen[0], torch.ones_like(seen[0]))
+            )
         else:
             patches = seen[0].flatten(0, -2)
+            inside = torch.ones_like(patches)
         if site.norm is not None:
             norm = network.get_submodule(site.norm)
             scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
@@ -52,23 +58,22 @@ class Searched:
         columns = torch.tensor(
             [[c * kernel + k for c in own for k in range(kernel)] for own in consumer.channels]
         )
-        # The trace against rounding, as rows of inputs.
-        trace = ROUNDING * float(patches[:, columns.flatten()].square().sum(0).mean())
+        means = patches.sum(0) / inside.sum(0).clamp(min=1)
+        spread = ((patches - means) * inside)[:, columns.flatten()].square().sum(0).mean()
         if has_offset:
             patches = patches - patches.mean(0)
-        patches = torch.cat([patches, trace**0.5 * torch.eye(patches.shape[1]).double()])
-        return patches[:, columns], weight.flatten(1).T[columns]
+        return patches[:, columns], weight.flatten(1).T[columns], float(spread)
 
     def losses(self, layer: Layer, k: int) -> float:
         """After ``k`` picks, from the definition, summed over consumers."""
         path, total = self.pruner.paths[layer.name].path, 0.0
         for consumer in layer.consumers:
-            x, weights = self.read(layer, consumer)
+            x, weights, spread = self.read(layer, consumer)
             contributions = torch.einsum("pnb,nbo->npo", x, weights)
             target = contributions.sum(0)
             if self.pruner.settings.objective == "least_squares":
                 chosen = x[:, path.picks[:k]].flatten(1)
-                damping = DAMPING * float(x.square().sum((0,)).mean()) / self.samples
+                damping = DAMPING * spread / self.samples
                 gram = chosen.T @ chosen / self.samples
                 gram.diagonal().add_(damping)
                 output = chosen @ torch.linalg.solve(gram, chosen.T @ target / self.samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from gfs_dist.pruning.layerwise import layer_maps
 from gfs_dist.pruning.layerwise.dense_pass import SMALL_SUMS, Patches, Reading
 from gfs_dist.pruning.layerwise.layer_maps import LinearMap, StoredMap, make_map, stored_products
 from gfs_dist.pruning.layerwise.moments import Geometry, add
-from gfs_dist.pruning.layerwise.refit import DAMPING, ROUNDING
+from gfs_dist.pruning.layerwise.refit import DAMPING
 from gfs_dist.pruning.layerwise.workspace import read_sums, write_sums
 from gfs_dist.pruning.structure import Slice
 from gfs_dist.runtime import RuntimeSpec, open_runtime
@@ -33,30 +34,37 @@ CANDIDATES = {
 }
 
 
+def patches_of(module: nn.Module, x: Tensor) -> Tensor:
+    """One row a position."""
+    if isinstance(module, nn.Linear):
+        return x
+    assert isinstance(module, nn.Conv2d)
+    args = module.kernel_size, module.dilation, module.padding, module.stride
+    return functional.unfold(x, *args).transpose(0, 1).flatten(1).T
+
+
 class Problem:
     """Files of the sums of three parts of the samples, and the patches themselves."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.folder, module = folder, LAYERS[name]
+    def __init__(self, name: str, folder: Path, *, centred: bool = True) -> None:
+        self.folder, self.centred, module = folder, centred, LAYERS[name]
         generator = torch.Generator().manual_seed(0)
         shape = (SAMPLES, CHANNELS) if name == "linear" else (SAMPLES, CHANNELS, 6, 5)
         x = 1 + torch.randn(shape, dtype=torch.float64, generator=generator)
         geometry = Geometry.of(module)
         self.files = [folder / f"part{i}.safetensors" for i in range(3)]
         for file, part in zip(self.files, x.split(4), strict=True):
-            sums = [*geometry.target_sums(part), *geometry.input_sums(part)]
+            target = copy.deepcopy(module).double()(part).detach()
+            sums = {**geometry.target_sums(target), **geometry.input_sums(part)}
             write_sums(file, add(None, sums))
-        if name == "linear":
-            self.patches = x
-        else:
-            args = module.kernel_size, module.dilation, module.padding, module.stride
-            self.patches = functional.unfold(x, *args).transpose(0, 1).flatten(1).T
+        self.patches, self.inside = patches_of(module, x), patches_of(module, torch.ones_like(x))
         self.weights = torch.randn(
             self.patches.shape[1], OUTPUTS, dtype=torch.float64, generator=generator
         )
-        input_sum = read_sums(self.files, SMALL_SUMS)[-1]
-        patches = Patches(geometry, input_sum.T.reshape(-1), len(self.patches))
-        self.reading = Reading(patches, self.weights, True, 1.0)
+        sums = read_sums(self.files, SMALL_SUMS)
+        inside = sums["inside"].repeat(CHANNELS)
+        patches = Patches(geometry, sums["input_mean"], inside, len(self.patches))
+        self.reading = Reading(patches, self.weights, centred, 1.0)
 
     def store(self, channels: tuple[tuple[int, ...], ...], runtime: Any) -> StoredMap:
         with stored_products(runtime, self.files) as pieces:
@@ -66,12 +74,12 @@ class Problem:
     def expected(self, channels: tuple[tuple[int, ...], ...]) -> LinearMap:
         kernel = self.patches.shape[1] // CHANNELS
         rows = [c * kernel + k for own in channels for c in own for k in range(kernel)]
-        x, weights = self.patches[:, rows], self.weights[rows]
-        centred = x - x.mean(0)
+        x, weights, inside = self.patches[:, rows], self.weights[rows], self.inside[:, rows]
+        centred = x - x.mean(0) if self.centred else x
         inputs = centred.T @ centred / SAMPLES
-        inputs.diagonal().add_(ROUNDING * x.square().sum(0).mean() / SAMPLES)
         target = inputs @ weights
-        damping = DAMPING * float(inputs.diagonal().mean())
+        deviations = (x - x.sum(0) / inside.sum(0)) * inside
+        damping = DAMPING * float(deviations.square().sum(0).mean()) / SAMPLES
         return LinearMap(inputs, target, weights, float((weights * target).sum()), damping)
 
 
@@ -88,18 +96,19 @@ def same(found: LinearMap, expected: LinearMap, rows: Tensor) -> None:
     assert found.damping == pytest.approx(expected.damping)
 
 
-@pytest.mark.parametrize("most", [2, 16])
+@pytest.mark.parametrize(("most", "centred"), [(2, True), (16, True), (16, False)])
 @pytest.mark.parametrize("channels", CANDIDATES.values(), ids=CANDIDATES.keys())
 @pytest.mark.parametrize("name", LAYERS)
 def test_maps_are_those_of_the_patches(
     name: str,
     channels: tuple[tuple[int, ...], ...],
     most: int,
+    centred: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(layer_maps, "MAX_BLOCKS", most)
-    problem, count = Problem(name, tmp_path), len(channels)
+    problem, count = Problem(name, tmp_path, centred=centred), len(channels)
     with open_runtime(RuntimeSpec("none", 1, "cpu")) as runtime:
         stored = problem.store(channels, runtime)
     assert len(stored.blocks) > 1

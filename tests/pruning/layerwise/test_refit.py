@@ -76,22 +76,26 @@ def rows(values: Tensor) -> np.ndarray:
     return values.movedim(1, -1).reshape(-1, values.shape[1]).double().numpy()
 
 
+def patches(layer: nn.Module, x: Tensor) -> np.ndarray:
+    """What the layer reads, one row a position."""
+    if isinstance(layer, nn.Conv2d):
+        found = functional.unfold(x, layer.kernel_size, 1, layer.padding, layer.stride)
+        return found.transpose(1, 2).flatten(0, 1).numpy()
+    return x.numpy()
+
+
 def oracle(problem: Problem, target: Tensor) -> np.ndarray:
     """The stream that ridge regression towards the present weights gives, from patches."""
-    layer, x = problem.layer, problem.x
-    if isinstance(layer, nn.Conv2d):
-        patches = functional.unfold(x, layer.kernel_size, 1, layer.padding, layer.stride)
-        inputs = patches.transpose(1, 2).flatten(0, 1).numpy()
-    else:
-        inputs = x.numpy()
+    layer = problem.layer
+    inputs, inside = patches(layer, problem.x), patches(layer, torch.ones_like(problem.x))
     scaling = Scaling.of(problem.network, problem.site)
     start = (layer.weight.flatten(1).T * scaling.scale).numpy()
     aimed = rows(target)
     shift_x = inputs.mean(0) if scaling.has_offset else 0.0
     shift_y = aimed.mean(0) if scaling.has_offset else 0.0
     centred = inputs - shift_x
-    damping = refit.DAMPING * np.square(centred).sum() / centred.shape[1]
-    damping += refit.ROUNDING * np.square(inputs).sum() / inputs.shape[1]
+    deviations = (inputs - inputs.sum(0) / inside.sum(0)) * inside
+    damping = refit.DAMPING * np.square(deviations).sum() / deviations.shape[1]
     strength = np.sqrt(damping)
     found = np.linalg.lstsq(
         np.vstack([centred, strength * np.eye(centred.shape[1])]),
