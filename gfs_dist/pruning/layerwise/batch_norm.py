@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks import device_of
 from gfs_dist.networks.graph_network import GraphNetwork, Step
 from gfs_dist.networks.values import Result
@@ -52,11 +53,15 @@ def recalibrate(
         network: recorded; computes where it is; one without batch norms is left as it is.
         batches: inputs; read once.
         folder: where results may wait, for as long as this takes; None for the system's.
+
+    Raises:
+        NonFiniteError: a norm sees NaN, or a variance too large for its dtype; names the norm.
     """
     norms = _norms(network)
     if not norms:
         return
-    asked = [frozenset([source]) for _, source in norms]
+    sources = list(norms.values())
+    asked = [frozenset([source]) for source in sources]
     stages = make_stages(network, asked)
     with tempfile.TemporaryDirectory(dir=folder) as scratch, one_thread_each() as pool:
         envs: Environments = InFiles(scratch, device_of(network))
@@ -68,25 +73,26 @@ def recalibrate(
         def see(stage: int, chunk: int) -> Seen:
             results = advance(network, stages[stage], envs.load(TRACK, stage, chunk))
             envs.save(TRACK, stage + 1, chunk, keep(results, stages[stage].live))
-            return _seen(results[norms[stage][1]])
+            return _seen(results[sources[stage]])
 
-        for stage, (norm, _) in enumerate(norms):
+        for stage, norm in enumerate(norms):
             first, *others = pool.map(partial(see, stage), range(chunks))
-            _set(norm, sum(others, start=first))
+            _set(network, norm, sum(others, start=first))
             envs.drop(TRACK, stage)
 
 
-def _norms(network: GraphNetwork) -> list[tuple[nn.Module, str]]:
+def _norms(network: GraphNetwork) -> dict[str, str]:
     """Batch norms with statistics, in the order of the program, and the results they read."""
     calls: Counter[nn.Module] = Counter()
-    found: list[tuple[nn.Module, str]] = []
+    found: dict[str, str] = {}
     for step in network.gfs_program:
         if step.kind == "module":
             module = network.get_submodule(step.target)
             calls[module] += 1
             if isinstance(module, _BatchNorm) and module.running_mean is not None:
-                found.append((module, _source(step)))
-    return [(module, source) for module, source in found if calls[module] == 1]
+                found[step.target] = _source(step)
+    once = {name for name in found if calls[network.get_submodule(name)] == 1}
+    return {name: source for name, source in found.items() if name in once}
 
 
 def _source(step: Step) -> str:
@@ -96,16 +102,24 @@ def _source(step: Step) -> str:
 
 def _seen(x: Tensor) -> Seen:
     others = [dim for dim in range(x.ndim) if dim != 1]
-    mean = x.mean(others, dtype=torch.float64)
-    deviations = x.transpose(1, -1) - mean.to(x.dtype)
-    squares = torch.linalg.vector_norm(
-        deviations.transpose(1, -1), dim=others, dtype=torch.float64
-    ).square()
-    return Seen(x.numel() // len(mean), mean, squares)
+    mean, count = x.mean(others, dtype=torch.float64), x.numel() // x.shape[1]
+    near = mean.to(x.dtype)  # not the mean, where that is far from zero
+    deviations = (x.transpose(1, -1) - near).transpose(1, -1)
+    squares = torch.linalg.vector_norm(deviations, dim=others, dtype=torch.float64).square()
+    squares -= count * (mean - near.double()).square()
+    return Seen(count, mean, squares.clamp(min=0))
 
 
 @torch.no_grad()
-def _set(norm: nn.Module, seen: Seen) -> None:
-    if seen.count > 1:
-        norm.get_buffer("running_mean").copy_(seen.mean)
-        norm.get_buffer("running_var").copy_(seen.squares / (seen.count - 1))
+def _set(network: GraphNetwork, name: str, seen: Seen) -> None:
+    if seen.count == 1:
+        return
+    norm, squares = network.get_submodule(name), seen.squares
+    for key, value in (("running_mean", seen.mean), ("running_var", squares / (seen.count - 1))):
+        place = norm.get_buffer(key)
+        place.copy_(value)
+        if not torch.isfinite(place).all():
+            raise NonFiniteError(
+                f"layer {name!r}: its {key} would be {float(value.max()):.3g}, more than "
+                f"{place.dtype} holds"
+            )

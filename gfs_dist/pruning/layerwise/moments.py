@@ -140,7 +140,7 @@ class Geometry:
         assert len(x) == len(target), (x.shape, target.shape)
         read = _Batch(self, x)
         facts, deviations = _about_mean(target)
-        sums = {**facts, **read.means(), "cross": read.cross(deviations)}
+        sums = {**facts, **read.means(), "cross": read.cross(target, deviations)}
         return sums if only_target else {**sums, "products": read.products()}
 
     def target_sums(self, target: Tensor) -> Sums:
@@ -247,20 +247,21 @@ class _Batch:
             return products
         eye = torch.eye(len(self._uneven), dtype=torch.float64, device=self.x.device)
         means = torch.kron(self._large.double()[:, None], eye)
-        by_position = patches.view(len(patches), len(self.x), -1).sum(1, dtype=torch.float64)
-        here = by_position @ self._uneven.T
+        # Rounded deviations would do where they meet deviations, but not where they meet means.
+        total = self._deviations.sum(0, keepdim=True, dtype=torch.float64)
+        here = self.geometry.patches(total) @ self._uneven.T
         there = here + len(self.x) * means @ (self._uneven @ self._uneven.T)
         products = products.double()
         put_back(products, means, here, there)
         return products
 
-    def cross(self, target: Tensor) -> Tensor:
-        """With a target (m, outputs, h', w') whose mean is zero."""
+    def cross(self, target: Tensor, deviations: Tensor) -> Tensor:
+        """With a target (m, outputs, h', w'), whose deviations from its mean are given too."""
         if self.geometry.window:
-            cross = self.geometry.window.cross(self._deviations, target)
+            cross = self.geometry.window.cross(self._deviations, deviations)
             cross = cross.transpose(0, 1).flatten(0, 1)
         else:
-            cross = self._patches[0] @ flat(target).T
+            cross = self._patches[0] @ flat(deviations).T
         if self._large is None:
             return cross
         met = self._uneven @ target.sum(0, dtype=torch.float64).flatten(1).T

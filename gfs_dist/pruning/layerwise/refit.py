@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,9 @@ NEXT_TO_NOTHING = 2.0**-960
 """Variances below, of inputs of 1e-145 or less, are as good as none: squares of less vanish."""
 
 DEAD = 1e-6
-"""Outputs whose batch norm scales them by less than this share of the largest are left alone."""
+"""Outputs whose batch norm scales them by less than this share of the largest are left alone, and
+so are those that it makes less than this share of the stream, or than a last bit of it: weights
+that could mend the stream would be enormous."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,12 @@ class Scaling:
 
     Attributes:
         scale: (outputs,), 1 without a norm.
+        reach: deviations that the norm gives its outputs (outputs,), infinite without a norm.
         has_offset: whether an intercept can be stored: in the norm, or in the layer's bias.
     """
 
     scale: Tensor
+    reach: Tensor
     has_offset: bool
 
     @classmethod
@@ -46,12 +51,23 @@ class Scaling:
         if site.norm is None:
             weight = module.get_parameter("weight").detach()
             ones = torch.ones(len(weight), dtype=torch.float64, device=weight.device)
-            return cls(ones, module.bias is not None)
+            return cls(ones, torch.full_like(ones, torch.inf), module.bias is not None)
         norm = network.get_submodule(site.norm)
         assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
         assert norm.running_var is not None
-        variance = norm.running_var.double() + norm.eps
-        return cls(norm.weight.detach().double() / variance.sqrt(), True)
+        variance, reach = norm.running_var.double() + norm.eps, norm.weight.detach().double()
+        return cls(reach / variance.sqrt(), reach.abs(), True)
+
+    def alive(self, stream: float, dtype: torch.dtype) -> Tensor:
+        """Outputs that can be fitted: (outputs,).
+
+        Args:
+            stream: mean square of its deviations.
+            dtype: of the stream.
+        """
+        least = max(DEAD, torch.finfo(dtype).eps) * math.sqrt(stream)
+        largest = float(self.scale.abs().max())
+        return (self.scale.abs() > DEAD * largest) & (self.reach > least)
 
 
 def damping(mean: float, largest: float, trace: float) -> float:
@@ -112,20 +128,21 @@ class Fit:
         moments = target or self._moments
         cross = moments.target if self.scaling.has_offset else moments.raw_target()
         change = torch.cholesky_solve(cross - self._inputs @ self._start, self._factor)
-        self._write(self._start + change, moments.target_mean)
+        self._write(self._start + change, moments)
 
     @torch.no_grad()
-    def _write(self, found: Tensor, target_mean: Tensor) -> None:
+    def _write(self, found: Tensor, target: Moments) -> None:
         """Weights and intercept to where the network keeps them; dead outputs stay."""
         module = self.network.get_submodule(self.site.module)
-        weight, scale = module.get_parameter("weight"), self.scaling.scale
-        alive = scale.abs() > DEAD * float(scale.abs().max())
-        scale = scale.where(alive, 1.0)
+        weight = module.get_parameter("weight")
+        stream = target.energy / (target.positions * len(weight))
+        alive = self.scaling.alive(stream, weight.dtype)
+        scale = self.scaling.scale.where(alive, 1.0)
         self._put(weight, (found / scale).T.reshape(self._shape), alive)
         if not self.scaling.has_offset:
             return
         # Of the weights as they are stored: what they lost times a large mean is no small offset.
-        offset = target_mean - scale * (weight.double().flatten(1) @ self._moments.input_mean)
+        offset = target.target_mean - scale * (weight.double().flatten(1) @ self._moments.input_mean)
         if self.site.norm is None:
             assert isinstance(module.bias, Tensor)
             self._put(module.bias, offset, alive)
