@@ -209,7 +209,7 @@ class Pruner:
         wanted = [layer for layer in self.structure.layers if layer.name not in self.paths]
 
         def found(layer: Layer, problem: AnyProblem, unit: float) -> Path:
-            with _numbers_of(layer.name):
+            with search_of(layer.name):
                 path = self.runtime.search(
                     problem,
                     Stop(steps=self.settings.steps or layer.num_candidates),
@@ -317,7 +317,7 @@ class Pruner:
 
 
 @contextmanager
-def _numbers_of(layer: str) -> Iterator[None]:
+def search_of(layer: str) -> Iterator[None]:
     """Errors of the search's arithmetic, which knows no layers, get its name."""
     try:
         yield
