@@ -171,8 +171,8 @@ class _Map:
                 f"{tuple(moments.target.shape)}, accepted blocks of columns of {num_candidates} "
                 f"candidates and of rows of {len(own)}"
             )
-        parts = (moments.inputs, moments.target, torch.tensor(moments.energy))
-        if not all(torch.isfinite(part).all() for part in parts):
+        finite = all(torch.isfinite(part).all() for part in (moments.inputs, moments.target))
+        if not finite or not math.isfinite(moments.energy):
             raise NonFiniteError("moments: found NaN or infinite values")
         self.unit = 2.0 ** math.frexp(moments.damping or 1.0)[1]
         n, b, outputs = num_candidates, columns // num_candidates, moments.target.shape[1]

@@ -269,3 +269,17 @@ def test_nan_moments_are_refused(where) -> None:
         parts[where][1, 2] = torch.inf
     with pytest.raises(NonFiniteError, match="moments: found NaN or infinite values"):
         BlockLeastSquares([BlockMoments(**parts)], 4, torch.arange(4))
+
+
+@pytest.mark.parametrize("unit", [2.0**-900, 2.0**-83, 2.0**900])
+def test_the_unit_of_the_moments_changes_no_pick(unit) -> None:
+    """Products of two moments would overflow or vanish."""
+    n, own = 12, torch.arange(12)
+    given = [make_map(11, n, 3).moments(n, own, 1e-4), make_map(12, n, 1).moments(n, own, 1e-4)]
+    scaled = [
+        BlockMoments(m.inputs * unit, m.target * unit, m.energy * unit, m.damping * unit)
+        for m in given
+    ]
+    one, other = (greedy(BlockLeastSquares(maps, n, own), Stop(ALL)) for maps in (given, scaled))
+    assert one.picks == other.picks
+    assert other.loss == pytest.approx([unit * loss for loss in one.loss], rel=1e-12, abs=0)

@@ -113,7 +113,7 @@ def gate_derivatives(
         tick: called after each batch.
 
     Returns:
-        by layer, float32 (m, candidates).
+        by layer (m, candidates), float32, or float64 where the network is.
 
     Raises:
         ShapeError, DataError: the outputs are no logits for the labels.
@@ -148,7 +148,7 @@ class Gates:
         (self._output,) = output_names(network)
 
     def derivatives(self, x: Tensor, labels: Tensor) -> Derivatives:
-        """Derivatives of each sample's loss: by layer, float32 (samples, candidates) on the CPU.
+        """Derivatives of each sample's loss: by layer (samples, candidates), on the CPU.
 
         Samples do not touch each other, so that the sum of their losses has them all.
         """
@@ -197,7 +197,8 @@ def _of_candidates(layer: str, readers: Sequence[Reader], by_call: dict[str, Ten
     for reader in readers:
         derivatives = by_call[reader.step.name].double().cpu()
         total.index_add_(1, reader.owners.cpu(), derivatives)
-    found = total[:, :count].float()
+    given = by_call[readers[0].step.name].dtype
+    found = total[:, :count].to(torch.promote_types(given, torch.float32))
     if not torch.isfinite(found).all():
         place = (~torch.isfinite(found)).nonzero()[0].tolist()
         raise NonFiniteError(

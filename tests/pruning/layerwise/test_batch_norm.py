@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.networks.recorded import record
 from gfs_dist.pruning.layerwise.batch_norm import recalibrate
@@ -107,3 +108,22 @@ def test_a_norm_that_is_called_twice_stays() -> None:
     recalibrate(network, x.split(4))
     assert not network.get_submodule("norm").running_mean.any()
     assert network.get_submodule("last").running_mean.all()
+
+
+def test_the_variance_about_a_large_mean_is_that_of_the_values_in_half_precision() -> None:
+    """The mean rounded to bfloat16 is half a deviation off."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.BatchNorm1d(4)).to(torch.bfloat16).eval()
+    x = (100 + torch.randn(2000, 4)).to(torch.bfloat16)
+    network = record(model, x[:2])
+    recalibrate(network, x.split(500))
+    found = network.get_submodule("0").running_var.double()
+    torch.testing.assert_close(found, x.double().var(0), rtol=0.01, atol=0)
+
+
+def test_a_variance_that_the_dtype_cannot_hold_names_the_norm() -> None:
+    model = nn.Sequential(nn.Identity(), nn.BatchNorm1d(4)).half().eval()
+    x = (400 * torch.randn(50, 4)).half()
+    network = record(model, x[:2])
+    with pytest.raises(NonFiniteError, match=r"layer '1': its running_var .* torch.float16 holds"):
+        recalibrate(network, [x])

@@ -75,6 +75,22 @@ def test_picks_do_not_depend_on_the_unit_of_a_layer(
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    ("dtype", "factor"), [(torch.float32, 1e19), (torch.float32, 1e34), (torch.float64, 1e60)]
+)
+def test_a_network_of_huge_activations_is_pruned(
+    dtype: torch.dtype, factor: float, objective: str
+) -> None:
+    network = mlp(dtype)
+    scaled(network, "0", factor)
+    pruned = prune(network, 8, objective=objective)
+    (x, _), *_ = batches(dtype, 8)
+    with torch.no_grad():
+        found, dense = pruned.model(x).double(), network(x).double()
+    assert float((found - dense).square().sum()) < float((dense - dense.mean(0)).square().sum())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("factor", [EXACT, 1e-30, 1e-42, 0.0])
 def test_a_dead_layer_ends_no_run(factor: float, objective: str) -> None:
     network = mlp(torch.float32)

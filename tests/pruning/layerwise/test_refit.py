@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.networks.recorded import record
 from gfs_dist.pruning.layerwise import refit
@@ -217,3 +218,33 @@ def test_a_site_knows_where_its_scale_comes_from() -> None:
     torch.testing.assert_close(scale, expected)
     plain: Site = Problem("linear with bias").site
     assert plain.norm is None
+
+
+def test_the_offset_makes_up_for_what_stored_weights_lose_of_a_large_mean() -> None:
+    problem = Problem("linear with bias", torch.bfloat16)
+    problem.x = problem.x + 64
+    target = problem.x.float() @ torch.randn(INPUTS, OUTPUTS)
+    target -= target.mean(0)
+    problem.fit(target).solve()
+    weight, bias = problem.layer.weight.float(), problem.layer.bias.float()
+    mean = problem.x.float().mean(0) @ weight.T
+    torch.testing.assert_close(bias, -mean, rtol=torch.finfo(torch.bfloat16).eps, atol=0)
+
+
+def test_outputs_that_their_norm_all_but_loses_in_the_stream_stay() -> None:
+    """Weights that could mend a stream of ones with a norm of 1e-20 would be enormous."""
+    problem = Problem("convolution and norm")
+    problem.network.get_submodule("1").weight.mul_(1e-20)
+    before = problem.weights()
+    problem.fit(problem.target).solve()
+    torch.testing.assert_close(problem.weights(), before, rtol=0, atol=0)
+    own = problem.forward()
+    problem.fit(own + own.flip(0)).solve()
+    assert not torch.equal(problem.weights()["0.weight"], before["0.weight"])
+
+
+def test_weights_that_their_dtype_cannot_hold_name_the_layer() -> None:
+    problem = Problem("linear with bias", torch.float16)
+    told = "layer '0': its fitted weights hold NaN or infinity as torch.float16"
+    with pytest.raises(NonFiniteError, match=told):
+        problem.fit(1e6 * problem.target.float()).solve()

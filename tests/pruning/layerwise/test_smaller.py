@@ -61,3 +61,17 @@ def test_networks_that_give_no_numbers_are_not_equal() -> None:
     for small, masked in ((with_nan(model), model), (model, with_nan(model))):
         with pytest.raises(RunError, match="differs from the masked one by nan"):
             check_equal(small, masked, batches)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rounded", "other"),
+    [(torch.float16, 1.001, 1.05), (torch.bfloat16, 1.02, 1.3), (torch.float32, 1.00001, 1.001)],
+)
+def test_outputs_may_differ_by_rounding_in_their_dtype(dtype, rounded, other) -> None:
+    model, x = nn.Linear(1, 1, bias=False).to(dtype), torch.ones(1, 1, dtype=dtype)
+    near, far = copy.deepcopy(model), copy.deepcopy(model)
+    for network, weight in ((model, 1.0), (near, rounded), (far, other)):
+        network.weight.data.fill_(weight)
+    assert 0 < check_equal(near, model, [x]) < 2 * (rounded - 1)
+    with pytest.raises(RunError, match="differs from the masked one"):
+        check_equal(far, model, [x])
