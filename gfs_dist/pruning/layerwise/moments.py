@@ -228,17 +228,23 @@ class _Batch:
         mean = patches.mean(1, dtype=torch.float64)
         return patches - mean[:, None].to(patches.dtype), mean
 
+    @cached_property
+    def _mean(self) -> Tensor:
+        """Of the deviations' patches, float64."""
+        if not self.geometry.window:
+            return self._patches[1]
+        total = self.geometry.window.sums(self._deviations).T.flatten()
+        return total / (len(self.x) * self._inside.shape[1])
+
     def means(self) -> Sums:
-        count = len(self.x) * self._inside.shape[1]
-        if self.geometry.window:
-            mean = self.geometry.window.sums(self.x).T.flatten() / count
-        else:
-            mean = self._patches[1]
-            if self._large is not None:
-                mean = mean + torch.outer(self._large.double(), self._inside.mean(1)).flatten()
+        """What sums say of the input but for its products."""
+        mean = self._mean
+        if self._large is not None:
+            mean = mean + torch.outer(self._large.double(), self._inside.mean(1)).flatten()
         return {"input_mean": mean, "inside": len(self.x) * self._inside.sum(1)}
 
     def products(self) -> Tensor:
+        """About the means, or terms of a window about zero."""
         if self.geometry.window:
             return self.geometry.window.terms(self.x, self._large)
         patches, _ = self._patches
@@ -260,6 +266,8 @@ class _Batch:
         if self.geometry.window:
             cross = self.geometry.window.cross(self._deviations, deviations)
             cross = cross.transpose(0, 1).flatten(0, 1)
+            rest = deviations.sum((0, 2, 3), dtype=torch.float64)  # of a rounded mean
+            cross.addr_(self._mean.to(cross), rest.to(cross), alpha=-1)
         else:
             cross = self._patches[0] @ flat(deviations).T
         if self._large is None:

@@ -142,7 +142,8 @@ class Fit:
         if not self.scaling.has_offset:
             return
         # Of the weights as they are stored: what they lost times a large mean is no small offset.
-        offset = target.target_mean - scale * (weight.double().flatten(1) @ self._moments.input_mean)
+        reached = weight.double().flatten(1) @ self._moments.input_mean
+        offset = target.target_mean - scale * reached
         if self.site.norm is None:
             assert isinstance(module.bias, Tensor)
             self._put(module.bias, offset, alive)

@@ -182,6 +182,20 @@ def test_sums_of_parts_lose_nothing_to_a_shift_of_all_inputs(kind: str, shift: f
 
 
 @pytest.mark.parametrize("kind", MODULES)
+def test_a_shift_of_the_target_changes_no_moment_in_float32(kind: str) -> None:
+    x, target = (part.float() for part in samples(kind))
+    target = (target * 64).round() / 64
+    geometry = Geometry.of(MODULES[kind])
+    near, far = (
+        geometry.assemble(add(None, geometry.sums(x, target + shift)), 3)
+        for shift in (0.0, 2.0**16 + 0.3)
+    )
+    size = float(near.target.abs().max())
+    torch.testing.assert_close(far.target, near.target, rtol=0, atol=1e-5 * size)
+    assert far.energy == pytest.approx(near.energy, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", MODULES)
 def test_spread_is_that_of_what_lies_inside(kind: str) -> None:
     """Padding next to large means is no variance of the inputs."""
     x, target = samples(kind)

@@ -128,12 +128,13 @@ def test_maps_are_those_of_the_patches(
 def test_any_number_of_ranks_makes_the_same_bits(tmp_path: Path) -> None:
     channels, found = CANDIDATES["all channels"], []
     for kind, workers in (("none", 1), ("local", 3)):
-        folder = tmp_path / kind
-        folder.mkdir()
         with open_runtime(RuntimeSpec(kind, workers, "cpu", 1)) as runtime:
-            stored = Problem("3x3", folder).store(channels, runtime)
-        found.append(stored.read(CHANNELS, torch.arange(CHANNELS)))
-    one, three = found
-    assert torch.equal(one.inputs, three.inputs)
-    assert torch.equal(one.target, three.target)
-    assert (one.energy, one.damping) == (three.energy, three.damping)
+            for name in LAYERS:
+                folder = tmp_path / kind / name
+                folder.mkdir(parents=True)
+                stored = Problem(name, folder).store(channels, runtime)
+                found.append(stored.read(CHANNELS, torch.arange(CHANNELS)))
+    for one, three in zip(found[: len(LAYERS)], found[len(LAYERS) :], strict=True):
+        assert torch.equal(one.inputs, three.inputs)
+        assert torch.equal(one.target, three.target)
+        assert (one.energy, one.damping) == (three.energy, three.damping)
