@@ -234,6 +234,7 @@ class _Source:
         fitted = {**dict(made.network.named_parameters()), **dict(made.network.named_buffers())}
         with torch.no_grad():
             for name, tensor in fitted.items():
-                if name in own:
+                # What no repair changes may not take numbers: an expanded buffer does not.
+                if name in own and not torch.equal(own[name], tensor.to(own[name])):
                     own[name].copy_(tensor)
         return smaller

@@ -33,6 +33,8 @@ DTYPES = (
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     *(torch.complex64, torch.complex128),
 )
+STORED = tuple(dtype for dtype in DTYPES if dtype != torch.complex128)
+"""What safetensors has a name for."""
 
 
 class Checkpoint(NamedTuple):

@@ -21,7 +21,7 @@ from gfs_dist.networks.finite import first_non_finite
 from gfs_dist.networks.graph import describe
 from gfs_dist.networks.rebuild import load_tensors
 from gfs_dist.networks.same import difference, outputs_of
-from gfs_dist.networks.tensors import named_tensors, refuse_non_finite
+from gfs_dist.networks.tensors import copied, named_tensors, refuse_non_finite
 from gfs_dist.networks.values import UNSEEN, UnstorableError
 
 UNKNOWN = {"model": "graph"}
@@ -53,8 +53,9 @@ def described(
                 "get_extra_state, and a quantized network as it was before"
             )
         refuse_non_finite({name: value})
+    running = copied(network)  # a forward pass may count its calls in a buffer
     try:
-        examples = [(inputs, outputs_of(network, inputs))]
+        examples = [(inputs, outputs_of(running, inputs))]
     except Exception as error:  # the user's code may raise anything
         words = f"{type(error).__name__}: {error}".partition("\n")[0]
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
@@ -64,7 +65,7 @@ def described(
         raise NonFiniteError(f"model: its output is NaN, first after layer {layer!r}")
     with suppress(Exception):  # a network may need several rows; else any number has to do
         row = [x[:1] for x in inputs]
-        examples.append((row, outputs_of(network, row)))
+        examples.append((row, outputs_of(running, row)))
     ways = [lambda: _by_graph(network, inputs, origin), lambda: _by_origin(network, origin)]
     weaker: list[Described] = []
     reasons = []

@@ -53,7 +53,7 @@ def describe(
         except UnstorableError:
             steps = {**steps, "evaluation_only": True}
     layers = _layers(traced)
-    tensors = named_tensors(traced)
+    tensors = named_tensors(network)  # tracing may have changed those of its copy
     own = _own_tensors(traced, tensors, layers, steps["nodes"])
     graph = {"modules": layers, "tensors": own, "tied": _tied(tensors, layers), **steps}
     return graph, {name: tensor.detach() for name, tensor in tensors.items()}
@@ -61,7 +61,9 @@ def describe(
 
 def _steps(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
     """The steps of ``network`` in its mode, as JSON."""
+    before = named_tensors(network)
     graph = trace(network, inputs)
+    _keep_assigned(network, before, graph)
     names, nodes, output = [], [], None
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -71,6 +73,20 @@ def _steps(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
         else:
             nodes.append(_step(node, network))
     return {"inputs": names, "nodes": nodes, "output": output}
+
+
+def _keep_assigned(network: nn.Module, tensors: dict[str, Tensor], graph: fx.Graph) -> None:
+    """Record that results assigned to buffers (``self.calls += 1``) end up in them.
+
+    Assigned were stand-ins; the tensors themselves are put back.
+    """
+    for name, tensor in tensors.items():
+        owner, own_name = split_name(network, name)
+        found: Any = getattr(owner, own_name)
+        if isinstance(found, fx.Proxy):
+            setattr(owner, own_name, tensor)
+            with graph.inserting_before(next(reversed(graph.nodes))):
+                graph.call_method("copy_", (graph.get_attr(name), found.node))
 
 
 def _step(node: fx.Node, network: nn.Module) -> dict[str, Any]:
@@ -195,7 +211,11 @@ def _own_tensors(
     layers: dict[str, dict[str, Any]],
     nodes: list[dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-    """Kind and shape of each tensor outside the layers; adds plain attributes to ``tensors``."""
+    """Kind and shape of each tensor outside the layers; adds plain attributes to ``tensors``.
+
+    The dtype is said of whole numbers, truth values and complex numbers: a network can be cast
+    from one floating dtype to another, and nothing else.
+    """
     stored = network.state_dict().keys()
     for target in (node["tensor"] for node in nodes if "tensor" in node):
         owner, name = split_name(network, target)
@@ -208,6 +228,8 @@ def _own_tensors(
                 "kind": kind if name in stored else "constant",
                 "shape": list(tensor.shape),
             }
+            if not tensor.is_floating_point():
+                own[name]["dtype"] = str(tensor.dtype).removeprefix("torch.")
     return own
 
 

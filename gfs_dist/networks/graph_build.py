@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from gfs_dist.errors import ConfigError
 from gfs_dist.networks.allowed import FUNCTIONS, MODULES
 from gfs_dist.networks.graph_network import GraphNetwork
-from gfs_dist.networks.tensors import empty_tensor, named_tensors, split_name
-from gfs_dist.networks.values import checked_dict, decode
+from gfs_dist.networks.tensors import as_parameter, empty_tensor, named_tensors, split_name
+from gfs_dist.networks.values import NAMED, checked_dict, decode
 
 STEPS = ("inputs", "nodes", "output", "evaluation_only")
 MAX_LEVELS = 32
@@ -97,8 +97,13 @@ def _tensor(facts: Any, where: str) -> tuple[Tensor, bool]:
         raise ConfigError(
             f"{where}: found {str(kind)[:60]!r}, accepted parameter, buffer, constant"
         )
-    tensor = empty_tensor(facts.get("shape"), where)
-    return (nn.Parameter(tensor) if kind == "parameter" else tensor), kind != "constant"
+    dtype = facts.get("dtype", "float32")
+    if not isinstance(dtype, str) or dtype not in NAMED["dtype"]:
+        raise ConfigError(
+            f"{where}: found dtype {str(dtype)[:60]!r}, accepted {', '.join(NAMED['dtype'])}"
+        )
+    tensor = empty_tensor(facts.get("shape"), where, NAMED["dtype"][dtype])
+    return (as_parameter(tensor) if kind == "parameter" else tensor), kind != "constant"
 
 
 def _place(network: nn.Module, name: str, part: nn.Module | Tensor, stored: bool = True) -> None:

@@ -80,9 +80,14 @@ def _out_of_place(graph: dict[str, Any]) -> dict[str, Any]:
         if facts.get("same_as") in changing or facts.get("arguments", {}).pop("inplace", False):
             changing.add(name)
     nodes: list[dict[str, Any]] = []
+    own = {node["name"] for node in graph["nodes"] if "tensor" in node}
     now: dict[str, str] = {}
     for node in graph["nodes"]:
         step = {**node, **{key: _renamed(node[key], now) for key in ("args", "kwargs")}}
+        match node["args"] if node.get("call") == "Tensor.copy_" else []:
+            case [{"node": buffer}, {"node": _}] if buffer in own:  # it stays as it is
+                now |= dict.fromkeys((step["name"], buffer), step["args"][1]["node"])
+                continue
         changes = step.get("module") in changing
         if "call" in step:
             changes = _call_out_of_place(step)

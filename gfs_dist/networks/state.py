@@ -42,7 +42,8 @@ def load_state(model: nn.Module, tensors: Mapping[str, Tensor], source: Path | s
         raise CheckpointError(f"{source}: tensor {unknown[0]!r}: the network has no such tensor")
     with torch.no_grad():
         for name, tensor in tensors.items():
-            expected[name].copy_(tensor)
+            if not torch.equal(expected[name], tensor.to(expected[name])):
+                expected[name].copy_(tensor)
 
 
 def _check(name: str, found: Tensor, own: Tensor, source: Path | str) -> None:
@@ -50,14 +51,17 @@ def _check(name: str, found: Tensor, own: Tensor, source: Path | str) -> None:
         raise CheckpointError(
             f"{source}: tensor {name!r}: found {tuple(found.shape)}, accepted {tuple(own.shape)}"
         )
-    if found.is_floating_point() != own.is_floating_point() or found.is_complex():
+    kinds = [(t.is_floating_point(), t.is_complex()) for t in (found, own)]
+    if kinds[0] != kinds[1]:
         raise CheckpointError(
             f"{source}: tensor {name!r}: found {found.dtype}, accepted {own.dtype}"
         )
-    if found.is_floating_point():
-        wrong = ~torch.isfinite(found.to(own.dtype))
-        if wrong.any():
-            index = tuple(wrong.nonzero()[0].tolist())
-            raise CheckpointError(
-                f"{source}: tensor {name!r} is {found[index].item()} at index {index}"
-            )
+    cast = found.to(own.dtype)
+    exact = not any(kinds[0])  # whole numbers and truth values stay themselves or are refused
+    wrong = cast.to(found.dtype) != found if exact else ~torch.isfinite(cast)
+    if wrong.any():
+        index = tuple(wrong.nonzero()[0].tolist())
+        accepted = f", accepted {own.dtype}" if exact else ""
+        raise CheckpointError(
+            f"{source}: tensor {name!r} is {found[index].item()} at index {index}{accepted}"
+        )

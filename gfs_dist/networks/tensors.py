@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from gfs_dist.errors import CheckpointError, ConfigError, NonFiniteError
+from gfs_dist.files.checkpoint import STORED
 from gfs_dist.networks.values import UnstorableError
 
 
@@ -53,25 +54,34 @@ def split_name(network: nn.Module, name: str) -> tuple[nn.Module, str]:
     return network.get_submodule(owner), own_name
 
 
-def empty_tensor(shape: Any, where: str) -> Tensor:
+def as_parameter(tensor: Tensor) -> nn.Parameter:
+    """A parameter; it requires gradients if its dtype can have any."""
+    return nn.Parameter(tensor, tensor.is_floating_point() or tensor.is_complex())
+
+
+def empty_tensor(shape: Any, where: str, dtype: torch.dtype = torch.float32) -> Tensor:
     """A tensor without numbers, on the meta device.
 
     Raises:
         ConfigError: ``shape`` is none; names ``where``.
     """
     try:
-        return torch.empty(tuple(shape), device="meta")
+        return torch.empty(tuple(shape), dtype=dtype, device="meta")
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ConfigError(f"{where}: found shape {str(shape)[:60]}, which no tensor has") from error
 
 
 def refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Do nothing where every floating tensor is finite.
+    """Do nothing where every tensor is of a dtype that a file holds, and finite.
 
     Raises:
+        ConfigError: another dtype (float8); names the first.
         NonFiniteError: names the first that is not, and where.
     """
     for name, tensor in tensors.items():
+        if tensor.dtype not in STORED:
+            accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in STORED)
+            raise ConfigError(f"model: tensor {name!r}: found {tensor.dtype}, accepted {accepted}")
         wrong = ~torch.isfinite(tensor)
         if wrong.any():
             index = tuple(wrong.nonzero()[0].tolist())
@@ -110,8 +120,7 @@ def assign(
     for name, old in expected.items():
         if id(old) not in placed:
             new = tensors[name].clone()
-            real = new.is_floating_point()
-            placed[id(old)] = nn.Parameter(new, real) if isinstance(old, nn.Parameter) else new
+            placed[id(old)] = as_parameter(new) if isinstance(old, nn.Parameter) else new
         owner, own_name = split_name(network, name)
         setattr(owner, own_name, placed[id(old)])
 

@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from gfs_dist.errors import ConfigError
+from gfs_dist.files.checkpoint import STORED
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,7 @@ def _named(*things: torch.dtype | torch.memory_format) -> dict[str, Any]:
 
 
 NAMED: dict[str, dict[str, Any]] = {
-    "dtype": _named(
-        *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
-        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
-    ),
+    "dtype": _named(*STORED),
     "memory_format": _named(
         *(torch.contiguous_format, torch.preserve_format),
         *(torch.channels_last, torch.channels_last_3d),

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from gfs_dist.networks import count_params, macs_by_module
+from gfs_dist.pruning.shrink import outputs_axis
 from gfs_dist.pruning.structure import Structure
 
 Integers = npt.NDArray[np.int64]
@@ -124,7 +125,7 @@ class _Shape(NamedTuple):
             inputs = weight.shape[1]
             kernel = weight.numel() // (outputs * inputs)
             del parameters["weight"]
-            if getattr(module, "transposed", False) and module.groups == 1:
+            if outputs_axis(module):
                 outputs, inputs = inputs, outputs
         others = sum(parameter.numel() for parameter in parameters.values())
         return cls(outputs, inputs, kernel, others // outputs)

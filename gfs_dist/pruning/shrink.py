@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
-from torch_pruning import ops
-from torch_pruning.pruner import function
 
 from gfs_dist.errors import InputError
 from gfs_dist.pruning.structure import Layer, Slice, Structure
+
+OUTPUTS = ("out_channels", "out_features", "num_features", "num_parameters")
+INPUTS = ("in_channels", "in_features")
+PER_OUTPUT = ("weight", "bias", "running_mean", "running_var")
 
 
 def mask(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -37,8 +39,8 @@ def mask(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[int
 def shrink(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[int]]) -> nn.Module:
     """A physically smaller copy, equal to :func:`mask` of the same arguments on every input.
 
-    torch-pruning's functions take the channels out of each module. Training mode and
-    ``requires_grad`` are those of ``model``. Arguments and errors: see :func:`mask`.
+    Training mode and ``requires_grad`` are those of ``model``. Arguments and errors: see
+    :func:`mask`.
     """
     smaller = copy.deepcopy(model)
     outputs: dict[str, set[int]] = {}
@@ -47,12 +49,18 @@ def shrink(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[i
         _collect(outputs, (*layer.producers, *layer.carriers), removed)
         _collect(inputs, layer.consumers, removed)
     for name, channels in outputs.items():
-        module = smaller.get_submodule(name)
-        _cut(module, channels, function.PrunerBox[ops.module2type(module)].prune_out_channels)
+        _cut_outputs(smaller.get_submodule(name), channels)
     for name, channels in inputs.items():
-        module = smaller.get_submodule(name)
-        _cut(module, channels, function.PrunerBox[ops.module2type(module)].prune_in_channels)
+        _cut_inputs(smaller.get_submodule(name), channels)
     return smaller
+
+
+def outputs_axis(module: nn.Module) -> int:
+    """Where a weight has the module's outputs: 1 in a transposed convolution, 0 in all others.
+
+    A transposed depthwise convolution has a row for each channel too.
+    """
+    return int(getattr(module, "transposed", False) and module.groups == 1)
 
 
 @torch.no_grad()
@@ -90,12 +98,37 @@ def _collect(channels: dict[str, set[int]], slices: Sequence[Slice], removed: li
         channels.setdefault(part.module, set()).update(part.of(removed))
 
 
-def _cut(
-    module: nn.Module, channels: set[int], remove: Callable[[nn.Module, list[int]], object]
-) -> None:
-    frozen = [
-        name for name, weight in module.named_parameters(recurse=False) if not weight.requires_grad
-    ]
-    remove(module, sorted(channels))
-    for name in frozen:  # torch-pruning's new parameters all require gradients
-        module.get_parameter(name).requires_grad_(False)
+def _cut_outputs(module: nn.Module, channels: set[int]) -> None:
+    """Take outputs out of a layer, or channels out of what has one weight for each.
+
+    A network in recorded steps holds the tensors of a class that it does not know in a plain
+    module: there are no sizes in it to be kept.
+    """
+    if getattr(module, "groups", 1) > 1:  # depthwise
+        _count_down(module, ("groups", *INPUTS), channels)
+    _count_down(module, OUTPUTS, channels)
+    for name in PER_OUTPUT:
+        tensor = getattr(module, name, None)
+        if tensor is not None:
+            _cut(module, name, outputs_axis(module) if tensor.ndim > 1 else 0, channels)
+
+
+def _cut_inputs(module: nn.Module, channels: set[int]) -> None:
+    _count_down(module, INPUTS, channels)
+    _cut(module, "weight", 1 - outputs_axis(module), channels)
+
+
+def _count_down(module: nn.Module, sizes: Sequence[str], channels: set[int]) -> None:
+    for size in sizes:
+        if hasattr(module, size):
+            setattr(module, size, getattr(module, size) - len(channels))
+
+
+@torch.no_grad()
+def _cut(module: nn.Module, name: str, axis: int, channels: set[int]) -> None:
+    old = getattr(module, name)
+    kept = [channel for channel in range(old.shape[axis]) if channel not in channels]
+    new = old.index_select(axis, torch.tensor(kept, device=old.device))
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, old.requires_grad)
+    setattr(module, name, new)

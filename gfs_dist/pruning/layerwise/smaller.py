@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import RunError
 from gfs_dist.networks import evaluating
-from gfs_dist.pruning.shrink import shrink
+from gfs_dist.pruning.shrink import outputs_axis, shrink
 from gfs_dist.pruning.structure import Layer, Structure
 from gfs_dist.selection.path import Path
 
@@ -140,10 +140,12 @@ def expand(small: nn.Module, dense: nn.Module, structure: Structure, choice: Cho
             **dict(source.named_parameters(recurse=False)),
             **dict(source.named_buffers(recurse=False)),
         }
-        transposed = getattr(module, "transposed", False)
         for key, new in own.items():
             value = getattr(module, key)
-            if transposed and value.ndim > 1:
+            if value.shape == new.shape:
+                value.copy_(new)
+                continue
+            if value.ndim > 1 and outputs_axis(module):
                 value, new = value.transpose(0, 1), new.transpose(0, 1)
             _place(value, new, outputs.get(name, set()), inputs.get(name, set()))
     return masked
@@ -151,9 +153,6 @@ def expand(small: nn.Module, dense: nn.Module, structure: Structure, choice: Cho
 
 def _place(value: Tensor, new: Tensor, lost_rows: set[int], lost_columns: set[int]) -> None:
     """``new`` into the rows and columns of ``value`` that were kept; zeros into lost columns."""
-    if value.ndim == 0:
-        value.copy_(new)
-        return
     rows = torch.tensor([r for r in range(len(value)) if r not in lost_rows])
     if value.ndim == 1 or not lost_columns:
         value[rows] = new
