@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import gfs_dist
 from gfs_dist import networks
+from tests.pruning.oddities import Call, conv, sharing, shuffle_net, upsampled
 from tests.pruning.zoo import ten_networks
 
 
@@ -119,6 +120,55 @@ def test_every_kind_of_network_is_pruned_or_its_layers_say_why_not(name: str) ->
     assert result.report["macs"] < result.report["dense"]["macs"]
     for row in result.report["layers"]:
         assert row["reason"] or row["kept"] <= max(1, row["channels"] // 2)
+
+
+def widths_read(net: Any, x: Tensor) -> Tensor:
+    x = torch.relu(net.first(x))
+    x = x.view(-1, net.first.out_channels, 8, 8)
+    return net.head(torch.relu(net.second(x)).mean((2, 3)))
+
+
+READING = Call(widths_read, first=conv(3, 8), second=conv(8, 12), head=nn.Linear(12, 5))
+
+
+@pytest.mark.parametrize(
+    ("model", "widths", "reasons"),
+    [
+        (sharing(nn.PReLU(), 10, 8, 6), {"layers.0": 5, "layers.1": 4, "layers.2": 3}, {}),
+        (
+            upsampled(nn.ConvTranspose2d, nn.Conv2d(3, 8, 3), 8),
+            {"first": 4},
+            {},
+        ),
+        (
+            shuffle_net(3),
+            {
+                **{f"{i}.reduce": 3 for i in (2, 3, 4, 6, 7, 8)},
+                "5.right.0": 4,
+                "9": 5,
+            },
+            {"0": "splits its channels", "2.expand": "torch-pruning cannot follow an operation"},
+        ),
+        (READING, {"second": 6}, {"first": "as it does where the code names a number of channels"}),
+    ],
+    ids=["shared PReLU", "transposed depthwise", "ShuffleNet", "widths read"],
+)
+def test_what_is_not_kept_whole_with_a_reason_is_pruned_right(
+    tmp_path: Path, model: nn.Module, widths: dict[str, int], reasons: dict[str, str]
+) -> None:
+    x = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    result = gfs_dist.prune(model.eval(), [x], budget={"widths": widths})
+    told = {row["name"]: row["reason"] for row in result.report["layers"]}
+    assert {name for name, reason in told.items() if reason is None} == widths.keys()
+    for name, reason in reasons.items():
+        assert reason in told[name]
+    for name, width in widths.items():
+        assert len(result.model.get_submodule(name).get_parameter("weight")) == width
+    result.save(tmp_path / "m")
+    again = gfs_dist.load(tmp_path / "m")
+    torch.testing.assert_close(again(x), result.model(x))
+    assert result.report["macs"] == networks.count_macs(result.model, x)
+    assert result.report["params"] == networks.count_params(again)
 
 
 def test_float64_networks_are_pruned_in_float64(batches: list[tuple[Tensor, Tensor]]) -> None:

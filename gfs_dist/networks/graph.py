@@ -178,10 +178,12 @@ def _layer(name: str, module: nn.Module) -> dict[str, Any]:
     facts = {"class": MODULE_NAMES[type(module)], "arguments": _arguments(module)}
     with torch.device("meta"):
         again = make_layer(facts, f"layer {name!r}")
-    same_tensors = [(n, t.shape) for n, t in named_tensors(module).items()] == [
-        (n, t.shape) for n, t in named_tensors(again).items()
-    ]
-    if not same_tensors or repr(again) != repr(module):
+    # In any order: a tensor that was removed and set again comes last.
+    shapes, shapes_again = (
+        {name: tensor.shape for name, tensor in named_tensors(layer).items()}
+        for layer in (module, again)
+    )
+    if shapes != shapes_again or repr(again) != repr(module):
         found = ", ".join(named_tensors(module))
         raise UnstorableError(
             f"layer {name!r} is no plain {type(module).__name__} (its tensors: {found or 'none'}): "

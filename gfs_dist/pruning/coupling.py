@@ -6,7 +6,6 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch_pruning.dependency import Node
 from torch_pruning.ops import OPTYPE
 
 from gfs_dist.pruning.structure import Slice
-from gfs_dist.pruning.tracing import Input, copied, first_line, splits, trace
+from gfs_dist.pruning.tracing import Input, copied, count_calls, first_line, splits, trace
 
 CARRIERS = (OPTYPE.BN, OPTYPE.IN, OPTYPE.PRELU, OPTYPE.DEPTHWISE_CONV)
 SPLITS = (OPTYPE.SPLIT, OPTYPE.UNBIND, OPTYPE.SLICE, OPTYPE.EXPAND)
@@ -58,19 +57,16 @@ class Couplings:
         self._network = copied(network)
         self._names = {module: name for name, module in self._network.named_modules()}
         self._users: dict[int, list[str]] = {}
-        self._calls: Counter[str] = Counter()
         for module, name in self._names.items():
-            module.register_forward_pre_hook(partial(self._count, name))
             for weight in module.parameters(recurse=False):
                 weight.requires_grad_(weight.is_floating_point())
                 self._users.setdefault(id(weight), []).append(name)
-        self._graph = trace(self._network, example)
+        calls = count_calls(self._network, example)
+        self._calls = Counter({self._names[module]: count for module, count in calls.items()})
+        self._graph = trace(self._network, example, calls)
         names = [*self._calls, *self._names.values()]
         self.order = [name for name in dict.fromkeys(names) if is_layer(self.module(name))]
         self._place = {name: place for place, name in enumerate(self._calls)}
-
-    def _count(self, name: str, _module: nn.Module, _inputs: Any) -> None:
-        self._calls[name] += 1
 
     def module(self, name: str) -> nn.Module:
         """The module of the copy with this name."""
@@ -189,6 +185,8 @@ class Couplings:
     def _foreign(self, node: Node) -> str:
         """Why a node that is neither producer, carrier nor consumer is in the way, if it is."""
         kind, module = node.type, node.module
+        if fault := getattr(module, "fault", ""):
+            return f"torch-pruning cannot follow an operation that they go through ({fault})"
         if kind == OPTYPE.OUTPUT:
             return "network output"
         if isinstance(module, Input):

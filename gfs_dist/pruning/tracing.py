@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -15,11 +16,21 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch_pruning import ops
-from torch_pruning.dependency import Node, index_mapping
+from torch_pruning.dependency import Node, index_mapping, shape_infer
 from torch_pruning.ops import OPTYPE
 from torch_pruning.pruner import function
 
 from gfs_dist.errors import InputError
+
+MAPPINGS: dict[OPTYPE, Callable[[Any, Node], None]] = {
+    OPTYPE.CONCAT: index_mapping.update_concat_index_mapping,
+    OPTYPE.SPLIT: index_mapping.update_split_index_mapping,
+    OPTYPE.RESHAPE: index_mapping.update_reshape_index_mapping,
+    OPTYPE.UNBIND: index_mapping.update_unbind_index_mapping,
+    OPTYPE.EXPAND: index_mapping.update_expand_index_mapping,
+    OPTYPE.SLICE: index_mapping.update_slice_index_mapping,
+}
+"""How torch-pruning finds which channels an operation makes of which."""
 
 Mapping = Callable[[list[Any]], list[Any]]
 """From torch-pruning's indices of one node to those of its neighbour."""
@@ -58,8 +69,35 @@ def tensors_of(outputs: Any) -> Iterator[Tensor]:
             yield from tensors_of(part)
 
 
-def trace(network: nn.Module, example: Tensor) -> Any:
+def count_calls(network: nn.Module, example: Tensor) -> Counter[nn.Module]:
+    """How often each module is called in a forward pass, in the order of the first calls.
+
+    Args:
+        network: a copy whose parameters require gradients.
+        example: a batch.
+
+    Raises:
+        InputError: see :func:`trace`.
+    """
+    calls: Counter[nn.Module] = Counter()
+    hooks = [
+        module.register_forward_pre_hook(lambda module, _: calls.update([module]))
+        for module in network.modules()
+    ]
+    with torch.enable_grad(), warnings.catch_warnings(action="ignore"):
+        _Traced(network)(example)
+    for hook in hooks:
+        hook.remove()
+    return calls
+
+
+def trace(network: nn.Module, example: Tensor, calls: Counter[nn.Module]) -> Any:
     """The dependency graph of a copy whose parameters require gradients.
+
+    Args:
+        network: the copy.
+        example: a batch.
+        calls: of its modules, see :func:`count_calls`.
 
     Returns:
         torch_pruning.DependencyGraph. Its nodes are modules of ``network``, operations, an
@@ -68,24 +106,40 @@ def trace(network: nn.Module, example: Tensor) -> Any:
     Raises:
         InputError: the network refuses the example, or nothing in its output has a gradient.
     """
-    graph = torch_pruning.DependencyGraph()
-    graph.REGISTERED_PRUNERS |= dict.fromkeys((OPTYPE.RESHAPE, OPTYPE.ELEMENTWISE), _Sized())
     sizes = _Sizes()
+    graph = _Graph(sizes.shapes)
+    untied = [module for module in network.modules() if calls[module] > 1 and _is_untied(module)]
     for module in network.modules():
-        if isinstance(module, nn.RNNBase):
-            module.register_forward_hook(_close)
+        if isinstance(module, nn.RNNBase) or module in untied:
+            module.register_forward_hook(_close, with_kwargs=True)
     with torch.enable_grad(), warnings.catch_warnings(), sizes:
         warnings.simplefilter("ignore")
-        graph.build_dependency(
-            _Traced(network),
-            example,
-            forward_fn=lambda traced, x: traced(x),
-            customized_pruners={Input: _InputPruner(), nn.GRU: _Sized(), nn.RNN: _Sized()},
-            verbose=False,
-        )
-        _drop_dead_ends(list(graph.module2node.values()))
-        _set_sizes(graph, sizes.shapes)
+        try:
+            graph.build_dependency(
+                _Traced(network),
+                example,
+                forward_fn=lambda traced, x: traced(x),
+                ignored_layers=untied,
+                customized_pruners={Input: _InputPruner(), nn.GRU: _Sized(), nn.RNN: _Sized()},
+                verbose=False,
+            )
+        except InputError:
+            raise
+        except Exception as error:  # it guesses, and trips over its guesses
+            name = type(network).__name__
+            raise InputError(
+                f"network {name}: torch-pruning cannot follow it ({first_line(error)})"
+            ) from error
     return graph
+
+
+def _is_untied(module: nn.Module) -> bool:
+    """Whether it is a PReLU or norm without a number for each channel.
+
+    torch-pruning would take all its calls for one node, and tie layers that have nothing in common.
+    """
+    kinds = (ops.TORCH_PRELU, ops.TORCH_BATCHNORM, ops.TORCH_INSTANCENORM)
+    return isinstance(module, kinds) and all(t.numel() == 1 for t in module.state_dict().values())
 
 
 def splits(node: Node) -> bool:
@@ -130,17 +184,20 @@ class _Sized(ops.DummyPruner):
 
 
 class _Closed(torch.autograd.Function):
-    """One node in place of all steps of a recurrent module, none of which can lose channels."""
+    """One node for a call of a module: all steps of a recurrent one, or one that ties nothing."""
 
     @staticmethod
     def forward(_ctx: Any, _x: Tensor, *results: Tensor) -> tuple[Tensor, ...]:
         return tuple(result.clone() for result in results)
 
 
-def _close(_module: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Any, Any]) -> Any:
-    if not isinstance(inputs[0], Tensor):  # a packed sequence is traced step by step
+def _close(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:
+    x, *_ = (*args, *kwargs.values())
+    if not isinstance(x, Tensor):  # a packed sequence is traced step by step
         return outputs
-    steps, *state = _Closed.apply(inputs[0], *(out.detach() for out in tensors_of(outputs)))
+    steps, *state = _Closed.apply(x, *(out.detach() for out in tensors_of(outputs)))
+    if isinstance(outputs, Tensor):
+        return steps.clone()  # an operation of torch, whose size is noted
     return steps, (tuple(state) if isinstance(outputs[1], tuple) else state[0])
 
 
@@ -168,6 +225,25 @@ class _Traced(nn.Module):
                 "torch-pruning cannot follow it: take no_grad, detach and numpy out of its forward"
             )
         return tensors
+
+
+class _Graph(torch_pruning.DependencyGraph):
+    """torch-pruning's graph, with the sizes that are known in place before it guesses others.
+
+    Args:
+        shapes: of results, by the node that autograd makes for each; filled while it is built.
+    """
+
+    def __init__(self, shapes: dict[Any, torch.Size]) -> None:
+        super().__init__()
+        self.REGISTERED_PRUNERS |= dict.fromkeys((OPTYPE.RESHAPE, OPTYPE.ELEMENTWISE), _Sized())
+        self._shapes = shapes
+
+    def _build_dependency(self, module2node: dict[nn.Module, Node]) -> None:
+        super()._build_dependency(module2node)
+        _drop_dead_ends(list(module2node.values()))
+        shape_infer.init_shape_information(self)
+        _set_sizes(self, self._shapes)
 
 
 class _Sizes(TorchFunctionMode):
@@ -229,7 +305,13 @@ def _set_sizes(graph: Any, shapes: dict[Any, torch.Size]) -> None:
         else:
             continue
         node.module.channels = after[1]
-    index_mapping.update_index_mapping(graph)
+    for node in graph.module2node.values():
+        try:
+            if node.type in MAPPINGS:
+                MAPPINGS[node.type](graph, node)
+        except Exception as error:  # noqa: BLE001 - see :func:`trace`
+            node.type = OPTYPE.ELEMENTWISE  # torch-pruning leaves its mapping alone then
+            node.module.fault = first_line(error)
 
 
 def _connect(source: Node, node: Node, ahead: Mapping, back: Mapping) -> None:

@@ -6,6 +6,7 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
+import gfs_dist
 from gfs_dist import networks
 from gfs_dist.errors import CheckpointError, ConfigError, NonFiniteError, ShapeError
 from gfs_dist.files import checkpoint
@@ -164,6 +167,62 @@ def test_biases_that_were_added_are_kept(tmp_path: Path, code: Path) -> None:
     network.get_submodule("first").bias = nn.Parameter(torch.randn(6))
     networks.save(tmp_path / "m", network, example=x, origin=OWN)
     assert same(networks.load(tmp_path / "m"), network, x)
+
+
+def set_again(layer: nn.Module) -> None:
+    weight = layer.weight
+    del layer.weight
+    layer.weight = nn.Parameter(weight.detach())
+
+
+def mask_removed(layer: nn.Module) -> None:
+    prune.l1_unstructured(layer, "weight", 0.3)
+    prune.remove(layer, "weight")
+
+
+def parametrization_removed(layer: nn.Module) -> None:
+    nn.utils.parametrizations.weight_norm(layer)
+    nn.utils.parametrize.remove_parametrizations(layer, "weight")
+
+
+def weight_norm_removed(layer: nn.Module) -> None:
+    nn.utils.remove_weight_norm(nn.utils.weight_norm(layer))
+
+
+def mean_set_again(layer: nn.Module) -> None:
+    mean = layer.running_mean
+    del layer.running_mean
+    layer.register_buffer("running_mean", mean)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("names", "change"),
+    [
+        (("0", "1", "3", "6"), set_again),
+        (("0", "3", "6"), mask_removed),
+        (("0", "3", "6"), parametrization_removed),
+        (("0", "3", "6"), weight_norm_removed),
+        (("1",), mean_set_again),
+    ],
+)
+def test_the_order_of_a_layers_tensors_does_not_matter(
+    tmp_path: Path, names: tuple[str, ...], change: Callable[[nn.Module], None]
+) -> None:
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2)),
+        *(nn.ReLU(), nn.Flatten(), nn.Linear(6 * 49, 5)),
+    )
+    plain = list(network.state_dict())
+    for name in names:
+        change(network.get_submodule(name))
+    order = list(network.state_dict())
+    assert order != plain
+    x = torch.randn(4, *nets.IMAGES)
+    smaller = half(nets.shaken(network), x)
+    networks.save(tmp_path / "m", smaller, example=x)
+    assert same(gfs_dist.load(tmp_path / "m"), smaller, x)
+    assert list(network.state_dict()) == order
 
 
 def test_what_was_read_can_be_stored_again(tmp_path: Path) -> None:

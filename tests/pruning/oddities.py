@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -211,6 +212,87 @@ def weight_normed() -> nn.Module:
     return nn.Sequential(first, nn.ReLU(), conv(8, 6), nn.ReLU(), *head(6))
 
 
+class Scaled(nn.Module):
+    """One number for all channels, or one for each."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.rand(shape) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+def sharing(shared: nn.Module, *widths: int) -> nn.Module:
+    """Convolutions of some widths, with one module behind each of them, and a flatten."""
+
+    def run(net: Any, x: Tensor) -> Tensor:
+        for layer in net.layers:
+            x = net.shared(layer(x))
+        return net.head(net.shared(x).flatten(1))
+
+    layers = [conv(i, o) for i, o in itertools.pairwise((3, *widths))]
+    return Call(
+        run, layers=nn.ModuleList(layers), shared=shared, head=nn.Linear(widths[-1] * 64, 5)
+    )
+
+
+def shared_by_name() -> nn.Module:
+    """The input goes by name to what is called twice."""
+
+    def run(net: Any, x: Tensor) -> Tensor:
+        x = net.act(input=net.second(net.act(input=net.first(x))))
+        return net.head(x.mean((2, 3)))
+
+    layers = {"first": conv(3, 8), "second": conv(8, 6), "head": nn.Linear(6, 5)}
+    return Call(run, **layers, act=nn.PReLU())
+
+
+def upsampled(kind: type[nn.Module], first: nn.Module, groups: int) -> nn.Module:
+    """A transposed convolution with groups between two layers."""
+
+    def run(net: Any, x: Tensor) -> Tensor:
+        return net.head(functional.relu(net.up(net.first(x))).flatten(2).mean(2))
+
+    up = kind(8, 8, 2, stride=2, groups=groups)
+    return Call(run, first=first, up=up, head=nn.Linear(8, 4))
+
+
+class Shuffling(nn.Module):
+    """A unit of ShuffleNetV2: half of the channels pass, then both halves are interleaved."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.reduce, self.deep = nn.Conv2d(channels // 2, 6, 1), conv(6, 6, groups=6)
+        self.expand = nn.Conv2d(6, channels // 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        passed, changed = x.chunk(2, 1)
+        changed = self.expand(self.deep(functional.relu(self.reduce(changed))))
+        x = torch.cat([passed, functional.relu(changed)], 1)
+        return x.view(len(x), 2, -1, 8, 8).transpose(1, 2).reshape(x.shape)
+
+
+class Downsampling(nn.Module):
+    """Its unit between two stages: both branches read all channels."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.left = nn.Sequential(conv(inputs, inputs, groups=inputs), conv(inputs, outputs // 2))
+        self.right = nn.Sequential(conv(inputs, 7), nn.ReLU(), conv(7, outputs // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.left(x), self.right(x)], 1)
+        return x.view(len(x), 2, -1, 8, 8).transpose(1, 2).reshape(x.shape)
+
+
+def shuffle_net(units: int) -> nn.Module:
+    return nn.Sequential(
+        *(conv(3, 16), nn.ReLU(), *(Shuffling(16) for _ in range(units)), Downsampling(16, 20)),
+        *(*(Shuffling(20) for _ in range(units)), nn.Conv2d(20, 9, 1), nn.ReLU(), *head(9)),
+    )
+
+
 def other_networks() -> dict[str, Network]:
     torch.manual_seed(0)
     linear = nn.Linear
@@ -283,6 +365,39 @@ def other_networks() -> dict[str, Network]:
         ),
         "depth multiplier": (nn.Sequential(conv(3, 4), conv(4, 8, groups=4), *head(8)), images()),
         "one channel": (nn.Sequential(conv(3, 1), nn.ReLU(), conv(1, 4), *head(4)), images()),
+        "shared PReLU": (sharing(nn.PReLU(), 10, 8), images()),
+        "PReLU called by name": (shared_by_name(), images()),
+        "PReLU shared by three": (sharing(nn.PReLU(), 10, 8, 6), images()),
+        "shared PReLU of channels": (sharing(nn.PReLU(8), 8, 8), images()),
+        "shared dropout": (sharing(nn.Dropout(), 10, 8, 6), images()),
+        "shared identity": (sharing(nn.Identity(), 10, 8, 6), images()),
+        "shared factor": (sharing(Scaled(), 10, 8, 6), images()),
+        "shared factor of channels": (sharing(Scaled(8, 1, 1), 8, 8), images()),
+        "shared norm": (sharing(nn.BatchNorm2d(8), 8, 8), images()),
+        "shared norm without weights": (
+            sharing(nn.BatchNorm2d(8, affine=False, track_running_stats=False), 8, 8, 8),
+            images(),
+        ),
+        "shared statistics": (sharing(nn.BatchNorm2d(8, affine=False), 8, 8), images()),
+        "shared layer norm": (sharing(nn.LayerNorm(8), 8, 8), images()),
+        "upsampled in one dimension": (
+            upsampled(nn.ConvTranspose1d, nn.Conv1d(3, 8, 3), 8),
+            torch.randn(3, 3, 4),
+        ),
+        "upsampled in two": (
+            upsampled(nn.ConvTranspose2d, nn.Conv2d(3, 8, 3), 8),
+            torch.randn(3, 3, 4, 3),
+        ),
+        "upsampled in three": (
+            upsampled(nn.ConvTranspose3d, nn.Conv3d(3, 8, 3), 8),
+            torch.randn(3, 3, 4, 3, 3),
+        ),
+        "upsampled in groups": (
+            upsampled(nn.ConvTranspose2d, nn.Conv2d(3, 8, 3), 4),
+            torch.randn(3, 3, 4, 3),
+        ),
+        "ShuffleNet": (shuffle_net(3), images()),
+        "ShuffleNet of more units": (shuffle_net(5), images()),
         "one layer": (nn.Sequential(nn.Flatten(), linear(192, 5)), images()),
         "words": (
             nn.Sequential(nn.Embedding(10, 6), linear(6, 8), nn.ReLU(), linear(8, 5)),

@@ -14,6 +14,7 @@ from gfs_dist.pruning.costs import Costs, measure_costs
 from gfs_dist.pruning.discover import find_structure
 from gfs_dist.pruning.shrink import shrink
 from gfs_dist.pruning.structure import Structure
+from tests.pruning.oddities import upsampled
 
 
 class Everything(nn.Module):
@@ -58,6 +59,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "mobilenet_v2": (lambda: networks.make("mobilenet_v2_cifar", 10), 32),
     "everything": (Everything, 8),
     "stream": (Stream, 8),
+    "upsampled": (lambda: upsampled(nn.ConvTranspose2d, nn.Conv2d(3, 8, 3), 8), 8),
 }
 """What makes each network, and the pixels of its images."""
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch_pruning
 from torch import Tensor, nn
 
 from gfs_dist.errors import InputError
@@ -80,6 +81,32 @@ INNER |= {
     "one layer": {},
     "words": {"1": 8},
 }
+INNER |= {
+    "shared PReLU": {"layers.0": 10, "layers.1": 8},
+    "PReLU called by name": {"first": 8, "second": 6},
+    **{
+        what: {"layers.0": 10, "layers.1": 8, "layers.2": 6}
+        for what in ("PReLU shared by three", "shared dropout", "shared identity", "shared factor")
+    },
+    "shared PReLU of channels": {},
+    "shared factor of channels": {},
+    "shared norm": {},
+    "shared norm without weights": {"layers.0": 8, "layers.1": 8, "layers.2": 8},
+    "shared statistics": {},
+    "shared layer norm": {},
+    "upsampled in one dimension": {"first": 8},
+    "upsampled in two": {"first": 8},
+    "upsampled in three": {"first": 8},
+    "upsampled in groups": {},
+    "ShuffleNet": {
+        "2.reduce": 6, "3.reduce": 6, "4.reduce": 6, "5.right.0": 7,
+        "6.reduce": 6, "7.reduce": 6, "8.reduce": 6, "9": 9,
+    },
+    "ShuffleNet of more units": {
+        **{f"{i}.reduce": 6 for i in range(2, 7)}, "7.right.0": 7,
+        **{f"{i}.reduce": 6 for i in range(8, 13)}, "13": 9,
+    },
+}  # fmt: skip
 COUPLED = {
     "zero-padded ResNet": {"conv1": 8},
     "added to a concatenation": {"whole": 4},
@@ -129,6 +156,15 @@ REASONS = [
     ("depthwise first", "0", "tied to those of the network's input"),
     ("depth multiplier", "0", "read by '1': grouped convolution with 4 groups"),
     ("one channel", "0", "has only one channel"),
+    ("shared PReLU of channels", "layers.0", "tied to 'shared': called more than once"),
+    ("shared factor of channels", "layers.1", "tied to the parameter 'shared.factor'"),
+    ("shared norm", "layers.1", "tied to 'shared': called more than once"),
+    ("shared statistics", "layers.0", "tied to 'shared': called more than once"),
+    ("shared layer norm", "layers.0", "channels are mixed by LayerNorm 'shared'"),
+    ("upsampled in groups", "first", "read by 'up': grouped convolution with 4 groups"),
+    ("upsampled in groups", "up", "grouped convolution with 4 groups"),
+    ("ShuffleNet", "0", "the forward pass splits its channels"),
+    ("ShuffleNet", "2.expand", "cannot follow an operation that they go through (ZeroDivision"),
 ]
 
 
@@ -179,6 +215,17 @@ def test_every_layer_is_either_pruned_or_skipped(name: str, coupled: bool) -> No
     for skip in structure.skipped:
         module: Any = ALL[name][0].get_submodule(skip.name)
         assert skip.channels == getattr(module, "out_channels", 0) or module.out_features
+
+
+def test_what_torch_pruning_cannot_follow_at_all_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stumble(*_: Any) -> None:
+        raise KeyError("no\nsuch node")
+
+    monkeypatch.setattr(torch_pruning.dependency.shape_infer, "init_shape_information", stumble)
+    with pytest.raises(InputError, match=r"^network .*: torch-pruning cannot .*KeyError: .*\)$"):
+        find_structure(*ALL["plain CNN"])
 
 
 def test_a_layer_is_named_after_the_first_producer_and_owns_it() -> None:

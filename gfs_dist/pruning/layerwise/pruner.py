@@ -34,6 +34,7 @@ from gfs_dist.pruning.layerwise.sampling import Sampling
 from gfs_dist.pruning.layerwise.sites import Site, find_sites
 from gfs_dist.pruning.layerwise.smaller import Choice, check_equal, expand, make_small
 from gfs_dist.pruning.layerwise.workspace import Workspace, read_sums
+from gfs_dist.pruning.rehearsal import rehearse
 from gfs_dist.pruning.structure import Layer, Skipped, Slice, Structure
 from gfs_dist.runtime import AnyProblem, Progress, Runtime
 from gfs_dist.selection.build import Recipe
@@ -338,16 +339,22 @@ def _reading(layers: Sequence[Layer], module: str) -> Iterator[tuple[Layer, Slic
 def _supported(
     model: nn.Module, network: GraphNetwork, structure: Structure, example: Tensor
 ) -> Structure:
-    """Layers whose consumers can be fitted stay; the others are skipped, with the reason."""
+    """Layers that the recorded network can lose, and whose consumers can be fitted, stay.
+
+    The others are skipped, with the reason. What the code reads of a layer while it runs, such as
+    ``conv.out_channels``, is a fixed number in the recorded steps.
+    """
     sites = {site.module for site in find_sites(network, example)}
-    layers, skipped = [], list(structure.skipped)
-    for layer in structure.layers:
-        reason = _why_not(model, network, layer, sites)
-        if not reason:
-            layers.append(layer)
-            continue
-        skipped += [Skipped(part.module, layer.num_candidates, reason) for part in layer.producers]
-    return Structure(tuple(layers), tuple(skipped))
+    reasons = {layer.name: _why_not(model, network, layer, sites) for layer in structure.layers}
+    reasons |= rehearse(network, [x for x in structure.layers if not reasons[x.name]], example)
+    layers = tuple(layer for layer in structure.layers if not reasons[layer.name])
+    skipped = [
+        Skipped(part.module, layer.num_candidates, reasons[layer.name])
+        for layer in structure.layers
+        if layer not in layers
+        for part in layer.producers
+    ]
+    return Structure(layers, (*structure.skipped, *skipped))
 
 
 def _why_not(model: nn.Module, network: GraphNetwork, layer: Layer, sites: set[str]) -> str:
