@@ -6,12 +6,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gfs_dist.errors import NonFiniteError
@@ -23,6 +23,9 @@ from gfs_dist.pruning.layerwise.threads import one_thread_each
 from gfs_dist.pruning.layerwise.track import advance, keep, make_stages
 
 TRACK = "measured"
+FUNCTION = "torch.nn.functional.batch_norm"
+ARGUMENTS = ("input", "running_mean", "running_var")
+"""The first ones of the function; a layer takes the first alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +63,7 @@ def recalibrate(
     norms = _norms(network)
     if not norms:
         return
-    sources = list(norms.values())
-    asked = [frozenset([source]) for source in sources]
+    asked = [frozenset([norm.source]) for norm in norms]
     stages = make_stages(network, asked)
     with tempfile.TemporaryDirectory(dir=folder) as scratch, one_thread_each() as pool:
         envs: Environments = InFiles(scratch, device_of(network))
@@ -73,31 +75,49 @@ def recalibrate(
         def see(stage: int, chunk: int) -> Seen:
             results = advance(network, stages[stage], envs.load(TRACK, stage, chunk))
             envs.save(TRACK, stage + 1, chunk, keep(results, stages[stage].live))
-            return _seen(results[sources[stage]])
+            return _seen(results[norms[stage].source])
 
         for stage, norm in enumerate(norms):
             first, *others = pool.map(partial(see, stage), range(chunks))
-            _set(network, norm, sum(others, start=first))
+            _set(norm, sum(others, start=first))
             envs.drop(TRACK, stage)
 
 
-def _norms(network: GraphNetwork) -> dict[str, str]:
-    """Batch norms with statistics, in the order of the program, and the results they read."""
-    calls: Counter[nn.Module] = Counter()
-    found: dict[str, str] = {}
+class _Norm(NamedTuple):
+    """Name and running statistics of a batch norm, and the result that it reads."""
+
+    name: str
+    mean: Tensor
+    variance: Tensor
+    source: str
+
+
+def _norms(network: GraphNetwork) -> list[_Norm]:
+    """Batch norms with statistics, layers or calls of the function, in the program's order."""
+    found: list[_Norm] = []
+    tensors: dict[str, Any] = {}
     for step in network.gfs_program:
-        if step.kind == "module":
-            module = network.get_submodule(step.target)
-            calls[module] += 1
-            if isinstance(module, _BatchNorm) and module.running_mean is not None:
-                found[step.target] = _source(step)
-    once = {name for name in found if calls[network.get_submodule(name)] == 1}
-    return {name: source for name, source in found.items() if name in once}
+        if step.kind == "tensor":
+            tensors[step.name] = reduce(getattr, step.path, network)
+            continue
+        x, *given = (_argument(step, *facts) for facts in enumerate(ARGUMENTS))
+        module = network.get_submodule(step.target) if step.kind == "module" else None
+        if isinstance(module, _BatchNorm):
+            statistics = [module.running_mean, module.running_var]
+        elif step.target == FUNCTION:
+            statistics = [tensors.get(result.name) for result in given if result is not None]
+        else:
+            continue
+        match statistics:
+            case [Tensor() as mean, Tensor() as variance]:
+                name = step.target if module else step.name
+                found.append(_Norm(name, mean, variance, cast(Result, x).name))
+    calls = Counter(id(norm.mean) for norm in found)
+    return [norm for norm in found if calls[id(norm.mean)] == 1]
 
 
-def _source(step: Step) -> str:
-    given = step.args[0] if step.args else step.kwargs["input"]
-    return cast(Result, given).name
+def _argument(step: Step, place: int, name: str) -> Any:
+    return step.args[place] if place < len(step.args) else step.kwargs.get(name)
 
 
 def _seen(x: Tensor) -> Seen:
@@ -111,15 +131,17 @@ def _seen(x: Tensor) -> Seen:
 
 
 @torch.no_grad()
-def _set(network: GraphNetwork, name: str, seen: Seen) -> None:
+def _set(norm: _Norm, seen: Seen) -> None:
     if seen.count == 1:
         return
-    norm, squares = network.get_submodule(name), seen.squares
-    for key, value in (("running_mean", seen.mean), ("running_var", squares / (seen.count - 1))):
-        place = norm.get_buffer(key)
+    variance = seen.squares / (seen.count - 1)
+    for key, place, value in (
+        ("running_mean", norm.mean, seen.mean),
+        ("running_var", norm.variance, variance),
+    ):
         place.copy_(value)
         if not torch.isfinite(place).all():
             raise NonFiniteError(
-                f"layer {name!r}: its {key} would be {float(value.max()):.3g}, more than "
+                f"layer {norm.name!r}: its {key} would be {float(value.max()):.3g}, more than "
                 f"{place.dtype} holds"
             )

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.graph_network import GraphNetwork
@@ -127,3 +128,28 @@ def test_a_variance_that_the_dtype_cannot_hold_names_the_norm() -> None:
     network = record(model, x[:2])
     with pytest.raises(NonFiniteError, match=r"layer '1': its running_var .* torch.float16 holds"):
         recalibrate(network, [x])
+
+
+class NormAct(nn.BatchNorm2d):
+    """A class of the user's: recorded are its tensors and a call of the function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        statistics = {"running_mean": self.running_mean, "running_var": self.running_var}
+        return functional.batch_norm(x, **statistics, weight=self.weight, bias=self.bias).relu()
+
+
+def test_norms_of_another_class_are_measured_too() -> None:
+    x = images()
+    plain = nn.Sequential(
+        *(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU()),
+        *(nn.Conv2d(6, 5, 3), nn.BatchNorm2d(5), nn.ReLU()),
+    )
+    other = nn.Sequential(plain[0], NormAct(6), plain[3], NormAct(5))
+    networks = [record(model.double().eval(), x[:2]) for model in (plain, other)]
+    for network in networks:
+        recalibrate(network, x.split([20, 10]))
+    for one, two in (("1", "1"), ("4", "3")):
+        for key in ("running_mean", "running_var"):
+            expected = networks[0].get_buffer(f"{one}.{key}")
+            assert expected.std() > 0
+            torch.testing.assert_close(networks[1].get_buffer(f"{two}.{key}"), expected)
