@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from gfs_dist._layout import conf_folder
+from gfs_dist.files import checkpoint
 from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.command import named, value_of
+from gfs_dist.networks.store import ARCHITECTURE
 
 
 def data_words(data: schema.Data, seed: int) -> str:
@@ -23,6 +27,25 @@ def data_words(data: schema.Data, seed: int) -> str:
 def model_words(model: schema.Model) -> str:
     """``model=NAME`` and what is not as in conf/."""
     return _words("model", vars(model))
+
+
+def resume_word(folder: str | Path, config: Any) -> str:
+    """``resume=DIR``, and what its ``config.yaml`` may not name alone."""
+    again = {"resume": folder, **named(config)}
+    return shlex.join(f"{key}={value}" for key, value in again.items())
+
+
+def cut_words(folder: str | Path, config: schema.Prune) -> str:
+    """``DIR``, and the factory that its ``config.yaml`` may not name alone."""
+    factory = value_of(config, "model.factory")
+    return shlex.join([str(folder), *([f"factory={factory}"] if factory else [])])
+
+
+def place_words(place: str | Path, model: schema.Model) -> str:
+    """A ``models/NAME`` folder, and the factory that it may not name alone."""
+    made_again = "graph" not in checkpoint.read_json(Path(place) / ARCHITECTURE)
+    words = [model_words(model)] if made_again and isinstance(model, schema.Custom) else []
+    return " ".join([shlex.quote(str(place)), *words])
 
 
 def _words(group: str, values: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ no interpolations left and no missing values.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gfs_dist._layout import conf_folder
 from gfs_dist.errors import ConfigError
 from gfs_dist.jobs.checks import check_ranges, check_type
+from gfs_dist.jobs.command import value_of
 from gfs_dist.jobs.config import COMMANDS, GROUPS, OPTION_KEY
 from gfs_dist.jobs.overrides import nearest, parse, points, raw_value
 from gfs_dist.jobs.paths import check_urls, paths_of
@@ -34,8 +36,9 @@ from gfs_dist.jobs.stored import (
     read_file,
     read_stored,
     refuse_changes,
-    refuse_foreign_factory,
+    refuse_unnamed,
     stored_options,
+    unnamed,
 )
 from gfs_dist.urls import below
 
@@ -84,8 +87,9 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
     _refuse_unused_training(config, overrides)
     if stored is not None:
         refuse_changes(stored, config)
-        said = [raw_value(o) for o in values if o.key_or_group == "model.factory"]
-        refuse_foreign_factory(config, said[-1] if said else None, "resume", "model.factory")
+        said = {override.key_or_group for override in values}
+        again = f"gfs {command} resume={shlex.quote(config.resume)}"
+        refuse_unnamed(config, said, config.resume, again)
     return config
 
 
@@ -283,26 +287,39 @@ def compose_stored(command: str, folder: str, factory: str | None = None) -> Any
     Args:
         command: a key of ``COMMANDS``.
         folder: the run folder, which may be anybody's.
-        factory: one that it may name although it is not the user's own code.
+        factory: of its network, as the command line names it too.
 
     Raises:
-        ConfigError: no run folder, one of another command, or one that names a function which is
-            not the user's own code; says so of the key ``path``.
+        ConfigError: no run folder, one of another command, or one whose network is made by
+            another factory.
     """
     config = _whole(command, read_stored(command, folder, "path"))
-    refuse_foreign_factory(config, factory, "path", "factory")
+    made_by = value_of(config, "model.factory")
+    if made_by not in (None, factory):
+        raise unnamed("factory", made_by, folder, f"gfs cut {shlex.quote(folder)}")
     return config
 
 
-def compose_file(command: str, file: Path) -> Any:
+def compose_file(command: str, file: Path, words: Sequence[str] = ()) -> Any:
     """The configuration that ``file`` holds, as :func:`to_yaml` wrote it.
 
     Where its run folder has begun already, it is one that goes on there.
 
+    Args:
+        command: a key of ``COMMANDS``.
+        file: which may be anybody's.
+        words: ``key=value`` for each key of ``NAMED`` that it sets.
+
     Raises:
-        ConfigError: no configuration of ``command``, or the run folder has another one.
+        ConfigError: no configuration of ``command``, the run folder has another one, or ``words``
+            do not name the code and the machines that the file names.
     """
     config = _whole(command, read_file(command, file, "--config"))
+    said = {override.key_or_group: override.value() for override in parse(words)}
+    for key, value in said.items():
+        if value != value_of(config, key):
+            raise ConfigError(f"{key}: found {value}, {file} has {value_of(config, key)}")
+    refuse_unnamed(config, said, str(file), f"gfs {command} --config {shlex.quote(str(file))}")
     if getattr(config, "resume", "") is None and has_begun(config.out):
         refuse_changes(read_stored(command, config.out, "out"), config)
         config.resume = config.out

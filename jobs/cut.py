@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from gfs_dist.errors import ConfigError, RunFolderError
 from gfs_dist.files import RunFolder
 from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.again import resume_word
 from gfs_dist.jobs.compose import compose_stored
 from gfs_dist.jobs.deep_card import write_card
 from gfs_dist.jobs.deep_report import DeepReport
@@ -108,9 +108,9 @@ def _cut(
 def _finished(records: LayerRecords, plan: DeepPlan) -> dict[str, LayerPath]:
     found = records.read(plan.channels)
     if len(found) < len(plan.channels):
-        run = Path(records.folder.path)
+        run = records.folder.path
         raise RunFolderError(
             f"path: {run} has the paths of {len(found)} of {len(plan.channels)} layers; finish it "
-            f"with gfs prune resume={run}"
+            f"with gfs prune {resume_word(run, plan.config)}"
         )
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def read_network(path: Path, model: schema.Model, images: Images) -> nn.Module:
 
     Raises:
         CheckpointError: damaged, unsafe, NaN, or not the described network.
-        ConfigError: a factory that makes no network, or another network than the folder's.
+        ConfigError: a factory that makes no network, another network than the folder's, or one
+            whose factory only the folder names.
     """
     factory = model.factory if isinstance(model, schema.Custom) else None
     if (path / ARCHITECTURE).is_file():
@@ -122,11 +124,21 @@ def read_network(path: Path, model: schema.Model, images: Images) -> nn.Module:
 
 
 def _refuse_another(model: schema.Model, architecture: dict[str, Any], path: Path) -> None:
-    """Do nothing unless the keys ``model.*`` name another network than the folder's own words.
+    """Do nothing unless the keys ``model.*`` name another network than the folder's own words, or
+    none where the folder, which may be anybody's, names code.
 
-    Two-layer networks are the default, said by nobody; a graph may have any name.
+    Two-layer networks are the default, said by nobody; a graph may have any name, and needs no
+    code.
     """
+    by_code = architecture.get("model") == "custom" and "graph" not in architecture
     if isinstance(model, schema.TwoLayer | schema.Stored):
+        if by_code:
+            factory = architecture.get("factory")
+            words = shlex.join(["model=custom", f"model.factory={factory}"])
+            raise ConfigError(
+                f"model: {path} is made by {factory}, which is imported only if the command line "
+                f"names it too: {words}"
+            )
         return
     told = {"model": model.name}
     if isinstance(model, schema.Custom):
@@ -134,9 +146,8 @@ def _refuse_another(model: schema.Model, architecture: dict[str, Any], path: Pat
     for key, said in told.items():
         own = architecture.get(key.removeprefix("model."))
         if own not in (None, "graph", said):
-            raise ConfigError(
-                f"{key}: found {said}, but {path} has {own}; accepted {own}, or no model= at all"
-            )
+            accepted = own if by_code else f"{own}, or no model= at all"
+            raise ConfigError(f"{key}: found {said}, but {path} has {own}; accepted {accepted}")
 
 
 def check_fits(network: nn.Module, images: Images, source: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from gfs_dist.data import DataSpec, Images
 from gfs_dist.errors import CheckpointError
 from gfs_dist.files import checkpoint, fingerprint
 from gfs_dist.jobs import config as schema
-from gfs_dist.jobs.again import data_words
+from gfs_dist.jobs.again import data_words, place_words
 from gfs_dist.jobs.checkpoints import find_checkpoints
 from gfs_dist.jobs.deep import (
     architecture_of,
@@ -133,5 +132,5 @@ def _tell(config: schema.Finetune, job: DeepRun, row: dict[str, Any], reporter: 
     columns = ("iteration", "loss", "accuracy")
     lines = [[point[column] for column in columns] for point in row["checkpoints"]]
     reporter.table(f"{row['name']}, trained on", columns, lines)
-    stored = shlex.quote(str(job.folder.path / row["model"]))
+    stored = place_words(job.folder.path / row["model"], config.model)
     reporter.next([f"gfs evaluate {stored} {data_words(config.data, config.seed)}"])

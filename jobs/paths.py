@@ -10,6 +10,7 @@ from typing import Any
 
 from gfs_dist.errors import ConfigError
 from gfs_dist.jobs.cluster_keys import SUBMITTED
+from gfs_dist.jobs.command import value_of
 from gfs_dist.urls import check_url, is_url
 
 INPUTS = ("checkpoint", "path", "data.root", "data.path", "record", "budget.widths")
@@ -55,20 +56,14 @@ def check_urls(command: str, values: Iterable[tuple[str, Any]]) -> None:
 
 def paths_of(config: Any) -> list[tuple[str, Any]]:
     """All keys of paths, and what they are set to; None for those that a command lacks."""
-    return [(key, _get(config, key)) for key in PATHS]
+    return [(key, value_of(config, key)) for key in PATHS]
 
 
 def unseen_inputs(config: Any) -> list[str]:
     """``key: path`` of what is to be read and is not there on this machine."""
-    found = [(key, _get(config, key)) for key in (*INPUTS, "resume")]
+    found = [(key, value_of(config, key)) for key in (*INPUTS, "resume")]
     paths = [(key, path) for key, path in found if path is not None and not is_url(path)]
     return [f"{key}: {path}" for key, path in paths if not Path(path).exists()]
-
-
-def _get(config: Any, key: str) -> Any:
-    for name in key.split("."):
-        config = getattr(config, name, None)
-    return config
 
 
 def _absolute(path: str) -> str:

@@ -21,7 +21,7 @@ from gfs_dist.files import RunFolder, atomic, fingerprint
 from gfs_dist.files.mirror import SCRATCH
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs import prune_deep_plan
-from gfs_dist.jobs.again import data_words
+from gfs_dist.jobs.again import cut_words, data_words, place_words
 from gfs_dist.jobs.deep_card import write_card
 from gfs_dist.jobs.deep_report import DeepReport
 from gfs_dist.jobs.deep_result import ResultMaker
@@ -219,14 +219,15 @@ def tell(
             for row in rows
         ],
     )
-    run, last = (shlex.quote(str(path)) for path in (folder.path, folder.path / rows[-1]["model"]))
+    run = shlex.quote(str(folder.path))
+    last = place_words(folder.path / rows[-1]["model"], config.model)
     data = data_words(config.data, config.seed)
     share = rows[-1]["macs"] / rows[-1]["dense"]["macs"]
     reporter.next(
         [
             f"gfs evaluate {last} {data}",
             f"gfs finetune {last} {data}",
-            f"gfs cut {run} budget.macs={70 * share:.0f}%",
+            f"gfs cut {cut_words(folder.path, config)} budget.macs={70 * share:.0f}%",
             f"gfs report {run}",
         ]
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import tempfile
 import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from gfs_dist.errors import ConfigError
+from gfs_dist.jobs.command import named
 from gfs_dist.jobs.config import CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
 from gfs_dist.urls import below, is_url
 
@@ -67,7 +70,22 @@ def read_file(
         raise ConfigError(f"{key}: {place} cannot be read: {explain(error)}") from error
     if not _is_of(command, stored):
         raise ConfigError(f"{key}: {place} is not a configuration of gfs {command}")
+    for name, text in _texts(stored):
+        if "${" in text:
+            raise ConfigError(
+                f"{key}: {place}: {name}: found {text!r}, accepted a plain value, as gfs writes "
+                "them: nothing is looked up for a file, least of all in the environment"
+            )
     return typing.cast(dict[str, Any], stored)
+
+
+def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every text inside nested dicts and lists, with its dotted name."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(inner, f"{name}.{key}".removeprefix("."))
+    elif isinstance(value, str):
+        yield name, value
 
 
 def _plain_yaml(file: Path) -> str:
@@ -89,7 +107,7 @@ def _plain_yaml(file: Path) -> str:
 
 
 def _is_of(command: str, stored: object) -> bool:
-    """True if ``stored`` has the keys of ``command``, and groups where groups belong.
+    """True if ``stored`` has the keys of ``command``, and known groups where groups belong.
 
     Keys with a default in the schema are younger than some run folders.
     """
@@ -98,8 +116,12 @@ def _is_of(command: str, stored: object) -> bool:
     known = fields(schema)
     if not isinstance(stored, dict) or not known - younger <= set(stored) <= known:
         return False
-    groups = [(stored[group], OPTION_KEY[group]) for group in GROUPS if group in stored]
-    return all(isinstance(value, dict) and key in value for value, key in groups)
+    groups = [(stored[group], group) for group in GROUPS if group in stored]
+    return all(
+        # Hydra would take another text for the path of a file of options.
+        isinstance(value, dict) and value.get(OPTION_KEY[group]) in [*GROUPS[group]]
+        for value, group in groups
+    )
 
 
 def stored_options(stored: dict[str, Any], options: list[str]) -> list[str]:
@@ -133,22 +155,30 @@ def _changed(key: str, found: object, kept: object) -> str:
     )
 
 
-def refuse_foreign_factory(config: Any, said: str | None, key: str, say: str) -> None:
-    """A run folder may come from anybody: what its ``config.yaml`` has called is the user's own
-    code, or what the user names again.
-    """
-    factory = getattr(getattr(config, "model", None), "factory", None)
-    if factory is None or factory == said:
-        return
-    # Torch: only where a run folder names a factory.
-    from gfs_dist.networks.custom import find_factory
-    from gfs_dist.networks.trust import refuse_borrowed, refuse_foreign
+def refuse_unnamed(config: Any, said: Iterable[str], place: str, again: str) -> None:
+    """Refuse code and machines that only a file names, before anything is imported or asked.
 
-    try:
-        refuse_foreign(factory)
-        refuse_borrowed(factory, find_factory(factory))
-    except ConfigError as error:
-        raise ConfigError(f"{key}: {error} (here as {say}={factory})") from error
+    Args:
+        config: composed.
+        said: the keys that the command line sets.
+        place: the file or folder, which may be anybody's.
+        again: a command line that the missing word can be added to.
+
+    Raises:
+        ConfigError: a key of :data:`NAMED` is not among them; says what to type.
+    """
+    for key, value in named(config).items():
+        if key not in said:
+            raise unnamed(key, value, place, again)
+
+
+def unnamed(key: str, value: str, place: str, again: str) -> ConfigError:
+    """The error for one of them."""
+    what = "contacted" if key == "runtime.address" else "imported"
+    return ConfigError(
+        f"{key}: {place} names {value}, which is {what} only if the command line names it too: "
+        f"{again} {shlex.quote(f'{key}={value}')}"
+    )
 
 
 def fields(schema: type) -> set[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from gfs_dist.errors import InputError
+from gfs_dist.jobs.command import NAMED
 
 POSITIONAL: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("cut", "finetune", "evaluate", "report"), ("path",)),
@@ -127,8 +128,12 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
             words.append(word)
     if command == "submit" and found.json:
         words.append("wait=false")
-    if found.config is not None and (words or found.multirun or command not in JOBS):
-        raise InputError("--config: accepted alone, as in gfs prune --config FILE")
+    others = [word for word in words if word.partition("=")[0] not in NAMED]
+    if found.config is not None and (others or found.multirun or command not in JOBS):
+        raise InputError(
+            "--config: accepted alone, as in gfs prune --config FILE, but for "
+            f"{', '.join(f'{key}=...' for key in NAMED)} that the file names too"
+        )
     return Arguments(
         command=command,
         words=tuple(words),

@@ -96,7 +96,7 @@ def _compose(arguments: Arguments, command: str) -> list[Any]:
 
         return [submit.batch(words, folder, multirun=arguments.multirun)]
     if arguments.config is not None:
-        return [compose.compose_file(command, arguments.config)]
+        return [compose.compose_file(command, arguments.config, words)]
     if arguments.multirun:
         return compose.sweep(command, words, folder)
     return [compose.compose(command, words, folder)]
@@ -111,8 +111,11 @@ def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Argumen
         return {"plan": reporter.planned}
     except (KeyboardInterrupt, SystemExit) as error:  # SIGTERM exits while ray.init runs
         folder = reporter.folder
-        resumable = folder is not None and hasattr(config, "resume")
-        how = [f"go on with: gfs {arguments.command} resume={folder}"] if resumable else error.args
+        how = error.args
+        if folder is not None and hasattr(config, "resume"):
+            from gfs_dist.jobs.again import resume_word
+
+            how = (f"go on with: gfs {arguments.command} {resume_word(folder, config)}",)
         interrupted = KeyboardInterrupt(*how)
         interrupted.__notes__ = _notes(error)
         raise interrupted from error
@@ -162,7 +165,9 @@ def _notes(error: BaseException) -> list[str]:
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    lines = [line for line in message.splitlines() if line.strip()][:MAX_ERROR_LINES]
+    # Names in files of others, and answers of servers, must not steer a terminal.
+    shown = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in message)
+    lines = [line for line in shown.splitlines() if line.strip()][:MAX_ERROR_LINES]
     print("gfs: " + "\n".join(lines), file=sys.stderr)  # noqa: T201 - this is the command line
     return code
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +25,8 @@ def make_custom(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
         kwargs: its arguments.
 
     Raises:
-        ConfigError: it cannot be imported, is no function, raises, or returns no ``nn.Module``.
+        ConfigError: it cannot be imported, is no function or one of Python's own, raises, or
+            returns no ``nn.Module``.
     """
     function = find_factory(factory)
     with _current_folder_importable():
@@ -48,11 +51,12 @@ def find_factory(factory: str) -> Callable[..., object]:
     """What ``package.module:function`` names, not yet called.
 
     Raises:
-        ConfigError: it cannot be imported, or is no function.
+        ConfigError: it cannot be imported, is no function, or is one of Python's own.
     """
     name, _, attribute = factory.partition(":")
     if not name or not attribute:
         raise ConfigError(f"model.factory: found {factory!r}, accepted package.module:function")
+    _refuse_python_own(factory, name)
     try:
         with _current_folder_importable():
             module = importlib.import_module(name)
@@ -67,7 +71,21 @@ def find_factory(factory: str) -> Callable[..., object]:
             f"model.factory: {factory} is {_kind(function)}, accepted a function that returns a "
             "torch.nn.Module"
         )
+    written = function
+    while isinstance(written, functools.partial):
+        written = written.func
+    builtin = inspect.isbuiltin(written)
+    _refuse_python_own(factory, "builtins" if builtin else getattr(written, "__module__", None))
     return function
+
+
+def _refuse_python_own(factory: str, module: str | None) -> None:
+    """These make no networks; many of them run commands or remove files, even in a dry run."""
+    if module is not None and module.partition(".")[0] in sys.stdlib_module_names:
+        raise ConfigError(
+            f"model.factory: {factory} is built in or of Python's own library, accepted a function "
+            "that returns a torch.nn.Module"
+        )
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def _by_graph(network: nn.Module, inputs: list[Tensor], origin: dict[str, Any]) 
 def _by_origin(network: nn.Module, origin: dict[str, Any]) -> Described:
     if origin == UNKNOWN:
         raise UnstorableError("its factory, which could make it again, is not known")
-    before = replay.fresh(origin, trusted=origin.get("factory"))
+    before = replay.fresh(origin, named=origin.get("factory"))
     own = named_tensors(network)
     tensors = {name: own[name].detach() for name in network.state_dict() if name in own}
     return {**origin, "removals": replay.removals(before, network)}, tensors

@@ -49,7 +49,7 @@ def load_tensors(
         architecture: the content of ``architecture.json``.
         tensors: by name.
         source: where they come from, for messages.
-        factory: one that may be called although it is not the user's own code, see :func:`load`.
+        factory: that of a custom network, see :func:`gfs_dist.networks.load`.
 
     Raises:
         ConfigError: the description is malformed or unknown.
@@ -78,7 +78,7 @@ def _empty(
     if model != "custom" and (not isinstance(model, str) or model not in CATALOG):
         accepted = ", ".join([*MODELS, "custom", *CATALOG])
         raise ConfigError(f"model: found {model!r}, accepted {accepted}")
-    network = replay.fresh(architecture, trusted=factory)
+    network = replay.fresh(architecture, named=factory)
     if model == "custom":
         network = network.cpu()  # one of the catalog has no numbers yet to be moved
     replay.cut(network, architecture.get("removals", {"sizes": {}, "shapes": {}}))

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import ConfigError
 from gfs_dist.networks.catalog import CATALOG, make
-from gfs_dist.networks.custom import find_factory, make_custom
+from gfs_dist.networks.custom import make_custom
 from gfs_dist.networks.tensors import empty_tensor, named_tensors
-from gfs_dist.networks.trust import refuse_borrowed, refuse_foreign
 from gfs_dist.networks.values import UnstorableError, checked_dict
 
 SIZES = (
@@ -25,20 +24,20 @@ SIZES = (
 )
 
 
-def fresh(origin: dict[str, Any], *, trusted: str | None = None) -> nn.Module:
+def fresh(origin: dict[str, Any], *, named: str | None = None) -> nn.Module:
     """The network as it was before anything was removed; one of the catalog on the meta device.
 
     Args:
         origin: ``{"model": NAME, "num_classes", "in_channels"}`` with a name of the catalog, or
             ``{"model": "custom", "factory", "kwargs"}``.
-        trusted: a factory that may be called wherever it lies; others only in the user's own code.
+        named: the factory that the caller names; no other is imported.
 
     Raises:
-        ConfigError: neither of these, or a factory that cannot or may not be called.
+        ConfigError: neither of these, or a factory that cannot be called or was not named.
     """
     name = origin.get("model")
     if name == "custom":
-        return _custom(origin.get("factory"), origin.get("kwargs", {}), trusted)
+        return _custom(origin.get("factory"), origin.get("kwargs", {}), named)
     if not isinstance(name, str) or name not in CATALOG:
         raise ConfigError(f"model: found {name!r}, accepted custom, {', '.join(CATALOG)}")
     counts: tuple[Any, Any] = (origin.get("num_classes"), origin.get("in_channels", 3))
@@ -109,22 +108,22 @@ def cut(network: nn.Module, record: Any) -> None:
         setattr(layer, own_name, placed[old])
 
 
-def _custom(factory: Any, kwargs: Any, trusted: str | None) -> nn.Module:
+def _custom(factory: Any, kwargs: Any, named: str | None) -> nn.Module:
     if not isinstance(factory, str) or not isinstance(kwargs, dict):
         found = f"{str(factory)[:60]!r} with {str(kwargs)[:60]}"
         raise ConfigError(f"model.factory: found {found}, accepted package.module:function")
-    if factory != trusted:
-        refuse_foreign(factory)
+    if factory != named:  # the file may be anybody's, and importing a module runs it
+        raise ConfigError(
+            f"model.factory: its file names {factory!r}, which is imported only if you name it "
+            f"too: factory={factory!r}"
+        )
     try:
-        function = find_factory(factory)
+        return make_custom(factory, kwargs)
     except ConfigError as error:
         if not isinstance(error.__cause__, ModuleNotFoundError):
             raise
         cure = f"put the folder of {factory.partition('.')[0].partition(':')[0]} on PYTHONPATH"
         raise ConfigError(f"{error}; this network is made again by {factory}: {cure}") from error
-    if factory != trusted:
-        refuse_borrowed(factory, function)
-    return make_custom(factory, kwargs)
 
 
 def _layer(network: nn.Module, name: str) -> nn.Module:

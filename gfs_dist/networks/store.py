@@ -66,15 +66,15 @@ def load(folder: Path | str, *, factory: str | None = None) -> nn.Module:
     """Read a network that :func:`save` wrote; it evaluates until ``.train()`` is called.
 
     A network whose graph could not be recorded is made again by the factory that its file names.
-    Functions of your own code are called then; one of an installed package only if you name it.
+    The file may be anybody's, so that factory is imported and called only if you name it too.
 
     Args:
         folder: ``models/NAME``.
-        factory: ``package.module:function`` that may be called wherever it lies.
+        factory: ``package.module:function``, as the file says; needed by such networks alone.
 
     Raises:
         CheckpointError: missing, damaged, its weights do not fit the description, or its factory
-            cannot or may not be called.
+            cannot be called or was not named.
     """
     if not isinstance(folder, str | PathLike):
         raise TypeError(f"folder: found {type(folder).__name__}, accepted the path of a folder")

@@ -133,7 +133,8 @@ class LocalLauncher:
     def _start(self, name: str, slot: int) -> LocalWorker:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            command = [sys.executable, "-m", "gfs_dist.runtime.local_worker"]
+            # -P: modules are looked for where this process does, not in the current folder.
+            command = [sys.executable, "-P", "-m", "gfs_dist.runtime.local_worker"]
             process = subprocess.Popen(  # noqa: S603 - our own module
                 [*command, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],

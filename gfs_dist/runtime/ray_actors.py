@@ -33,10 +33,12 @@ from gfs_dist.runtime.orders import Identity
 from gfs_dist.runtime.spec import RuntimeSpec
 from gfs_dist.runtime.store import Address
 
-CONNECT_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 4.0
 OBJECT_STORE_BYTES = 256 * 2**20
 FOLDER = "gfs-ray-"
 AUTH_MODES = ("token", "disabled")
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""The variable by which Ray tells the driver of a submitted job of its folder."""
 OTHER_CLUSTER = "WrongClusterID"
 """How Ray says that behind the same address there is another cluster now."""
 STARTED_AGAIN = (
@@ -257,6 +259,7 @@ class EmbeddedRay:
             with _sigterm_kept():
                 ray.init(
                     address="local",
+                    job_config=_job_config(),
                     num_cpus=num_workers,
                     include_dashboard=False,
                     logging_level=logging.ERROR,
@@ -335,11 +338,19 @@ def _print_messages(wanted: bool) -> None:
     ray._private.worker._worker_logs_enabled = wanted  # noqa: SLF001 - there is no public way
 
 
+def _job_config() -> Any:
+    """Workers search for modules where this process does, see :func:`_actor_class`. Ray would put
+    the current folder, which may be anybody's, before all else, but for jobs of its client; there
+    is no public way to say so. A submitted job has its own folder, with the user's own code.
+    """
+    return ray.job_config.JobConfig(_client_job=SUBMITTED not in os.environ)
+
+
 def join_cluster(address: str) -> None:
     """Connect to a Ray cluster that runs.
 
     Raises:
-        InputError: nobody listens there (Ray itself would try for minutes), or it is not said
+        InputError: nobody answers there (Ray itself would try for minutes), or it is not said
             whether the cluster asks for a token (Ray would then show none).
         PlacementError: Ray refused.
     """
@@ -358,8 +369,15 @@ def join_cluster(address: str) -> None:
             "without one, on which whoever reaches it can run code"
         )
     try:
+        if address != "auto":
+            _refuse_silent(address)
         with _sigterm_kept():
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+            ray.init(
+                address=address,
+                job_config=_job_config(),
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
     except ConnectionError as error:
         raise PlacementError(
             f"Ray cluster at {address}: {_first_line(error)}; is its token that of "
@@ -367,6 +385,21 @@ def join_cluster(address: str) -> None:
         ) from error
     except (RuntimeError, RayError) as error:
         raise PlacementError(f"Ray cluster at {address}: {' '.join(str(error).split())}") from error
+
+
+def _refuse_silent(address: str) -> None:
+    """Refuse an address that takes connections but does not speak Ray's protocol (gRPC)."""
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+
+    with init_grpc_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_TIMEOUT_S)
+        except grpc.FutureTimeoutError as error:
+            raise InputError(
+                f"runtime.address: no Ray cluster at {address} (what listens there has not "
+                f"answered within {CONNECT_TIMEOUT_S:g} s)"
+            ) from error
 
 
 @contextlib.contextmanager

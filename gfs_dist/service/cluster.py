@@ -133,6 +133,8 @@ def _dashboard(source: str, address: str) -> str:
     for url in (f"http://{host}:{port}", f"http://{host}:{DASHBOARD_PORT}"):
         try:
             http.get_json(f"{url}/api/version", None)
+        except http.SilentError as error:  # of a cluster, every port answers or refuses
+            raise ClusterError(f"{source}: no Ray cluster answers at {url} ({error})") from error
         except http.UnreachableError:
             continue
         except http.AnswerError:
@@ -199,7 +201,8 @@ def _refuse_other_ray(cluster: Cluster, version: Any) -> None:
 def _refuse_other_python(cluster: Cluster) -> None:
     """What is shipped, code of the user's above all, is for the Python that it was tried on."""
     facts = cluster.get("/api/v0/cluster_metadata")
-    there = str(facts.get("data", {}).get("pythonVersion", "")) if isinstance(facts, dict) else ""
+    data = facts.get("data") if isinstance(facts, dict) else None
+    there = str(data.get("pythonVersion", "")) if isinstance(data, dict) else ""
     here = platform.python_version()
     if there and there.split(".")[:2] != here.split(".")[:2]:
         raise ClusterError(

@@ -1,14 +1,19 @@
-"""GET requests to a Ray dashboard: short, with a token, never redirected."""
+"""GET requests to a Ray dashboard: bounded in time and size, with a token, never redirected."""
 
 from __future__ import annotations
 
 import json
+import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import Future
 from http.client import HTTPException, HTTPMessage
 from typing import IO, Any
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 4.0
+"""For a whole answer."""
+MAX_BYTES = 16 * 2**20
+"""Of an answer; 10,000 nodes or jobs have less."""
 
 
 class AnswerError(Exception):
@@ -21,6 +26,10 @@ class AnswerError(Exception):
 
 class UnreachableError(Exception):
     """Nobody answered, or not in HTTP."""
+
+
+class SilentError(UnreachableError):
+    """It took the request, or nothing refused it, and no whole answer came in time."""
 
 
 class _Refuse(urllib.request.HTTPRedirectHandler):
@@ -43,20 +52,44 @@ def get_json(url: str, token: str | None, timeout_s: float = TIMEOUT_S) -> Any:
 
     Raises:
         AnswerError: with another status than 200 (401, 403: the token).
-        UnreachableError: not at all, not in time, or not in JSON.
+        UnreachableError: not at all, too long, or not in JSON.
+        SilentError: not whole in time.
     """
     request = urllib.request.Request(url)  # noqa: S310 - callers pass http or https
     if token is not None:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
+    answer: Future[Any] = Future()
+    # The timeout of a socket starts anew with each byte; only another thread can end the wait.
+    thread = threading.Thread(target=_ask, args=(request, timeout_s, answer), daemon=True)
+    thread.start()
+    try:
+        return answer.result(timeout_s)
+    except TimeoutError as error:
+        raise SilentError(f"no whole answer within {timeout_s:g} s") from error
+
+
+def _ask(request: urllib.request.Request, timeout_s: float, answer: Future[Any]) -> None:
+    try:
+        answer.set_result(_answer(request, timeout_s))
+    except Exception as error:  # noqa: BLE001 - raised where it is waited for
+        answer.set_exception(error)
+
+
+def _answer(request: urllib.request.Request, timeout_s: float) -> Any:
     try:
         with urllib.request.build_opener(_Refuse).open(request, timeout=timeout_s) as answer:
-            return json.load(answer)
+            content = answer.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise UnreachableError(f"more than {MAX_BYTES // 2**20} MiB, no answer of Ray's")
+        return json.loads(content)
     except urllib.error.HTTPError as error:
         with error:
             text = error.read(300).decode(errors="replace").strip()
         raise AnswerError(error.code, text or error.reason) from error
-    except (OSError, ValueError, HTTPException) as error:
+    except (OSError, ValueError, RecursionError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
+        if isinstance(reason, TimeoutError):
+            raise SilentError(f"no answer within {timeout_s:g} s") from error
         raise UnreachableError(str(reason) or type(error).__name__) from error
 
 
@@ -69,6 +102,7 @@ def nodes(url: str, token: str | None, timeout_s: float = TIMEOUT_S) -> list[dic
     answer = get_json(f"{url}/api/v0/nodes?limit=10000", token, timeout_s)
     try:
         rows: list[dict[str, Any]] = answer["data"]["result"]["result"]
+        [row["state"] for row in rows]
     except (KeyError, TypeError) as error:
         raise UnreachableError(f"no list of nodes, but {str(answer)[:100]}") from error
     return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import functools
 import logging
 import os
 import time
@@ -14,11 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist.errors import ClusterError, ClusterLostError, InputError, RunError
+from gfs_dist.service import http
 from gfs_dist.service.cluster import VARIABLES, Cluster
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOP_TIMEOUT_S = 60.0
+READ_TIMEOUT_S, WRITE_TIMEOUT_S = 2 * http.TIMEOUT_S, 60.0
+"""Between two bytes of an answer; a job that is submitted may start before it comes."""
+LOG_BYTES = 2**29
+"""Of a job's log; a run folder that is printed has three quarters of that at most."""
 _EXISTS = "already exists"
+_DAMAGED = (AttributeError, KeyError, TypeError, ValueError)
+"""What Ray's client raises where an answer is not Ray's."""
 _LIMIT_BYTES = 100 * 2**20
 
 
@@ -240,9 +248,28 @@ def _client(cluster: Cluster) -> Any:
     with _variables(VARIABLES[0], cluster.url), _told(cluster):
         from ray.job_submission import JobSubmissionClient
 
+        class Bounded(JobSubmissionClient):
+            """Ray's own waits for ever, and reads whatever comes."""
+
+            def _do_request(self, method: str, endpoint: str, **more: Any) -> Any:
+                limit = LOG_BYTES if endpoint.endswith("/logs") else http.MAX_BYTES
+                hooks = {"response": functools.partial(_read_bounded, limit)}
+                timeout = WRITE_TIMEOUT_S if method in ("POST", "PUT") else READ_TIMEOUT_S
+                return super()._do_request(method, endpoint, timeout=timeout, hooks=hooks, **more)
+
         for name in [name for name in logging.root.manager.loggerDict if name.startswith("ray.")]:
             logging.getLogger(name).setLevel(logging.ERROR)  # it tells of every upload
-        return JobSubmissionClient(cluster.url, headers=headers)
+        return Bounded(cluster.url, headers=headers)
+
+
+def _read_bounded(limit: int, response: Any, **_: Any) -> None:
+    """Read the body of an answer, which requests has not done yet where it calls this."""
+    content = bytearray()
+    for part in response.iter_content(2**20):
+        content += part
+        if len(content) > limit:
+            raise ConnectionError(f"more than {limit // 2**20} MiB, no answer of Ray's")
+    response._content = bytes(content)  # noqa: SLF001 - there is no public way
 
 
 @contextmanager
@@ -266,7 +293,7 @@ def _told(cluster: Cluster) -> Iterator[None]:
 
     try:
         yield
-    except (AuthenticationError, ClientError, OSError, RuntimeError) as error:
+    except (AuthenticationError, ClientError, OSError, RuntimeError, *_DAMAGED) as error:
         if isinstance(error, InputError | RunError):
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

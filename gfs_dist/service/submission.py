@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -103,6 +104,8 @@ def send(jobs: Jobs, submission: Submission, capacity: Capacity) -> Sent:
     with tempfile.TemporaryDirectory(prefix="gfs-job-") as folder:
         shipped = stage(Path(folder), submission.config_text, submission.factory)
         entrypoint = f"exec python -m gfs_dist {submission.job} --config {CONFIG}"
+        if submission.factory is not None:
+            entrypoint += f" {shlex.quote(f'model.factory={submission.factory}')}"
         try:
             jobs.submit(job_id, entrypoint, Path(folder), facts, **reserve)
         except AlreadyThereError:  # somebody else was faster

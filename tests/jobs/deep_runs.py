@@ -18,7 +18,9 @@ from gfs_dist.files import checkpoint
 from tests.jobs.tiny import MODEL, TRAIN, write_factory
 
 RUN = ["data.samples=200", "calibration.samples=60"]
-LAST = ["checkpoint=dense/checkpoints/step_00000025", *RUN]
+FACTORY = "model.factory=tiny_digits:make"
+OWN = ["model=custom", FACTORY]
+LAST = ["checkpoint=dense/checkpoints/step_00000025", *OWN, *RUN]
 ALONE = [*LAST, "runtime=none"]
 
 FIRST_SEARCH, SECOND_SEARCH = 3, 7
@@ -101,4 +103,5 @@ def dense_network() -> nn.Module:
         {"model": "custom", "factory": "tiny_digits:make", "kwargs": {}},
         checkpoint.load("dense/checkpoints/step_00000025").tensors,
         "here",
+        factory="tiny_digits:make",
     )

@@ -17,7 +17,9 @@ from gfs_dist.cli import main
 from gfs_dist.files import checkpoint
 from tests.jobs.deep_runs import (
     ALONE,
+    FACTORY,
     LAST,
+    OWN,
     RUN,
     SECOND_SEARCH,
     elsewhere,
@@ -56,7 +58,7 @@ def run(home: Path, tmp_path: Path) -> Path:
 
 
 def cut(run: Path | str, *words: str) -> int:
-    return main(["cut", str(run), *words])
+    return main(["cut", str(run), FACTORY.removeprefix("model."), *words])
 
 
 def result(run: Path, name: str) -> dict[str, Any]:
@@ -115,12 +117,12 @@ def test_widths_and_rounding_are_taken_as_in_prune(run: Path, tmp_path: Path) ->
 def test_a_resumed_run_keeps_what_was_cut(run: Path) -> None:
     assert cut(run, "budget.macs=35%") == 0
     before = report(run)["results"]
-    assert main(["prune", f"resume={run}"]) == 0
+    assert main(["prune", f"resume={run}", FACTORY]) == 0
     assert report(run)["results"] == before
 
 
 def test_the_last_of_several_checkpoints_is_cut(tmp_path: Path) -> None:
-    prune(tmp_path / "run", "checkpoint=dense", *RUN, "runtime=none")
+    prune(tmp_path / "run", "checkpoint=dense", *OWN, *RUN, "runtime=none")
     assert cut(tmp_path / "run", "budget.params=60%", "name=cut") == 0
     assert result(tmp_path / "run", "cut")["iteration"] == 25
 
@@ -174,14 +176,14 @@ def test_a_run_that_is_not_searched_to_its_end_is_refused(tmp_path: Path, capsys
     assert cut(out, "budget.macs=35%") == 2
     error = capsys.readouterr().err
     assert "has the paths of 1 of 2 layers; finish it with gfs prune resume=" in error
+    assert FACTORY in error
 
 
 def test_weights_that_changed_are_refused(tmp_path: Path, capsys: Any) -> None:
     file = tmp_path / "net.safetensors"
     state = checkpoint.read_tensors(Path("dense/checkpoints/step_00000025") / checkpoint.MODEL)
     checkpoint.write_tensors(file, state)
-    model = ["model=custom", "model.factory=tiny_digits:make"]
-    prune(tmp_path / "run", f"checkpoint={file}", *model, *RUN, "runtime=none")
+    prune(tmp_path / "run", f"checkpoint={file}", *OWN, *RUN, "runtime=none")
     state["6.bias"] += 1
     checkpoint.write_tensors(file, state)
     assert cut(tmp_path / "run", "budget.macs=35%") == 2

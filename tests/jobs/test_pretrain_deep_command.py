@@ -98,7 +98,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(
     assert train(*SMALL, *words, "out=whole") == 0
     command = [sys.executable, "-c", KILLED, moment, *SMALL, *words, "out=killed"]
     assert subprocess.run(command).returncode == -signal.SIGKILL
-    assert train("resume=killed") == 0
+    assert train("resume=killed", MODEL[1]) == 0
     for iteration in (10, 20, 25):
         assert same(weights(folder / "killed", iteration), weights(folder / "whole", iteration))
     rows = report(folder / "killed")["results"]
@@ -109,7 +109,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(
 def test_a_finished_run_may_be_resumed_and_stays(folder: Path) -> None:
     train(*SMALL, "out=run")
     before = weights(folder / "run")
-    assert train("resume=run") == 0
+    assert train("resume=run", MODEL[1]) == 0
     assert same(weights(folder / "run"), before)
     assert report(folder / "run")["status"] == "finished"
 
@@ -123,7 +123,7 @@ def test_an_interrupted_run_says_so_and_can_go_on(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         pretrain.run(compose("pretrain", [*SMALL, "out=run"]), Interrupting())
     assert report(folder / "run")["status"] == "stopped"
-    assert train("resume=run") == 0
+    assert train("resume=run", MODEL[1]) == 0
 
 
 def test_progress_tells_loss_and_the_last_checkpoints_accuracy() -> None:
@@ -197,11 +197,11 @@ def test_another_configuration_or_other_checkpoints_are_refused_by_key(
     folder: Path, capsys: Any
 ) -> None:
     train(*SMALL, "out=run")
-    assert train("resume=run", "train.batch=16") == 2
+    assert train("resume=run", MODEL[1], "train.batch=16") == 2
     assert "train.batch: found 16, the run folder has 32" in capsys.readouterr().err
     file = folder / "run" / "config.yaml"
     file.write_text(file.read_text().replace("momentum: 0.9", "momentum: 0.5"))
-    assert train("resume=run") == 2
+    assert train("resume=run", MODEL[1]) == 2
     assert "resume: train.momentum changed since" in capsys.readouterr().err
 
 

@@ -1,27 +1,101 @@
-"""What a run folder or a configuration says is data: nothing in it is called."""
+"""What a run folder, a stored network or a configuration says is data: nothing in it is imported or
+called, and no machine is asked, unless the command line names it too.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+import gfs_dist
+from gfs_dist import networks
 from gfs_dist.cli import main
-from gfs_dist.errors import ConfigError
-from gfs_dist.jobs.compose import compose, compose_stored, to_yaml
+from gfs_dist.errors import CheckpointError, ConfigError
+from gfs_dist.files import checkpoint
+from gfs_dist.jobs.compose import compose, compose_file, compose_stored, to_yaml
 
 CUSTOM = ["model=custom", "data=digits", "checkpoint=net.pt", "out=never"]
+FACTORY = {"model": "custom", "factory": "helper:make", "kwargs": {"width": 8}}
+HELPER = """
+from pathlib import Path
+from torch import nn
+
+Path(__file__).with_name("ran").touch()
+
+
+def make(width):
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10)
+    )
+"""
+NAMED = ["model=custom", "model.factory=helper:make"]
 
 
 @pytest.fixture
-def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run folder whose network would be made by a shell command; ``ran`` is what that leaves."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, somebody else's: ``helper.py`` leaves ``ran`` when it is imported."""
     monkeypatch.chdir(tmp_path)
-    words = ["model.factory=os:system", f"model.kwargs={{command: 'touch {tmp_path}/ran'}}"]
-    config = compose("prune", [*CUSTOM, *words])
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text(to_yaml(config))
-    return tmp_path / "run"
+    monkeypatch.delitem(sys.modules, "helper", raising=False)
+    (tmp_path / "helper.py").write_text(HELPER)
+    layers = nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)
+    tensors = nn.Sequential(*layers).state_dict()
+    (tmp_path / "architecture.json").write_text(json.dumps({"format": 1, **FACTORY}))
+    checkpoint.write_tensors(tmp_path / "model.safetensors", tensors)
+    checkpoint.save(tmp_path / "step", tensors, {"iteration": 7, "architecture": FACTORY})
+    checkpoint.write_tensors(tmp_path / "net.safetensors", tensors)
+    return tmp_path
+
+
+@pytest.fixture
+def run(home: Path) -> Path:
+    """A run folder whose network is made by ``helper.py``."""
+    words = ["checkpoint=net.safetensors", *NAMED, "model.kwargs={width: 8}", "runtime=none"]
+    (home / "run").mkdir()
+    (home / "run" / "config.yaml").write_text(to_yaml(compose("prune", words)))
+    return home / "run"
+
+
+@pytest.mark.parametrize("place", [".", "step"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "{}"],
+        ["prune", "checkpoint={}", "runtime=none"],
+        ["finetune", "{}", "train.iterations=1"],
+    ],
+)
+def test_code_that_a_stored_network_names_is_imported_once_the_command_line_names_it_too(
+    home: Path, words: list[str], place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*(word.format(place) for word in words), "--dry-run"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        f"gfs: model: {place} is made by helper:make, which is imported only if the command line "
+        "names it too: model=custom model.factory=helper:make\n"
+    )
+    assert "helper" not in sys.modules
+    assert not (home / "ran").exists()
+    assert main([*words, *NAMED]) == 0
+    assert (home / "ran").exists()
+
+
+def test_load_imports_code_that_its_caller_names(home: Path) -> None:
+    said = r"its file names 'helper:make', .* only if you name it too: factory='helper:make'$"
+    for other in (None, "helper:other", "helper"):
+        with pytest.raises(CheckpointError, match=said):
+            gfs_dist.load(home, factory=other)
+    with pytest.raises(ConfigError, match=said):
+        networks.load_tensors(FACTORY, checkpoint.read_tensors("net.safetensors"), "here")
+    assert not (home / "ran").exists()
+    assert gfs_dist.load(home, factory="helper:make")(torch.ones(1, 64)).shape == (1, 10)
 
 
 @pytest.mark.parametrize(
@@ -29,38 +103,44 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ["prune", "resume=run"],
         ["prune", "resume=run", "--cfg=job"],
+        ["prune", "--config", "run/config.yaml"],
         ["cut", "run", "budget.macs=50%"],
     ],
 )
-def test_a_run_folder_of_somebody_else_runs_nothing(
-    hostile: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+def test_code_that_a_run_folder_names_is_imported_once_the_command_line_names_it_too(
+    run: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(words) == 2
-    said = capsys.readouterr().err
-    assert "os:system is named by a file and not your own code" in said
-    assert f"(here as {'' if words[0] == 'cut' else 'model.'}factory=os:system)" in said
-    assert not (hostile.parent / "ran").exists()
+    key = "factory" if words[0] == "cut" else "model.factory"
+    place = "run/config.yaml" if "--config" in words else "run"
+    assert main([*words, "--dry-run"]) == 2
+    assert capsys.readouterr().err == (
+        f"gfs: {key}: {place} names helper:make, which is imported only if the command line names "
+        f"it too: gfs {' '.join(words[: 3 - ('--config' not in words)])} {key}=helper:make\n"
+    )
+    assert not (run.parent / "ran").exists()
+    assert main([*words, "--dry-run", f"{key}=helper:other"]) == 2
+    assert main([*words, "--dry-run", f"{key}=helper:make"]) == 0
+    assert (run.parent / "ran").exists() == ("--cfg=job" not in words)
 
 
-def test_arguments_of_a_factory_are_kept_when_a_run_is_resumed(hostile: Path) -> None:
-    again = compose("prune", ["resume=run", "model.factory=os:system"])
-    assert again.model.kwargs == {"command": f"touch {hostile.parent}/ran"}
+def test_arguments_of_a_factory_are_kept_when_a_run_is_resumed(run: Path) -> None:
+    again = compose("prune", [f"resume={run}", "model.factory=helper:make"])
+    assert again.model.kwargs == {"width": 8}
+    assert compose_stored("prune", str(run), "helper:make").model == again.model
+    assert compose_file("prune", run / "config.yaml", NAMED[1:]).model == again.model
 
 
-def test_what_a_user_names_again_may_be_called(hostile: Path) -> None:
-    again = compose("prune", ["resume=run", "model.factory=os:system"])
-    assert again.model.factory == "os:system"
-    assert compose_stored("prune", "run", "os:system").model == again.model
-    with pytest.raises(ConfigError, match=r"path: model.factory: os:system is named by a file"):
-        compose_stored("prune", "run", "os:popen")
-
-
-def test_a_function_that_own_code_only_borrows_is_not_called(hostile: Path) -> None:
-    (hostile.parent / "lending.py").write_text("from os import system\n")
-    file = hostile / "config.yaml"
-    file.write_text(file.read_text().replace("os:system", "lending:system"))
-    with pytest.raises(ConfigError, match=r"resume: model.factory: lending:system is named by"):
-        compose("prune", ["resume=run"])
+@pytest.mark.parametrize("words", [["runtime=local"], ["runtime=ray"]])
+def test_modules_of_the_current_folder_take_the_place_of_no_others(
+    home: Path, words: list[str]
+) -> None:
+    (home / "safetensors.py").write_text(HELPER)
+    small = ["model.width=20", "steps=2", "train.iterations=2", "workers=1", "out=run"]
+    command = [sys.executable, "-m", "gfs_dist", "prune", *small, *words]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    assert not (home / "ran").exists()
 
 
 def test_a_target_is_a_word_like_any_other(tmp_path: Path) -> None:
@@ -84,13 +164,13 @@ def test_a_target_in_a_file_of_the_users_is_no_key(tmp_path: Path) -> None:
         compose("prune", ["data=mine"], tmp_path)
 
 
-def test_a_configuration_that_unfolds_without_end_is_refused_at_once(hostile: Path) -> None:
+def test_a_configuration_that_unfolds_without_end_is_refused_at_once(run: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(9)]
     for text in ("\n".join(lines), "a: " + "[" * 2**19):
-        (hostile / "config.yaml").write_text(text)
+        (run / "config.yaml").write_text(text)
         with pytest.raises(ConfigError, match=r"config.yaml cannot be read: .*it has aliases, or"):
             compose("prune", ["resume=run"])
-    (hostile / "config.yaml").write_text("#" * 2**21)
+    (run / "config.yaml").write_text("#" * 2**21)
     with pytest.raises(ConfigError, match=r"accepted is a file of at most 1,048,576 bytes"):
         compose("prune", ["resume=run"])

@@ -83,7 +83,7 @@ def test_a_shared_tensor_is_cut_once() -> None:
 )
 def test_an_impossible_origin_is_refused(origin: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        fresh(origin)
+        fresh(origin, named=origin.get("factory"))
 
 
 @pytest.mark.parametrize(

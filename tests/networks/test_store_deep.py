@@ -28,7 +28,7 @@ from tests.networks import nets
 
 READER = """
 import sys, safetensors.torch, gfs_dist
-network = gfs_dist.load(sys.argv[1])
+network = gfs_dist.load(sys.argv[1], factory=(sys.argv[2:] or [None])[0])
 y = network(safetensors.torch.load_file("x.safetensors")["x"]).detach()
 safetensors.torch.save_file({"y": y}, "y.safetensors")
 print(*sorted(name for name in sys.modules if name in ("own_nets", "tests")))
@@ -46,9 +46,9 @@ def architecture(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "architecture.json").read_text())
 
 
-def read_elsewhere(folder: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+def read_elsewhere(folder: Path, cwd: Path, *factory: str) -> subprocess.CompletedProcess[str]:
     """``folder`` read by a fresh process in ``cwd``: outputs on x.safetensors to y.safetensors."""
-    command = [sys.executable, "-W", "error", "-c", READER, str(folder)]
+    command = [sys.executable, "-W", "error", "-c", READER, str(folder), *factory]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
@@ -65,6 +65,10 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 OWN = {"model": "custom", "factory": "own_nets:OneWay", "kwargs": {"hidden": 6}}
+
+
+def own(**kwargs: int) -> nn.Module:
+    return fresh({**OWN, "kwargs": {"hidden": 6, **kwargs}}, named="own_nets:OneWay")
 
 
 def same(one: nn.Module, two: nn.Module, x: Tensor) -> bool:
@@ -129,7 +133,7 @@ def test_a_fresh_process_rebuilds_a_graph(tmp_path: Path) -> None:
 
 def test_a_fresh_process_replays_what_cannot_be_recorded(tmp_path: Path, code: Path) -> None:
     x = torch.randn(3, *nets.FEATURES)
-    network = nets.shaken(fresh({**OWN, "kwargs": {"hidden": 3}}))
+    network = nets.shaken(own(hidden=3))
     networks.save(tmp_path / "m", network, example=x, origin=OWN)
     assert "graph" not in architecture(tmp_path / "m")
     assert architecture(tmp_path / "m")["removals"]["sizes"] == {
@@ -138,11 +142,11 @@ def test_a_fresh_process_replays_what_cannot_be_recorded(tmp_path: Path, code: P
         "second": {"in_features": 3},
     }
     checkpoint.write_tensors(code / "x.safetensors", {"x": x})
-    done = read_elsewhere(tmp_path / "m", code)
+    done = read_elsewhere(tmp_path / "m", code, "own_nets:OneWay")
     assert (done.returncode, done.stdout, done.stderr) == (0, "own_nets\n", "")
     assert torch.equal(safetensors.torch.load_file(code / "y.safetensors")["y"], network(x))
 
-    done = read_elsewhere(tmp_path / "m", tmp_path)
+    done = read_elsewhere(tmp_path / "m", tmp_path, "own_nets:OneWay")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(
         "model.factory: importing own_nets raised ModuleNotFoundError: No module named 'own_nets'; "
@@ -153,20 +157,20 @@ def test_a_fresh_process_replays_what_cannot_be_recorded(tmp_path: Path, code: P
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_dtype_is_kept(tmp_path: Path, code: Path, dtype: torch.dtype) -> None:
     x = torch.randn(3, *nets.FEATURES, dtype=dtype)
-    for network, origin in ((nets.mlp(), None), (fresh(OWN), OWN)):
+    for network, origin in ((nets.mlp(), None), (own(), OWN)):
         network = nets.shaken(network).to(dtype)
         networks.save(tmp_path / "m", network, example=x, origin=origin)
-        found = networks.load(tmp_path / "m")
+        found = networks.load(tmp_path / "m", factory=origin and origin["factory"])
         assert {tensor.dtype for tensor in found.parameters()} == {dtype}
         assert same(found, network, x)
 
 
 def test_biases_that_were_added_are_kept(tmp_path: Path, code: Path) -> None:
     x = torch.randn(3, *nets.FEATURES)
-    network = nets.shaken(fresh(OWN))
+    network = nets.shaken(own())
     network.get_submodule("first").bias = nn.Parameter(torch.randn(6))
     networks.save(tmp_path / "m", network, example=x, origin=OWN)
-    assert same(networks.load(tmp_path / "m"), network, x)
+    assert same(networks.load(tmp_path / "m", factory=OWN["factory"]), network, x)
 
 
 def set_again(layer: nn.Module) -> None:
@@ -263,7 +267,8 @@ def test_training_that_evaluation_does_not_show_needs_the_factory(tmp_path: Path
     factory = {"model": "custom", "factory": "tests.networks.nets:Wobbling", "kwargs": {}}
     x, network = torch.randn(2, 4), nets.shaken(nets.Wobbling())
     networks.save(tmp_path / "m", network, example=x, origin=factory)
-    assert isinstance(networks.load(tmp_path / "m"), nets.Wobbling)
+    found = networks.load(tmp_path / "m", factory=factory["factory"])
+    assert isinstance(found, nets.Wobbling)
     networks.save(tmp_path / "m", network, example=x)
     assert architecture(tmp_path / "m")["graph"]["evaluation_only"] is True
     assert same(networks.load(tmp_path / "m"), network, x)

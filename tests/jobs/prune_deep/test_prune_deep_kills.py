@@ -13,6 +13,7 @@ import pytest
 from gfs_dist.cli import main
 from tests.jobs.deep_runs import (
     ALONE,
+    FACTORY,
     FIRST_SEARCH,
     LAST,
     SECOND_SEARCH,
@@ -67,7 +68,7 @@ def test_a_killed_driver_is_resumed_inside_a_layer(
     first, partial = (out / f"paths/step_00000025/{name}.json" for name in ("0", "3.partial"))
     before = first.stat().st_mtime_ns
     assert 1 <= len(json.loads(partial.read_text())["picks"]) < 6
-    assert main(["prune", f"resume={out}", *words]) == 0
+    assert main(["prune", f"resume={out}", FACTORY, *words]) == 0
     assert first.stat().st_mtime_ns == before
     assert outcome(out) == outcome(undisturbed)
     assert not partial.exists()
@@ -87,7 +88,7 @@ def test_at_a_url_it_is_resumed_too_and_scratch_stays_here(
     assert (out / "config.yaml").exists()
     assert list((tmp_path / "state").glob("gfs/runs/*/scratch"))
     assert not (out / "scratch").exists()
-    assert main(["prune", f"resume={url}"]) == 0
+    assert main(["prune", f"resume={url}", FACTORY]) == 0
     assert outcome(out) == outcome(undisturbed)
     assert not (out / "scratch").exists()
 
@@ -102,14 +103,14 @@ def test_a_driver_killed_while_widths_are_measured_searches_nothing_again(
     files = sorted((out / "paths/step_00000025").iterdir())
     before = [file.stat().st_mtime_ns for file in files]
     assert [file.name for file in files] == ["0.json", "3.json"]
-    assert main(["prune", f"resume={out}"]) == 0
+    assert main(["prune", f"resume={out}", FACTORY]) == 0
     assert [file.stat().st_mtime_ns for file in files] == before
     assert outcome(out) == outcome(undisturbed)
 
 
 def test_a_finished_run_is_resumed_to_the_same_report(undisturbed: Path) -> None:
     before = report(undisturbed)
-    assert main(["prune", f"resume={undisturbed}"]) == 0
+    assert main(["prune", f"resume={undisturbed}", FACTORY]) == 0
     assert report(undisturbed)["results"] == before["results"]
 
 
@@ -128,10 +129,10 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"gfs prune resume={out}" in errors
+    assert f"gfs prune resume={out} {FACTORY}" in errors
     assert report(out)["status"] == "stopped"
     assert not (out / "scratch").exists()
-    assert main(["prune", f"resume={out}"]) == 0
+    assert main(["prune", f"resume={out}", FACTORY]) == 0
     assert report(out)["status"] == "finished"
 
 
@@ -152,7 +153,7 @@ def test_fine_tuning_goes_on_to_the_same_bits(tmp_path: Path, undisturbed: Path)
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert report(out)["status"] == "stopped"
-    assert main(["prune", f"resume={out}"]) == 0
+    assert main(["prune", f"resume={out}", FACTORY]) == 0
     assert outcome(out) == outcome(tmp_path / "whole")
 
 

@@ -21,6 +21,7 @@ from gfs_dist.pruning.layerwise import sizing
 from gfs_dist.pruning.layerwise.pruner import Pruner
 from tests.jobs.deep_runs import (
     ALONE,
+    OWN,
     RUN,
     dense_network,
     joined_hash,
@@ -139,7 +140,7 @@ def test_the_card_says_where_the_network_comes_from(undisturbed: Path) -> None:
 
 
 def test_all_checkpoints_of_a_run_folder_are_pruned(tmp_path: Path) -> None:
-    found = prune(tmp_path / "run", "checkpoint=dense", *RUN, "runtime=none")
+    found = prune(tmp_path / "run", "checkpoint=dense", *OWN, *RUN, "runtime=none")
     assert [row["iteration"] for row in found["results"]] == [0, 10, 20, 25]
     assert found["dense"] == found["results"][-1]["dense"]
     assert len({row["picks_sha256"] for row in found["results"]}) > 1
@@ -151,8 +152,7 @@ def test_a_state_dict_is_pruned_and_its_result_pruned_again(tmp_path: Path) -> N
     file = tmp_path / "net.safetensors"
     checkpoint.write_tensors(file, dense_network().state_dict())
     words = [*RUN, "runtime=none", "repair.refit=false"]
-    model = ["model=custom", "model.factory=tiny_digits:make"]
-    [row] = prune(tmp_path / "one", f"checkpoint={file}", *model, *words)["results"]
+    [row] = prune(tmp_path / "one", f"checkpoint={file}", *OWN, *words)["results"]
     assert set(row["accuracy_after"]) == {"cut", "batch_norm"}
     again = [f"checkpoint={tmp_path / 'one' / row['model']}", "budget.keep=50%", *words]
     [twice] = prune(tmp_path / "two", *again)["results"]
