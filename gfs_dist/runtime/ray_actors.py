@@ -354,6 +354,8 @@ def join_cluster(address: str) -> None:
             whether the cluster asks for a token (Ray would then show none).
         PlacementError: Ray refused.
     """
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or address  # as Ray has it
     if address != "auto":
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit():

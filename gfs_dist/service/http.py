@@ -47,14 +47,15 @@ class _Refuse(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def get_json(url: str, token: str | None, timeout_s: float = TIMEOUT_S) -> Any:
-    """What ``url`` answers.
+def get_json(url: str, token: str | None, timeout_s: float | None = None) -> Any:
+    """What ``url`` answers within ``timeout_s`` (None: ``TIMEOUT_S``).
 
     Raises:
         AnswerError: with another status than 200 (401, 403: the token).
         UnreachableError: not at all, too long, or not in JSON.
         SilentError: not whole in time.
     """
+    timeout_s = timeout_s or TIMEOUT_S
     request = urllib.request.Request(url)  # noqa: S310 - callers pass http or https
     if token is not None:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
@@ -93,7 +94,7 @@ def _answer(request: urllib.request.Request, timeout_s: float) -> Any:
         raise UnreachableError(str(reason) or type(error).__name__) from error
 
 
-def nodes(url: str, token: str | None, timeout_s: float = TIMEOUT_S) -> list[dict[str, Any]]:
+def nodes(url: str, token: str | None, timeout_s: float | None = None) -> list[dict[str, Any]]:
     """The nodes that the cluster behind the dashboard ``url`` knows, dead ones too.
 
     Raises:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,91 @@ def test_modules_of_the_current_folder_take_the_place_of_no_others(
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     assert not (home / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("out", "out: http://127.0.0.1:9/${oc.env:GFS_SECRET}"),
+        ("out", 'out: "\\x24{oc.env:GFS_SECRET}"'),
+        ("out", "out: ${oc.decode:${oc.env:GFS_SECRET}}"),
+        ("out", r"out: \\${oc.env:GFS_SECRET}"),
+        ("out", "out: ${oc.${model.name}:GFS_SECRET}"),
+        ("seed", "seed: ${steps}"),
+        ("model.kwargs.net.0.name", "model.kwargs.net.0.name: ${oc.env:GFS_SECRET}"),
+    ],
+)
+@pytest.mark.parametrize(
+    "words",
+    [["prune", "resume=run"], ["prune", "--config=run/config.yaml"], ["cut", "run"]],
+)
+def test_nothing_is_looked_up_for_a_file(
+    run: Path,
+    words: list[str],
+    key: str,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("GFS_SECRET", "5ecr3t")
+    asked: list[str] = []
+    monkeypatch.setattr("gfs_dist.jobs.stored._remote", lambda url, key: asked.append(url))
+    config = (run / "config.yaml").read_text()
+    if key.startswith("model"):
+        changed = config.replace("width: 8", f"net: [{{name: '{text.partition(': ')[2]}'}}]")
+    else:
+        changed = re.sub(f"^{key}: .*$", lambda _: text, config, flags=re.MULTILINE)
+    assert changed != config
+    (run / "config.yaml").write_text(changed)
+    assert main([*words, *(["budget.macs=50%"] if words[0] == "cut" else []), "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    place = {"prune": words[1].partition("=")[0], "cut": "path"}[words[0]]
+    assert said.startswith(f"gfs: {place}: run/config.yaml: {key}: found ")
+    assert said.endswith("nothing is looked up for a file, least of all in the environment\n")
+    assert said.count("\n") == 1
+    assert "5ecr3t" not in said
+    assert asked == []
+
+
+def test_a_file_chooses_among_our_options(run: Path, tmp_path: Path) -> None:
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace("name: digits", f"name: {tmp_path}/options"))
+    with pytest.raises(ConfigError, match="is not a configuration of gfs prune"):
+        compose("prune", ["resume=run"])
+
+
+def test_a_cluster_that_a_file_names_is_asked_once_the_command_line_names_it_too(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["model.width=20", "steps=2", "train.iterations=2", "workers=1"]
+    (home / "run").mkdir()
+    config = compose("prune", [*small, "runtime.address=127.0.0.1:9"])
+    (home / "run" / "config.yaml").write_text(to_yaml(config))
+    asked: list[str] = []
+
+    def join(address: str) -> None:
+        asked.append(address)
+        raise ConfigError("asked")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("gfs_dist.runtime.ray_actors.join_cluster", join)
+    monkeypatch.setattr("gfs_dist.service.http.get_json", join)
+    for command, words in (
+        ("gfs prune resume=run", ["prune", "resume=run"]),
+        ("gfs prune resume=run", ["submit", "prune", "resume=run"]),
+        ("gfs prune --config run/config.yaml", ["prune", "--config", "run/config.yaml"]),
+    ):
+        assert main(words) == 2
+        place = "run/config.yaml" if "--config" in words else "run"
+        assert capsys.readouterr().err == (
+            f"gfs: runtime.address: {place} names 127.0.0.1:9, which is contacted only if the "
+            f"command line names it too: {command} runtime.address=127.0.0.1:9\n"
+        )
+        assert asked == []
+    assert main(["prune", "resume=run", "runtime.address=127.0.0.1:9"]) == 2
+    assert asked == ["127.0.0.1:9"]
+    assert compose("prune", ["resume=run", "runtime.address=null"]).runtime.address is None
+    assert compose("prune", ["resume=run", "runtime=none"]).runtime.kind == "none"
 
 
 def test_a_target_is_a_word_like_any_other(tmp_path: Path) -> None:

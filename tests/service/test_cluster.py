@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from gfs_dist.errors import ClusterError
-from gfs_dist.service import state
+from gfs_dist.cli import main
+from gfs_dist.errors import ClusterError, InputError
+from gfs_dist.runtime import ray_actors
+from gfs_dist.service import http, state
 from gfs_dist.service.cluster import find_cluster
+from gfs_dist.service.jobs import Jobs
 from gfs_dist.service.processes import Process
 from gfs_dist.service.state import LocalCluster, Node
 
@@ -78,6 +85,108 @@ def test_a_dead_address_is_noticed_at_once(token) -> None:
         url = f"http://127.0.0.1:{reserved.getsockname()[1]}"
         with pytest.raises(ClusterError, match="no Ray cluster answers at .*refused"):
             find_cluster(url)
+
+
+SILENT = r"no Ray cluster answers at http://127.0.0.1:\d+ \(no .*answer within 0.3 s\)"
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """``HOST:PORT`` that takes connections and never says a word."""
+    monkeypatch.setattr(http, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(ray_actors, "CONNECT_TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["list"], ["status", "a"], ["logs", "a"], ["stop", "a"], ["fetch", "a"], ["doctor"]),
+        ["submit", "prune", "steps=1", "out=never"],
+    ],
+)
+def test_a_silent_address_is_told_in_one_line(
+    silent: str, scheme: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    doctor = words == ["doctor"]
+    assert main([*words, f"runtime.address={scheme}{silent}"]) == (1 if doctor else 2)
+    out, err = capsys.readouterr()
+    [line] = [line for line in (out if doctor else err).splitlines() if "no Ray cluster" in line]
+    assert re.search(f"runtime.address: {SILENT}", line)
+    assert doctor or err == f"{line}\n"
+
+
+@pytest.mark.parametrize("variable", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
+def test_a_silent_address_in_a_variable_of_rays_is_told_too(
+    silent: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, silent)
+    with pytest.raises(ClusterError, match=f"^{variable}: {SILENT}$"):
+        find_cluster(None)
+
+
+def test_ranks_join_no_silent_address(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    said = r"no Ray cluster at 127.0.0.1:\d+ \(what listens there has not answered within 0.3 s\)$"
+    with pytest.raises(InputError, match=said):
+        ray_actors.join_cluster(silent)
+    monkeypatch.setenv("RAY_ADDRESS", silent)
+    with pytest.raises(InputError, match=said):
+        ray_actors.join_cluster("auto")
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(
+    dashboard, token, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "MAX_BYTES", 2**20)
+    jobs = Jobs(find_cluster(dashboard.url))
+    dashboard.pages["/api/jobs/"] = ["x" * 2**21]
+    with pytest.raises(ClusterError, match=r"more than 1 MiB, no answer of Ray's"):
+        jobs.list()
+    dashboard.pages["/api/version"] = ["x" * 2**21]
+    with pytest.raises(ClusterError, match=r"more than 1 MiB, no answer of Ray's"):
+        find_cluster(dashboard.url)
+
+
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(silent: str) -> None:
+    """Each byte comes in time for a socket, the whole does not."""
+    over = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection = server.accept()[0]
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            with contextlib.suppress(OSError):
+                while not over.wait(0.05):
+                    connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,))
+        thread.start()
+        with pytest.raises(http.SilentError, match="no whole answer within 0.3 s"):
+            http.get_json(f"http://127.0.0.1:{server.getsockname()[1]}", None)
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("page", "content"),
+    [
+        ("/api/v0/nodes", {"data": {"result": {"result": ["x"]}}}),
+        ("/api/v0/nodes", {"data": {"result": {"result": [{}]}}}),
+        ("/api/jobs/", ["x"]),
+        ("/api/jobs/", [{"submission_id": "a"}]),
+        ("/api/jobs/", {"x": 1}),
+    ],
+)
+def test_answers_that_are_not_rays_are_told_in_one_line(dashboard, token, page, content) -> None:
+    dashboard.pages[page] = content
+    cluster = find_cluster(dashboard.url)
+    with pytest.raises(ClusterError, match=dashboard.url) as caught:
+        cluster.nodes() if page.endswith("nodes") else Jobs(cluster).list()
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_and_wrong_tokens_are_told_apart(
