@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,8 @@ from gfs_dist.data.spec import DataSpec, Splits
 from gfs_dist.errors import DataError
 from gfs_dist.runtime.memory import free_memory_bytes
 
+MAX_PIXELS = 178_956_970
+"""Of a picture as it is decoded or scaled; more are a bomb to Pillow too."""
 SUFFIXES = (".jpg", ".jpeg", ".png")
 TRAIN = ("train",)
 TEST = ("val", "test")
@@ -89,14 +92,21 @@ def read_image(path: Path, size: int, resize: int) -> Tensor:
     """One image uint8 (3, size, size), RGB whatever it was.
 
     Raises:
-        DataError: damaged, or no image.
+        DataError: damaged, no image, or one of more pixels than pictures have.
     """
+    if not path.is_file():  # a pipe or device would never end
+        raise DataError(f"{path}: found no regular file")
     try:
         with Image.open(path) as image:
+            scale = resize / min(image.size)
+            if max(1.0, scale**2) * math.prod(image.size) > MAX_PIXELS:
+                raise ValueError(
+                    f"{image.width} x {image.height} pixels, too many once the shorter side has "
+                    f"{resize}"
+                )
             rgb = image.convert("RGB")
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
-    scale = resize / min(rgb.size)
     width, height = (max(resize, round(side * scale)) for side in rgb.size)
     if (width, height) != rgb.size:
         rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gfs_dist.data.archive import first_line, refuse_bomb
+from gfs_dist.data.archive import first_line, refuse_bomb, refuse_larger
 from gfs_dist.data.balanced import balanced_part
 from gfs_dist.data.spec import DataSpec, Splits
 from gfs_dist.errors import DataError
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 MAX_CLASSES = 2**20
+MAGIC = np.lib.format.MAGIC_PREFIX
 
 
 def read_npz(spec: DataSpec) -> Splits:
@@ -37,14 +41,26 @@ def read_npz(spec: DataSpec) -> Splits:
             f"{path}: x_test: found {tuple(x_test.shape)}, accepted (N, "
             f"{', '.join(map(str, x_train.shape[1:]))}) as in x_train"
         )
-    labels_train = _labels(path, arrays, "train", len(x_train), spec.classes or MAX_CLASSES)
+    labels_train = _labels(path, arrays, "train", spec.classes or MAX_CLASSES)
     classes = spec.classes or int(labels_train.max()) + 1
-    labels_test = _labels(path, arrays, "test", len(x_test), classes)
+    labels_test = _labels(path, arrays, "test", classes)
     x_train, labels_train = balanced_part(x_train, labels_train, spec.samples, spec.seed)
     return Splits(x_train, labels_train, x_test, labels_test, classes)
 
 
+class Header(NamedTuple):
+    """What an array says of itself before its numbers."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
+    """The four arrays; their numbers are read once all that is known without them is right."""
     if not path.is_file():
         raise DataError(f"data.path: found no file {path}")
     arrays: dict[str, np.ndarray] = {}
@@ -52,19 +68,22 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         # Opened here because numpy leaves a file open that it refuses.
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+            if file.read(len(MAGIC)) == MAGIC:
                 raise DataError(f"{path}: found one array, accepted an .npz of {', '.join(NAMES)}")
+            file.seek(0)
+            archive = np.load(file, allow_pickle=False)
             for name in NAMES:
                 if name not in archive:
                     found = ", ".join(sorted(archive)[:6]) or "nothing"
                     raise DataError(f"{path}: has no {name}; found {found}")
-            assert archive.zip is not None  # it is open
             refuse_bomb(path, archive.zip)
+            headers = {}
+            for name in NAMES:
+                headers[name] = _header(path, archive.zip, name)
+            _check(path, headers)
+            refuse_larger(path, sum(map(_memory_bytes, headers.values())))
             for name in NAMES:
                 arrays[name] = archive[name]
-                if not isinstance(arrays[name], np.ndarray):  # numpy gives the bytes of others
-                    raise DataError(f"{path}: {name}: found no array")
     except DataError:
         raise
     except Exception as error:  # damaged bytes make zipfile and numpy raise anything
@@ -72,21 +91,65 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _inputs(path: Path, arrays: dict[str, np.ndarray], name: str) -> Tensor:
-    array = arrays[name]
-    shape = array.shape
-    if array.ndim not in (2, 4) or 0 in shape:
+def _header(path: Path, archive: ZipFile, name: str) -> Header:
+    member = archive.getinfo(name if name in archive.namelist() else f"{name}.npy")
+    with archive.open(member) as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise DataError(f"{path}: {name}: found no array")
+        file.seek(0)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        header, held = Header(shape, dtype), member.file_size - file.tell()
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded: they are pickles, which can run code")
+    if header.nbytes != held:
+        raise DataError(
+            f"{path}: {name}: found {held:,} bytes, accepted {header.nbytes:,} for its shape "
+            f"{shape} of {dtype}"
+        )
+    return header
+
+
+def _memory_bytes(header: Header) -> int:
+    """Of an array while it is checked: floating ones are there twice, and once as bits."""
+    copies = 5 * math.prod(header.shape) if header.dtype.kind == "f" else 0
+    return header.nbytes + copies
+
+
+def _check(path: Path, headers: dict[str, Header]) -> None:
+    for split in ("train", "test"):
+        _check_inputs(path, f"x_{split}", headers[f"x_{split}"])
+        shape, dtype = headers[f"y_{split}"]
+        count = headers[f"x_{split}"].shape[0]
+        if dtype.kind not in "iu" or shape != (count,):
+            raise DataError(
+                f"{path}: y_{split}: found {dtype} {shape}, accepted whole numbers ({count},), one "
+                f"for each of x_{split}; networks without classes are pruned in Python "
+                "(gfs_dist.prune)"
+            )
+
+
+def _check_inputs(path: Path, name: str, header: Header) -> None:
+    shape, dtype = header
+    if len(shape) not in (2, 4) or 0 in shape:
         raise DataError(
             f"{path}: {name}: found shape {shape}, accepted (N, C, H, W) or (N, features)"
         )
-    if array.ndim == 4 and shape[3] in (1, 3) and shape[1] == shape[2] > 4:
+    if len(shape) == 4 and shape[3] in (1, 3) and shape[1] == shape[2] > 4:
         raise DataError(
             f"{path}: {name}: found shape {shape}, channels last; accepted (N, C, H, W)"
         )
+    if dtype != np.uint8 and dtype.kind != "f":
+        raise DataError(f"{path}: {name}: found {dtype}, accepted uint8 or floating point")
+
+
+def _inputs(path: Path, arrays: dict[str, np.ndarray], name: str) -> Tensor:
+    array = arrays[name]
     if array.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(array))
-    if array.dtype.kind != "f":
-        raise DataError(f"{path}: {name}: found {array.dtype}, accepted uint8 or floating point")
     with np.errstate(over="ignore"):
         x = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
     wrong = ~torch.isfinite(x)
@@ -99,22 +162,13 @@ def _inputs(path: Path, arrays: dict[str, np.ndarray], name: str) -> Tensor:
     return x
 
 
-def _labels(
-    path: Path, arrays: dict[str, np.ndarray], split: str, count: int, classes: int
-) -> Tensor:
-    name = f"y_{split}"
-    array = arrays[name]
-    if array.dtype.kind not in "iu" or array.shape != (count,):
-        raise DataError(
-            f"{path}: {name}: found {array.dtype} {array.shape}, accepted whole numbers "
-            f"({count},), one for each of x_{split}; networks without classes are pruned in Python "
-            "(gfs_dist.prune)"
-        )
+def _labels(path: Path, arrays: dict[str, np.ndarray], split: str, classes: int) -> Tensor:
+    array = arrays[f"y_{split}"]
     wrong = (array < 0) | (array >= classes)
     if wrong.any():
         first = int(wrong.argmax())
         raise DataError(
-            f"{path}: {name}: found label {array[first]} at index {first}, "
+            f"{path}: y_{split}: found label {array[first]} at index {first}, "
             f"accepted 0 to {classes - 1}"
         )
     return torch.from_numpy(array.astype(np.int64))

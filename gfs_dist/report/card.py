@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def card(result: Result, report: Mapping[str, Any], origin: Origin) -> list[Bloc
 
 
 def _loading(origin: Origin) -> Code:
-    factory = f', factory="{origin.factory}"' if origin.factory else ""
+    factory = f", factory={json.dumps(origin.factory)}" if origin.factory else ""
     return Code(
         "import gfs_dist\n\n"
         f'model = gfs_dist.load("PATH_OF_THIS_FOLDER"{factory})  # a torch.nn.Module, evaluating\n'

@@ -92,7 +92,10 @@ figcaption { color: #555; font-size: .9rem; }
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
-    """The page as Markdown (GitHub's tables); plots by relative path."""
+    """The page as Markdown (GitHub's tables); plots by relative path.
+
+    Names come from files, which may be anybody's: in them there are no tags, links or images.
+    """
     return "\n\n".join(_markdown(block) for block in blocks) + "\n"
 
 
@@ -116,22 +119,31 @@ def to_html(title: str, blocks: Sequence[Block], images: Mapping[str, bytes]) ->
 def _markdown(block: Block) -> str:
     match block:
         case Heading(level, text):
-            return f"{'#' * level} {text}"
+            return f"{'#' * level} {_plain(text)}"
         case Paragraph(text):
-            return text
+            return _plain(text)
         case Bullets(items):
-            return "\n".join(f"- {item}" for item in items)
+            return "\n".join(f"- {_plain(item)}" for item in items)
         case Table(header, rows, text):
             marks = [":--", *[":--" if text else "--:"] * (len(header) - 1)]
             return "\n".join(_markdown_row(row) for row in (header, marks, *rows))
         case Code(text):
-            return f"```\n{text.rstrip()}\n```"
+            longest = max(map(len, re.findall("`+", text)), default=0)
+            fence = "`" * max(3, longest + 1)
+            return f"{fence}\n{text.rstrip()}\n{fence}"
         case Plot(file, caption):
             return f"![{_name(file)}]({file})\n\n*{caption}*"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(_plain(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _plain(text: str) -> str:
+    """One line, in which nothing begins a tag, and no bracket ends the words of a link."""
+    line = " ".join(text.splitlines())
+    line = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line)  # also between backticks: they may not pair
+    return re.sub(r"\](?=[(\[:])", r"]\\", line)
 
 
 def _html(block: Block, images: Mapping[str, bytes]) -> str:

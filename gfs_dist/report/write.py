@@ -45,7 +45,7 @@ def write(
     drawn = plots.draw(results, report.get("timing") or {}, facts.training(report))
     drawn |= scaling_plots.draw(report)
     config = folder / "config.yaml"
-    text = config.read_text(encoding="utf-8") if config.exists() else None
+    text = config.read_text(encoding="utf-8") if config.is_file() else None
     page = content.page(report, results, list(drawn), text)
 
     with atomic.storage_errors(folder / "plots"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,19 @@ def test_a_damaged_image_is_named(root: Path, suffix: str, share: float) -> None
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(DataError, match=rf"dog/2a.{suffix}: cannot be read as an image"):
         load(root)
+
+
+def test_what_is_no_file_or_grows_too_large_is_refused_before_it_is_decoded(root: Path) -> None:
+    odd = root / "train" / "cat" / "odd.png"
+    os.mkfifo(odd)
+    with pytest.raises(DataError, match=r"odd.png: found no regular file"):
+        image_folder.read_image(odd, 8, 8)
+    odd.unlink()
+    picture(odd, (1, 2, 3), (1, 60_000))
+    with pytest.raises(
+        DataError, match=r"1 x 60000 pixels, too many once the shorter side
+    ):
+        image_folder.read_image(odd, 224, 256)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

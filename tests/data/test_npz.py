@@ -139,6 +139,64 @@ def test_what_is_no_array_and_what_is_larger_than_memory_are_refused(
         load(path)
 
 
+def npy(header: str, content: bytes = b"") -> bytes:
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + content
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "message"),
+    [
+        ("x_train", "{'descr': '|u1', 'fortran_order': False, 'shape': (12, 3, 5, 2**40)}", "read"),
+        (
+            "x_train",
+            "{'descr': '|u1', 'fortran_order': False, 'shape': (1099511627776, 3)}",
+            r"found 4 bytes, accepted 3,298,534,883,328 for its shape \(\d+, 3\) of uint8",
+        ),
+        (
+            "y_train",
+            "{'descr': '<i8', 'fortran_order': False, 'shape': (12,)}",
+            r"found 4 bytes, accepted 96 for its shape \(12,\) of int64",
+        ),
+    ],
+)
+def test_numbers_that_a_header_only_promises_are_refused(
+    tmp_path: Path, name: str, header: str, message: str
+) -> None:
+    path = write(tmp_path / "d.npz", {k: v for k, v in GOOD.items() if k != name})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{name}.npy", npy(header, bytes(4)))
+    with pytest.raises(DataError, match=rf"d.npz: {name}:? .*{message}"):
+        load(path)
+
+
+def test_nothing_is_unpacked_of_a_file_that_grows_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zeros = np.zeros((12, 2**15), np.uint8)
+    np.savez_compressed(tmp_path / "d.npz", **{**GOOD, "x_train": zeros, "x_test": zeros[:5]})
+    assert load(tmp_path / "d.npz").x_train.shape == (12, 2**15)
+    monkeypatch.setattr(archive_module, "SMALL_BYTES", 2**18)
+    monkeypatch.setattr(zipfile.ZipFile, "open", None)
+    with pytest.raises(DataError, match=r"d.npz: its .* bytes unpack to 55\d,\d{3}, accepted"):
+        load(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_the_copy_that_floating_numbers_need_counts_as_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type
+) -> None:
+    x = np.zeros((12, 100), dtype)
+    path = write(tmp_path / "d.npz", {**GOOD, "x_train": x, "x_test": x[:5]})
+    stored = x.nbytes + x[:5].nbytes + 17 * 8 + 4 * 128
+    monkeypatch.setattr(archive_module, "free_memory_bytes", lambda: stored)
+    if dtype is np.uint8:
+        assert len(load(path).x_train) == 12
+        return
+    with pytest.raises(DataError, match=r"d.npz: holds 0.0 GiB unpacked, found 0.0 GiB free"):
+        load(path)
+
+
 def test_normalisation_of_another_number_of_channels_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "d.npz", GOOD)
     with pytest.raises(DataError, match=r"data.mean: found 2 numbers for 3 channels, accepted 1 o"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from gfs_dist.errors import InputError, StorageError
+from gfs_dist.report import card as report_card
 from gfs_dist.report import content, document, facts, machine, versions, write
 from gfs_dist.theory import why_no_bound
 
@@ -362,3 +364,51 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(StorageError, match="file/run/plots: cannot be written"):
         write(tmp_path / "file" / "run", *run())
+
+
+HOSTILE = "<img src=x onerror=alert(1)> [a](javascript:x) | `</td>`\n# <script>"
+
+
+def test_names_of_others_are_words_and_nothing_else(tmp_path):
+    """Every text of a report, and every key, may be anybody's."""
+    report, paths = run()
+    named = {row["name"]: f"{number}{HOSTILE}" for number, row in enumerate(report["results"])}
+    for row in report["results"]:
+        row.update(name=named[row["name"]], stop_reason=HOSTILE, objective=HOSTILE)
+    paths = {named[name]: path for name, path in paths.items()}
+    report["timing"]["ranks"][0]["host"] = HOSTILE
+    report["faults"] = [{"rank": HOSTILE, "kind": HOSTILE, "reason": HOSTILE, "time": 0.0}]
+    report["machine"] = {HOSTILE: [HOSTILE]}
+    report["versions"] = {HOSTILE: HOSTILE}
+    report["tables"] = {HOSTILE: [{HOSTILE: HOSTILE}]}
+    report |= {"job": HOSTILE, "notes": [HOSTILE], "command": f"gfs\n```\n{HOSTILE}"}
+    config = f"data: {HOSTILE}\n````\n"
+    blocks = content.page(report, facts.results(report, paths), [], config)
+    markdown = document.to_markdown(blocks)
+    assert f"````\ngfs\n```\n{HOSTILE}\n````\n" in markdown
+    assert f"`````\n{config.rstrip()}\n`````\n" in markdown
+    outside = re.sub("(?ms)^(````+)$.*?^\\1$", "", markdown)
+    assert outside.count("onerror") > 15
+    assert not re.search(r"<[A-Za-z/!?]|\]\(|^# <", outside, re.MULTILINE)
+    html = document.to_html(content.title(report), blocks, {})
+    tags = set(re.findall(r"<(/?[a-z0-9!]+)", html))
+    assert tags.isdisjoint({"img", "script"})
+    assert html.count("</td>") == html.count("<td>")
+
+
+def test_a_card_holds_no_tags_and_quotes_its_factory():
+    origin = report_card.Origin(
+        network=HOSTILE, checkpoint=HOSTILE, data=HOSTILE, budget=HOSTILE, method=HOSTILE,
+        inputs="x", factory='a:b"); print("',
+    )  # fmt: skip
+    report, _ = run()
+    result = facts.results(report, {})[0]
+    page = document.to_markdown(report_card.card(result, report, origin))
+    assert r'factory="a:b\"); print(\"")' in page
+    assert page.count("onerror") > 5
+    assert not re.search(r"<[A-Za-z/!?]|\]\(", page)
+
+
+def test_a_pipe_in_place_of_the_configuration_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config.yaml")
+    assert "## Results" in written(tmp_path, *run())
