@@ -7,6 +7,7 @@ from typing import Any
 
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs import suite_appendix_d, suite_guard, suite_scaling, suite_select
+from gfs_dist.jobs.local import check_device
 from gfs_dist.jobs.reporter import Reporter
 
 SUITES: dict[str, Callable[[schema.Benchmark, Reporter], dict[str, Any]]] = {
@@ -23,5 +24,7 @@ def run(config: schema.Benchmark, reporter: Reporter) -> dict[str, Any]:
     Raises:
         PicksDifferError: two searches of one problem picked differently.
         WorseError: the guard found a ratio that got worse.
+        ConfigError: ``device=cuda`` without a GPU.
     """
+    check_device(config)
     return SUITES[config.suite](config, reporter)

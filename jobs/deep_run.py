@@ -16,7 +16,7 @@ from gfs_dist.errors import StorageError
 from gfs_dist.files import RunFolder, atomic, checkpoint
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.deep_training import DeepTraining
-from gfs_dist.jobs.local import fault_words, local_device, own_event
+from gfs_dist.jobs.local import fault_words, own_event
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.run_folders import check_reach
 from gfs_dist.runtime import GroupProgress, GroupResult, RuntimeSpec, open_runtime
@@ -63,16 +63,6 @@ def training_line(spec: DeepSpec, num_samples: int, workers: int) -> str:
         f"{ranks}, lr {spec.lr:g} to 0 (cosine), momentum {spec.momentum:g}, "
         f"weight decay {spec.weight_decay:g}{', bfloat16' if spec.amp else ''}"
     )
-
-
-def check_device(config: schema.Pretrain | schema.Finetune | schema.Prune) -> None:
-    """Refuse a GPU that this machine has not; machines of a Ray cluster are asked by Ray.
-
-    Raises:
-        ConfigError: names ``device``.
-    """
-    if config.runtime.kind != "ray":
-        local_device(config.device)
 
 
 def sizes(network: nn.Module, images: Images) -> dict[str, int]:

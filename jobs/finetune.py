@@ -24,8 +24,9 @@ from gfs_dist.jobs.deep import (
     read_images,
     read_network,
 )
-from gfs_dist.jobs.deep_run import DeepRun, check_device, deep_spec, plan_lines, sizes
+from gfs_dist.jobs.deep_run import DeepRun, deep_spec, plan_lines, sizes
 from gfs_dist.jobs.deep_training import DeepTraining
+from gfs_dist.jobs.local import check_device
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.run_folders import open_folder
 from gfs_dist.jobs.tracking import tracked

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gfs_dist.errors import ConfigError
+from gfs_dist.jobs import config as schema
 
 
 @contextmanager
@@ -36,6 +37,19 @@ def local_device(device: str) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: found cuda, accepted here auto, cpu (torch sees no GPU)")
     return torch.device(device)
+
+
+def check_device(
+    config: schema.Pretrain | schema.Finetune | schema.Prune | schema.Benchmark,
+) -> None:
+    """Refuse a GPU that this machine has not, where its ranks are; Ray asks those of a cluster.
+
+    Raises:
+        ConfigError: names ``device``.
+    """
+    address = getattr(config.runtime, "address", None) or os.environ.get("RAY_ADDRESS")
+    if config.runtime.kind != "ray" or not address:
+        local_device(config.device)
 
 
 def own_event(event: str, step: int) -> dict[str, Any]:

@@ -38,7 +38,11 @@ def _of_rank(job: Job, rank: int) -> str:
     """The log of one rank, from the run folder."""
     name, folder = f"rank_{rank}.log", below(job.run_folder, "logs")
     remote = Remote(folder, "run folder") if is_url(folder) else None
-    files = remote.files() if remote else [file.name for file in Path(folder).glob("*")]
+    files = (
+        remote.files()
+        if remote
+        else [file.name for file in Path(folder).glob("*") if file.is_file()]
+    )
     if name not in files:
         there = sorted(found for found in files if found.startswith("rank_"))
         words = ", ".join(there) or f"none in {folder}; gfs fetch {job.id} brings the run folder"

@@ -10,8 +10,9 @@ from typing import Any
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.again import data_words, model_words
 from gfs_dist.jobs.deep import check_fits, describe, fresh_network, read_images
-from gfs_dist.jobs.deep_run import DeepRun, check_device, deep_spec, plan_lines, sizes
+from gfs_dist.jobs.deep_run import DeepRun, deep_spec, plan_lines, sizes
 from gfs_dist.jobs.deep_training import DeepTraining
+from gfs_dist.jobs.local import check_device
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.run_folders import open_folder
 from gfs_dist.jobs.two_layer import data_spec

@@ -23,8 +23,7 @@ from gfs_dist.jobs import deep_words
 from gfs_dist.jobs.checkpoints import find_checkpoints
 from gfs_dist.jobs.deep import architecture_of, check_fits, origin_of, read_images, read_network
 from gfs_dist.jobs.deep_measures import Measures
-from gfs_dist.jobs.deep_run import check_device
-from gfs_dist.jobs.local import local_device
+from gfs_dist.jobs.local import check_device, local_device
 from gfs_dist.jobs.two_layer import data_spec
 from gfs_dist.networks.store import ARCHITECTURE
 from gfs_dist.pruning.budget import Budget

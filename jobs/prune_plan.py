@@ -11,6 +11,7 @@ from gfs_dist.errors import ConfigError, ShapeError
 from gfs_dist.files import RunFolder
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.checkpoints import find_checkpoints, load_network, train_spec
+from gfs_dist.jobs.local import check_device
 from gfs_dist.jobs.two_layer import Inputs, data_spec, two_layer
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.two_layer import DTYPES
@@ -72,6 +73,7 @@ def make_plan(config: schema.Prune) -> Plan:
     Raises:
         InputError: data, checkpoint, partition, graph or stop rules that do not fit.
     """
+    check_device(config)
     model = two_layer(config.model)
     objective, replacement, steps = config.objective, config.replacement, config.steps
     assert objective is not None and replacement is not None and steps is not None, "settled"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
-from gfs_dist.files.mirror import REPORT, fill, kept_files
+from gfs_dist.files.mirror import REPORT, fill
 from gfs_dist.files.remote import Remote
 from gfs_dist.service.jobs import Job, Jobs
-from gfs_dist.service.packing import unpack
+from gfs_dist.service.packing import plain_files, unpack
 from gfs_dist.urls import is_url
 
 PACK_TIMEOUT_S = 600.0
@@ -63,7 +63,7 @@ def fetch_to_url(jobs: Jobs, job: Job, url: str) -> int:
         if is_url(job.run_folder) or not source.is_dir():
             source = Path(folder)
             _bring(jobs, job, source)
-        names = sorted(kept_files(source), key=lambda name: (name == REPORT, name))
+        names = sorted(plain_files(source), key=lambda name: (name == REPORT, name))
         for name in names:
             remote.put(name, source / name)
     return len(names)
@@ -77,7 +77,7 @@ def _bring(jobs: Jobs, job: Job, into: Path) -> None:
         if not any(into.iterdir()):
             raise RunFolderError(f"run folder: {job.run_folder} holds nothing yet")
     elif source.is_dir():
-        for name in kept_files(source):
+        for name in plain_files(source):
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source / name, into / name)
     else:

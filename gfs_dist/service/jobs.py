@@ -268,7 +268,7 @@ def _read_bounded(limit: int, response: Any, **_: Any) -> None:
     for part in response.iter_content(2**20):
         content += part
         if len(content) > limit:
-            raise ConnectionError(f"more than {limit // 2**20} MiB, no answer of Ray's")
+            raise RuntimeError(f"more than {limit // 2**20} MiB, no answer of Ray's")
     response._content = bytes(content)  # noqa: SLF001 - there is no public way
 
 

@@ -22,16 +22,21 @@ MISSING, LARGE = "gfs: no such folder", "gfs: larger than"
 _LINE = 3 * 2**14
 
 
+def plain_files(folder: Path) -> list[str]:
+    """The files of a run folder; pipes, sockets and devices hold nothing, and may never end."""
+    return [name for name in kept_files(folder) if (folder / name).is_file()]
+
+
 def pack(folder: Path) -> str:
     """``folder`` as lines of base64 of a compressed archive, and its hash; or why not."""
     if not folder.is_dir():
         return f"{MISSING}: {folder}"
-    size = sum((folder / name).stat().st_size for name in kept_files(folder))
+    size = sum((folder / name).stat().st_size for name in plain_files(folder))
     if size > LIMIT_BYTES:
         return f"{LARGE} {LIMIT_BYTES // 2**20} MiB: {folder} has {size / 2**20:.0f}"
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name in kept_files(folder):
+        for name in plain_files(folder):
             archive.add(folder / name, name)
     content = buffer.getvalue()
     parts = [content[at : at + _LINE] for at in range(0, len(content), _LINE)]
@@ -43,7 +48,8 @@ def unpack(text: str, into: Path) -> None:
     """Write the files that ``text``, all that :func:`pack` printed, holds; none outside ``into``.
 
     Raises:
-        RunError: nothing was packed, it arrived damaged, or it holds what is no plain file.
+        RunError: nothing was packed, it arrived damaged, or it holds what is no plain file or more
+            than is ever packed.
     """
     lines = [line.strip() for line in text.splitlines()]
     if BEGIN not in lines or END not in lines[:-1]:
@@ -55,9 +61,18 @@ def unpack(text: str, into: Path) -> None:
         if hashlib.sha256(content).hexdigest() != lines[end + 1]:
             raise ValueError("another hash")
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+            _refuse_bomb(archive)
             archive.extractall(into, filter="data")  # no links out, no devices, no paths upwards
     except (ValueError, tarfile.TarError, EOFError) as error:
         raise RunError(f"the run folder arrived damaged ({error}); fetch it again") from error
+
+
+def _refuse_bomb(archive: tarfile.TarFile) -> None:
+    size = 0
+    for member in archive:
+        size += member.size
+        if size > LIMIT_BYTES:
+            raise ValueError(f"more than {LIMIT_BYTES // 2**20} MiB once unpacked")
 
 
 if __name__ == "__main__":

@@ -105,9 +105,7 @@ def test_what_is_no_file_or_grows_too_large_is_refused_before_it_is_decoded(root
         image_folder.read_image(odd, 8, 8)
     odd.unlink()
     picture(odd, (1, 2, 3), (1, 60_000))
-    with pytest.raises(
-        DataError, match=r"1 x 60000 pixels, too many once the shorter side
-    ):
+    with pytest.raises(DataError, match=r"1 x 60000 pixels, too many once the shorter side"):
         image_folder.read_image(odd, 224, 256)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ def run(tmp_path: Path) -> Path:
     for name in [*FILES, f"{atomic.PREFIX}half"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
+    os.mkfifo(folder / "models" / "pipe")  # to be read from for ever
+    os.mknod(folder / "socket", stat.S_IFSOCK | 0o600)
     return folder
 
 

@@ -48,6 +48,16 @@ def test_what_is_printed_is_read(folder: Path, tmp_path: Path) -> None:
     assert files(tmp_path / "there") == kept
 
 
+def test_more_than_is_ever_packed_is_not_unpacked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = pack(folder)
+    monkeypatch.setattr(packing, "LIMIT_BYTES", 2**17)
+    with pytest.raises(RunError, match="arrived damaged .more than 0 MiB once unpacked"):
+        unpack(text, tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+
+
 def test_what_cannot_be_packed_is_said(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
