@@ -124,6 +124,21 @@ def test_code_that_a_run_folder_names_is_imported_once_the_command_line_names_it
     assert (run.parent / "ran").exists() == ("--cfg=job" not in words)
 
 
+@pytest.mark.parametrize("command", ["pretrain", "prune", "evaluate"])
+def test_a_dry_run_calls_no_function_of_pythons_own(
+    home: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = {
+        "pretrain": [],
+        "prune": ["checkpoint=net.safetensors"],
+        "evaluate": ["net.safetensors"],
+    }
+    words = ["model=custom", "model.factory=os:system", "model.kwargs={command: 'touch ran'}"]
+    assert main([command, *place.get(command, []), *words, "--dry-run"]) == 2
+    assert "os:system is built in or of Python's own library" in capsys.readouterr().err
+    assert not (home / "ran").exists()
+
+
 def test_arguments_of_a_factory_are_kept_when_a_run_is_resumed(run: Path) -> None:
     again = compose("prune", [f"resume={run}", "model.factory=helper:make"])
     assert again.model.kwargs == {"width": 8}

@@ -11,7 +11,11 @@ from gfs_dist import networks
 from gfs_dist.errors import ConfigError
 
 SOURCE = """
+import functools
+import os
 import sys
+from os import system
+from shutil import rmtree
 from torch import nn
 import torch
 
@@ -42,6 +46,7 @@ def a_class():
 
 Net = nn.Linear
 number = 3
+shell = functools.partial(functools.partial(os.system), "touch ran")
 """
 
 
@@ -109,6 +114,22 @@ def test_a_class_with_arguments_is_a_factory() -> None:
 def test_factories_that_make_no_network_are_refused(factory: str, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^model.factory: {message}"):
         networks.make_custom(factory, {})
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        *("os:system", "posix:system", "builtins:exec", "subprocess:run", "shutil:rmtree"),
+        *("nets:system", "nets:rmtree", "nets:shell", "torch:zeros", "antigravity:geohash"),
+    ],
+)
+def test_functions_of_pythons_own_are_not_called(
+    folder: Path, factory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webbrowser.open", lambda url: (folder / "ran").touch())
+    with pytest.raises(ConfigError, match=f"^model.factory: {factory} is built in or of Python's"):
+        networks.make_custom(factory, {"command": "touch ran"})
+    assert not (folder / "ran").exists()
 
 
 def test_arguments_that_it_does_not_take_are_named() -> None:
