@@ -5,7 +5,7 @@ which may be anybody's, unless it is the checkout itself.
 import sys
 from pathlib import Path
 
-if not sys.flags.safe_path and not Path(__file__).resolve().is_relative_to(sys.path[0]):
+if not sys.flags.safe_path and Path(sys.path[0]).resolve() != Path(__file__).resolve().parents[1]:
     del sys.path[0]
 
 from gfs_dist.cli import main
