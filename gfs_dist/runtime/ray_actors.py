@@ -33,7 +33,7 @@ from gfs_dist.runtime.orders import Identity
 from gfs_dist.runtime.spec import RuntimeSpec
 from gfs_dist.runtime.store import Address
 
-CONNECT_TIMEOUT_S = 4.0
+CONNECT_TIMEOUT_S = 3.0
 OBJECT_STORE_BYTES = 256 * 2**20
 FOLDER = "gfs-ray-"
 AUTH_MODES = ("token", "disabled")
