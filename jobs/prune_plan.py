@@ -171,6 +171,8 @@ def _graph(word: str) -> Any:
 
 def _read_lists(key: str, word: str, accepted: str) -> list[list[int]]:
     try:
+        if not Path(word).is_file():  # a pipe or device would never end
+            raise FileNotFoundError
         lists = json.loads(Path(word).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{key}: found {word!r}, accepted {accepted}") from error

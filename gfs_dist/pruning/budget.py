@@ -153,6 +153,8 @@ def _read_widths(given: Any) -> Mapping[str, int]:
     accepted = "layers and widths, or a JSON file of them"
     if isinstance(given, str | PathLike):
         try:
+            if not Path(given).is_file():  # a pipe or device would never end
+                raise FileNotFoundError
             found = json.loads(Path(given).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"budget.widths: found {given}, accepted {accepted}") from error

@@ -244,6 +244,33 @@ def test_a_cluster_that_a_file_names_is_asked_once_the_command_line_names_it_too
     assert compose("prune", ["resume=run", "runtime=none"]).runtime.kind == "none"
 
 
+def test_a_url_that_a_run_folder_was_written_to_is_not_asked(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda url: asked.append(url))
+    file = run / "config.yaml"
+    file.write_text(re.sub("(?m)^out: .*$", "out: http://127.0.0.1:9/x", file.read_text()))
+    assert main(["prune", "resume=run", NAMED[1], "--dry-run"]) == 0
+    assert main(["cut", "run", "factory=helper:make", "budget.macs=50%", "--dry-run"]) == 0
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("budget.widths", ["model=resnet20_cifar", "checkpoint=net.safetensors"]),
+        *(("partition", ["runtime=none"]), ("graph", ["runtime=none"])),
+    ],
+)
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(
+    home: Path, key: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(home / "pipe.json")
+    assert main(["prune", *words, f"{key}=pipe.json", "--dry-run"]) == 2
+    assert re.match(f"gfs: {key}: found '?pipe.json'?, accepted ", capsys.readouterr().err)
+
+
 def test_a_target_is_a_word_like_any_other(tmp_path: Path) -> None:
     inner = f"{{_target_: os.system, command: 'touch {tmp_path}/ran'}}"
     words = ["model.factory=builtins:dict", f"model.kwargs={{net: {inner}}}"]
