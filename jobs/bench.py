@@ -10,7 +10,7 @@ from typing import Any
 
 from gfs_dist import report as pages
 from gfs_dist.errors import StorageError
-from gfs_dist.files import RunFolder, atomic
+from gfs_dist.files import RunFolder
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.compose import to_yaml
 from gfs_dist.jobs.reporter import Reporter
@@ -81,7 +81,7 @@ class Bench:
             "versions": pages.versions(),
             "notes": self.notes,
         }
-        atomic.write_json(self.folder.report, self.content)
+        self.content = self.folder.write_report(self.content)
 
 
 def runtime_spec(config: schema.Benchmark, workers: int, threads: int, device: str) -> RuntimeSpec:

@@ -12,6 +12,7 @@ from torch import nn
 from gfs_dist import networks
 from gfs_dist.errors import CheckpointError, ConfigError, RunFolderError
 from gfs_dist.files import RunFolder, checkpoint
+from gfs_dist.files.run_folder import refuse_damaged
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.local import local_device, own_event
 from gfs_dist.jobs.reporter import Reporter
@@ -31,8 +32,10 @@ def find_checkpoints(path: Path | str) -> list[tuple[int, Path]]:
 
     Raises:
         CheckpointError: nothing of these, or a run folder without checkpoints.
+        RunFolderError: it lies in a run folder and is not what that folder's report says.
     """
     path = Path(path)
+    refuse_damaged(path, "checkpoint")
     if (path / checkpoint.STATE).is_file():
         return [(read_iteration(checkpoint.read_json(path / checkpoint.STATE)), path)]
     if path.is_file() or (path / ARCHITECTURE).is_file():

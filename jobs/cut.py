@@ -32,8 +32,8 @@ def run(config: schema.Cut, reporter: Reporter) -> dict[str, Any]:
 
     Raises:
         ConfigError: the run is of a two-layer network, or has a result of that name.
-        RunFolderError: no run folder, its searches are not finished, or data or checkpoint have
-            changed since.
+        RunFolderError: no run folder, its searches are not finished, or data, checkpoint or what
+            it holds have changed since.
         BudgetError: the budget cannot be met.
     """
     pruned = _configuration(config)
@@ -45,11 +45,12 @@ def run(config: schema.Cut, reporter: Reporter) -> dict[str, Any]:
         plan = make_plan(pruned, config.budget.limit, [(iteration, place)], searched=True)
         reporter.plan([f"cut       {source} once more, as {name}", *plan.lines])
         with RunFolder.resume(config.path) as folder:
+            folder.refuse_damage("path", but=name)
             reporter.run_folder(folder)
             report = DeepReport(folder)
             report.put(_cut(plan, folder, report, name, reporter))
-            report.write(report.status)
             write_card(report, plan, place, name)
+            report.write(report.status)
             tell(report.rows, folder, pruned, reporter)
             return report.content
 
@@ -80,6 +81,7 @@ def _default_name(source: str, budget: Budget) -> str:
 
 
 def _check_name(folder: RunFolder, name: str) -> None:
+    """Refuse a name that is taken by another result than one whose network was damaged."""
     if "/" in name:
         raise ConfigError(f"name: found {name!r}, accepted letters, digits, _ . + -")
     if DeepReport(folder).row(name) is not None:

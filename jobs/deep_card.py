@@ -17,7 +17,12 @@ from gfs_dist.networks.store import ARCHITECTURE
 def write_card(deep_report: DeepReport, plan: DeepPlan, place: Path, name: str) -> None:
     """Write the card of result ``name``, which comes from the checkpoint at ``place``."""
     folder = deep_report.folder.model(name)
-    report.write_card(folder, deep_report.content, name, _origin(plan, place, folder))
+    facts = {
+        "results": deep_report.rows,
+        "machine": report.machine(),
+        "versions": report.versions(),
+    }
+    report.write_card(folder, facts, name, _origin(plan, place, folder))
 
 
 def _origin(plan: DeepPlan, place: Path, folder: Path) -> report.Origin:

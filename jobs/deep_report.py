@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gfs_dist import report as pages
-from gfs_dist.files import RunFolder, atomic
-from gfs_dist.files.checkpoint import read_json
+from gfs_dist.files import RunFolder
 from gfs_dist.jobs.report import read_paths
+from gfs_dist.jobs.run_folders import lost_results
 
 MEASURED = ("loss", "accuracy", "macs", "params")
 
 
 class DeepReport:
     """The results of a run folder, those of earlier runs included; written whenever one is new.
+
+    A result of which a file is gone, or not what it was, is none.
 
     Attributes:
         content: what ``report.json`` holds.
@@ -25,8 +27,10 @@ class DeepReport:
         self.folder = folder
         self.content: dict[str, Any] = {}
         self._began = time.perf_counter()
-        self._before = read_json(folder.report) if folder.report.is_file() else {}
-        self.rows: list[dict[str, Any]] = self._before.get("results") or []
+        self._before = folder.read_report()
+        lost = lost_results(folder)
+        found = self._before.get("results") or []
+        self.rows: list[dict[str, Any]] = [row for row in found if row["name"] not in lost]
 
     @property
     def status(self) -> str:
@@ -73,7 +77,7 @@ class DeepReport:
         }
         if error is not None:
             self.content["error"] = str(error) or type(error).__name__
-        atomic.write_json(self.folder.report, self.content)
+        self.content = self.folder.write_report(self.content)
         if self.rows:
             pages.write(self.folder.path, self.content, read_paths(self.folder, self.rows))
         self.folder.written()

@@ -13,7 +13,7 @@ from torch import nn
 from gfs_dist import networks, report
 from gfs_dist.data import Images
 from gfs_dist.errors import StorageError
-from gfs_dist.files import RunFolder, atomic, checkpoint
+from gfs_dist.files import RunFolder, checkpoint
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.deep_training import DeepTraining
 from gfs_dist.jobs.local import fault_words, own_event
@@ -155,7 +155,7 @@ class DeepRun:
             "notes": [MEANING_OF_LOSS],
             **(more or {}),
         }
-        atomic.write_json(self.folder.report, self.report)
+        self.report = self.folder.write_report(self.report)
         if status == "finished":
             report.write(self.folder.path, self.report, {})
         self.folder.written()

@@ -60,7 +60,7 @@ def run(config: schema.Finetune, reporter: Reporter) -> dict[str, Any]:
             "the network": fingerprint(*weights),
         },
     }
-    with open_folder(config) as folder:
+    with open_folder(config, reporter) as folder:
         reporter.run_folder(folder)
         job, home = DeepRun("finetune", config, folder, reporter), str(folder.path)
         with job.told():

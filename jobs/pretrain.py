@@ -9,7 +9,7 @@ from typing import Any
 
 from gfs_dist import report
 from gfs_dist.errors import StorageError
-from gfs_dist.files import RunFolder, atomic
+from gfs_dist.files import RunFolder
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs import pretrain_deep
 from gfs_dist.jobs.checkpoints import train_checkpoints, train_spec
@@ -31,7 +31,7 @@ def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
     model = config.model
     inputs = Inputs(data_spec(config.data), model.width, model.activation, config.objective)
     reporter.plan(_plan(config, inputs))
-    with use_threads(config.threads), open_folder(config) as folder:
+    with use_threads(config.threads), open_folder(config, reporter) as folder:
         reporter.run_folder(folder)
         began = time.perf_counter()
         facts: dict[str, Any] = {}
@@ -111,7 +111,7 @@ def _write(
         "versions": report.versions(),
         **(more or {}),
     }
-    atomic.write_json(folder.report, content)
+    content = folder.write_report(content)
     if status == "finished":
         report.write(folder.path, content, {})
     folder.written()

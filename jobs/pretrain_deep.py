@@ -31,7 +31,7 @@ def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
         "training": {f"train.{key}": value for key, value in asdict(spec).items()},
         "inputs": {f"data={config.data.name}": images.fingerprint},
     }
-    with open_folder(config) as folder:
+    with open_folder(config, reporter) as folder:
         reporter.run_folder(folder)
         job, home = DeepRun("pretrain", config, folder, reporter), str(folder.path)
         with job.told():

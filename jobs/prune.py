@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gfs_dist import networks, report
 from gfs_dist.errors import PicksDifferError, RunError, StorageError
-from gfs_dist.files import RunFolder, atomic, fingerprint
+from gfs_dist.files import RunFolder, fingerprint
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs import prune_deep
 from gfs_dist.jobs.checkpoints import train_checkpoints
@@ -53,7 +53,7 @@ def run(config: schema.Prune, reporter: Reporter) -> dict[str, Any]:
         return prune_deep.run(config, reporter)
     plan = make_plan(config)
     reporter.plan(plan.lines)
-    with open_folder(config) as folder:
+    with open_folder(config, reporter) as folder:
         reporter.run_folder(folder)
         job = PruneJob(plan, folder, reporter)
         try:
@@ -109,7 +109,7 @@ class PruneJob:
         self.searches.append(found)
         if self.config.verify:
             self._verify(problem, stop, found.path)
-        file = record.write(found.path, finished=True)
+        file = record.keep(found.path)
         self.paths[name] = {**record.facts, "picks": found.path.picks, "loss": found.path.loss}
         small = network.shrink(found.path.coefficients())
         networks.save(self.folder.model(name), small)
@@ -221,7 +221,7 @@ class PruneJob:
         }
         if error is not None:
             self.report["error"] = str(error) or type(error).__name__
-        atomic.write_json(self.folder.report, self.report)
+        self.report = self.folder.write_report(self.report)
         if self.results:
             report.write(self.folder.path, self.report, self.paths)
         self.folder.written()

@@ -43,7 +43,7 @@ def run(config: schema.Prune, reporter: Reporter) -> dict[str, Any]:
     with use_threads(config.threads):
         plan = make_plan(config, config.budget.limit, prune_deep_plan.checkpoints(config))
         reporter.plan(plan.lines)
-        with open_folder(config) as folder:
+        with open_folder(config, reporter) as folder:
             reporter.run_folder(folder)
             job = DeepJob(plan, folder, reporter)
             try:
@@ -116,8 +116,8 @@ class DeepJob:
     def _keep(self, row: dict[str, Any], place: Path) -> None:
         """Write what is finished; another run does not do it again."""
         self.report.put(row)
-        self.write("stopped")  # until another word is written
         write_card(self.report, self.plan, place, row["name"])
+        self.write("stopped")  # until another word is written
 
     def _search(self, name: str, pruner: Pruner, records: LayerRecords, runtime: Watched) -> None:
         channels = pruner.channels

@@ -56,6 +56,13 @@ class PathRecord:
         self.folder.written()
         return file
 
+    def keep(self, path: Path) -> FilePath:
+        """Write the finished path, unless an earlier run has: its file then stays what it is."""
+        done = self.finished()
+        if done is not None and done[0].picks == path.picks:
+            return self._finished
+        return self.write(path, finished=True)
+
     def read(self) -> Path | None:
         """The picks that an earlier run left, to be replayed; None if it left none.
 

@@ -10,6 +10,7 @@ from gfs_dist import report as pages
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import RunFolder
 from gfs_dist.files.checkpoint import read_json
+from gfs_dist.files.own import refuse_foreign
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.reporter import Reporter
 
@@ -18,13 +19,16 @@ def run(config: schema.Report, reporter: Reporter) -> dict[str, Any]:
     """Write the pages of ``config.path``; returns what its ``report.json`` holds.
 
     Raises:
-        RunFolderError: it holds no report, or one that names files elsewhere.
+        RunFolderError: it holds no report, one that names files elsewhere or that are no longer
+            as it says, or links out of it.
         CheckpointError: its report or a path in it cannot be read.
     """
     folder = RunFolder(config.path)
     if not folder.report.is_file():
         raise RunFolderError(f"path: found {folder.path}, accepted a run folder with report.json")
-    report = read_json(folder.report)
+    refuse_foreign(folder.path)
+    folder.refuse_damage("path")
+    report = folder.read_report()
     page = folder.path / "report.html"
     reporter.plan([f"write {folder.path / 'report.md'}, {page.name} and plots"])
     results = report.get("results") or []

@@ -1,33 +1,87 @@
-"""The run folder of a job: opened as its configuration says, and whether all ranks see it."""
+"""The run folder of a job: opened as its configuration says, whole, and whether all ranks see it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from gfs_dist.errors import ConfigError
-from gfs_dist.files import RunFolder
+from gfs_dist.errors import ConfigError, RunFolderError
+from gfs_dist.files import RunFolder, atomic
+from gfs_dist.files.checksums import Damage
 from gfs_dist.files.lock import NAME as LOCK
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.compose import to_yaml
+from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.runtime import Runtime
 from gfs_dist.runtime.peers import Peers
 from gfs_dist.runtime.spec import Tick
 from gfs_dist.urls import is_url
 
 
-def open_folder(config: schema.Pretrain | schema.Finetune | schema.Prune) -> RunFolder:
+def open_folder(
+    config: schema.Pretrain | schema.Finetune | schema.Prune, reporter: Reporter
+) -> RunFolder:
     """The one to continue, or a new one.
 
+    Of one to continue the results that are damaged are removed, as far as the run makes them
+    again.
+
     Raises:
-        RunFolderError: it is in use, a new one is not empty, an old one holds no run.
+        RunFolderError: it is in use, a new one is not empty, an old one holds no run, or a file of
+            it is not what it was and cannot be made again.
         ConfigError: a URL that cannot be reached, read or written.
     """
-    if config.resume is not None:
-        return RunFolder.resume(config.resume)
-    return RunFolder.create(config.out, to_yaml(config))
+    if config.resume is None:
+        return RunFolder.create(config.out, to_yaml(config))
+    folder = RunFolder.resume(config.resume)
+    try:
+        for found in folder.damage():
+            _refuse_lasting(folder, found)
+            reporter.note(f"{folder.path / found.name} {found.words}: it is made again")
+            if found.name.startswith(("models/", "finetune/")):
+                with atomic.storage_errors(folder.path):
+                    atomic.remove(folder.path.joinpath(*Path(found.name).parts[:2]))
+    except BaseException:
+        folder.close()
+        raise
+    return folder
+
+
+def lost_results(folder: RunFolder) -> set[str]:
+    """Names of the results of which something is gone, or not what it was.
+
+    Raises:
+        RunFolderError, CheckpointError: ``report.json`` cannot be read.
+    """
+    return {found.result for found in folder.damage() if found.result is not None}
+
+
+def _refuse_lasting(folder: RunFolder, found: Damage) -> None:
+    """Refuse damage that the run cannot mend: of what it starts from, of what ``gfs cut`` made.
+
+    A path that is another is not thrown away: it may be the file of another run.
+    """
+    rows = folder.read_report().get("results") or []
+    if any(row["name"] == found.result and _by_cut(row) for row in rows):
+        cure = f"make it again: gfs cut {folder.place} name={found.result}"
+    elif found.result is None:
+        cure = "start a new run"
+    elif found.name.startswith("paths/") and not found.gone:
+        cure = "remove it: it is searched again then"
+    else:
+        return
+    raise RunFolderError(
+        f"resume: {folder.path / found.name} {found.words}; bring it back, or {cure}"
+    )
+
+
+def _by_cut(row: dict[str, Any]) -> bool:
+    """Whether a result was cut from the paths of another one."""
+    name, path = row["name"], row.get("path")
+    return path not in (None, f"paths/{name}", f"paths/{name}.json")
 
 
 def check_reach(folder: RunFolder, runtime: Runtime) -> None:

@@ -32,6 +32,9 @@ def read_stored(command: str, folder: str, key: str) -> dict[str, Any]:
     if not has_begun(folder, key):
         raise ConfigError(f"{key}: found {folder}, accepted a run folder (with config.yaml)")
     if not is_url(folder):
+        from gfs_dist.files import RunFolder  # torch, with what else knows files
+
+        RunFolder(folder).refuse_damage(key, CONFIG)
         return read_file(command, Path(folder) / CONFIG, key)
     with tempfile.TemporaryDirectory(prefix="gfs-config-") as here:
         file = Path(here) / CONFIG

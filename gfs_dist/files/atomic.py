@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gfs_dist.errors import StorageError
+from gfs_dist.files.own import open_own
 
 PREFIX = ".writing-"
+APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -73,7 +75,7 @@ def folder(path: Path | str) -> Iterator[Path]:
                 old = name_beside(path)
                 path.replace(old)
                 aside.replace(path)
-                shutil.rmtree(old)
+                remove(old)
             else:
                 aside.replace(path)
         except StorageError as error:
@@ -88,10 +90,11 @@ def append_line(path: Path | str, line: str) -> None:
 
     Raises:
         StorageError: disk full or no permission; the file is as before.
+        RunFolderError: it is a link, a pipe or the like.
     """
     path = Path(path)
     content = (line + "\n").encode()
-    with storage_errors(path), path.open("ab", buffering=0) as file:
+    with storage_errors(path), os.fdopen(open_own(path, APPEND), "ab", buffering=0) as file:
         before = file.seek(0, os.SEEK_END)
         try:
             if file.write(content) != len(content):
@@ -106,7 +109,7 @@ def drop_torn_line(path: Path | str) -> None:
     path = Path(path)
     if not path.exists():
         return
-    with storage_errors(path), path.open("r+b") as file:
+    with storage_errors(path), os.fdopen(open_own(path, os.O_RDWR), "r+b") as file:
         content = file.read()
         file.truncate(content.rfind(b"\n") + 1)
 
@@ -115,11 +118,17 @@ def sweep(root: Path | str) -> None:
     """Remove what dying writers left under ``root``; only for who alone may write there."""
     with storage_errors(Path(root)):
         for folder_name, folders, names in os.walk(root):
-            for name in [name for name in names if name.startswith(PREFIX)]:
-                Path(folder_name, name).unlink(missing_ok=True)
-            for name in [name for name in folders if name.startswith(PREFIX)]:
-                shutil.rmtree(Path(folder_name, name))
-                folders.remove(name)
+            for name in [name for name in (*folders, *names) if name.startswith(PREFIX)]:
+                remove(Path(folder_name, name))
+            folders[:] = [name for name in folders if not name.startswith(PREFIX)]
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link but not what it points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
+from gfs_dist.files.own import open_own
 
 NAME = ".lock"
 
@@ -21,7 +22,8 @@ class FolderLock:
     The file says who holds it.
 
     Raises:
-        RunFolderError: another process works in the folder; names it.
+        RunFolderError: another process works in the folder (names it), or ``.lock`` is no plain
+            file.
         StorageError: the folder cannot be written.
     """
 
@@ -29,7 +31,7 @@ class FolderLock:
         self.path = folder / NAME
         while True:
             with atomic.storage_errors(self.path):
-                self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+                self._descriptor = open_own(self.path, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

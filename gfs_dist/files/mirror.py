@@ -19,6 +19,7 @@ from typing import Self
 
 from gfs_dist.errors import ConfigError, StorageError
 from gfs_dist.files import atomic
+from gfs_dist.files.checksums import Stamp, stamp_of
 from gfs_dist.files.lock import NAME as LOCK
 from gfs_dist.files.lock import FolderLock
 from gfs_dist.files.remote import Remote
@@ -29,8 +30,6 @@ SCRATCH = "scratch"
 REPORT = "report.json"
 PAUSE_S = 2.0
 """Between two rounds: a file that grows is sent anew each time, and stores charge for it."""
-
-Stamp = tuple[int, int, int]
 
 
 def kept_files(folder: Path) -> list[str]:
@@ -68,10 +67,8 @@ def empty_copy(remote: Remote) -> Path:
         lock = FolderLock(folder)
         try:
             for item in folder.iterdir():
-                if item.is_dir():
-                    shutil.rmtree(item)
-                elif item.name != LOCK:
-                    item.unlink()
+                if item.name != LOCK:
+                    atomic.remove(item)
         finally:
             lock.release()
     return folder
@@ -204,7 +201,7 @@ class Mirror:
     def _put_report(self, stamp: Stamp) -> None:
         """Send the report of that stamp; a newer one may name files that were not yet found."""
         with (self._folder / REPORT).open("rb") as file:
-            if _of(os.fstat(file.fileno())) == stamp:
+            if stamp_of(os.fstat(file.fileno())) == stamp:
                 self._remote.write(REPORT, file.read())
                 self._known[REPORT] = stamp
 
@@ -217,10 +214,6 @@ def _stamps(folder: Path) -> dict[str, Stamp]:
 def _stamp(file: Path) -> Stamp | None:
     """What tells two versions of a file apart; None if it is gone."""
     try:
-        return _of(file.stat())
+        return stamp_of(file.stat())
     except FileNotFoundError:
         return None
-
-
-def _of(facts: os.stat_result) -> Stamp:
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
@@ -11,9 +12,12 @@ from typing import Any, Self
 
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
+from gfs_dist.files.checkpoint import read_json
+from gfs_dist.files.checksums import CONFIG, FILES, Checksums, Damage, check_seal, sealed
 from gfs_dist.files.lock import NAME as LOCK_NAME
 from gfs_dist.files.lock import FolderLock
 from gfs_dist.files.mirror import REPORT, Mirror, empty_copy, fill
+from gfs_dist.files.own import inside, refuse_foreign
 from gfs_dist.files.remote import Remote
 from gfs_dist.urls import is_url
 
@@ -43,6 +47,7 @@ class RunFolder:
         self.place = url or str(path)
         self._lock = lock
         self._mirror: Mirror | None = None
+        self._checksums = Checksums(self.path)
         self._closing = ExitStack()
         if lock is not None:
             self._closing.callback(lock.release)
@@ -83,7 +88,8 @@ class RunFolder:
         """The folder of a run that was interrupted; what it left half-written is removed.
 
         Raises:
-            RunFolderError: no run folder, or another process works in it.
+            RunFolderError: no run folder, another process works in it, or it holds a link out of
+                it, or pipes and the like.
             ConfigError: a URL that cannot be reached, read or written.
         """
         remote = Remote(str(path), "resume") if is_url(path) else None
@@ -92,9 +98,10 @@ class RunFolder:
             for half in fill(path, remote):
                 remote.remove(half)
         path = Path(path)
-        if not (path / "config.yaml").is_file():
+        refuse_foreign(path)
+        if not (path / CONFIG).is_file():
             place = remote.url if remote else path
-            raise RunFolderError(f"resume: {place} is no run folder (it has no config.yaml)")
+            raise RunFolderError(f"resume: {place} is no run folder (it has no {CONFIG})")
         folder = cls(path, FolderLock(path), remote.url if remote else None)
         try:
             folder._mirrored(remote, filled=True)
@@ -141,7 +148,7 @@ class RunFolder:
     @property
     def config(self) -> Path:
         """The configuration as composed."""
-        return self.path / "config.yaml"
+        return self.path / CONFIG
 
     @property
     def report(self) -> Path:
@@ -181,6 +188,56 @@ class RunFolder:
         matches = [(_CHECKPOINT.fullmatch(folder.name), folder) for folder in found]
         return sorted((int(match[1]), folder) for match, folder in matches if match)
 
+    def read_report(self) -> dict[str, Any]:
+        """What ``report.json`` holds; nothing if it is not there.
+
+        Raises:
+            CheckpointError: it cannot be read.
+            RunFolderError: it is not as it was written.
+        """
+        if not os.path.lexists(self.report):
+            return {}
+        content = read_json(self.report)
+        check_seal(content, self.report)
+        return content
+
+    def write_report(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Write ``report.json``, with the SHA-256 of what the folder holds; all that it says.
+
+        Raises:
+            StorageError: cannot be written.
+        """
+        content = sealed({**content, FILES: self._checksums.listed()})
+        atomic.write_json(self.report, content)
+        return content
+
+    def damage(self, below: str = "") -> list[Damage]:
+        """What is no longer as ``report.json`` says; of the file or folder ``below``.
+
+        Raises:
+            RunFolderError: as :meth:`read_report`, or a listed file is a link, a pipe or the like.
+        """
+        return self._checksums.damage(self.read_report().get(FILES, {}), below)
+
+    def refuse_damage(self, key: str, below: str = "", but: str | None = None) -> None:
+        """Refuse a folder whose files are not as ``report.json`` says.
+
+        Args:
+            key: under which a user named it, for the message.
+            below: check that file or folder only.
+            but: the name of a result whose network may be damaged.
+
+        Raises:
+            RunFolderError: names the first file that is gone, or holds something else.
+        """
+        for found in self.damage(below):
+            if but is None or not found.is_of_network(but):
+                job = self.read_report().get("job")
+                again = f", or make it again: gfs {job} resume={self.place}" if found.result else ""
+                raise RunFolderError(
+                    f"{key}: {self.path / found.name} {found.words}; bring it back{again}"
+                )
+
     def relative(self, path: Path) -> str:
         """A path in this folder as reports write it."""
         return path.relative_to(self.path).as_posix()
@@ -191,10 +248,7 @@ class RunFolder:
         Raises:
             RunFolderError: it leads out of the run folder.
         """
-        path = self.path / relative
-        if not path.resolve().is_relative_to(self.path.resolve()):
-            raise RunFolderError(f"{self.path}: {relative!r} leads out of the run folder")
-        return path
+        return inside(self.path, relative)
 
     def append_event(self, row: dict[str, Any]) -> None:
         """Add one row to the events."""
@@ -210,7 +264,7 @@ class RunFolder:
         return self._folder("/".join([kind, *parts[:-1]])) / (parts[-1] + suffix)
 
     def _folder(self, name: str) -> Path:
-        folder = self.path / name
+        folder = self.inside(name)
         if self._lock is not None:
             with atomic.storage_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -225,6 +279,20 @@ class RunFolder:
                 f"out: {place} exists and is not empty ({found[0]}); choose another, "
                 f"or continue it with resume={place}"
             )
+
+
+def refuse_damaged(place: Path | str, key: str) -> None:
+    """Refuse what lies at ``place``, if that is in a run folder whose report says otherwise of it.
+
+    Raises:
+        RunFolderError: as :meth:`RunFolder.refuse_damage`.
+    """
+    place = Path(place).resolve()
+    for folder in (place, *place.parents):
+        if (folder / CONFIG).is_file() and (folder / REPORT).is_file():
+            name = place.relative_to(folder).as_posix()
+            RunFolder(folder).refuse_damage(key, "checkpoints" if name == "." else name)
+            return
 
 
 def _names(path: Path) -> list[str]:

@@ -104,7 +104,8 @@ class Desk:
         self._log_file = log_file
         if not FilePath(log_file).parent.is_dir():  # a machine that does not share it
             return
-        target = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        target = os.open(log_file, flags, 0o644)
         os.dup2(target, 1)
         os.dup2(target, 2)
         os.close(target)

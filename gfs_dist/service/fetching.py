@@ -36,6 +36,7 @@ def fetch(jobs: Jobs, job: Job, into: Path) -> int | None:
         return None
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
         raise RunFolderError(f"DIR: {into} exists and is not empty; choose another")
+    into = into.resolve()  # a link of the user's stays
     with atomic.storage_errors(into):
         into.parent.mkdir(parents=True, exist_ok=True)
     with atomic.folder(into) as aside:
