@@ -28,14 +28,18 @@ class DeepReport:
         self.content: dict[str, Any] = {}
         self._began = time.perf_counter()
         self._before = folder.read_report()
-        lost = lost_results(folder)
-        found = self._before.get("results") or []
-        self.rows: list[dict[str, Any]] = [row for row in found if row["name"] not in lost]
+        self._lost = lost_results(folder)
+        self._rows: list[dict[str, Any]] = self._before.get("results") or []
 
     @property
     def status(self) -> str:
         """How the run ended that was here before."""
         return str(self._before.get("status", "finished"))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The results that are whole."""
+        return [row for row in self._rows if row["name"] not in self._lost]
 
     def row(self, name: str) -> dict[str, Any] | None:
         """The result of that name, if there is one."""
@@ -43,11 +47,12 @@ class DeepReport:
 
     def put(self, row: dict[str, Any]) -> None:
         """Add a result, or write another row in its place."""
-        names = [known["name"] for known in self.rows]
+        names = [known["name"] for known in self._rows]
         if row["name"] in names:
-            self.rows[names.index(row["name"])] = row
+            self._rows[names.index(row["name"])] = row
         else:
-            self.rows.append(row)
+            self._rows.append(row)
+        self._lost.discard(row["name"])
 
     def write(
         self,
@@ -62,22 +67,23 @@ class DeepReport:
         """
         total_s = time.perf_counter() - self._began
         known = self._before.get("timing") or {"total_s": total_s}
-        last = next((row for row in reversed(self.rows) if "dense" in row), None)
+        rows = self.rows
+        last = next((row for row in reversed(rows) if "dense" in row), None)
         self.content = {
             "format": 1,
             "job": "prune",
             "status": status,
             "dense": last and last["dense"],
-            "results": self.rows,
+            "results": rows,
             "timing": known if timing is None else {"total_s": total_s, **timing},
             "faults": [*(self._before.get("faults") or []), *faults],
-            "notes": [f"{row['name']}: {row['sizing']['reason']}" for row in self.rows],
+            "notes": [f"{row['name']}: {row['sizing']['reason']}" for row in rows],
             "machine": pages.machine(),
             "versions": pages.versions(),
         }
         if error is not None:
             self.content["error"] = str(error) or type(error).__name__
         self.content = self.folder.write_report(self.content)
-        if self.rows:
-            pages.write(self.folder.path, self.content, read_paths(self.folder, self.rows))
+        if rows:
+            pages.write(self.folder.path, self.content, read_paths(self.folder, rows))
         self.folder.written()

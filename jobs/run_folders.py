@@ -18,7 +18,7 @@ from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.runtime import Runtime
 from gfs_dist.runtime.peers import Peers
 from gfs_dist.runtime.spec import Tick
-from gfs_dist.urls import is_url
+from gfs_dist.urls import below, is_url
 
 
 def open_folder(
@@ -40,7 +40,8 @@ def open_folder(
     try:
         for found in folder.damage():
             _refuse_lasting(folder, found)
-            reporter.note(f"{folder.path / found.name} {found.words}: it is made again")
+            place = below(folder.place, found.name)
+            reporter.note(f"{place} {found.words}: it is made again")
             if found.name.startswith(("models/", "finetune/")):
                 with atomic.storage_errors(folder.path):
                     atomic.remove(folder.path.joinpath(*Path(found.name).parts[:2]))
@@ -74,7 +75,7 @@ def _refuse_lasting(folder: RunFolder, found: Damage) -> None:
     else:
         return
     raise RunFolderError(
-        f"resume: {folder.path / found.name} {found.words}; bring it back, or {cure}"
+        f"resume: {below(folder.place, found.name)} {found.words}; bring it back, or {cure}"
     )
 
 

@@ -78,11 +78,11 @@ class Checksums:
         names = [name for name in names if not (self._root / name).is_symlink()]  # never ours
         return {name: self._digest(name) for name in sorted(names)}
 
-    def damage(self, recorded: Mapping[str, str], below: str = "") -> list[Damage]:
-        """What is no longer as ``recorded``, of the file or folder ``below``."""
+    def damage(self, recorded: Mapping[str, str], part: str = "") -> list[Damage]:
+        """What is no longer as ``recorded``, of the file or folder ``part``."""
         found = []
         for name, expected in recorded.items():
-            if below and not PurePosixPath(name).is_relative_to(below):
+            if part and not PurePosixPath(name).is_relative_to(part):
                 continue
             try:
                 if self._digest(name) != expected:

@@ -19,7 +19,7 @@ from gfs_dist.files.lock import FolderLock
 from gfs_dist.files.mirror import REPORT, Mirror, empty_copy, fill
 from gfs_dist.files.own import inside, refuse_foreign
 from gfs_dist.files.remote import Remote
-from gfs_dist.urls import is_url
+from gfs_dist.urls import below, is_url
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,199}")
 _CHECKPOINT = re.compile(r"step_(\d{8,})")
@@ -211,31 +211,31 @@ class RunFolder:
         atomic.write_json(self.report, content)
         return content
 
-    def damage(self, below: str = "") -> list[Damage]:
-        """What is no longer as ``report.json`` says; of the file or folder ``below``.
+    def damage(self, part: str = "") -> list[Damage]:
+        """What is no longer as ``report.json`` says; of the file or folder ``part``.
 
         Raises:
             RunFolderError: as :meth:`read_report`, or a listed file is a link, a pipe or the like.
         """
-        return self._checksums.damage(self.read_report().get(FILES, {}), below)
+        return self._checksums.damage(self.read_report().get(FILES, {}), part)
 
-    def refuse_damage(self, key: str, below: str = "", but: str | None = None) -> None:
+    def refuse_damage(self, key: str, part: str = "", but: str | None = None) -> None:
         """Refuse a folder whose files are not as ``report.json`` says.
 
         Args:
             key: under which a user named it, for the message.
-            below: check that file or folder only.
+            part: check that file or folder only.
             but: the name of a result whose network may be damaged.
 
         Raises:
             RunFolderError: names the first file that is gone, or holds something else.
         """
-        for found in self.damage(below):
+        for found in self.damage(part):
             if but is None or not found.is_of_network(but):
                 job = self.read_report().get("job")
                 again = f", or make it again: gfs {job} resume={self.place}" if found.result else ""
                 raise RunFolderError(
-                    f"{key}: {self.path / found.name} {found.words}; bring it back{again}"
+                    f"{key}: {below(self.place, found.name)} {found.words}; bring it back{again}"
                 )
 
     def relative(self, path: Path) -> str:

@@ -30,6 +30,7 @@ from tests.jobs.deep_runs import (
     report,
     tensors,
 )
+from tests.jobs.tiny import forget_checksums
 
 SMALLER = "step_00000025_macs_0.35"
 
@@ -192,6 +193,7 @@ def test_weights_that_changed_are_refused(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_data_that_changed_is_refused(run: Path, capsys: Any) -> None:
+    forget_checksums(run)
     for file in (run / "paths/step_00000025").iterdir():
         content = json.loads(file.read_text())
         content["inputs"]["data=digits"] = "another"

@@ -17,6 +17,7 @@ import gfs_dist
 from gfs_dist.cli import main
 from gfs_dist.data import DataSpec
 from gfs_dist.jobs.two_layer import Inputs
+from tests.jobs.tiny import forget_checksums
 
 SMALL = [
     "data.samples=200",
@@ -225,6 +226,9 @@ def test_a_damaged_path_is_refused(tmp_path, capsys) -> None:
     content = json.loads(file.read_text())
     content["loss"][3] *= 1.01
     file.write_text(json.dumps(content))
+    assert main(["prune", f"resume={out}"]) == 2
+    assert f"{file} is not what it was" in capsys.readouterr().err
+    forget_checksums(out)
     assert main(["prune", f"resume={out}"]) == 2
     assert "the recorded loss of pick 4" in capsys.readouterr().err
     file.write_text('{"format": 1, "picks": [')

@@ -123,3 +123,17 @@ def test_storage_that_fails_is_named(
     monkeypatch.setattr(type(memory), "put_file", put_file)
     with pytest.raises(StorageError, match=r"DIR: memory://b/c cannot be written: no$"):
         fetch_to_url(Cluster(run), job(run), "memory://b/c")  # type: ignore[arg-type]
+
+
+def test_a_link_of_the_users_is_filled_where_it_points(
+    source: tuple[Any, Job], tmp_path: Path
+) -> None:
+    (tmp_path / "disk").mkdir()
+    for name, target in (("there", "disk"), ("not_yet", "disk/new")):
+        link = tmp_path / name
+        link.symlink_to(target)
+        assert fetch(*source, link) == len(FILES)
+        assert link.is_symlink()
+        assert kept_files(tmp_path / target) == FILES
+        for item in (tmp_path / target).iterdir():
+            atomic.remove(item)

@@ -23,6 +23,7 @@ from tests.jobs.deep_runs import (
     prune,
     tensors,
 )
+from tests.jobs.tiny import forget_checksums
 
 
 def test_a_checkpoint_that_changed_is_refused_on_resume(tmp_path: Path, capsys: Any) -> None:
@@ -42,6 +43,9 @@ def test_a_damaged_path_is_refused_on_resume(tmp_path: Path, capsys: Any) -> Non
     file = tmp_path / "run/paths/step_00000025/3.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps({**content, "picks": [7, *content["picks"][1:]]}))
+    assert main(["prune", f"resume={tmp_path / 'run'}", FACTORY]) == 2
+    assert f"{file} is not what it was" in capsys.readouterr().err
+    forget_checksums(tmp_path / "run")
     assert main(["prune", f"resume={tmp_path / 'run'}", FACTORY]) == 2
     assert "3.json holds no path: pick 7" in capsys.readouterr().err
 
