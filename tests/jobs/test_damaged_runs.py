@@ -15,6 +15,7 @@ import pytest
 
 from gfs_dist.cli import main
 from gfs_dist.files.mirror import kept_files
+from gfs_dist.jobs.deep_result import ResultMaker
 from gfs_dist.report import plots
 from tests.jobs.deep_runs import ALONE, make_home
 from tests.jobs.tiny import forget_checksums
@@ -139,6 +140,8 @@ def found_by(words: list[str], capsys: Any) -> tuple[int, Any]:
 def without_times(row: Any) -> Any:
     if isinstance(row, dict):
         return {key: without_times(value) for key, value in row.items() if key != "latency"}
+    if isinstance(row, list):
+        return [without_times(item) for item in row]
     return row
 
 
@@ -172,3 +175,106 @@ def test_every_file_and_every_damage(
     name: str, damage: Callable[[Path], None], capsys: Any
 ) -> None:
     check(name, [damage], capsys)
+
+
+def report(run: Path = RUN) -> dict[str, Any]:
+    return dict(json.loads((run / "report.json").read_text()))
+
+
+@pytest.mark.parametrize("name", ["tuned on", "two layers", "trained"])
+def test_the_report_knows_all_that_is_computed_from(name: str) -> None:
+    copy_of(name)
+    kept = {"paths", "models", "checkpoints", "finetune", "config.yaml"}
+    expected = {
+        file: hashlib.sha256((RUN / file).read_bytes()).hexdigest()
+        for file in kept_files(RUN)
+        if file.partition("/")[0] in kept
+    }
+    assert report()["files"] == expected
+    assert len({file.partition("/")[0] for file in expected}) == {"trained": 2}.get(name, 4)
+
+
+def test_a_report_that_says_something_else_is_refused(capsys: Any) -> None:
+    copy_of("deep")
+    found = report()
+    found["results"][0]["accuracy"] = 1.0
+    (RUN / "report.json").write_text(json.dumps(found))
+    for words in KINDS["deep"].uses.values():
+        code, said = found_by(words, capsys)
+        assert code == 2
+        assert "run/report.json: it is not what it was" in said
+    (RUN / "report.json").unlink()
+    assert main(["prune", "resume=run"]) == 0
+    assert report()["results"][0]["accuracy"] == report(Path("deep"))["results"][0]["accuracy"]
+
+
+def test_a_file_list_leads_nowhere_else(capsys: Any) -> None:
+    copy_of("two layers")
+    found = report()
+    del found["sha256"]
+    for files, words in (
+        ({"../secret": "0"}, "'../secret' leads out of the run folder"),
+        ({"models": "0"}, "run/models: found a folder, accepted a plain file"),
+        (["models"], "run/report.json: files: found no SHA-256 by name"),
+    ):
+        (RUN / "report.json").write_text(json.dumps({**found, "files": files}))
+        assert main(["report", "run"]) == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["deep", "two layers"])
+def test_a_run_of_an_earlier_version_goes_on(name: str, capsys: Any) -> None:
+    copy_of(name)
+    forget_checksums(RUN)
+    for words in KINDS[name].uses.values():
+        assert found_by(words, capsys)[0] == 0
+    assert report()["files"] == report(Path(name))["files"] | {
+        file: digest for file, digest in report()["files"].items() if "another" in file
+    }
+
+
+@pytest.mark.parametrize("name", ["deep", "two layers"])
+def test_a_path_that_is_another_is_searched_again_once_it_is_removed(
+    name: str, capsys: Any
+) -> None:
+    copy_of(name)
+    [file] = sorted((RUN / "paths").rglob("*.json"))[-1:]
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "picks": content["picks"][::-1]}))
+    code, said = found_by(["prune", "resume=run"], capsys)
+    assert code == 2
+    assert f"{file} is not what it was" in said
+    assert said.endswith("bring it back, or remove it: it is searched again then")
+    file.unlink()
+    assert main(["prune", "resume=run"]) == 0
+    assert f"{file} is gone: it is made again" in capsys.readouterr().out
+    assert json.loads(file.read_text()) == content
+
+
+def test_what_was_cut_is_cut_again_by_its_name(capsys: Any) -> None:
+    copy_of("deep")
+    (RUN / "models/small/model.safetensors").unlink()
+    code, said = found_by(["prune", "resume=run"], capsys)
+    assert code == 2
+    assert "bring it back, or make it again: gfs cut run name=small" in said
+    assert main(["cut", "run", "name=small", "budget.macs=35%"]) == 0
+    assert without_times(report()["results"]) == without_times(report(Path("deep"))["results"])
+    assert main(["prune", "resume=run"]) == 0
+
+
+def test_a_run_that_mends_and_is_broken_off_mends_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copy_of("deep")
+    shutil.rmtree(RUN / "models/step_00000025")
+    with monkeypatch.context() as patch:
+        patch.setattr(ResultMaker, "make", interrupted)
+        assert main(["prune", "resume=run"]) == 130
+    assert [row["name"] for row in report()["results"]] == ["small"]
+    assert main(["prune", "resume=run"]) == 0
+    found = {row["name"]: without_times(row) for row in report()["results"]}
+    assert found == {row["name"]: without_times(row) for row in report(Path("deep"))["results"]}
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
