@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
+from gfs_dist.files.scratch import ScratchFolder
 from gfs_dist.jobs.bare_search import at_once, cell
 from gfs_dist.jobs.cell_problem import CellProblem
 from gfs_dist.jobs.deep import fresh_network
@@ -86,7 +85,7 @@ def one_process_over_worker(repeats: int, seed: int) -> float:
     return min(sum(timings[1][0].stretches_s) for _, timings in here.searches) / there
 
 
-def _network(seed: int) -> tuple[Runs, Block, tempfile.TemporaryDirectory[str]]:
+def _network(seed: int) -> tuple[Runs, Block, ScratchFolder]:
     """ResNet20 with random weights in a folder to be closed, and its first layer of 64."""
     network = fresh_network(NETWORK, seed).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -95,8 +94,8 @@ def _network(seed: int) -> tuple[Runs, Block, tempfile.TemporaryDirectory[str]]:
     with rehearsal(network, x, labels) as pruner:
         blocks = find_blocks(network, pruner.structure.layers, x[:2])
     block = next(b for b in blocks if b.layer.num_candidates == CHANNELS)
-    folder = tempfile.TemporaryDirectory()
-    workspace = Workspace.create(Path(folder.name, "workspace"), network, [(x, labels)])
+    folder = ScratchFolder("guard")
+    workspace = Workspace.create(folder.path / "workspace", network, [(x, labels)])
     return Runs(Study(network, x, labels, (block,), NETWORK_SIZES, seed), workspace), block, folder
 
 

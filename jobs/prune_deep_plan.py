@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from gfs_dist.data import Images
 from gfs_dist.data.balanced import calibration_rows
 from gfs_dist.errors import CheckpointError, ConfigError
 from gfs_dist.files import checkpoint
+from gfs_dist.files.scratch import ScratchFolder
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs import deep_words
 from gfs_dist.jobs.checkpoints import find_checkpoints
@@ -176,8 +176,8 @@ def read_float32(place: Path, model: schema.Model, images: Images) -> nn.Module:
 def rehearsal(network: nn.Module, measures: Measures, how: Settings) -> Iterator[Pruner]:
     """A pruner of two samples in a folder of its own, for what does not depend on samples."""
     x, labels = next(iter(measures.batches()))
-    with tempfile.TemporaryDirectory() as folder, open_runtime(_alone()) as runtime:
-        place = Path(folder, "workspace")
+    with ScratchFolder("plan") as folder, open_runtime(_alone()) as runtime:
+        place = folder / "workspace"
         yield Pruner.prepare(network, [(x[:2], labels[:2])], how, runtime, place)
 
 

@@ -1,4 +1,4 @@
-"""The run folder of a job: opened as its configuration says, whole, and whether all ranks see it."""
+"""The run folder of a job: opened as its configuration says, whole, and seen by all ranks."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ def open_folder(
         return RunFolder.create(config.out, to_yaml(config))
     folder = RunFolder.resume(config.resume)
     try:
-        for found in folder.damage():
+        damage = folder.damage()
+        for found in damage:
             _refuse_lasting(folder, found)
+        for found in damage:
             place = below(folder.place, found.name)
             reporter.note(f"{place} {found.words}: it is made again")
             if found.name.startswith(("models/", "finetune/")):

@@ -5,18 +5,17 @@ Times do not depend on what the weights and images are, only on their shapes.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import ConfigError
+from gfs_dist.files.scratch import ScratchFolder
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.deep import fresh_network
 from gfs_dist.jobs.overrides import nearest
@@ -127,9 +126,9 @@ class Study:
 def rehearsal(network: nn.Module, x: Tensor, labels: Tensor) -> Iterator[Pruner]:
     """A pruner of two samples in a folder of its own, for what does not depend on samples."""
     spec = RuntimeSpec(kind="none", workers=1, device="cpu")
-    with tempfile.TemporaryDirectory() as folder, open_runtime(spec) as runtime:
+    with ScratchFolder("study") as folder, open_runtime(spec) as runtime:
         batches = [(x[:2], labels[:2])]
-        yield Pruner.prepare(network, batches, Settings(), runtime, Path(folder, "workspace"))
+        yield Pruner.prepare(network, batches, Settings(), runtime, folder / "workspace")
 
 
 def make_study(config: schema.Benchmark) -> Study:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +15,7 @@ from torch import nn
 
 from gfs_dist import networks
 from gfs_dist.errors import InputError
+from gfs_dist.files.scratch import ScratchFolder, sigterm_unwinds
 from gfs_dist.pruning.budget import Budget
 from gfs_dist.pruning.layerwise.batches import CLASS_NUMBERS
 from gfs_dist.pruning.layerwise.cutting import CutResult, Repairs, cut
@@ -110,25 +109,26 @@ def prune(
     spec = RuntimeSpec(kind=runtime, workers=workers, device=device)
     if runtime == "none" and workers != 1:
         raise InputError(f"workers: found {workers}, accepted 1 with runtime='none'")
-    scratch = tempfile.mkdtemp(prefix="gfs_prune_")
-    try:
-        with open_runtime(spec) as ranks:
-            pruner = Pruner.prepare(model, batches, settings, ranks, Path(scratch, "work"))
-            check_feasible(pruner, wanted)
-            if found := pruner.workspace.instead:
-                warnings.warn(
-                    f"batches: found {found}, accepted are {CLASS_NUMBERS}; loss and accuracy are "
-                    "not measured",
-                    stacklevel=2,
-                )
-            pruner.search()
-            source = _Source(model, pruner, spec, Repairs(fold, refit, batch_norm))
-            pruned = source.cut(wanted)
-    except BaseException:
-        shutil.rmtree(scratch)
-        raise
-    weakref.finalize(source, shutil.rmtree, scratch)
-    return pruned
+    with sigterm_unwinds():
+        scratch = ScratchFolder("prune")
+        try:
+            with open_runtime(spec) as ranks:
+                pruner = Pruner.prepare(model, batches, settings, ranks, scratch.path / "workspace")
+                check_feasible(pruner, wanted)
+                if found := pruner.workspace.instead:
+                    warnings.warn(
+                        f"batches: found {found}, accepted are {CLASS_NUMBERS}; loss and accuracy "
+                        "are not measured",
+                        stacklevel=2,
+                    )
+                pruner.search()
+                source = _Source(model, pruner, spec, Repairs(fold, refit, batch_norm))
+                pruned = source.cut(wanted)
+        except BaseException:
+            scratch.close()
+            raise
+        weakref.finalize(source, scratch.close)
+        return pruned
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gfs_dist.errors import InputError
+from gfs_dist.files.scratch import ScratchFolder, sigterm_unwinds
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.runtime.memory import memory_per_rank_bytes
 from gfs_dist.selection.build import (
@@ -237,8 +236,8 @@ def _travelling(
         return
     assert isinstance(problem.contributions, Tensor)
     assert isinstance(problem.target, Tensor)
-    with tempfile.TemporaryDirectory(prefix="gfs_select_") as folder:
-        files = [str(FilePath(folder) / name) for name in ("contributions.npy", "target.npy")]
+    with sigterm_unwinds(), ScratchFolder("select") as folder:
+        files = [str(folder / name) for name in ("contributions.npy", "target.npy")]
         for file, tensor in zip(files, (problem.contributions, problem.target), strict=True):
             np.save(file, tensor.cpu().numpy(), allow_pickle=False)
         yield ArrayProblem(files[0], files[1], problem.num_candidates, problem.recipe)

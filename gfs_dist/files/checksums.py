@@ -1,7 +1,7 @@
 """What a finished run holds is known by its SHA-256: ``files`` of ``report.json``.
 
-Listed are ``config.yaml`` and what lies in :data:`FOLDERS`: all that is computed from. Pages, plots,
-logs, events and what trackers write are not.
+Listed are ``config.yaml`` and what lies in :data:`FOLDERS`: all that is computed from. Pages,
+plots, logs, events and what trackers write are not.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Damage(NamedTuple):
     @property
     def words(self) -> str:
         """After its name in a sentence."""
-        return "is gone" if self.gone else "is not what it was (another SHA-256 than in report.json)"
+        return "is gone" if self.gone else "is not what it was (its SHA-256 is another)"
 
     @property
     def result(self) -> str | None:

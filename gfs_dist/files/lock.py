@@ -16,19 +16,18 @@ NAME = ".lock"
 
 
 class FolderLock:
-    """Holds ``folder/.lock`` until :meth:`release`, or until this process ends, however it ends.
+    """Holds ``folder/name`` until :meth:`release`, or until this process ends, however it ends.
 
     The system drops the lock with the process, so that a file left by a dead one locks nothing.
     The file says who holds it.
 
     Raises:
-        RunFolderError: another process works in the folder (names it), or ``.lock`` is no plain
-            file.
+        RunFolderError: another process works in the folder (names it), or that is no plain file.
         StorageError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
+    def __init__(self, folder: Path, name: str = NAME) -> None:
+        self.path = folder / name
         while True:
             with atomic.storage_errors(self.path):
                 self._descriptor = open_own(self.path, os.O_RDWR | os.O_CREAT)
@@ -47,9 +46,7 @@ class FolderLock:
             os.close(self._descriptor)  # its last holder removed the file meanwhile
         os.ftruncate(self._descriptor, 0)
         with atomic.storage_errors(self.path):
-            os.pwrite(
-                self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0
-            )
+            os.pwrite(self._descriptor, f"process {os.getpid()}{here()}\n".encode(), 0)
 
     def release(self) -> None:
         """Let others work in the folder; a second call does nothing."""
@@ -64,3 +61,8 @@ class FolderLock:
             return os.path.samestat(os.fstat(self._descriptor), self.path.stat())
         except FileNotFoundError:
             return False
+
+
+def here() -> str:
+    """What a lock says of the machine of the process that holds it."""
+    return f" on {socket.gethostname()}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import secrets
 import shlex
 import shutil
-import tempfile
 from pathlib import Path
 
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
 from gfs_dist.files.mirror import REPORT, fill
 from gfs_dist.files.remote import Remote
+from gfs_dist.files.scratch import ScratchFolder
 from gfs_dist.service.jobs import Job, Jobs
 from gfs_dist.service.packing import plain_files, unpack
 from gfs_dist.urls import is_url
@@ -59,10 +59,10 @@ def fetch_to_url(jobs: Jobs, job: Job, url: str) -> int:
     remote = Remote(url, "DIR")
     if remote.files():
         raise RunFolderError(f"DIR: {url} exists and is not empty; choose another")
-    with tempfile.TemporaryDirectory(prefix="gfs-fetch-") as folder:
+    with ScratchFolder("fetch") as folder:
         source = Path(job.run_folder)
         if is_url(job.run_folder) or not source.is_dir():
-            source = Path(folder)
+            source = folder
             _bring(jobs, job, source)
         names = sorted(plain_files(source), key=lambda name: (name == REPORT, name))
         for name in names:
@@ -89,5 +89,5 @@ def _printed(jobs: Jobs, job: Job) -> str:
     """The run folder as the cluster prints it."""
     name = f"fetch-{job.id}-{secrets.token_hex(4)}"
     entrypoint = f"exec python -m gfs_dist.service.packing {shlex.quote(job.run_folder)}"
-    with tempfile.TemporaryDirectory(prefix="gfs-fetch-") as empty:
-        return jobs.output(name, entrypoint, Path(empty), PACK_TIMEOUT_S)
+    with ScratchFolder("fetch") as empty:
+        return jobs.output(name, entrypoint, empty, PACK_TIMEOUT_S)

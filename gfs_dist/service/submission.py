@@ -11,12 +11,12 @@ import hashlib
 import re
 import shlex
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from gfs_dist.errors import ClusterError
 from gfs_dist.files.remote import Remote
+from gfs_dist.files.scratch import ScratchFolder
 from gfs_dist.service.capacity import Capacity, Demand
 from gfs_dist.service.jobs import AlreadyThereError, Job, Jobs
 from gfs_dist.service.staging import CONFIG, stage
@@ -101,13 +101,13 @@ def send(jobs: Jobs, submission: Submission, capacity: Capacity) -> Sent:
         "run_folder": submission.run_folder,
     }
     reserve = capacity.driver_resources(submission.demand)
-    with tempfile.TemporaryDirectory(prefix="gfs-job-") as folder:
-        shipped = stage(Path(folder), submission.config_text, submission.factory)
+    with ScratchFolder("submit") as folder:
+        shipped = stage(folder, submission.config_text, submission.factory)
         entrypoint = f"exec python -m gfs_dist {submission.job} --config {CONFIG}"
         if submission.factory is not None:
             entrypoint += f" {shlex.quote(f'model.factory={submission.factory}')}"
         try:
-            jobs.submit(job_id, entrypoint, Path(folder), facts, **reserve)
+            jobs.submit(job_id, entrypoint, folder, facts, **reserve)
         except AlreadyThereError:  # somebody else was faster
             return Sent(jobs.find(job_id), "attached")
     return Sent(jobs.find(job_id), "resumed" if tries else "submitted", tuple(shipped))
