@@ -179,8 +179,8 @@ def scratch(folder: RunFolder, name: str) -> Iterator[Path]:
     Its name is used once: ranks remember what they have read from where.
     """
     root = folder.path.resolve() / SCRATCH  # ranks may have another current folder
-    shutil.rmtree(root, ignore_errors=True)
     with atomic.storage_errors(root):
+        atomic.remove(root)
         root.mkdir()
         made = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
     try:

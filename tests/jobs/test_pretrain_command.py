@@ -21,6 +21,7 @@ from gfs_dist.files import checkpoint
 from gfs_dist.jobs import pretrain, two_layer
 from gfs_dist.jobs.compose import compose
 from gfs_dist.jobs.reporter import Silent
+from tests.jobs.tiny import forget_checksums
 
 SMALL = ["data.samples=200", "model.width=20", "train.iterations=25", "train.checkpoint_every=10"]
 SGD = [*SMALL, "train=sgd", "train.batch=32"]
@@ -141,6 +142,9 @@ def test_checkpoints_of_other_settings_are_refused_by_name(tmp_path: Path, capsy
     train(*SMALL, f"out={tmp_path / 'run'}")
     file = tmp_path / "run" / "config.yaml"
     file.write_text(file.read_text().replace("checkpoint_every: 10", "checkpoint_every: 5"))
+    assert train(f"resume={tmp_path / 'run'}") == 2
+    assert "run/config.yaml is not what it was" in capsys.readouterr().err
+    forget_checksums(tmp_path / "run")
     assert train(f"resume={tmp_path / 'run'}") == 2
     assert "train.checkpoint_every changed since" in capsys.readouterr().err
 

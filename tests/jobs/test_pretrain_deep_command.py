@@ -23,7 +23,7 @@ from gfs_dist.jobs.deep_run import deep_spec
 from gfs_dist.jobs.reporter import Silent
 from gfs_dist.training import DeepSpec
 from tests.jobs.test_pretrain_command import KILLED, same, weights
-from tests.jobs.tiny import MODEL, TRAIN, write_factory
+from tests.jobs.tiny import MODEL, TRAIN, forget_checksums, write_factory
 
 SMALL = [*MODEL, *TRAIN]
 
@@ -201,6 +201,7 @@ def test_another_configuration_or_other_checkpoints_are_refused_by_key(
     assert "train.batch: found 16, the run folder has 32" in capsys.readouterr().err
     file = folder / "run" / "config.yaml"
     file.write_text(file.read_text().replace("momentum: 0.9", "momentum: 0.5"))
+    forget_checksums(folder / "run")
     assert train("resume=run", MODEL[1]) == 2
     assert "resume: train.momentum changed since" in capsys.readouterr().err
 
