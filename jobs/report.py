@@ -10,7 +10,7 @@ from gfs_dist import report as pages
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import RunFolder
 from gfs_dist.files.checkpoint import read_json
-from gfs_dist.files.own import refuse_foreign
+from gfs_dist.files.no_follow import refuse_outside_links
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.reporter import Reporter
 
@@ -26,7 +26,7 @@ def run(config: schema.Report, reporter: Reporter) -> dict[str, Any]:
     folder = RunFolder(config.path)
     if not folder.report.is_file():
         raise RunFolderError(f"path: found {folder.path}, accepted a run folder with report.json")
-    refuse_foreign(folder.path)
+    refuse_outside_links(folder.path)
     folder.refuse_damage("path")
     report = folder.read_report()
     page = folder.path / "report.html"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gfs_dist.errors import StorageError
-from gfs_dist.files.own import open_own
+from gfs_dist.files.no_follow import open_regular
 
 PREFIX = ".writing-"
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
@@ -94,7 +94,7 @@ def append_line(path: Path | str, line: str) -> None:
     """
     path = Path(path)
     content = (line + "\n").encode()
-    with storage_errors(path), os.fdopen(open_own(path, APPEND), "ab", buffering=0) as file:
+    with storage_errors(path), os.fdopen(open_regular(path, APPEND), "ab", buffering=0) as file:
         before = file.seek(0, os.SEEK_END)
         try:
             if file.write(content) != len(content):
@@ -109,7 +109,7 @@ def drop_torn_line(path: Path | str) -> None:
     path = Path(path)
     if not path.exists():
         return
-    with storage_errors(path), os.fdopen(open_own(path, os.O_RDWR), "r+b") as file:
+    with storage_errors(path), os.fdopen(open_regular(path, os.O_RDWR), "r+b") as file:
         content = file.read()
         file.truncate(content.rfind(b"\n") + 1)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
-from gfs_dist.files.own import inside, open_own
+from gfs_dist.files.no_follow import inside, open_regular
 
 CONFIG = "config.yaml"
 RESULTS = ("paths", "models", "finetune")
@@ -79,7 +79,12 @@ class Checksums:
         return {name: self._digest(name) for name in sorted(names)}
 
     def damage(self, recorded: Mapping[str, str], part: str = "") -> list[Damage]:
-        """What is no longer as ``recorded``, of the file or folder ``part``."""
+        """What is no longer as ``recorded``, of the file or folder ``part``.
+
+        Raises:
+            RunFolderError: a name leads out of the folder, or what it names cannot be read or is no
+                regular file.
+        """
         found = []
         for name, expected in recorded.items():
             if part and not PurePosixPath(name).is_relative_to(part):
@@ -89,10 +94,14 @@ class Checksums:
                     found.append(Damage(name, gone=False))
             except (FileNotFoundError, NotADirectoryError):
                 found.append(Damage(name, gone=True))
+            except OSError as error:
+                raise RunFolderError(
+                    f"{self._root / name}: cannot be read: {error.strerror}"
+                ) from error
         return found
 
     def _digest(self, name: str) -> str:
-        descriptor = open_own(inside(self._root, name), os.O_RDONLY)
+        descriptor = open_regular(inside(self._root, name), os.O_RDONLY)
         with os.fdopen(descriptor, "rb") as file:
             stamp = stamp_of(os.fstat(descriptor))
             if self._known.get(name, (None,))[0] != stamp:
@@ -105,12 +114,12 @@ def stamp_of(facts: os.stat_result) -> Stamp:
     return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+def with_own_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
     """A report with the SHA-256 of what else it says."""
     return {**content, OWN: _own(content)}
 
 
-def check_seal(content: Mapping[str, Any], where: Path | str) -> None:
+def verify_own_checksum(content: Mapping[str, Any], where: Path | str) -> None:
     """Refuse a report that is not as it was written; one of an earlier version cannot tell.
 
     Raises:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
-from gfs_dist.files.own import open_own
+from gfs_dist.files.no_follow import open_regular
 
 NAME = ".lock"
 
@@ -22,7 +22,7 @@ class FolderLock:
     The file says who holds it.
 
     Raises:
-        RunFolderError: another process works in the folder (names it), or that is no plain file.
+        RunFolderError: another process works in the folder (names it), or that is no regular file.
         StorageError: the folder cannot be written.
     """
 
@@ -30,7 +30,7 @@ class FolderLock:
         self.path = folder / name
         while True:
             with atomic.storage_errors(self.path):
-                self._descriptor = open_own(self.path, os.O_RDWR | os.O_CREAT)
+                self._descriptor = open_regular(self.path, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

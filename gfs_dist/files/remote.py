@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from gfs_dist.errors import ConfigError, GfsError, StorageError
 from gfs_dist.files import atomic
-from gfs_dist.files.own import refuse_foreign
+from gfs_dist.files.no_follow import refuse_outside_links
 from gfs_dist.urls import check_url
 
 
@@ -52,7 +52,7 @@ class Remote:
             RunFolderError: on a disk, so does a link, or there are pipes and the like.
         """
         if self._is_disk:
-            refuse_foreign(Path(self._root))
+            refuse_outside_links(Path(self._root))
         with self.told(ConfigError, "read"):
             self._system.invalidate_cache()
             try:  # find() would call empty what it cannot read

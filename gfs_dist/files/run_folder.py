@@ -13,11 +13,19 @@ from typing import Any, Self
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
 from gfs_dist.files.checkpoint import read_json
-from gfs_dist.files.checksums import CONFIG, FILES, Checksums, Damage, check_seal, sealed
+from gfs_dist.files.checksums import (
+    CONFIG,
+    FILES,
+    FOLDERS,
+    Checksums,
+    Damage,
+    verify_own_checksum,
+    with_own_checksum,
+)
 from gfs_dist.files.lock import NAME as LOCK_NAME
 from gfs_dist.files.lock import FolderLock
 from gfs_dist.files.mirror import REPORT, Mirror, empty_copy, fill
-from gfs_dist.files.own import inside, refuse_foreign
+from gfs_dist.files.no_follow import inside, refuse_outside_links
 from gfs_dist.files.remote import Remote
 from gfs_dist.urls import below, is_url
 
@@ -98,7 +106,7 @@ class RunFolder:
             for half in fill(path, remote):
                 remote.remove(half)
         path = Path(path)
-        refuse_foreign(path)
+        refuse_outside_links(path)
         if not (path / CONFIG).is_file():
             place = remote.url if remote else path
             raise RunFolderError(f"resume: {place} is no run folder (it has no {CONFIG})")
@@ -198,7 +206,7 @@ class RunFolder:
         if not os.path.lexists(self.report):
             return {}
         content = read_json(self.report)
-        check_seal(content, self.report)
+        verify_own_checksum(content, self.report)
         return content
 
     def write_report(self, content: dict[str, Any]) -> dict[str, Any]:
@@ -207,7 +215,7 @@ class RunFolder:
         Raises:
             StorageError: cannot be written.
         """
-        content = sealed({**content, FILES: self._checksums.listed()})
+        content = with_own_checksum({**content, FILES: self._checksums.listed()})
         atomic.write_json(self.report, content)
         return content
 
@@ -282,16 +290,17 @@ class RunFolder:
 
 
 def refuse_damaged(place: Path | str, key: str) -> None:
-    """Refuse what lies at ``place``, if that is in a run folder whose report says otherwise of it.
+    """Refuse a run folder's checkpoints, or a file or folder in one, that its report has otherwise.
 
     Raises:
         RunFolderError: as :meth:`RunFolder.refuse_damage`.
     """
-    place = Path(place).resolve()
+    place = Path(os.path.realpath(place))
     for folder in (place, *place.parents):
-        if (folder / CONFIG).is_file() and (folder / REPORT).is_file():
-            name = place.relative_to(folder).as_posix()
-            RunFolder(folder).refuse_damage(key, "checkpoints" if name == "." else name)
+        name = "checkpoints" if folder == place else place.relative_to(folder).as_posix()
+        is_run = (folder / CONFIG).is_file() and (folder / REPORT).is_file()
+        if is_run and name.partition("/")[0] in FOLDERS:
+            RunFolder(folder).refuse_damage(key, name)
             return
 
 

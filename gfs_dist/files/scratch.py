@@ -45,11 +45,10 @@ class ScratchFolder:
         temporary = Path(tempfile.gettempdir())
         with atomic.storage_errors(temporary):
             _remove_orphans(temporary)
-            # Under its name it is locked from the first, so that no other process takes it for
-            # one that a dead process left.
-            unborn = Path(tempfile.mkdtemp(prefix=f".{PREFIX}{kind}_", dir=temporary))
-            self._lock = FolderLock(unborn, OWNER)
-            self._root = unborn.rename(temporary / unborn.name.removeprefix("."))
+            # Renamed once it is locked: under its name no other process finds it without an owner.
+            hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}{kind}_", dir=temporary))
+            self._lock = FolderLock(hidden, OWNER)
+            self._root = hidden.rename(temporary / hidden.name.removeprefix("."))
             self.path = self._root / "work"
             self.path.mkdir()
 

@@ -214,7 +214,9 @@ def test_a_file_list_leads_nowhere_else(capsys: Any) -> None:
     del found["sha256"]
     for files, words in (
         ({"../secret": "0"}, "'../secret' leads out of the run folder"),
-        ({"models": "0"}, "run/models: found a folder, accepted a plain file"),
+        ({"models/\0": "0"}, "leads out of the run folder"),
+        ({f"models/{'x' * 300}": "0"}, "cannot be read: File name too long"),
+        ({"models": "0"}, "run/models: found a folder, accepted a regular file"),
         (["models"], "run/report.json: files: found no SHA-256 by name"),
     ):
         (RUN / "report.json").write_text(json.dumps({**found, "files": files}))

@@ -12,7 +12,7 @@ import pytest
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import RunFolder, atomic
 from gfs_dist.files.lock import FolderLock
-from gfs_dist.files.own import open_own, refuse_foreign
+from gfs_dist.files.no_follow import open_regular, refuse_outside_links
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["link", "dangling", "inside", "pipe", "socket", "folder"])
 def odd(request: pytest.FixtureRequest, folder: Path) -> Iterator[Path]:
-    """What is no plain file, as ``run/odd``."""
+    """What is no regular file, as ``run/odd``."""
     path = folder / "odd"
     if request.param in ("link", "dangling", "inside"):
         (folder / "other").write_text("ours")
@@ -45,8 +45,8 @@ def odd(request: pytest.FixtureRequest, folder: Path) -> Iterator[Path]:
 
 def test_only_plain_files_are_opened(odd: Path) -> None:
     for flags in (os.O_RDONLY, os.O_RDWR | os.O_CREAT, atomic.APPEND):
-        with pytest.raises(RunFolderError, match=r"odd: found a .*, accepted a plain file"):
-            open_own(odd, flags)
+        with pytest.raises(RunFolderError, match=r"odd: found a .*, accepted a regular file"):
+            open_regular(odd, flags)
 
 
 def test_a_line_is_appended_to_plain_files_only(odd: Path) -> None:
@@ -66,15 +66,15 @@ def test_what_leads_out_or_is_no_file_is_found_at_any_depth(folder: Path) -> Non
     (folder / "models" / "a" / "model.safetensors").touch()
     (folder / "models" / "best").symlink_to("a")
     (folder / "report.md").symlink_to("models/a/model.safetensors")
-    refuse_foreign(folder)
+    refuse_outside_links(folder)
     for target in ("../../../secret", "/", "../../../nothing"):
         (folder / "models" / "a" / "x").symlink_to(target)
         with pytest.raises(RunFolderError, match=r"models/a/x: found a link to /.*, accepted none"):
-            refuse_foreign(folder)
+            refuse_outside_links(folder)
         (folder / "models" / "a" / "x").unlink()
     os.mkfifo(folder / "models" / "a" / "x")
     with pytest.raises(RunFolderError, match=r"models/a/x: found a pipe, accepted files and"):
-        refuse_foreign(folder)
+        refuse_outside_links(folder)
 
 
 def test_a_folder_that_a_link_of_the_users_names_is_as_good(folder: Path) -> None:

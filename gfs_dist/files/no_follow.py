@@ -1,6 +1,6 @@
-"""A run folder may come from anybody: what is opened in it lies in it, and is a plain file.
+"""Opening files in a run folder, which may be anybody's: no links out of it, no pipes.
 
-A link would have us write where it points, and a pipe would have us wait for ever.
+A link would have us write to where it points, a pipe would block for ever.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from gfs_dist.errors import RunFolderError
 LINK, FOLDER, FILE = "a link", "a folder", "a file"
 
 
-def open_own(path: Path, flags: int) -> int:
-    """The descriptor of a plain file, opened as ``os.open`` does; a link is not followed.
+def open_regular(path: Path, flags: int) -> int:
+    """The descriptor of a regular file, opened as ``os.open`` does; a link is not followed.
 
     Raises:
         RunFolderError: it is a link, pipe, socket, device or folder.
@@ -32,7 +32,7 @@ def open_own(path: Path, flags: int) -> int:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor
         os.close(descriptor)
-    raise RunFolderError(f"{path}: found {kind(path)}, accepted a plain file")
+    raise RunFolderError(f"{path}: found {kind(path)}, accepted a regular file")
 
 
 def inside(folder: Path, relative: str) -> Path:
@@ -42,12 +42,12 @@ def inside(folder: Path, relative: str) -> Path:
         RunFolderError: it leads out of it.
     """
     path = folder / relative
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if "\0" in relative or not _is_in(path, os.path.realpath(folder)):
         raise RunFolderError(f"{folder}: {relative!r} leads out of the run folder")
     return path
 
 
-def refuse_foreign(folder: Path) -> None:
+def refuse_outside_links(folder: Path) -> None:
     """Refuse a folder that holds a link out of it, or what is neither file nor folder.
 
     Raises:
@@ -57,15 +57,19 @@ def refuse_foreign(folder: Path) -> None:
     for place, folders, names in os.walk(folder):
         for path in sorted(Path(place, name) for name in (*folders, *names)):
             with contextlib.suppress(FileNotFoundError):  # a run at work there has moved it
-                _refuse_foreign(path, home)
+                _refuse_outside_link(path, home)
 
 
-def _refuse_foreign(path: Path, home: str) -> None:
-    target = Path(os.path.realpath(path) if path.is_symlink() else home)
-    if not target.is_relative_to(home):
+def _refuse_outside_link(path: Path, home: str) -> None:
+    if path.is_symlink() and not _is_in(path, home):
+        target = os.path.realpath(path)
         raise RunFolderError(f"{path}: found a link to {target}, accepted none out of its folder")
     if (found := kind(path)) not in (LINK, FOLDER, FILE):
         raise RunFolderError(f"{path}: found {found}, accepted files and folders")
+
+
+def _is_in(path: Path, home: str) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(home)
 
 
 def kind(path: Path) -> str:
