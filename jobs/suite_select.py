@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from gfs_dist.jobs.cell_problem import CellProblem
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.select_cell import Cell
 from gfs_dist.runtime import RuntimeSpec, open_runtime
+from gfs_dist.runtime.local import module_call
 from gfs_dist.runtime.worker import usable_cores
 from gfs_dist.selection.path import Path
 from gfs_dist.selection.stop import Stop
@@ -91,8 +91,8 @@ def _cells(preset: Preset, threads: int, seed: int) -> Iterator[Cell]:
 
 
 def _measure(cell: Cell) -> dict[str, Any]:
-    command = [sys.executable, "-m", "gfs_dist.jobs.select_cell", json.dumps(asdict(cell))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    call = module_call("gfs_dist.jobs.select_cell", json.dumps(asdict(cell)))
+    done = subprocess.run(**call, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip() or "no message").splitlines()[-1]
         raise RunError(f"benchmark: {cell.method} on {cell.neurons} neurons failed: {last}")

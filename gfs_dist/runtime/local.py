@@ -103,6 +103,18 @@ class LocalWorker:
         self._connection.close()
 
 
+def module_call(module: str, *words: str) -> dict[str, Any]:
+    """``args`` and ``env`` of ``python -m MODULE WORDS``, for :mod:`subprocess`.
+
+    It looks for modules where this process does, not in the current folder (``-P``).
+    """
+    path = os.pathsep.join(p or str(Path.cwd()) for p in sys.path)
+    return {
+        "args": [sys.executable, "-P", "-m", module, *words],
+        "env": {**os.environ, "PYTHONPATH": path},
+    }
+
+
 class LocalLauncher:
     """Starts ``python -m gfs_dist.runtime.local_worker``; the user's main module is not run again.
 
@@ -133,15 +145,10 @@ class LocalLauncher:
     def _start(self, name: str, slot: int) -> LocalWorker:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            # -P: modules are looked for where this process does, not in the current folder.
-            command = [sys.executable, "-P", "-m", "gfs_dist.runtime.local_worker"]
-            process = subprocess.Popen(  # noqa: S603 - our own module
-                [*command, str(theirs.fileno()), str(os.getpid())],
+            words = (str(theirs.fileno()), str(os.getpid()))
+            process = subprocess.Popen(
+                **module_call("gfs_dist.runtime.local_worker", *words),
                 pass_fds=[theirs.fileno()],
-                env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(p or str(Path.cwd()) for p in sys.path),
-                },
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is the coordinator's to handle
