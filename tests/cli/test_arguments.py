@@ -91,6 +91,7 @@ def test_json_does_not_wait() -> None:
         (["prune", "--insecure"], r"^--insecure: accepted by gfs submit, list, .* only$"),
         (["status", "x", "-f"], r"^--follow: accepted by gfs logs only$"),
         (["list", "--config", "x"], r"^--config: accepted alone"),
+        (["cut", "run", "--config", "x"], r"^--config: accepted alone, .* but for model.factory="),
         (["prune", "--config", "x", "steps=3"], r"^--config: accepted alone"),
     ],
 )

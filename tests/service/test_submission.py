@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,18 @@ def test_the_id_follows_from_the_configuration_alone(submission: Submission) -> 
     assert submission.base == replace(submission, run_folder="/x", config_text="").base
     assert submission.base != replace(submission, identity="other").base
     assert re.fullmatch(r"[A-Za-z0-9_-]+", replace(submission, job="a/b c").base)
+
+
+def test_the_driver_names_the_users_own_code_as_the_user_did(
+    submission: Submission, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").touch()
+    jobs = FakeJobs()
+    send(jobs, replace(submission, factory="nets:make it"), CAPACITY)
+    [(_, entrypoint, *_)] = jobs.sent
+    words = shlex.split(entrypoint)
+    assert words[-3:] == ["--config", CONFIG, "model.factory=nets:make it"]
 
 
 def test_a_new_one_is_submitted_with_all_that_is_known_of_it(submission: Submission) -> None:
