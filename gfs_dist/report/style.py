@@ -27,6 +27,7 @@ Item = TypeVar("Item")
 RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
+    "text.parse_math": False,  # in names a dollar is a dollar
     "axes.titlesize": 10.5,
     "axes.labelsize": 10,
     "axes.spines.top": False,

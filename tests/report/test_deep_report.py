@@ -259,6 +259,17 @@ def test_many_layers_and_checkpoints_fit_the_plots(tmp_path: Path) -> None:
     assert "accuracy_against_pretraining.png" in {f.name for f in (tmp_path / "plots").iterdir()}
 
 
+def test_dollars_in_names_are_no_formulas(tmp_path: Path) -> None:
+    odd = r"b$\foo$`|"
+    report, paths = run(0.5)
+    [row] = report["results"]
+    row["layers"][1]["name"] = row["name"] = odd
+    [of_layers] = paths.values()
+    of_layers[odd] = of_layers.pop("layer1.0.conv1")
+    write(tmp_path, report, {odd: of_layers})
+    assert {file.name for file in (tmp_path / "plots").iterdir()} >= PLOTS
+
+
 def test_nothing_given_is_changed(tmp_path: Path) -> None:
     report, paths = run(0.5)
     before = copy.deepcopy((report, paths))
