@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gfs_dist.errors import ConfigError
+from gfs_dist.errors import ConfigError, InputError
 
 
 def is_url(place: Path | str) -> bool:
@@ -15,6 +15,20 @@ def is_url(place: Path | str) -> bool:
 def below(place: str, name: str) -> str:
     """What is called ``name`` in the folder ``place``, a path or a URL."""
     return f"{place.rstrip('/')}/{name}" if is_url(place) else str(Path(place) / name)
+
+
+def in_home(path: str) -> Path:
+    """``path`` with a leading ``~`` written out.
+
+    Raises:
+        InputError: this user has no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            f"HOME: not set, and this user has no home folder for {path}; set HOME"
+        ) from error
 
 
 def check_url(key: str, url: str) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from gfs_dist._layout import conf_folder
-from gfs_dist.files import checkpoint
+from gfs_dist.command_words import quoted, typed, typed_place
+from gfs_dist.files.facts import ARCHITECTURE, read_json
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.command import named, value_of
-from gfs_dist.networks.store import ARCHITECTURE
 
 
 def data_words(data: schema.Data, seed: int) -> str:
@@ -32,40 +32,43 @@ def model_words(model: schema.Model) -> str:
 def resume_word(folder: str | Path, config: Any) -> str:
     """``resume=DIR``, and what its ``config.yaml`` may not name alone."""
     again = {"resume": folder, **named(config)}
-    return shlex.join(f"{key}={value}" for key, value in again.items())
+    return " ".join(typed(key, str(value)) for key, value in again.items())
 
 
 def cut_words(folder: str | Path, config: schema.Prune) -> str:
     """``DIR``, and the factory that its ``config.yaml`` may not name alone."""
     factory = value_of(config, "model.factory")
-    return shlex.join([str(folder), *([f"factory={factory}"] if factory else [])])
+    words = [typed("factory", factory)] if factory else []
+    return " ".join([typed_place("path", str(folder)), *words])
 
 
 def place_words(place: str | Path, model: schema.Model) -> str:
     """A ``models/NAME`` folder, and the factory that it may not name alone."""
-    made_again = "graph" not in checkpoint.read_json(Path(place) / ARCHITECTURE)
+    made_again = "graph" not in read_json(Path(place) / ARCHITECTURE)
     words = [model_words(model)] if made_again and isinstance(model, schema.Custom) else []
-    return " ".join([shlex.quote(str(place)), *words])
+    return " ".join([typed_place("path", str(place)), *words])
 
 
 def _words(group: str, values: dict[str, Any]) -> str:
     option = values[schema.OPTION_KEY[group]]
     defaults: Any = OmegaConf.to_container(OmegaConf.load(conf_folder() / group / f"{option}.yaml"))
     changed = {key: value for key, value in values.items() if value != defaults[key]}
-    words = [f"{group}.{key}={_typed(value)}" for key, value in changed.items()]
-    return shlex.join([f"{group}={option}", *words])
+    words = [_word(f"{group}.{key}", value) for key, value in changed.items()]
+    return " ".join([f"{group}={option}", *words])
 
 
-def _typed(value: Any) -> str:
-    """As it is typed; texts inside of lists and braces need quotes, others are taken whole."""
+def _word(key: str, value: Any) -> str:
     if isinstance(value, str):
-        return value
+        return typed(key, value)
+    return shlex.quote(f"{key}={_inside(value)}")
+
+
+def _inside(value: Any) -> str:
+    """As Hydra reads it, also inside of lists and braces."""
+    if isinstance(value, str):
+        return quoted(value)
     if isinstance(value, list):
         return f"[{','.join(map(_inside, value))}]"
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{_inside(inner)}' for key, inner in value.items())}}}"
     return json.dumps(value)
-
-
-def _inside(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else _typed(value)

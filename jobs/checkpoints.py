@@ -1,4 +1,4 @@
-"""Checkpoints as jobs use them: found where a user says, read into networks, made by training."""
+"""Checkpoints as jobs use them: read into networks, made by training."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 from gfs_dist import networks
 from gfs_dist.errors import CheckpointError, ConfigError, RunFolderError
 from gfs_dist.files import RunFolder, checkpoint
-from gfs_dist.files.run_folder import refuse_damaged
 from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.finding import read_iteration
 from gfs_dist.jobs.local import local_device, own_event
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.two_layer import Inputs, two_layer
@@ -22,54 +22,11 @@ from gfs_dist.networks.store import ARCHITECTURE
 from gfs_dist.training import TrainSpec, TrainState, train
 
 
-def find_checkpoints(path: Path | str) -> list[tuple[int, Path]]:
-    """Iteration and place of each checkpoint that ``path`` names, in order of iterations.
-
-    Args:
-        path: a run folder (all its checkpoints), a checkpoint folder, a stored network
-            (``models/NAME``), or a ``.safetensors``, ``.pt`` or ``.pth`` file. What does not
-            know its iteration counts as 0.
-
-    Raises:
-        CheckpointError: nothing of these, or a run folder without checkpoints.
-        RunFolderError: it lies in a run folder and is not what that folder's report says.
-    """
-    path = Path(path)
-    refuse_damaged(path, "checkpoint")
-    if (path / checkpoint.STATE).is_file():
-        return [(read_iteration(checkpoint.read_json(path / checkpoint.STATE)), path)]
-    if path.is_file() or (path / ARCHITECTURE).is_file():
-        return [(0, path)]
-    found = RunFolder(path).checkpoints()
-    if not found:
-        raise CheckpointError(
-            f"checkpoint: found none in {path}; accepted are a run folder with checkpoints/, a "
-            "checkpoint folder, a models/NAME folder, a .safetensors or .pt file"
-        )
-    return found
-
-
-def holds_deep(path: Path | str) -> bool:
-    """Whether the networks at ``path`` say themselves that they are deep ones.
-
-    Raises:
-        CheckpointError: nothing is there, or what it says of itself cannot be read.
-    """
-    place = find_checkpoints(path)[-1][1]
-    if (place / ARCHITECTURE).is_file():
-        architecture: Any = checkpoint.read_json(place / ARCHITECTURE)
-    elif place.is_dir():
-        architecture = checkpoint.read_json(place / checkpoint.STATE).get("architecture")
-    else:
-        return False
-    return isinstance(architecture, dict) and architecture.get("model") != "two_layer"
-
-
 def load_network(path: Path | str, model: schema.TwoLayer) -> TwoLayer:
-    """Read one network, whatever it is stored as (see :func:`find_checkpoints`).
+    """Read one network, whatever it is stored as.
 
     Args:
-        path: one place that :func:`find_checkpoints` gave.
+        path: one place that :func:`gfs_dist.jobs.finding.find_checkpoints` gave.
         model: the keys ``model.*``, which describe a bare file; folders describe themselves.
 
     Raises:
@@ -200,18 +157,6 @@ def _flat(facts: dict[str, Any]) -> dict[str, Any]:
     for key, value in facts.items():
         flat |= value if isinstance(value, dict) else {key: value}
     return flat
-
-
-def read_iteration(state: dict[str, Any]) -> int:
-    """Steps of training that a checkpoint has seen.
-
-    Raises:
-        CheckpointError: it does not say.
-    """
-    iteration = state.get("iteration")
-    if not isinstance(iteration, int) or iteration < 0:
-        raise CheckpointError(f"{checkpoint.STATE}: iteration: found {iteration!r}")
-    return iteration
 
 
 def _two_layer(network: nn.Module, path: Path) -> TwoLayer:

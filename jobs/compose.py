@@ -22,14 +22,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gfs_dist._layout import conf_folder
+from gfs_dist.command_words import typed, typed_place
 from gfs_dist.errors import ConfigError
 from gfs_dist.jobs.checks import check_ranges, check_type
 from gfs_dist.jobs.command import value_of
 from gfs_dist.jobs.config import COMMANDS, GROUPS, OPTION_KEY
-from gfs_dist.jobs.overrides import nearest, parse, points, raw_value
-from gfs_dist.jobs.paths import check_urls, paths_of
+from gfs_dist.jobs.finding import holds_deep
+from gfs_dist.jobs.overrides import nearest, parse, points, raw_value, text
+from gfs_dist.jobs.paths import check_path, check_paths, paths_of
 from gfs_dist.jobs.rules import Accepted
 from gfs_dist.jobs.stored import (
+    as_stored,
     explain,
     fields,
     has_begun,
@@ -55,9 +58,11 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
         ConfigError: a key or value is unknown, missing, of the wrong type or out of range; names
             the key, what was found and what is accepted, or the nearest valid name.
     """
+    if config_dir is not None:
+        check_path("--config-dir", config_dir)
     overrides = parse(words)
-    given = [(o.key_or_group, raw_value(o).strip("\"'")) for o in overrides]
-    check_urls(command, given)  # some paths are read at once
+    given = [(o.key_or_group, text(o)) for o in overrides]
+    check_paths(command, given)  # some paths are read at once
     stored = _stored_config(command, overrides)
     options, values = _split(command, overrides, config_dir)
     if stored is None:
@@ -75,7 +80,6 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
         alone = _kind(cfg) == "none" and isinstance(cfg.workers, int)
         if alone and not any(o.key_or_group == "workers" for o in values):
             cfg.workers = 1  # this process is one rank
-        OmegaConf.resolve(cfg)
         _refuse_missing(cfg)
         config: Any = OmegaConf.to_object(cfg)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
@@ -83,12 +87,12 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
     config.settle()
     check_ranges(config)
     config.check()
-    check_urls(command, paths_of(config))
+    check_paths(command, paths_of(config))
     _refuse_unused_training(config, overrides)
     if stored is not None:
         refuse_changes(stored, config)
         said = {override.key_or_group for override in values}
-        again = f"gfs {command} resume={shlex.quote(config.resume)}"
+        again = f"gfs {command} {typed('resume', config.resume)}"
         refuse_unnamed(config, said, config.resume, again)
     return config
 
@@ -109,7 +113,7 @@ def sweep(command: str, words: Sequence[str], config_dir: Path | None = None) ->
 
 def to_yaml(config: Any) -> str:
     """A configuration as the text of its ``config.yaml``; composing it again gives the same."""
-    return str(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    return str(OmegaConf.to_yaml(OmegaConf.create(as_stored(config))))
 
 
 def _split(
@@ -141,13 +145,10 @@ def _split(
 
 def _with_network(command: str, options: list[str], values: list[Override]) -> list[str]:
     """``options`` with ``model=stored`` where a checkpoint describes a deep network by itself."""
-    places = [raw_value(o).strip("\"'") for o in values if o.key_or_group == "checkpoint"]
+    places = [text(o) for o in values if o.key_or_group == "checkpoint"]
     chosen = any(option.startswith("model=") for option in options)
-    if command != "prune" or chosen or not places or places[-1] == "null":
+    if command != "prune" or chosen or not places or places[-1] is None:
         return options
-    # Torch: words that name no checkpoint do not wait for it.
-    from gfs_dist.jobs.checkpoints import holds_deep
-
     return [*options, "model=stored"] if holds_deep(places[-1]) else options
 
 
@@ -227,7 +228,7 @@ def _set(command: str, cfg: Any, override: Override) -> None:
     schema = OmegaConf.get_type(parent)
     assert schema is not None
     if Accepted.of(schema, name).kind is str and not isinstance(value, str | None):
-        value = raw_value(override)  # 001 is text here
+        value = text(override)
     if not (isinstance(value, str) and "${" in value):
         check_type(schema, name, key, value)
     parent[name] = value
@@ -296,7 +297,7 @@ def compose_stored(command: str, folder: str, factory: str | None = None) -> Any
     config = _whole(command, read_stored(command, folder, "path"))
     made_by = value_of(config, "model.factory")
     if made_by not in (None, factory):
-        raise unnamed("factory", made_by, folder, f"gfs cut {shlex.quote(folder)}")
+        raise unnamed("factory", made_by, folder, f"gfs cut {typed_place('path', folder)}")
     return config
 
 
@@ -336,13 +337,14 @@ def _whole(command: str, stored: dict[str, Any]) -> Any:
     config.settle()
     check_ranges(config)
     config.check()
+    check_paths(command, paths_of(config))
     return config
 
 
 def _stored_config(command: str, overrides: list[Override]) -> dict[str, Any] | None:
     """The configuration of the run folder that ``resume=`` names, if one does."""
-    folders = [raw_value(o).strip("\"'") for o in overrides if o.key_or_group == "resume"]
-    if not folders or folders[-1] == "null":
+    folders = [text(o) for o in overrides if o.key_or_group == "resume"]
+    if not folders or folders[-1] is None:
         return None
     return read_stored(command, folders[-1], "resume")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from gfs_dist.errors import ConfigError, RunFolderError
 from gfs_dist.files import RunFolder
+from gfs_dist.files.run_folder import MAX_NAME
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.again import resume_word
 from gfs_dist.jobs.compose import compose_stored
@@ -82,8 +83,11 @@ def _default_name(source: str, budget: Budget) -> str:
 
 def _check_name(folder: RunFolder, name: str) -> None:
     """Refuse a name that is taken by another result than one whose network was damaged."""
-    if "/" in name:
-        raise ConfigError(f"name: found {name!r}, accepted letters, digits, _ . + -")
+    if name != RunFolder.name_of(name):
+        raise ConfigError(
+            f"name: found {name!r}, accepted letters, digits, _ . = + -, at most {MAX_NAME}, not "
+            "one of . = + - first"
+        )
     if DeepReport(folder).row(name) is not None:
         raise ConfigError(f"name: {folder.path} has a result {name}, accepted another name=NAME")
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from gfs_dist import networks
 from gfs_dist.data import DataSpec, Images
 from gfs_dist.files import RunFolder, checkpoint
-from gfs_dist.jobs.checkpoints import read_iteration, refuse_changes
+from gfs_dist.jobs.checkpoints import refuse_changes
 from gfs_dist.jobs.deep import read_images
+from gfs_dist.jobs.finding import read_iteration
 from gfs_dist.networks import device_of
 from gfs_dist.runtime.peers import Peers
 from gfs_dist.runtime.spec import Tick

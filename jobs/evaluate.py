@@ -13,7 +13,8 @@ from gfs_dist.errors import CheckpointError, ShapeError
 from gfs_dist.files import checkpoint
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs import evaluate_deep, two_layer
-from gfs_dist.jobs.checkpoints import find_checkpoints, load_network
+from gfs_dist.jobs.checkpoints import load_network
+from gfs_dist.jobs.finding import find_checkpoints
 from gfs_dist.jobs.local import local_device, use_threads
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.networks.store import ARCHITECTURE
@@ -34,7 +35,7 @@ def run(config: schema.Evaluate, reporter: Reporter) -> dict[str, Any]:
         inside = [*sorted(path.glob("models/*")), *sorted(path.glob("checkpoints/*"))]
         names = ", ".join(str(found) for found in inside[:3])
         raise CheckpointError(f"path: {path} is a run folder, choose one network in it: {names}")
-    iteration, place = find_checkpoints(path)[0]
+    iteration, place = find_checkpoints(path, "path")[0]
     with use_threads(config.threads):
         measure = _measure_two_layer if _has_two_layers(place, config) else evaluate_deep.measure
         facts = measure(config, place, device, reporter)

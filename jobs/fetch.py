@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
+from gfs_dist.command_words import typed_place
 from gfs_dist.jobs.cluster_keys import Fetch
 from gfs_dist.jobs.on_cluster import facts_of, one_job
 from gfs_dist.jobs.reporter import Reporter
@@ -30,5 +30,5 @@ def run(config: Fetch, reporter: Reporter) -> dict[str, Any]:
     copied = fetch(jobs, job, into)
     there = "is" if copied is None else f"{copied:,} files are now"
     reporter.note(f"run folder of {job.id}: {there} in {into}")
-    reporter.next([f"gfs report {shlex.quote(str(into))} --open"])
+    reporter.next([f"gfs report {typed_place('path', str(into))} --open"])
     return {**facts_of(job), "fetched": str(into.absolute())}

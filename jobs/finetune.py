@@ -13,10 +13,9 @@ from torch import nn
 from gfs_dist import networks
 from gfs_dist.data import DataSpec, Images
 from gfs_dist.errors import CheckpointError
-from gfs_dist.files import checkpoint, fingerprint
+from gfs_dist.files import RunFolder, checkpoint, fingerprint
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.again import data_words, place_words
-from gfs_dist.jobs.checkpoints import find_checkpoints
 from gfs_dist.jobs.deep import (
     architecture_of,
     check_fits,
@@ -26,6 +25,7 @@ from gfs_dist.jobs.deep import (
 )
 from gfs_dist.jobs.deep_run import DeepRun, deep_spec, plan_lines, sizes
 from gfs_dist.jobs.deep_training import DeepTraining
+from gfs_dist.jobs.finding import find_checkpoints
 from gfs_dist.jobs.local import check_device
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.run_folders import open_folder
@@ -82,7 +82,7 @@ def read_for_training(place: Path, model: schema.Model, spec: DataSpec) -> nn.Mo
 
 
 def _find(path: Path) -> Path:
-    found = find_checkpoints(path)
+    found = find_checkpoints(path, "path")
     if len(found) > 1:
         raise CheckpointError(
             f"path: {path} is a run folder, choose one network in it: {found[-1][1]}"
@@ -114,7 +114,7 @@ def _result(
     rows = job.checkpoints(sizes(network, images))
     last = job.folder.path / rows[-1]["model"]
     networks.load_state(network, checkpoint.load(last).tensors, last / checkpoint.MODEL)
-    name = path.resolve().stem if path.is_file() else path.resolve().name
+    name = RunFolder.name_of(path.resolve().stem if path.is_file() else path.resolve().name)
     stored = job.folder.model(name)
     example = images.inputs(images.x_test[:2])
     networks.save(stored, network.eval(), example=example, origin=origin_of(architecture))

@@ -24,6 +24,9 @@ CATALOG = (
 )
 """The deep networks by name; written out because help must not wait for torch."""
 
+ACTIVATIONS = ("tanh", "relu", "sigmoid", "gelu", "softplus", "silu", "identity")
+"""Of two-layer networks, for the same reason."""
+
 Seed = Annotated[int, AtLeast(0), Below(2**63)]
 
 
@@ -108,7 +111,7 @@ class TwoLayer(Model):
 
     name: Annotated[str, Among("two_layer")]
     width: Annotated[int, AtLeast(1)]
-    activation: str
+    activation: Annotated[str, Among(*ACTIVATIONS)]
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from gfs_dist.files.scratch import ScratchFolder
+from gfs_dist.files.scratch_folder import ScratchFolder
 from gfs_dist.jobs.bare_search import at_once, cell
 from gfs_dist.jobs.cell_problem import CellProblem
 from gfs_dist.jobs.deep import fresh_network

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
 from typing import Any
 
+from gfs_dist.command_words import typed
 from gfs_dist.errors import JobEndedError
 from gfs_dist.jobs.cluster_keys import OfJob, OnCluster
 from gfs_dist.jobs.reporter import Reporter
@@ -54,9 +54,15 @@ def commands(job: Job, address: str | None, *, insecure: bool) -> list[str]:
         "FAILED": ("logs {}", "status {}"),
         "STOPPED": ("logs {}", "status {}"),
     }[job.status]
-    where = [f"runtime.address={address}"] if address else []
-    flags = shlex.join([*where, *(["--insecure"] if insecure else [])])
-    return [f"gfs {word.format(job.id)} {flags}".strip() for word in words]
+    where = [typed("runtime.address", address)] if address else []
+    flags = [*where, *(["--insecure"] if insecure else [])]
+    return [" ".join(["gfs", word.format(job.id), *flags]) for word in words]
+
+
+def goes_on(job: Job, address: str | None, *, insecure: bool) -> str:
+    """What to tell who follows a job no longer that has not ended."""
+    again, end = commands(job, address, insecure=insecure)[-2:]
+    return f"{job.id} goes on; follow it: {again}; end it: {end}"
 
 
 def follow(jobs: Jobs, job: Job, reporter: Reporter, address: str | None, *, insecure: bool) -> Job:
@@ -70,8 +76,7 @@ def follow(jobs: Jobs, job: Job, reporter: Reporter, address: str | None, *, ins
     try:
         job = jobs.follow(job, lines.write)
     except KeyboardInterrupt as error:
-        again, end = commands(job, address, insecure=insecure)[-2:]
-        raise KeyboardInterrupt(f"{job.id} goes on; follow it: {again}; end it: {end}") from error
+        raise KeyboardInterrupt(goes_on(job, address, insecure=insecure)) from error
     lines.close()
     if job.status != "SUCCEEDED":
         raise JobEndedError(how_it_ended(job), exit_code_of(job))

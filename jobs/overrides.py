@@ -5,14 +5,19 @@ Hydra reads them; what it would accept although no key of the schema is meant is
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
+import shlex
 from collections.abc import Iterable, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, Transformer
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from gfs_dist.command_words import quoted
 from gfs_dist.errors import ConfigError
 
 
@@ -35,18 +40,42 @@ def points(words: Sequence[str]) -> list[list[str]]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean X?`` for the known name most like ``name``, else nothing."""
+    """``; did you mean X?`` for the known name most like ``name``, else nothing.
+
+    The beginning of a name counts as the name: resnt20 is nearer to resnet20_cifar than to
+    resnet50. Keys are also known by their last part alone.
+    """
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not close:
-        last = {key.rpartition(".")[2]: key for key in reversed(known)}
-        close = [last[k] for k in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)]
-    return f"; did you mean {close[0]}?" if close else ""
+    last = {key.rpartition(".")[2]: key for key in reversed(known)}
+    for names in (dict(zip(known, known, strict=True)), last):
+        starts = {
+            "_".join(key.split("_")[:end]).lower(): whole
+            for key, whole in reversed(names.items())
+            for end in range(1, key.count("_") + 1)
+        }
+        alike = starts | {key.lower(): whole for key, whole in names.items()}
+        part = name if names is not last else name.rpartition(".")[2]
+        if close := difflib.get_close_matches(part.lower(), alike, n=1):
+            return f"; did you mean {alike[close[0]]}?"
+    return ""
 
 
 def raw_value(override: Override) -> str:
     """What stands after the first ``=``, as it was typed."""
     return (override.input_line or "").partition("=")[2]
+
+
+def text(override: Override) -> str | None:
+    """The value of a key that takes text: 001 is text there; None for null.
+
+    Interpolations are written out, but for those of keys that are not known yet.
+    """
+    value = override.value()
+    found = value if isinstance(value, str | None) else raw_value(override)
+    if found is not None and "${" in found:
+        with contextlib.suppress(OmegaConfBaseException):
+            return str(OmegaConf.create({"value": found}).value)
+    return found
 
 
 def _parse(word: str, sweep: bool) -> Override:
@@ -60,7 +89,7 @@ def _parse(word: str, sweep: bool) -> Override:
     except HydraException as error:
         raise ConfigError(
             f"{word}: the value cannot be read; accepted a plain value, or one in double quotes "
-            f"inside single ones, '{key}=\"...\"'"
+            f"inside single ones, {shlex.quote(f'{key}={quoted(value)}')}"
         ) from error
     if override.package is not None:
         raise ConfigError(f"{word}: '@' is not accepted in a key, accepted key=value")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import time
 from typing import Any
 
 from gfs_dist import report
+from gfs_dist.command_words import typed, typed_place
 from gfs_dist.errors import StorageError
 from gfs_dist.files import RunFolder
 from gfs_dist.jobs import config as schema
@@ -123,10 +123,10 @@ def _tell(
 ) -> None:
     columns = ("iteration", "loss", "accuracy")
     reporter.table("trained", columns, [[row[column] for column in columns] for row in results])
-    words = input_words(config)
+    words, last = input_words(config), str(folder.path / results[-1]["model"])
     reporter.next(
         [
-            f"gfs prune checkpoint={shlex.quote(str(folder.path))} {words}",
-            f"gfs evaluate {shlex.quote(str(folder.path / results[-1]['model']))} {words}",
+            f"gfs prune {typed('checkpoint', str(folder.path))} {words}",
+            f"gfs evaluate {typed_place('path', last)} {words}",
         ]
     )

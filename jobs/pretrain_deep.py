@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import shlex
 from dataclasses import asdict
 from typing import Any
 
+from gfs_dist.command_words import typed, typed_place
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.again import data_words, model_words
 from gfs_dist.jobs.deep import check_fits, describe, fresh_network, read_images
@@ -48,6 +48,11 @@ def _tell(
 ) -> None:
     columns = ("iteration", "loss", "accuracy")
     reporter.table("trained", columns, [[row[column] for column in columns] for row in results])
-    last = shlex.quote(str(job.folder.path / results[-1]["model"]))
+    last = str(job.folder.path / results[-1]["model"])
     words = f"{model_words(config.model)} {data_words(config.data, config.seed)}"
-    reporter.next([f"gfs prune checkpoint={last} {words}", f"gfs evaluate {last} {words}"])
+    reporter.next(
+        [
+            f"gfs prune {typed('checkpoint', last)} {words}",
+            f"gfs evaluate {typed_place('path', last)} {words}",
+        ]
+    )

@@ -13,7 +13,6 @@ import contextlib
 import functools
 import itertools
 import math
-import shlex
 import time
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gfs_dist import networks, report
+from gfs_dist.command_words import typed_place
 from gfs_dist.errors import PicksDifferError, RunError, StorageError
 from gfs_dist.files import RunFolder, fingerprint
 from gfs_dist.jobs import config as schema
@@ -245,7 +245,7 @@ class PruneJob:
             ],
         )
         run, last = (
-            shlex.quote(str(path))
+            typed_place("path", str(path))
             for path in (self.folder.path, self.folder.path / self.results[-1]["model"])
         )
         self.reporter.next([f"gfs evaluate {last} {input_words(self.config)}", f"gfs report {run}"])

@@ -7,7 +7,6 @@ killed anywhere goes on from there. Samples and sums of the run lie in ``scratch
 from __future__ import annotations
 
 import contextlib
-import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from gfs_dist.command_words import typed_place
 from gfs_dist.errors import StorageError
 from gfs_dist.files import RunFolder, atomic, fingerprint
 from gfs_dist.files.mirror import SCRATCH
@@ -219,7 +219,7 @@ def tell(
             for row in rows
         ],
     )
-    run = shlex.quote(str(folder.path))
+    run = typed_place("path", str(folder.path))
     last = place_words(folder.path / rows[-1]["model"], config.model)
     data = data_words(config.data, config.seed)
     share = rows[-1]["macs"] / rows[-1]["dense"]["macs"]
@@ -227,7 +227,7 @@ def tell(
         [
             f"gfs evaluate {last} {data}",
             f"gfs finetune {last} {data}",
-            f"gfs cut {cut_words(folder.path, config)} budget.macs={70 * share:.0f}%",
+            f"gfs cut {cut_words(folder.path, config)} budget.macs={70 * share:.2g}%",
             f"gfs report {run}",
         ]
     )

@@ -17,12 +17,12 @@ from gfs_dist.data import Images
 from gfs_dist.data.balanced import calibration_rows
 from gfs_dist.errors import CheckpointError, ConfigError
 from gfs_dist.files import checkpoint
-from gfs_dist.files.scratch import ScratchFolder
+from gfs_dist.files.scratch_folder import ScratchFolder
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs import deep_words
-from gfs_dist.jobs.checkpoints import find_checkpoints
 from gfs_dist.jobs.deep import architecture_of, check_fits, origin_of, read_images, read_network
 from gfs_dist.jobs.deep_measures import Measures
+from gfs_dist.jobs.finding import find_checkpoints
 from gfs_dist.jobs.local import check_device, local_device
 from gfs_dist.jobs.two_layer import data_spec
 from gfs_dist.networks.store import ARCHITECTURE

@@ -10,7 +10,8 @@ from typing import Any
 from gfs_dist.errors import ConfigError, ShapeError
 from gfs_dist.files import RunFolder
 from gfs_dist.jobs import config as schema
-from gfs_dist.jobs.checkpoints import find_checkpoints, load_network, train_spec
+from gfs_dist.jobs.checkpoints import load_network, train_spec
+from gfs_dist.jobs.finding import find_checkpoints
 from gfs_dist.jobs.local import check_device
 from gfs_dist.jobs.two_layer import Inputs, data_spec, two_layer
 from gfs_dist.networks import TwoLayer

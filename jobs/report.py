@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist import report as pages
-from gfs_dist.errors import RunFolderError
 from gfs_dist.files import RunFolder
 from gfs_dist.files.checkpoint import read_json
 from gfs_dist.files.no_follow import refuse_outside_links
 from gfs_dist.jobs import config as schema
+from gfs_dist.jobs.finding import find_report
 from gfs_dist.jobs.reporter import Reporter
 
 
@@ -23,9 +23,7 @@ def run(config: schema.Report, reporter: Reporter) -> dict[str, Any]:
             as it says, or links out of it.
         CheckpointError: its report or a path in it cannot be read.
     """
-    folder = RunFolder(config.path)
-    if not folder.report.is_file():
-        raise RunFolderError(f"path: found {folder.path}, accepted a run folder with report.json")
+    folder = find_report(config.path)
     refuse_outside_links(folder.path)
     folder.refuse_damage("path")
     report = folder.read_report()

@@ -11,7 +11,7 @@ _KINDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
-    str: "text",
+    str: "text that is not empty",
     list[float]: "numbers in brackets",
     list[int]: "whole numbers in brackets",
     list[str]: "words in brackets",
@@ -131,8 +131,8 @@ class Accepted:
         return isinstance(value, (int, float) if self.kind is float else self.kind)
 
     def holds(self, value: Any) -> bool:
-        """True if ``value``, of the right type, is in range."""
-        return value is None or all(rule.holds(value) for rule in self.rules)
+        """True if ``value``, of the right type, is in range; no text is empty."""
+        return value is None or (value != "" and all(rule.holds(value) for rule in self.rules))
 
 
 def _is_number(value: object) -> bool:

@@ -15,12 +15,20 @@ def run(config: OfJob, reporter: Reporter) -> dict[str, Any]:
     Raises:
         InputError: no cluster, or no such job; names those that are alike.
         RunError: it does not end.
+        KeyboardInterrupt: the user waits no longer for one that ends when its turn comes.
     """
     jobs, job = one_job(config)
     if job.over:
         reporter.note(f"{job.id} is over already: {job.status}")
     else:
-        job = jobs.stop(job)
-        reporter.note(f"{job.id}: {job.status}; the same gfs submit goes on where it stopped")
+        if job.status == "PENDING":
+            reporter.note(f"{job.id} waits for its turn, and is stopped when that comes")
+        try:
+            job = jobs.stop(job)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(f"{job.id} was asked to stop: see gfs status") from error
+        again = "the same gfs submit goes on where it stopped"
+        how = again if job.status == "STOPPED" else "it ended by itself"
+        reporter.note(f"{job.id}: {job.status}; {how}")
     reporter.next(commands(job, config.runtime.address, insecure=config.insecure))
     return facts_of(job)

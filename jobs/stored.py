@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import tempfile
 import typing
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from gfs_dist.command_words import literal, typed
 from gfs_dist.errors import ConfigError
 from gfs_dist.jobs.command import named
 from gfs_dist.jobs.config import CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
@@ -137,9 +137,23 @@ def stored_options(stored: dict[str, Any], options: list[str]) -> list[str]:
     return [f"{group}={option}" for group, option in chosen.items()]
 
 
+def as_stored(config: Any) -> dict[str, Any]:
+    """The names and values that the ``config.yaml`` of ``config`` holds."""
+
+    def escaped(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: escaped(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [escaped(inner) for inner in value]
+        return literal(value) if isinstance(value, str) else value
+
+    plain: dict[str, Any] = escaped(OmegaConf.to_container(OmegaConf.structured(config)))
+    return plain
+
+
 def refuse_changes(stored: dict[str, Any], config: Any) -> None:
     """Only ``CHANGEABLE`` keys may differ where a run goes on."""
-    now: Any = OmegaConf.to_container(OmegaConf.structured(config))
+    now = as_stored(config)
     for key in set(stored) - {*CHANGEABLE, "resume"}:
         if now[key] != stored[key]:
             found, kept = now[key], stored[key]
@@ -180,7 +194,7 @@ def unnamed(key: str, value: str, place: str, again: str) -> ConfigError:
     what = "contacted" if key == "runtime.address" else "imported"
     return ConfigError(
         f"{key}: {place} names {value}, which is {what} only if the command line names it too: "
-        f"{again} {shlex.quote(f'{key}={value}')}"
+        f"{again} {typed(key, value)}"
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import ConfigError
-from gfs_dist.files.scratch import ScratchFolder
+from gfs_dist.files.scratch_folder import ScratchFolder
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.deep import fresh_network
 from gfs_dist.jobs.overrides import nearest

@@ -5,28 +5,32 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from gfs_dist.errors import ConfigError, JobEndedError
+from gfs_dist.errors import ConfigError, GfsError, JobEndedError
+from gfs_dist.files import RunFolder
 from gfs_dist.jobs.benchmark_keys import ON_CLUSTERS
 from gfs_dist.jobs.cluster_keys import Submit
 from gfs_dist.jobs.compose import compose, sweep, to_yaml
 from gfs_dist.jobs.groups import Custom, RayRuntime
-from gfs_dist.jobs.on_cluster import commands, connect, facts_of, follow
+from gfs_dist.jobs.on_cluster import commands, connect, facts_of, follow, goes_on
 from gfs_dist.jobs.paths import unseen_inputs, with_absolute_paths
+from gfs_dist.jobs.preflight import check_inputs
 from gfs_dist.jobs.reporter import PlannedOnly, Reporter, Silent
 from gfs_dist.service.capacity import Capacity, Demand
 from gfs_dist.service.jobs import Job, Jobs
 from gfs_dist.service.submission import Sent, Submission, send
+from gfs_dist.urls import is_url
 
 AUTO = "auto"
 """The address by which a driver on a cluster joins it."""
 
+ASK_AGAIN_S = (0.0, 1.0, 1.0)
+"""Pauses before each question whether a job arrived, after an interruption."""
 
 HOW = {
     "submitted": "submitted as {id}",
@@ -70,6 +74,11 @@ def batch(words: Sequence[str], config_dir: Path | None = None, *, multirun: boo
     Raises:
         ConfigError: as :func:`gfs_dist.jobs.compose.compose`.
     """
+    with unsent():
+        return _batch(words, config_dir, multirun=multirun)
+
+
+def _batch(words: Sequence[str], config_dir: Path | None, *, multirun: bool) -> Batch:
     own = [word for word in words if word.partition("=")[0] in Submit.__dataclass_fields__]
     rest = [word for word in words if word not in own]
     keys = compose("submit", own)
@@ -96,26 +105,58 @@ def run(batch: Batch, reporter: Reporter) -> dict[str, Any]:
         JobEndedError: a job did not end well; has its exit code.
     """
     keys, address = batch.keys, batch.address
-    jobs = connect(address, keys.insecure)
-    capacity = Capacity.of(jobs.cluster.nodes())
-    submissions = [prepare(request) for request in batch.requests]
-    needs = [capacity.check(submission.demand) for submission in submissions]
-    plans = [_plan(request, own_cluster=jobs.cluster.own) for request in batch.requests]
-    lines: list[str] = []
-    for submission, need, plan in zip(submissions, needs, plans, strict=True):
-        lines += [*plan, f"cluster   {jobs.cluster.url}: {need}"]
-        lines += [f"folder    {submission.run_folder}"]
-    reporter.plan(lines)
+    with unsent():
+        jobs = connect(address, keys.insecure)
+        capacity = Capacity.of(jobs.cluster.nodes())
+        submissions = [prepare(request) for request in batch.requests]
+        needs = [capacity.check(submission.demand) for submission in submissions]
+        plans = [_plan(request, own_cluster=jobs.cluster.own) for request in batch.requests]
+        lines: list[str] = []
+        for submission, need, plan in zip(submissions, needs, plans, strict=True):
+            lines += [*plan, f"cluster   {jobs.cluster.url}: {need}"]
+            lines += [f"folder    {submission.run_folder}"]
+        reporter.plan(lines)
     sent = []
-    for submission in submissions:
-        sent.append(send(jobs, submission, capacity))
-        _tell(sent[-1], reporter)
-        reporter.next(commands(sent[-1].job, address, insecure=keys.insecure))
+    try:
+        for submission in submissions:
+            sent.append(send(jobs, submission, capacity))
+            _tell(sent[-1], reporter)
+            reporter.next(commands(sent[-1].job, address, insecure=keys.insecure))
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(_what_was_sent(jobs, submissions, batch)) from error
     answers = [{**facts_of(one.job), "how": one.how} for one in sent]
     if keys.wait:
         followed = [one.job for one in sent if one.how != "finished"]
         _follow(jobs, followed, reporter, address, insecure=keys.insecure)
     return answers[0] if len(answers) == 1 else {"runs": answers}
+
+
+@contextlib.contextmanager
+def unsent() -> Iterator[None]:
+    """While this lasts nothing is submitted, and an interruption says so."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("nothing was submitted") from error
+
+
+def _what_was_sent(jobs: Jobs, submissions: Sequence[Submission], batch: Batch) -> str:
+    """Which of ``submissions`` the cluster has: their ids are known before it gets them."""
+    bases = [submission.base for submission in submissions]
+    found: list[Job] = []
+    try:
+        for wait_s in ASK_AGAIN_S:  # a request that was cut off may still arrive
+            time.sleep(wait_s)
+            found = [job for job in jobs.list() if job.base in bases and not job.over]
+            if len(found) == len(bases):
+                break
+    except (GfsError, KeyboardInterrupt):
+        return f"whether {', '.join(bases)} was submitted is not known: see gfs list"
+    if len(bases) == len(found) == 1:
+        return goes_on(found[0], batch.address, insecure=batch.keys.insecure)
+    if not found:
+        return f"nothing was submitted ({', '.join(bases)}: not at work on the cluster)"
+    return f"{len(found)} of {len(bases)} jobs go on: {', '.join(job.id for job in found)}"
 
 
 def _tell(sent: Sent, reporter: Reporter) -> None:
@@ -196,8 +237,15 @@ def _plan(request: Request, *, own_cluster: bool) -> list[str]:
         raise ConfigError(f"{unseen[0]} does not exist")
     if unseen:
         return [f"plan      made on the cluster: {', '.join(unseen)} cannot be seen from here"]
-    if request.config.device == "cuda" and not torch.cuda.is_available():
-        return ["plan      made on the cluster: here is no GPU"]
+    check_inputs(request.job, request.config)
+    place = getattr(request.config, "resume", None) or request.config.out
+    if own_cluster and not is_url(place):
+        RunFolder.check_writable("out", Path(place))
+    if request.config.device == "cuda":
+        import torch  # not before the words and paths of the job were found right
+
+        if not torch.cuda.is_available():
+            return ["plan      made on the cluster: here is no GPU"]
     planner = _Planner()
     with contextlib.suppress(PlannedOnly):
         importlib.import_module(f"gfs_dist.jobs.{request.job}").run(request.config, planner)

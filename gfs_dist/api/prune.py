@@ -15,7 +15,7 @@ from torch import nn
 
 from gfs_dist import networks
 from gfs_dist.errors import InputError
-from gfs_dist.files.scratch import ScratchFolder, sigterm_unwinds
+from gfs_dist.files.scratch_folder import ScratchFolder, sigterm_unwinds
 from gfs_dist.pruning.budget import Budget
 from gfs_dist.pruning.layerwise.batches import CLASS_NUMBERS
 from gfs_dist.pruning.layerwise.cutting import CutResult, Repairs, cut

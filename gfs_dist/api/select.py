@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gfs_dist.errors import InputError
-from gfs_dist.files.scratch import ScratchFolder, sigterm_unwinds
+from gfs_dist.files.scratch_folder import ScratchFolder, sigterm_unwinds
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.runtime.memory import memory_per_rank_bytes
 from gfs_dist.selection.build import (

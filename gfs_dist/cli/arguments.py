@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from gfs_dist.command_words import quoted
 from gfs_dist.errors import InputError
 from gfs_dist.jobs.command import NAMED
 
@@ -47,6 +48,12 @@ SERVICES = {
 variables, else what gfs up started."""
 
 COMMANDS = {**JOBS, **SERVICES}
+
+INFORMATION = {
+    "help": "this page, or the keys of a command: gfs help [COMMAND], gfs COMMAND --help",
+    "version": "show the version",
+}
+"""What is written as an option elsewhere."""
 
 FLAGS = {
     "--open": ("open=true", ("report",)),
@@ -96,7 +103,12 @@ OPTIONS = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; gfs --help lists commands and options")
+        hint = ""
+        if unknown := re.match(r"unrecognized arguments: -+([^\s=]+)", message):
+            options = self._option_string_actions
+            close = difflib.get_close_matches(f"--{unknown[1]}", options, n=1, cutoff=0.75)
+            hint = f"; did you mean {close[0]}?" if close else "; keys are written key=value"
+        raise InputError(f"{message}; gfs --help lists commands and options{hint}")
 
 
 def read_arguments(argv: Sequence[str]) -> Arguments:
@@ -116,10 +128,16 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
     parser.add_argument("--config-dir", type=Path)
     found = parser.parse_intermixed_args(argv)
     command, *words = found.words or [None]
+    if command == "help":
+        found.help = True
+        command, *words = [word for word in words if word not in INFORMATION] or [None]
+    elif command == "version":
+        found.version, command = True, None
     if command is not None and command not in COMMANDS:
-        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        accepted = (*COMMANDS, *INFORMATION)
+        close = difflib.get_close_matches(command, accepted, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise InputError(f"{command!r} is no command, accepted {', '.join(COMMANDS)}{hint}")
+        raise InputError(f"{command!r} is no command, accepted {', '.join(accepted)}{hint}")
     words = _with_positional(command, words)
     for flag, (word, commands) in FLAGS.items():
         if getattr(found, flag.removeprefix("--").replace("-", "_")):
@@ -151,21 +169,17 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
 
 def _with_positional(command: str | None, words: Sequence[str]) -> list[str]:
     """``words`` with those that are no assignments turned into ``key="word"``."""
-    plain = [word for word in words if "=" not in word and not word.startswith(("~", "+"))]
+    plain = [word for word in words if _is_plain(word)]
     rest = [word for word in words if word not in plain]
     keys = POSITIONAL.get(command or "", ())
     if command == "submit" and plain:
         keys = (*keys, *POSITIONAL.get(plain[0], ()))
     if len(plain) > len(keys):
         raise InputError(f"{plain[-1]!r} has no place in gfs {command}, accepted key=value")
-    return [*(_assigned(key, word) for key, word in zip(keys, plain, strict=False)), *rest]
+    return [*(f"{key}={quoted(word)}" for key, word in zip(keys, plain, strict=False)), *rest]
 
 
-def _assigned(key: str, word: str) -> str:
-    quoted = re.sub(r'(\\*)("|$)', _escape, word)
-    return f'{key}="{quoted}"'
-
-
-def _escape(found: re.Match[str]) -> str:
-    """Backslashes are doubled before a quote, and nowhere else: so Hydra reads them."""
-    return found[1] * 2 + ('\\"' if found[2] else "")
+def _is_plain(word: str) -> bool:
+    """Whether a word assigns nothing: no key holds a slash, as a path with ``=`` in it may."""
+    key, equals, _ = word.partition("=")
+    return not word.startswith(("~", "+")) and (not equals or "/" in key)

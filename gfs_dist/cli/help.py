@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gfs_dist.cli.arguments import JOBS, OPTIONS, POSITIONAL, SERVICES
+from gfs_dist.cli.arguments import FLAGS, INFORMATION, JOBS, OPTIONS, POSITIONAL, SERVICES
 from gfs_dist.jobs.describe import Group, Key, Section, describe
 
 _COLUMN = 38
@@ -16,8 +16,8 @@ def overview() -> str:
         ["usage: gfs COMMAND [key=value ...] [options]", ""],
         ["commands:", *_rows(JOBS.items()), ""],
         ["on a Ray cluster:", *_rows(SERVICES.items()), ""],
-        ["options:", *_rows(OPTIONS.items()), ""],
-        ["gfs COMMAND --help shows the keys of a command."],
+        ["about gfs:", *_rows(INFORMATION.items()), ""],
+        ["options:", *_rows(OPTIONS.items())],
     )
 
 
@@ -30,8 +30,16 @@ def command_help(command: str) -> str:
         ["keys, with their defaults:", *_rows(map(_row, about.keys)), ""] if about.keys else [],
         *(_section(section) for section in about.sections),
         *(_group(group) for group in about.groups),
-        ["options:", *_rows(OPTIONS.items())],
+        _own_options(command),
+        ["Options of every command, as --dry-run and --json: gfs --help"],
     )
+
+
+def _own_options(command: str) -> list[str]:
+    """The options that few commands have."""
+    having = {flag for flag, (_, commands) in FLAGS.items() if command in commands}
+    own = [(flags, text) for flags, text in OPTIONS.items() if flags.split(", ")[-1] in having]
+    return ["options:", *_rows(own), ""] if own else []
 
 
 def _section(section: Section) -> list[str]:

@@ -12,6 +12,12 @@ from rich.text import Text
 
 from gfs_dist.cli.display import PROGRESS, PlainReporter, show
 
+MIN_COLUMNS = 40
+"""Of a terminal: bars need a name, themselves and some facts."""
+
+UNBOUNDED = 2**20
+"""Columns of a terminal that holds any table."""
+
 
 class LiveReporter(PlainReporter):
     """A :class:`PlainReporter` whose progress is drawn in place."""
@@ -29,6 +35,11 @@ class LiveReporter(PlainReporter):
             redirect_stderr=False,
         )
         self._bar: progress.TaskID | None = None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the terminal can draw in place, and is wide enough to."""
+        return not self._console.is_dumb_terminal and self._console.width >= MIN_COLUMNS
 
     def phase(self, name: str, total: int | None = None) -> None:
         super().phase(name, total)
@@ -74,7 +85,11 @@ class LiveReporter(PlainReporter):
             drawn.add_column(Text(column), justify="right")
         for row in rows:
             drawn.add_row(*(Text(show(value)) for value in row))
-        self._console.print(drawn)
+        anywhere = self._console.options.update(max_width=UNBOUNDED)
+        if self._console.measure(drawn, options=anywhere).minimum > self._console.width:
+            super().table(title, columns, rows)  # cells would be cut
+        else:
+            self._console.print(drawn)
 
     def close(self) -> None:
         self._bar = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import signal
 import sys
 import threading
@@ -12,13 +11,14 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import gfs_dist
 from gfs_dist._allocator import keep_freed_memory
 from gfs_dist._environment import refuse_unsafe_environment
 from gfs_dist.cli.arguments import JOBS, SERVICES, Arguments, read_arguments
 from gfs_dist.cli.display import PlainReporter
+from gfs_dist.cli.output import keep_utf8, ready_streams
 from gfs_dist.errors import GfsError
 from gfs_dist.jobs.reporter import PlannedOnly
 from gfs_dist.urls import below
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done; 1 the job failed; 2 wrong usage, configuration or input; 3 the budget cannot be
         met; 130 interrupted.
     """
+    ready_streams()
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
@@ -44,10 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         said = "; ".join(["interrupted", *map(str, error.args)])
         return _fail("\n".join([said, *_notes(error)]), INTERRUPTED, debug)
-    except BrokenPipeError:
-        # Whoever read our output has left: nothing more to say, at exit neither.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:  # noqa: BLE001 - the outermost frame: said, and exit 1
         said = f"{type(error).__name__}: {error}\n--debug shows where"
         return _fail("\n".join([said, *_notes(error)]), 1, debug)
@@ -68,6 +65,7 @@ def _run(arguments: Arguments) -> int:
 def _run_command(arguments: Arguments, command: str) -> int:
     """Run a command for each configuration it asks for; how the process is to exit."""
     from gfs_dist.jobs.compose import to_yaml
+    from gfs_dist.jobs.preflight import check_inputs, check_job
 
     if command in (*JOBS, "submit"):
         refuse_unsafe_environment()
@@ -76,8 +74,14 @@ def _run_command(arguments: Arguments, command: str) -> int:
     if arguments.cfg:
         if command == "submit":
             configs = [request.config for request in configs[0].requests]
+        keep_utf8()
         _print("---\n".join(map(to_yaml, configs)).rstrip())
         return 0
+    if command in JOBS:
+        check = check_inputs if arguments.dry_run else check_job
+        for config in configs:
+            check(command, config)
+    _tell_start(command, configs[0], _stream(arguments))
     run = importlib.import_module(f"gfs_dist.jobs.{command}").run
     answers = [_run_job(run, config, arguments) for config in configs]
     if arguments.json:
@@ -111,11 +115,11 @@ def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Argumen
         return {"plan": reporter.planned}
     except (KeyboardInterrupt, SystemExit) as error:  # SIGTERM exits while ray.init runs
         folder = reporter.folder
-        how = error.args
+        how: Sequence[object] = error.args
         if folder is not None and hasattr(config, "resume"):
             from gfs_dist.jobs.again import resume_word
 
-            how = (f"go on with: gfs {arguments.command} {resume_word(folder, config)}",)
+            how = [f"go on with: gfs {arguments.command} {resume_word(folder, config)}"]
         interrupted = KeyboardInterrupt(*how)
         interrupted.__notes__ = _notes(error)
         raise interrupted from error
@@ -131,13 +135,32 @@ def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Argumen
     }
 
 
-def _reporter(arguments: Arguments) -> PlainReporter:
-    stream = sys.stderr if arguments.json else sys.stdout
-    if not stream.isatty():
-        return PlainReporter(stream, dry_run=arguments.dry_run)
-    from gfs_dist.cli.live import LiveReporter
+def _tell_start(command: str, config: Any, stream: TextIO) -> None:
+    """One line before the seconds without any that loading a job takes.
 
-    return LiveReporter(stream, dry_run=arguments.dry_run)
+    Of commands that only show something (``gfs logs``) a terminal alone gets it.
+    """
+    job = config.keys.job if command == "submit" else command
+    told = command in (*JOBS, "submit") or stream.isatty()
+    if told and not any(map(sys.modules.get, (f"gfs_dist.jobs.{job}", "torch"))):
+        line = f"gfs {command}: starting; loading torch and Ray takes a few seconds"
+        print(line, file=stream, flush=True)
+
+
+def _stream(arguments: Arguments) -> TextIO:
+    """Where the user reads what happens."""
+    return sys.stderr if arguments.json else sys.stdout
+
+
+def _reporter(arguments: Arguments) -> PlainReporter:
+    stream = _stream(arguments)
+    if stream.isatty():
+        from gfs_dist.cli.live import LiveReporter
+
+        live = LiveReporter(stream, dry_run=arguments.dry_run)
+        if live.has_room:
+            return live
+    return PlainReporter(stream, dry_run=arguments.dry_run)
 
 
 @contextmanager

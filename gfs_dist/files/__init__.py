@@ -1,7 +1,6 @@
 """Everything that touches the disk: atomic files, checkpoints, run folders, fingerprints."""
 
-from gfs_dist.files.checkpoint import Checkpoint
 from gfs_dist.files.fingerprint import fingerprint
 from gfs_dist.files.run_folder import RunFolder
 
-__all__ = ["Checkpoint", "RunFolder", "fingerprint"]
+__all__ = ["RunFolder", "fingerprint"]

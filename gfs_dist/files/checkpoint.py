@@ -7,7 +7,6 @@ are read too, the latter without ever running their code.
 
 from __future__ import annotations
 
-import json
 import pickle
 import warnings
 import zipfile
@@ -22,11 +21,10 @@ from torch import Tensor
 from gfs_dist._environment import refuse_unsafe_environment
 from gfs_dist.errors import CheckpointError
 from gfs_dist.files import atomic
+from gfs_dist.files.facts import FORMAT, STATE, WEIGHTS, read_json
 from gfs_dist.files.fingerprint import fingerprint
 
-FORMAT = 1
-MODEL, STATE, OPTIMIZER = "model.safetensors", "state.json", "optimizer.safetensors"
-MAX_JSON_BYTES = 64 * 2**20
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 DTYPES = (
     *(torch.bool, torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
@@ -115,39 +113,12 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
-    if path.suffix == ".safetensors":
-        tensors = _read_safetensors(path)
-    elif path.suffix in (".pt", ".pth"):
-        tensors = _read_pickle(path)
-    else:
-        raise CheckpointError(f"{path}: found {path.suffix!r}, accepted .safetensors, .pt, .pth")
+    if path.suffix not in WEIGHTS:
+        raise CheckpointError(f"{path}: found {path.suffix!r}, accepted {', '.join(WEIGHTS)}")
+    tensors = _read_safetensors(path) if path.suffix == WEIGHTS[0] else _read_pickle(path)
     for name, tensor in tensors.items():
         _refuse_odd(f"{path}: tensor {name!r}", tensor)
     return tensors
-
-
-def read_json(path: Path | str) -> dict[str, Any]:
-    """Read a JSON object whose ``format`` is one this version knows.
-
-    Raises:
-        CheckpointError: missing, not JSON, not an object, of another format.
-    """
-    path = Path(path)
-    try:
-        if path.exists() and not path.is_file():  # a pipe or device would never end
-            raise CheckpointError(f"{path}: found no regular file")
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path}: too large, accepted up to {MAX_JSON_BYTES} bytes")
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: found {type(content).__name__}, accepted a JSON object")
-    if content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: found format {content.get('format')!r}, accepted {FORMAT}")
-    return content
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def fingerprint(*tensors: Tensor) -> str:
     """SHA-256 (lower-case hex) over dtype, shape and bytes of each tensor, in order."""
+    import torch  # not before it is needed: files that hold no tensors are read without it
+
     digest = hashlib.sha256()
     for tensor in tensors:
         plain = tensor.detach().cpu().contiguous()

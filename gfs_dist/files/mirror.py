@@ -23,6 +23,7 @@ from gfs_dist.files.checksums import Stamp, stamp_of
 from gfs_dist.files.lock import NAME as LOCK
 from gfs_dist.files.lock import FolderLock
 from gfs_dist.files.remote import Remote
+from gfs_dist.urls import in_home
 
 SCRATCH = "scratch"
 """Folder of a run folder for what it does not keep."""
@@ -48,7 +49,7 @@ def _is_passing(path: Path) -> bool:
 
 def working_copy(remote: Remote) -> Path:
     """Where the run of a URL works: always the same folder of this user."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    home = os.environ.get("XDG_STATE_HOME") or in_home("~/.local/state")
     last = re.sub("[^A-Za-z0-9_.-]", "_", remote.place.rpartition("/")[2])
     digest = hashlib.sha256(remote.place.encode()).hexdigest()[:16]
     return Path(home).absolute() / "gfs" / "runs" / f"{last}-{digest}"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from gfs_dist.command_words import typed
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
-from gfs_dist.files.checkpoint import read_json
 from gfs_dist.files.checksums import (
     CONFIG,
     FILES,
@@ -22,6 +23,7 @@ from gfs_dist.files.checksums import (
     verify_own_checksum,
     with_own_checksum,
 )
+from gfs_dist.files.facts import read_json
 from gfs_dist.files.lock import NAME as LOCK_NAME
 from gfs_dist.files.lock import FolderLock
 from gfs_dist.files.mirror import REPORT, Mirror, empty_copy, fill
@@ -29,7 +31,8 @@ from gfs_dist.files.no_follow import inside, refuse_outside_links
 from gfs_dist.files.remote import Remote
 from gfs_dist.urls import below, is_url
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,199}")
+MAX_NAME = 200
+_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.=+-]{{0,{MAX_NAME - 1}}}")
 _CHECKPOINT = re.compile(r"step_(\d{8,})")
 
 
@@ -90,6 +93,40 @@ class RunFolder:
         except BaseException:
             folder.close()
             raise
+
+    @classmethod
+    def check_new(cls, path: Path | str) -> None:
+        """Refuse what :meth:`create` would, before long work; nothing is left behind.
+
+        Raises:
+            RunFolderError: exists and is not empty, is no folder, or cannot be written.
+            ConfigError: a URL that cannot be reached.
+        """
+        if is_url(path):
+            remote = Remote(str(path), "out")
+            cls._refuse_full(remote.url, (name.partition("/")[0] for name in remote.files()))
+            return
+        path = Path(path)
+        cls.check_writable("out", path)
+        if path.exists():
+            with atomic.storage_errors(path):
+                names = _names(path)
+            cls._refuse_full(path, names)
+
+    @staticmethod
+    def check_writable(key: str, path: Path) -> None:
+        """Refuse a folder, named by ``key``, that cannot be written, or made if it is not there.
+
+        Raises:
+            RunFolderError: says why.
+        """
+        try:
+            there = next(place for place in (path, *path.parents) if place.exists())
+            if not there.is_dir():
+                raise RunFolderError(f"{key}: {there} exists and is no folder")
+            Path(tempfile.mkdtemp(prefix=atomic.PREFIX, dir=there)).rmdir()
+        except OSError as error:
+            raise RunFolderError(f"{key}: {path} cannot be written: {error.strerror}") from error
 
     @classmethod
     def resume(cls, path: Path | str) -> Self:
@@ -267,7 +304,8 @@ class RunFolder:
         parts = name.split("/")
         if not all(_NAME.fullmatch(part) for part in parts):
             raise RunFolderError(
-                f"{self.path}: {name!r} cannot name a file; accepted are letters, digits, _ . = + -"
+                f"{self.path}: {name!r} cannot name a file; accepted are letters, digits, "
+                f"_ . = + -, at most {MAX_NAME}"
             )
         return self._folder("/".join([kind, *parts[:-1]])) / (parts[-1] + suffix)
 
@@ -279,13 +317,18 @@ class RunFolder:
         return folder
 
     @staticmethod
+    def name_of(text: str) -> str:
+        """What a result can be called here that is called ``text`` elsewhere."""
+        return re.sub("^[^A-Za-z0-9_]|[^A-Za-z0-9_.=+-]", "_", text)[:MAX_NAME] or "_"
+
+    @staticmethod
     def _refuse_full(place: Path | str, names: Iterable[str]) -> None:
         ours = (LOCK_NAME, atomic.PREFIX)  # what a run that died at once may leave
         found = sorted(name for name in names if not name.startswith(ours))
         if found:
             raise RunFolderError(
                 f"out: {place} exists and is not empty ({found[0]}); choose another, "
-                f"or continue it with resume={place}"
+                f"or continue it with {typed('resume', str(place))}"
             )
 
 

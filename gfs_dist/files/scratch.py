@@ -1,115 +1,16 @@
-"""Files for a while: folders that go with their process, tensors that outlast no power cut."""
+"""Tensors in files for a while: they need not outlast a power cut."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import stat
-import tempfile
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gfs_dist.errors import RunFolderError, StorageError
+from gfs_dist.errors import StorageError
 from gfs_dist.files import atomic
-from gfs_dist.files.lock import FolderLock, here
-
-PREFIX = "gfs_"
-OWNER = ".gfs_scratch"
-"""Locked by the process that a folder belongs to, as long as that lives."""
-
-
-class ScratchFolder:
-    """A new folder of this process among the temporary files, until :meth:`close`.
-
-    A process that is killed leaves its folder; the next one to make one removes it then.
-
-    Args:
-        kind: a word for its name.
-
-    Attributes:
-        path: empty at first.
-
-    Raises:
-        StorageError: it cannot be made.
-    """
-
-    def __init__(self, kind: str) -> None:
-        temporary = Path(tempfile.gettempdir())
-        with atomic.storage_errors(temporary):
-            _remove_orphans(temporary)
-            # Renamed once it is locked: under its name no other process finds it without an owner.
-            hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}{kind}_", dir=temporary))
-            self._lock = FolderLock(hidden, OWNER)
-            self._root = hidden.rename(temporary / hidden.name.removeprefix("."))
-            self.path = self._root / "work"
-            self.path.mkdir()
-
-    def close(self) -> None:
-        """Remove it; a second call does nothing."""
-        shutil.rmtree(self._root, ignore_errors=True)
-        self._lock.release()
-
-    def __enter__(self) -> Path:
-        return self.path
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-def _remove_orphans(temporary: Path) -> None:
-    """Remove this user's scratch folders whose process has died on this machine."""
-    for folder in temporary.glob(f"{PREFIX}*"):
-        with suppress(RunFolderError, FileNotFoundError):  # in use, or removed by another process
-            facts = folder.lstat()
-            if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid():
-                _remove_orphan(folder)
-
-
-def _remove_orphan(folder: Path) -> None:
-    if not (folder / OWNER).read_text().endswith(f"{here()}\n"):
-        return  # of another machine, whose locks may not be seen here
-    lock = FolderLock(folder, OWNER)
-    shutil.rmtree(folder, ignore_errors=True)
-    lock.release()
-
-
-class _TerminatedError(BaseException):
-    """SIGTERM has come."""
-
-
-@contextmanager
-def sigterm_unwinds() -> Iterator[None]:
-    """Where nothing handles SIGTERM, have it leave all contexts before it ends the process."""
-    alone = threading.current_thread() is threading.main_thread()
-    if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def unwind(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
-        raise _TerminatedError
-
-    signal.signal(signal.SIGTERM, unwind)
-    try:
-        yield
-    except _TerminatedError:
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def write_tensors(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import CheckpointError, ConfigError
 from gfs_dist.files import atomic, checkpoint
+from gfs_dist.files.facts import ARCHITECTURE
 from gfs_dist.networks.described import described
 from gfs_dist.networks.rebuild import load_tensors
 from gfs_dist.networks.same import plain, plain_copy
@@ -18,7 +19,6 @@ from gfs_dist.networks.tensors import refuse_non_finite
 from gfs_dist.networks.two_layer import TwoLayer
 from gfs_dist.networks.values import UnstorableError
 
-ARCHITECTURE = "architecture.json"
 LINE = 160
 
 

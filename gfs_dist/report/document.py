@@ -75,14 +75,17 @@ Block = Heading | Paragraph | Bullets | Table | Code | Plot
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1060px; margin: 2rem auto;
-  padding: 0 1rem; }
+  padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.7rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem;
   border-bottom: 1px solid #ccc; padding-bottom: .2rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right;
   white-space: nowrap; }
-th { border-bottom: 2px solid #888; vertical-align: bottom; }
+th { border-bottom: 2px solid #888; vertical-align: bottom; white-space: normal;
+  overflow-wrap: normal; }
+.text td { white-space: normal; }
+@media print { .scroll { overflow-x: visible; } td { white-space: normal; } }
 th:first-child, td:first-child, .text th, .text td { text-align: left; }
 code, pre { font: .88em/1.45 ui-monospace, monospace; background: #f4f4f4; border-radius: 3px; }
 code { padding: .1em .3em; } pre { padding: .8rem; overflow-x: auto; }

@@ -10,11 +10,11 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from gfs_dist.errors import ClusterError
 from gfs_dist.service import http, state
+from gfs_dist.urls import in_home
 
 DASHBOARD_PORT = 8265
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -95,7 +95,7 @@ def find_token() -> str | None:
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return token
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    file = Path(named or "~/.ray/auth_token").expanduser()
+    file = in_home(named or "~/.ray/auth_token")
     try:
         return file.read_text(encoding="ascii").strip() or None
     except FileNotFoundError as error:

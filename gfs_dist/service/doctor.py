@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import socket
 import stat
@@ -19,6 +20,7 @@ from gfs_dist.service import state
 from gfs_dist.service.capacity import Capacity
 from gfs_dist.service.cluster import VARIABLES, Cluster, find_cluster
 from gfs_dist.service.local_cluster import DASHBOARD_PORT, GCS_PORT, HOST, OBJECT_STORE_BYTES
+from gfs_dist.urls import in_home
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 GIB = 2**30
@@ -88,12 +90,13 @@ def _pickles() -> Check:
 def _tokens() -> Check:
     """Files of tokens, which are for their owner alone."""
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    places = [state.token_file(), Path("~/.ray/auth_token").expanduser()]
+    places = [state.token_file(), in_home("~/.ray/auth_token")]
     files = [file for file in (*places, *([Path(named)] if named else [])) if file.is_file()]
     for file in files:
         mode = stat.S_IMODE(file.stat().st_mode)
         if mode & 0o077:
-            return Check("token files", FAIL, f"{file} has mode {mode:04o}", f"chmod 600 {file}")
+            cure = f"chmod 600 {shlex.quote(str(file))}"
+            return Check("token files", FAIL, f"{file} has mode {mode:04o}", cure)
     return Check("token files", OK, f"{len(files)} found" if files else "none")
 
 

@@ -11,7 +11,7 @@ from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
 from gfs_dist.files.mirror import REPORT, fill
 from gfs_dist.files.remote import Remote
-from gfs_dist.files.scratch import ScratchFolder
+from gfs_dist.files.scratch_folder import ScratchFolder
 from gfs_dist.service.jobs import Job, Jobs
 from gfs_dist.service.packing import plain_files, unpack
 from gfs_dist.urls import is_url

@@ -163,24 +163,22 @@ class Jobs:
     def stop(self, job: Job) -> Job:
         """End a job; returns when it has ended.
 
-        Raises:
-            RunError: it does not end.
-        """
-        with _told(self.cluster):
-            self._client.stop_job(job.id)
-        return self.wait(job, STOP_TIMEOUT_S)
-
-    def wait(self, job: Job, timeout_s: float) -> Job:
-        """``job`` once it is over.
+        Ray ends one that is PENDING when its turn comes, however long that takes.
 
         Raises:
-            RunError: it is not, in time.
+            RunError: it has begun, and does not end.
         """
-        deadline = time.monotonic() + timeout_s
-        while not (job := self.find(job.id)).over:
-            if time.monotonic() > deadline:
-                raise RunError(f"{job.id}: still {job.status} after {timeout_s:g} s")
+        asked, began = False, None
+        while not job.over:
+            if not asked:  # Ray refuses until it knows the job's driver
+                with _told(self.cluster):
+                    asked = self._client.stop_job(job.id)
+            if job.status != "PENDING":
+                began = time.monotonic() if began is None else began
+                if time.monotonic() - began > STOP_TIMEOUT_S:
+                    raise RunError(f"{job.id}: still {job.status} after {STOP_TIMEOUT_S:g} s")
             time.sleep(0.5)  # the Jobs API has no way to be told
+            job = self.find(job.id)
         return job
 
     def output(self, name: str, entrypoint: str, folder: Path, timeout_s: float) -> str:
@@ -296,6 +294,18 @@ def _told(cluster: Cluster) -> Iterator[None]:
     except (AuthenticationError, ClientError, OSError, RuntimeError, *_DAMAGED) as error:
         if isinstance(error, InputError | RunError):
             raise
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = lines[-1] if lines else type(error).__name__
-        raise ClusterError(f"{cluster.url}: {said[:300]}") from error
+        raise ClusterError(f"{cluster.url}{_plain(error)}") from error
+
+
+def _plain(error: Exception) -> str:
+    """What a cluster does that raised ``error``; their texts name pools, retries and objects."""
+    import requests
+    from aiohttp import ClientConnectionError, ClientResponseError
+
+    silent = requests.ConnectionError, requests.Timeout, ConnectionError, TimeoutError
+    if isinstance(error, (*silent, ClientConnectionError)):
+        return " does not answer"
+    if isinstance(error, ClientResponseError):
+        return f" answers with status {error.status}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f": {lines[-1][:300] if lines else type(error).__name__}"

@@ -15,6 +15,7 @@ from typing import Any
 from gfs_dist.errors import RunError
 from gfs_dist.files import atomic
 from gfs_dist.service.processes import Process
+from gfs_dist.urls import in_home
 
 FORMAT = 1
 
@@ -60,7 +61,7 @@ class LocalCluster:
 
 def folder() -> Path:
     """Where state and token are; they do not have to exist."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    home = os.environ.get("XDG_STATE_HOME") or in_home("~/.local/state")
     return Path(home) / "gfs" / "cluster"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gfs_dist.errors import ClusterError
 from gfs_dist.files.remote import Remote
-from gfs_dist.files.scratch import ScratchFolder
+from gfs_dist.files.scratch_folder import ScratchFolder
 from gfs_dist.service.capacity import Capacity, Demand
 from gfs_dist.service.jobs import AlreadyThereError, Job, Jobs
 from gfs_dist.service.staging import CONFIG, stage

@@ -21,7 +21,9 @@ def test_nothing_asks_for_the_overview() -> None:
     assert read_arguments([]).command is None
 
 
-@pytest.mark.parametrize("path", ["runs/x", "a b", 'say "hi"', "back\\slash", "end\\", "käse"])
+@pytest.mark.parametrize(
+    "path", ["runs/x", "a b", 'say "hi"', "back\\slash", "end\\", "käse", "runs/lr=0.1/x"]
+)
 def test_path_becomes_its_key(path: str) -> None:
     words = read_arguments(["evaluate", path, "seed=3"]).words
     assert compose("evaluate", words).path == path
@@ -39,6 +41,13 @@ def test_path_becomes_its_key(path: str) -> None:
         (["prune", "--cfg", "all"], r"^argument --cfg: invalid choice: 'all'"),
         (["prune", "--config-dir"], r"^argument --config-dir: expected one argument"),
         (["prune", "--js"], r"^unrecognized arguments: --js"),
+        (["prune", "--dryrun"], r"^unrecognized arguments: --dryrun; .*did you mean --dry-run\?$"),
+        (["prune", "-dry_run"], r"did you mean --dry-run\?$"),
+        (["prune", "--config-dri=x"], r"did you mean --config-dir\?$"),
+        (["prune", "--steps=3"], r"; keys are written key=value$"),
+        (["hlep"], r"; did you mean help\?$"),
+        (["help", "prne"], r"^'prne' is no command, .*; did you mean prune\?$"),
+        (["help", "prune", "x"], r"^'x' has no place in gfs prune"),
     ],
 )
 def test_bad_usage_is_refused(argv: list[str], message: str) -> None:
@@ -68,6 +77,23 @@ def test_help_of_a_command_lists_keys_with_defaults_and_meaning() -> None:
     ):
         assert any(re.search(line, row) for row in page.splitlines()), line
     assert "usage: gfs evaluate PATH" in command_help("evaluate")
+
+
+def test_help_and_version_are_commands_too() -> None:
+    assert read_arguments(["help"]) == read_arguments(["--help"])
+    assert read_arguments(["help", "help"]) == read_arguments(["--help"])
+    for command in COMMANDS:
+        assert read_arguments(["help", command]) == read_arguments([command, "--help"])
+    assert read_arguments(["version"]) == read_arguments(["--version"])
+
+
+def test_help_of_a_command_has_its_own_options_alone() -> None:
+    own = {"report": {"--open"}, "submit": {"--no-wait", "--insecure"}, "prune": set()}
+    own["logs"] = {"-f, --follow", "--insecure"}
+    for command, options in own.items():
+        page = command_help(command)
+        assert {option for option in OPTIONS if f"\n  {option} " in page} == options
+        assert page.endswith("\nOptions of every command, as --dry-run and --json: gfs --help")
 
 
 def test_commands_about_jobs_take_their_words_in_order() -> None:

@@ -142,6 +142,30 @@ def test_live_display_can_be_closed_at_any_time() -> None:
         assert terminal.getvalue() == shown
 
 
+@pytest.mark.parametrize("columns", ["0", "1", "39"])
+def test_a_terminal_without_room_gets_plain_lines(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert not LiveReporter(Terminal()).has_room
+    monkeypatch.setenv("COLUMNS", "40")
+    assert LiveReporter(Terminal()).has_room
+    monkeypatch.setenv("TERM", "dumb")
+    assert not LiveReporter(Terminal()).has_room
+
+
+def test_a_table_is_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = ["iteration", "dense accuracy", "run folder"]
+    row = [100000, 0.987654321, "/somewhere/on/storage/runs/prune-922c391b71"]
+    for width, drawn in (("200", True), ("60", False)):
+        monkeypatch.setenv("COLUMNS", width)
+        terminal = Terminal()
+        LiveReporter(terminal).table("result", columns, [row])
+        assert ("┏" in terminal.getvalue()) == drawn
+        for cell in ("100,000", "0.98765", row[2]):
+            assert str(cell) in terminal.getvalue()
+
+
 def test_lines_of_another_process_are_shown_as_they_are_and_move_bars_on_a_terminal() -> None:
     said = io.StringIO()
     clock = Clock()

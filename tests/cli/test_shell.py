@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -186,6 +187,21 @@ def test_reader_that_leaves_is_no_error() -> None:
     command = f"{sys.executable} -m gfs_dist prune --help | true"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, check=False)
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("columns", ["0", "80"])
+def test_a_terminal_gets_bars_if_it_has_room(
+    columns: str, job: Callable[[Run], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    job(lambda config, reporter: seen.append(type(reporter).__name__) or {})
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["prune"]) == 0
+    assert seen == ["LiveReporter" if columns == "80" else "PlainReporter"]
 
 
 def test_no_job_starts_where_pickles_could_run_code(

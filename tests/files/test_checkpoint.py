@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gfs_dist.errors import CheckpointError, InputError
-from gfs_dist.files import checkpoint, fingerprint
+from gfs_dist.files import checkpoint, facts, fingerprint
 from gfs_dist.runtime import memory
 
 TENSORS = {"hidden.weight": torch.arange(6.0).reshape(2, 3), "output.weight": torch.ones(2)}
@@ -237,7 +237,7 @@ def test_malformed_facts_are_refused(folder: Path, content: str | bytes, message
 
 
 def test_facts_of_absurd_size_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "MAX_JSON_BYTES", 10)
+    monkeypatch.setattr(facts, "MAX_JSON_BYTES", 10)
     with pytest.raises(CheckpointError, match=r"state.json: too large"):
         checkpoint.load(folder)
 

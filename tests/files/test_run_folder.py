@@ -90,6 +90,13 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> Non
     for place in (folder.path_file, folder.model):
         with pytest.raises(RunFolderError, match="cannot name a file"):
             place(name)
+        assert place(folder.name_of(name)).parent.parent == tmp_path
+
+
+@pytest.mark.parametrize("name", ["a", "step_00000025", "_x.y=1+2-3", "x" * 200])
+def test_a_name_that_a_result_can_have_stays_as_it_is(tmp_path: Path, name: str) -> None:
+    assert RunFolder.name_of(name) == name
+    assert RunFolder(tmp_path).model(name).name == name
 
 
 @pytest.mark.parametrize("relative", ["../x", "/etc/passwd", "models/../../x"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import gfs_dist
-from gfs_dist.files.scratch import OWNER, ScratchFolder
+from gfs_dist.files.scratch_folder import OWNER, ScratchFolder
 
 BUSY = """
     import sys, threading, torch, gfs_dist

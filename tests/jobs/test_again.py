@@ -42,7 +42,7 @@ def test_what_a_file_may_not_name_alone_is_named_again(tmp_path: Path) -> None:
     words = ["checkpoint=net.pt", *own, "runtime.address=head:6379"]
     config = compose("prune", words)
     assert resume_word("a b", config) == (
-        "'resume=a b' model.factory=nets:make runtime.address=head:6379"
+        "'resume=\"a b\"' model.factory=nets:make runtime.address=head:6379"
     )
     assert cut_words("a b", config) == "'a b' factory=nets:make"
     plain = compose("prune", ["checkpoint=net.pt", "model=resnet20_cifar", "runtime.address=auto"])

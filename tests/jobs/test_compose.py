@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from gfs_dist.errors import ConfigError
-from gfs_dist.jobs.compose import compose, sweep, to_yaml
+from gfs_dist.jobs.compose import compose, compose_file, sweep, to_yaml
 from gfs_dist.jobs.config import (
     COMMANDS,
     Custom,
@@ -100,6 +100,22 @@ def test_text_stays_text(word: str, value: str) -> None:
     assert compose("prune", [word]).out == value
 
 
+def test_a_folder_may_be_named_by_a_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(compose("prune", [f"out={tmp_path}"])))
+    monkeypatch.setenv("RUN", str(tmp_path))
+    assert compose("prune", ["resume=${oc.env:RUN}"]).resume == str(tmp_path)
+
+
+@pytest.mark.parametrize("out", ["a" * 300, "''"])
+def test_a_path_in_a_composed_file_is_checked_too(tmp_path: Path, out: str) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(to_yaml(compose("prune", ["out=HERE"])).replace("HERE", out))
+    with pytest.raises(ConfigError, match=r"^out: found "):
+        compose_file("prune", file)
+
+
 def test_this_process_is_one_rank() -> None:
     assert compose("prune", ["runtime=none"]).workers == 1
     assert compose("prune", ["runtime=none", "workers=1"]).workers == 1
@@ -146,6 +162,16 @@ def test_this_process_is_one_rank() -> None:
             "model=resnet43",
             r"^model: found resnet43, accepted custom, .*; did you mean resnet34\?$",
         ),
+        # the beginning of a name counts as the name
+        ("model=resnt20", r"; did you mean resnet20_cifar\?$"),
+        ("model=ResNet20", r"; did you mean resnet20_cifar\?$"),
+        ("model=resnet56", r"; did you mean resnet56_cifar\?$"),
+        ("model=resnt50", r"; did you mean resnet50\?$"),
+        ("model=resnet50_cfar", r"; did you mean resnet50_cifar\?$"),
+        ("model=mobilenet", r"; did you mean mobilenet_v2\?$"),
+        ("model.activation=tahn", r"^model.activation: found 'tahn', .*; did you mean tanh\?$"),
+        ("train.checkpoint=3", r"; did you mean train.checkpoint_every\?$"),
+        ("batchnorm=true", r"; did you mean repair.batch_norm\?$"),
         (
             "model.factory=a:b",
             r"^model.factory: not a key of model=two_layer, it belongs to model=c",
@@ -198,6 +224,19 @@ def test_this_process_is_one_rank() -> None:
         ),
         ("out=${nope}", r"Interpolation key 'nope' not found"),
         ("seed=${out}", r"^seed: .*could not be converted to Integer$"),
+        *(
+            (f"{key}=", rf"^{key}: found '', accepted a path \(it is empty\)$")
+            for key in ("out", "resume", "checkpoint", "partition", "graph", "budget.widths")
+        ),
+        ("data=npz data.path=", r"^data\.path: found '', accepted a path \(it is empty\)$"),
+        ('out=""', r"^out: found '', accepted a path"),
+        ("model=custom model.factory=", r"^model.factory: found '', accepted text that is not em"),
+        *(
+            (f"{key}={folder}{'a' * 256}", rf"^{key}: found .* accepted a path \(.*longer than 255")
+            for key in ("out", "resume", "checkpoint", "partition")
+            for folder in ("", "not/there/", "/proc/")
+        ),
+        (f"out={'a/' * 2100}", r"^out: found .*, accepted a path \(File name too long\)$"),
         ("resume=/nope", r"^resume: found /nope, accepted a run folder \(with config\.yaml\)$"),
     ],
 )
@@ -366,6 +405,13 @@ class TestSweep:
 def test_only_run_folders_may_be_urls(command: str, word: str) -> None:
     with pytest.raises(ConfigError, match=r"found \w+://.*, accepted a path; .*\(out=URL"):
         compose(command, word.split())
+
+
+def test_where_a_fetched_folder_goes_is_a_path_or_any_url() -> None:
+    assert compose("fetch", ["id=x", "into=memory://a"]).into == "memory://a"
+    for into in ("", "a" * 300, "zz://a"):
+        with pytest.raises(ConfigError, match=r"^into: found "):
+            compose("fetch", ["id=x", f"into={into}"])
 
 
 @pytest.mark.parametrize("key", ["out", "resume"])

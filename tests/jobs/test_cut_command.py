@@ -149,6 +149,8 @@ def test_a_budget_that_cannot_be_met_is_refused_before_anything_is_written(
         ([], 2, "budget: found none, accepted one of macs"),
         (["budget.macs=35%", "name=step_00000025"], 2, "has a result step_00000025, accepted"),
         (["budget.macs=35%", "name=a/b"], 2, "name: found 'a/b', accepted"),
+        (["budget.macs=35%", "name='a b'"], 2, "name: found 'a b', accepted letters"),
+        (["budget.macs=35%", f"name={'a' * 300}"], 2, "at most 200"),
     ):
         assert cut(run, *words) == code
         assert message in capsys.readouterr().err

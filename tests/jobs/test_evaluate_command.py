@@ -13,9 +13,10 @@ from gfs_dist.cli import main
 from gfs_dist.errors import CheckpointError
 from gfs_dist.files import RunFolder, atomic, checkpoint
 from gfs_dist.jobs import evaluate
-from gfs_dist.jobs.checkpoints import find_checkpoints, load_network
+from gfs_dist.jobs.checkpoints import load_network
 from gfs_dist.jobs.compose import compose
 from gfs_dist.jobs.config import TwoLayer as Keys
+from gfs_dist.jobs.finding import find_checkpoints
 from gfs_dist.jobs.reporter import Silent
 from gfs_dist.networks import TwoLayer
 

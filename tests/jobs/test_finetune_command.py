@@ -114,6 +114,10 @@ def test_a_bare_state_dict_and_a_checkpoint_are_taken_too(folder: Path, capsys: 
     names = [result(Path(out))["name"] for out in ("one", "two")]
     assert names == ["step_00000025", "model"]
     assert same(weights(Path("one"), 15), weights(Path("two"), 15))
+    odd = (folder / "my net=é").with_suffix(".safetensors")
+    (last / "model.safetensors").rename(odd)
+    assert tune(f'path="{odd}"', *MODEL, *SMALL, "out=three") == 0
+    assert result(Path("three"))["name"] == "my_net=_"
     stored = networks.load(Path("two/models/model"))
     assert measured(stored) == result(Path("two"))["accuracy"]
 

@@ -209,7 +209,8 @@ def test_another_configuration_or_other_checkpoints_are_refused_by_key(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 @pytest.mark.parametrize("command", ["pretrain", "finetune"])
 def test_a_gpu_that_is_not_there_is_refused(folder: Path, capsys: Any, command: str) -> None:
-    path = ["path=anything"] if command == "finetune" else []
+    (folder / "net.pt").touch()
+    path = ["path=net.pt"] if command == "finetune" else []
     assert main([command, *path, *SMALL, "device=cuda", "out=run"]) == 2
     assert "device: found cuda, accepted here auto, cpu" in capsys.readouterr().err
     assert not (folder / "run").exists()

@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from gfs_dist.errors import ConfigError, InputError, JobEndedError
+from gfs_dist.errors import ClusterError, ConfigError, InputError, JobEndedError, RunFolderError
 from gfs_dist.jobs import logs, on_cluster, submit
 from gfs_dist.jobs.cluster_keys import SUBMITTED
 from gfs_dist.jobs.compose import compose_file, to_yaml
@@ -147,6 +147,18 @@ def test_inputs_that_are_not_here_are_refused_on_our_cluster_only() -> None:
     assert "cannot be seen from here" in line
 
 
+def test_a_folder_that_cannot_be_written_is_refused_on_our_cluster(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (here / "file").touch()
+    (request,) = submit.batch(["job=prune", "out=file/run", "device=cuda"]).requests
+    with pytest.raises(RunFolderError, match=r"^out: .*/file exists and is no folder$"):
+        submit._plan(request, own_cluster=True)
+    (line,) = submit._plan(request, own_cluster=False)
+    assert "here is no GPU" in line
+
+
 def job(status: str, exit_code: int | None = None, message: str = "") -> Job:
     return Job("a-1", "a", 1, "prune", status, "/run", "0", "", 1.0, None, exit_code, message)
 
@@ -175,6 +187,81 @@ def test_interrupting_says_that_the_job_goes_on() -> None:
     jobs: Any = SimpleNamespace(follow=follow)
     with pytest.raises(KeyboardInterrupt, match=r"a-1 goes on; .*gfs logs a-1 -f.*gfs stop a-1"):
         on_cluster.follow(jobs, job("RUNNING"), Silent(), None, insecure=False)
+
+
+class Cluster:
+    """Takes jobs, as far as it comes, and is then interrupted."""
+
+    def __init__(self, *arrive: bool, silent: bool = False) -> None:
+        self.arrive, self.silent = list(arrive), silent
+        self.jobs: list[Job] = []
+        self.cluster = SimpleNamespace(url="http://a", own=True, nodes=list)
+
+    def list(self) -> list[Job]:
+        if self.silent:
+            raise ClusterError("http://a does not answer")
+        return self.jobs
+
+    def send(self, _jobs: Any, submission: Any, _capacity: Any) -> Any:
+        arrives = self.arrive.pop(0)
+        if arrives:
+            base = submission.base
+            self.jobs.append(replace(job("PENDING"), id=f"{base}-1", base=base))
+        if not self.arrive:
+            raise KeyboardInterrupt
+        return submit.Sent(self.jobs[-1], "submitted")
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What ``gfs submit prune WORDS`` says when it is interrupted on a stand-in of a cluster."""
+    monkeypatch.setattr(submit, "ASK_AGAIN_S", (0.0, 0.0))
+    monkeypatch.setattr(submit, "_plan", lambda *_, **__: [])
+    monkeypatch.setattr(submit.Capacity, "check", lambda *_: "")
+
+    def run(cluster: Cluster, *words: str) -> str:
+        monkeypatch.setattr(submit, "connect", lambda *_: cluster)
+        monkeypatch.setattr(submit, "send", cluster.send)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            submit.run(submit.batch(["job=prune", *words], multirun=True), Silent())
+        return str(caught.value)
+
+    return run
+
+
+def test_an_interruption_says_whether_the_job_arrived(interrupted: Any) -> None:
+    base = prepared().base
+    assert interrupted(Cluster(True)) == (
+        f"{base}-1 goes on; follow it: gfs logs {base}-1 -f; end it: gfs stop {base}-1"
+    )
+    assert interrupted(Cluster(False)) == (
+        f"nothing was submitted ({base}: not at work on the cluster)"
+    )
+    assert interrupted(Cluster(False, silent=True)) == (
+        f"whether {base} was submitted is not known: see gfs list"
+    )
+
+
+def test_an_interruption_says_which_jobs_of_a_sweep_arrived(interrupted: Any) -> None:
+    cluster = Cluster(True, True, False)
+    said = interrupted(cluster, "steps=1,2,3")
+    assert said == f"2 of 3 jobs go on: {', '.join(job.id for job in cluster.jobs)}"
+
+
+def test_an_interruption_before_anything_is_sent_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    batch = submit.batch(["job=prune"])
+    for name, call in (
+        ("connect", lambda: submit.run(batch, Silent())),
+        ("compose", lambda: submit.batch(["job=prune"])),
+    ):
+        monkeypatch.setattr(submit, name, interrupt)
+        with pytest.raises(KeyboardInterrupt, match=r"^nothing was submitted$"):
+            call()
 
 
 def test_commands_name_the_cluster_that_was_named() -> None:

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from gfs_dist.data import Images
 from gfs_dist.data.balanced import calibration_rows
 from gfs_dist.files import fingerprint
-from gfs_dist.jobs.checkpoints import find_checkpoints
 from gfs_dist.jobs.compose import compose
 from gfs_dist.jobs.deep import read_images, read_network
+from gfs_dist.jobs.finding import find_checkpoints
 from gfs_dist.jobs.local import local_device
 from gfs_dist.jobs.two_layer import data_spec
 from gfs_dist.networks import classify

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from gfs_dist.cli import main
+from gfs_dist.report.document import Bullets, Code, Heading, Paragraph, Table, to_html
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
@@ -85,6 +86,20 @@ def test_every_plot_can_be_seen_and_nothing_else_is_asked_for(report: Path, tmp_
         seen = page[top:bottom, left:right]
         assert seen.shape[:2] == (bottom - top, right - left), "below the end of the screenshot"
         assert len(np.unique(seen.reshape(-1, 3), axis=0)) > 20, f"{image['alt']} is blank"
+
+
+def test_what_is_wider_than_the_window_scrolls_in_its_own_box(tmp_path: Path) -> None:
+    word = "a" * 3000
+    blocks = [
+        Heading(1, word),
+        Paragraph(f"{word} and `{word}`"),
+        Bullets([word]),
+        Table([f"column {i}" for i in range(60)], [["0.123456"] * 60]),
+        Table(["layer", "reason"], [["a", "words " * 500], ["b", word]], text=True),
+        Code(word),
+    ]
+    told = probe(to_html("wide", blocks, {}), tmp_path)
+    assert told["wide"] <= WIDTH
 
 
 def test_the_probe_sees_what_a_page_asks_for_and_a_plot_that_is_none(tmp_path: Path) -> None:

@@ -165,6 +165,16 @@ def test_html_is_one_file_that_refers_to_nothing(finished):
     assert html.count("data:image/png;base64,") == len(ALL_PLOTS)
 
 
+def test_tables_scroll_in_a_box_of_their_own_and_sentences_wrap(finished):
+    page = (finished / "report.html").read_text()
+    assert page.count("<table") == page.count('<div class="scroll"><table') > 3
+    rules = dict(re.findall(r"^([^{}\n]+) \{ ([^}]*)", document.STYLE, re.MULTILINE))
+    assert "overflow-x: auto" in rules[".scroll"]
+    assert "white-space: normal" in rules[".text td"]
+    assert "white-space: normal" in rules["th"]
+    assert "overflow-wrap: anywhere" in rules["body"]
+
+
 def test_configuration_and_command_are_quoted(finished):
     markdown = (finished / "report.md").read_text(encoding="utf-8")
     assert "```\ngfs prune steps=40\n```" in markdown

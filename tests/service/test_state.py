@@ -4,8 +4,9 @@ import stat
 
 import pytest
 
-from gfs_dist.errors import RunError
+from gfs_dist.errors import InputError, RunError
 from gfs_dist.service import state
+from gfs_dist.service.cluster import find_token
 from gfs_dist.service.processes import Process
 from gfs_dist.service.state import LocalCluster, Node
 
@@ -37,3 +38,16 @@ def test_a_damaged_file_is_named_with_a_cure(content: str) -> None:
     file.write_text(content)
     with pytest.raises(RunError, match=r"state.json: .* remove"):
         state.read()
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_user: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match=r"^HOME: not set, .* for ~/.local/state; set HOME$"):
+        state.read()
+    with pytest.raises(InputError, match=r"^HOME: not set, .* for ~/.ray/auth_token; set HOME$"):
+        find_token()
