@@ -333,14 +333,14 @@ class RunFolder:
 
 
 def refuse_damaged(place: Path | str, key: str) -> None:
-    """Refuse a run folder's checkpoints, or a file or folder in one, that its report has otherwise.
+    """Refuse a file or folder in a run folder that is not as its report says; do nothing elsewhere.
 
     Raises:
         RunFolderError: as :meth:`RunFolder.refuse_damage`.
     """
     place = Path(os.path.realpath(place))
-    for folder in (place, *place.parents):
-        name = "checkpoints" if folder == place else place.relative_to(folder).as_posix()
+    for folder in place.parents:
+        name = place.relative_to(folder).as_posix()
         is_run = (folder / CONFIG).is_file() and (folder / REPORT).is_file()
         if is_run and name.partition("/")[0] in FOLDERS:
             RunFolder(folder).refuse_damage(key, name)

@@ -258,6 +258,17 @@ def test_a_path_that_is_another_is_searched_again_once_it_is_removed(
     assert json.loads(file.read_text()) == content
 
 
+def test_checkpoints_that_a_user_has_removed_are_not_pruned(capsys: Any) -> None:
+    copy_of("trained")
+    shutil.rmtree(RUN / "checkpoints/step_00000002")
+    code, found = found_by(KINDS["trained"].uses["prune"], capsys)
+    assert code == 0
+    assert [row["iteration"] for row in found[0]] == [0, 4]
+    code, said = found_by(["pretrain", "resume=run"], capsys)
+    assert code == 2
+    assert "run/checkpoints/step_00000002/model.safetensors is gone; bring it back" in said
+
+
 def test_what_was_cut_is_cut_again_by_its_name(capsys: Any) -> None:
     copy_of("deep")
     (RUN / "models/small/model.safetensors").unlink()
