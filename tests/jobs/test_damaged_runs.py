@@ -17,7 +17,7 @@ from gfs_dist.cli import main
 from gfs_dist.files.mirror import kept_files
 from gfs_dist.jobs.deep_result import ResultMaker
 from gfs_dist.report import plots
-from tests.jobs.deep_runs import ALONE, make_home
+from tests.jobs.deep_runs import ALONE, FACTORY, OWN, make_home
 from tests.jobs.tiny import forget_checksums
 
 TUNING = ["train.iterations=6", "train.checkpoint_every=5", "train.batch=32", "threads=1"]
@@ -50,12 +50,13 @@ class Kind:
 
 
 MODEL = "run/models/step_00000025"
+MADE_BY = FACTORY.removeprefix("model.")
 KINDS = {
     "deep": Kind(
-        [["prune", "out=run", *ALONE], ["cut", "run", "budget.macs=35%", "name=small"]],
+        [["prune", "out=run", *ALONE], ["cut", "run", MADE_BY, "budget.macs=35%", "name=small"]],
         {
-            "resume": ["prune", "resume=run"],
-            "cut": ["cut", "run", "budget.macs=30%", "name=another"],
+            "resume": ["prune", "resume=run", FACTORY],
+            "cut": ["cut", "run", MADE_BY, "budget.macs=30%", "name=another"],
             "report": ["report", "run"],
             "evaluate": ["evaluate", MODEL, "data.samples=200"],
             "finetune": ["finetune", MODEL, "data.samples=200", "out=tuned", *TUNING],
@@ -63,7 +64,10 @@ KINDS = {
     ),
     "tuned on": Kind(
         [["prune", "out=run", *ALONE, "repair.finetune=true", *TUNING]],
-        {"resume": ["prune", "resume=run"], "evaluate": ["evaluate", MODEL, "data.samples=200"]},
+        {
+            "resume": ["prune", "resume=run", FACTORY],
+            "evaluate": ["evaluate", MODEL, "data.samples=200"],
+        },
     ),
     "two layers": Kind(
         [["prune", "out=run", *SMALL, "steps=5", "runtime=none"]],
@@ -83,9 +87,18 @@ KINDS = {
         },
     ),
     "finetune": Kind(
-        [["finetune", "dense/checkpoints/step_00000025", "out=run", "data.samples=200", *TUNING]],
+        [
+            [
+                "finetune",
+                "dense/checkpoints/step_00000025",
+                *OWN,
+                "out=run",
+                "data.samples=200",
+                *TUNING,
+            ]
+        ],
         {
-            "resume": ["finetune", "resume=run"],
+            "resume": ["finetune", "resume=run", FACTORY],
             "report": ["report", "run"],
             "evaluate": ["evaluate", MODEL, "data.samples=200"],
         },
@@ -209,7 +222,7 @@ def test_a_report_that_says_something_else_is_refused(capsys: Any) -> None:
         assert code == 2
         assert "run/report.json: it is not what it was" in said
     (RUN / "report.json").unlink()
-    assert main(["prune", "resume=run"]) == 0
+    assert main(["prune", "resume=run", FACTORY]) == 0
     assert report()["results"][0]["accuracy"] == report(Path("deep"))["results"][0]["accuracy"]
 
 
@@ -248,12 +261,13 @@ def test_a_path_that_is_another_is_searched_again_once_it_is_removed(
     [file] = sorted((RUN / "paths").rglob("*.json"))[-1:]
     content = json.loads(file.read_text())
     file.write_text(json.dumps({**content, "picks": content["picks"][::-1]}))
-    code, said = found_by(["prune", "resume=run"], capsys)
+    resume = KINDS[name].uses["resume"]
+    code, said = found_by(resume, capsys)
     assert code == 2
     assert f"{file} is not what it was" in said
     assert said.endswith("bring it back, or remove it: it is searched again then")
     file.unlink()
-    assert main(["prune", "resume=run"]) == 0
+    assert main(resume) == 0
     assert f"{file} is gone: it is made again" in capsys.readouterr().out
     assert json.loads(file.read_text()) == content
 
@@ -272,12 +286,12 @@ def test_checkpoints_that_a_user_has_removed_are_not_pruned(capsys: Any) -> None
 def test_what_was_cut_is_cut_again_by_its_name(capsys: Any) -> None:
     copy_of("deep")
     (RUN / "models/small/model.safetensors").unlink()
-    code, said = found_by(["prune", "resume=run"], capsys)
+    code, said = found_by(["prune", "resume=run", FACTORY], capsys)
     assert code == 2
     assert "bring it back, or make it again: gfs cut run name=small" in said
-    assert main(["cut", "run", "name=small", "budget.macs=35%"]) == 0
+    assert main(["cut", "run", MADE_BY, "name=small", "budget.macs=35%"]) == 0
     assert without_times(report()["results"]) == without_times(report(Path("deep"))["results"])
-    assert main(["prune", "resume=run"]) == 0
+    assert main(["prune", "resume=run", FACTORY]) == 0
 
 
 def test_a_run_that_mends_and_is_broken_off_mends_again(
@@ -287,9 +301,9 @@ def test_a_run_that_mends_and_is_broken_off_mends_again(
     shutil.rmtree(RUN / "models/step_00000025")
     with monkeypatch.context() as patch:
         patch.setattr(ResultMaker, "make", interrupted)
-        assert main(["prune", "resume=run"]) == 130
+        assert main(["prune", "resume=run", FACTORY]) == 130
     assert [row["name"] for row in report()["results"]] == ["small"]
-    assert main(["prune", "resume=run"]) == 0
+    assert main(["prune", "resume=run", FACTORY]) == 0
     found = {row["name"]: without_times(row) for row in report()["results"]}
     assert found == {row["name"]: without_times(row) for row in report(Path("deep"))["results"]}
 
