@@ -49,7 +49,7 @@ def describe(
         traced = copied(network).eval()
         steps = _steps(traced, inputs)
         try:
-            steps = _both_modes(steps, _steps(copied(network).train(), inputs))
+            steps = _joined(steps, _steps(copied(network).train(), inputs))
         except UnstorableError:
             steps = {**steps, "evaluation_only": True}
     layers = _layers(traced)
@@ -139,6 +139,31 @@ def _function(node: fx.Node) -> tuple[str, tuple[Any, ...]]:
             f"step {node.name!r} calls {found}, which cannot be recorded: {ALONE}"
         )
     return found, args
+
+
+def _joined(evaluation: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
+    """The steps of both modes.
+
+    Training alone may count batches, as batch norms do (``counter.add_(1)``): evaluation then adds
+    the mode itself, False for 0.
+
+    Raises:
+        UnstorableError: they differ in something else.
+    """
+    extra = {node["name"]: node for node in training["nodes"]}
+    for node in evaluation["nodes"]:
+        extra.pop(node["name"], None)
+    counting: dict[str, dict[str, Any]] = {}
+    for name, node in extra.items():
+        match node:
+            case {"call": "Tensor.add_", "args": [{"node": counter}, 1]} if counter in extra:
+                counting[counter] = extra[counter]
+                counting[name] = {**node, "args": [{"node": counter}, {"mode": "training"}]}
+    others = [node for node in training["nodes"] if node["name"] not in counting]
+    both = _both_modes(evaluation, {**training, "nodes": others})
+    left = iter(both["nodes"])
+    names = [node["name"] for node in training["nodes"]]
+    return {**both, "nodes": [counting[name] if name in counting else next(left) for name in names]}
 
 
 def _both_modes(evaluation: Any, training: Any) -> Any:

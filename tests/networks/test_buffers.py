@@ -243,3 +243,20 @@ def test_an_expanded_buffer_is_read_where_it_is_what_it_was() -> None:
     network = Holder(torch.arange(3).expand(4, -1))
     networks.load_state(network, dict(network.state_dict()), "file")
     assert network.own.tolist() == [[0, 1, 2]] * 4
+
+
+@pytest.mark.parametrize("norm", [NormAct, OfAnotherName])
+def test_norms_of_another_class_go_on_learning_from_what_they_see(
+    tmp_path: Path, norm: type[nn.BatchNorm2d]
+) -> None:
+    torch.manual_seed(0)
+    network, x = convolutions(norm), torch.randn(7, 3, 6, 6)
+    again = stored(network, x, tmp_path / "m")
+    for one in (network.train(), again.train()):
+        one(x)
+    for one in (network.eval(), again.eval()):
+        one(x)
+    found = dict(again.named_buffers())
+    for name, buffer in network.named_buffers():
+        torch.testing.assert_close(found[name], buffer)
+    assert found["1.num_batches_tracked"] == 2**40 + 2
