@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -19,7 +19,14 @@ from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.two_layer import Inputs, two_layer
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.store import ARCHITECTURE
-from gfs_dist.training import TrainSpec, TrainState, train
+from gfs_dist.training import TrainSpec, TrainState, default_lr, risen, train
+
+
+class Trained(NamedTuple):
+    """Iteration and network of each checkpoint of a training, and its step size."""
+
+    networks: list[tuple[int, TwoLayer]]
+    lr: float
 
 
 def load_network(path: Path | str, model: schema.TwoLayer) -> TwoLayer:
@@ -49,7 +56,7 @@ def load_network(path: Path | str, model: schema.TwoLayer) -> TwoLayer:
 
 def train_checkpoints(
     config: schema.Pretrain | schema.Prune, inputs: Inputs, folder: RunFolder, reporter: Reporter
-) -> list[tuple[int, TwoLayer]]:
+) -> Trained:
     """Train into a run folder, from its last checkpoint if it has one.
 
     Killed anywhere and called again with the same configuration, data and number of threads, the
@@ -57,19 +64,21 @@ def train_checkpoints(
     there is none. On synthetic data it starts from the planted network.
 
     Returns:
-        Iteration and network of each checkpoint, in order, on the CPU.
+        Iteration and network of each checkpoint, in order, on the CPU; and the step size.
 
     Raises:
         RunFolderError: the run folder's checkpoints come from other data or settings.
         RunError: training diverged.
     """
-    spec, facts = train_spec(config), _facts(config, inputs)
     model, done = two_layer(config.model), folder.checkpoints()
-    start = None
+    start, losses = None, {}
     if done:
-        network, start = _resume(done[-1][1], facts, model)
+        network, start, spec = _resume(done[-1][1], config, inputs, model)
+        losses[start.iteration] = start.loss
     else:
-        network = _first_network(config, inputs)
+        network, spec = first_network(config, inputs), train_spec(config, inputs)
+    facts, lr = _facts(config, inputs, spec), spec.lr
+    assert lr is not None, "measured"
     x, target = inputs()
     # Where ranks of other machines have GPUs, this process may have none: then it trains without.
     device = local_device("cpu" if config.device == "cpu" else "auto")
@@ -81,6 +90,9 @@ def train_checkpoints(
             folder.checkpoint(iteration), network.state_dict(), known | facts, state.velocity
         )
         folder.append_event(own_event("step", iteration))
+        losses[iteration] = state.loss
+        if said := risen(losses, lr):
+            reporter.note(said)
 
     reporter.phase("train", spec.iterations)
     train(
@@ -93,28 +105,38 @@ def train_checkpoints(
         on_checkpoint=on_checkpoint,
         on_progress=lambda iteration, loss: reporter.step(iteration, loss),
     )
-    return [(step, load_network(path, model)) for step, path in folder.checkpoints()]
+    networks = [(step, load_network(path, model)) for step, path in folder.checkpoints()]
+    return Trained(networks, lr)
 
 
-def train_spec(config: schema.Pretrain | schema.Prune) -> TrainSpec:
-    """How the keys ``train.*`` want it."""
+def train_spec(
+    config: schema.Pretrain | schema.Prune, inputs: Inputs, lr: float | None = None
+) -> TrainSpec:
+    """How the keys ``train.*`` want it; a step size that they leave open is ``lr``, or measured."""
     names = TrainSpec.__dataclass_fields__
     given = {key: value for key, value in vars(config.train).items() if value is not None}
     known = {key: value for key, value in given.items() if key in names}
-    return TrainSpec(**known, seed=config.seed)
+    spec = TrainSpec(**{"lr": lr, **known}, seed=config.seed)
+    if spec.lr is not None:
+        return spec
+    share = 1.0 if config.train.step_share is None else config.train.step_share
+    x, _ = inputs()
+    measured = default_lr(first_network(config, inputs), x, inputs.objective, spec, share)
+    return replace(spec, lr=measured)
 
 
-def _facts(config: schema.Pretrain | schema.Prune, inputs: Inputs) -> dict[str, Any]:
+def _facts(
+    config: schema.Pretrain | schema.Prune, inputs: Inputs, spec: TrainSpec
+) -> dict[str, Any]:
     """What has to be the same for training to go on."""
-    spec = {f"train.{key}": value for key, value in asdict(train_spec(config)).items()}
     return {
         "objective": inputs.objective,
-        "training": spec,
+        "training": {f"train.{key}": value for key, value in asdict(spec).items()},
         "inputs": {f"data={config.data.name}": inputs.dataset().fingerprint},
     }
 
 
-def _first_network(config: schema.Pretrain | schema.Prune, inputs: Inputs) -> TwoLayer:
+def first_network(config: schema.Pretrain | schema.Prune, inputs: Inputs) -> TwoLayer:
     """The planted network of synthetic data, else Gaussian weights."""
     dataset = inputs.dataset()
     width, activation = inputs.width, inputs.activation
@@ -127,13 +149,19 @@ def _first_network(config: schema.Pretrain | schema.Prune, inputs: Inputs) -> Tw
 
 
 def _resume(
-    path: Path, facts: dict[str, Any], model: schema.TwoLayer
-) -> tuple[TwoLayer, TrainState]:
-    """The last checkpoint, if it comes from this training."""
+    path: Path, config: schema.Pretrain | schema.Prune, inputs: Inputs, model: schema.TwoLayer
+) -> tuple[TwoLayer, TrainState, TrainSpec]:
+    """The last checkpoint, if it comes from this training, and how that goes on.
+
+    Its step size is taken as it was measured: other threads give it other last digits.
+    """
     found = checkpoint.load(path)
-    refuse_changes(path, found.state, facts)
+    training = found.state.get("training")
+    lr = training.get("train.lr") if isinstance(training, dict) else None
+    spec = train_spec(config, inputs, lr if isinstance(lr, float) else None)
+    refuse_changes(path, found.state, _facts(config, inputs, spec))
     state = TrainState(read_iteration(found.state), float(found.state["loss"]), found.optimizer)
-    return load_network(path, model), state
+    return load_network(path, model), state, spec
 
 
 def refuse_changes(path: Path, state: dict[str, Any], facts: dict[str, Any]) -> None:

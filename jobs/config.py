@@ -84,11 +84,9 @@ class Pretrain(_Computing):
                 raise ConfigError(
                     f"workers: found {self.workers}, accepted 1 with model={self.model.name}"
                 )
-            _refuse_deep_training(self.train)
-        elif not isinstance(self.train, Sgd):
-            raise ConfigError(
-                f"train: found {self.train.method}, accepted sgd with model={self.model.name}"
-            )
+            _check_two_layer_training(self.train)
+        else:
+            _check_deep_training(self.train, f" with model={self.model.name}")
 
 
 @dataclass
@@ -108,8 +106,7 @@ class Finetune(_Computing):
 
     def check(self) -> None:
         check_workers(self)
-        if not isinstance(self.train, Sgd):
-            raise ConfigError(f"train: found {self.train.method}, accepted sgd")
+        _check_deep_training(self.train)
 
 
 @dataclass
@@ -152,7 +149,9 @@ class Prune(_Computing):
         prune_keys.check(self)
         check_workers(self)
         if isinstance(self.model, TwoLayer):
-            _refuse_deep_training(self.train)
+            _check_two_layer_training(self.train)
+        else:
+            _check_deep_training(self.train, f" with model={self.model.name}")
 
 
 @dataclass
@@ -163,6 +162,7 @@ class Cut(Job):
     name: str | None
     factory: str | None
     budget: Budget
+    export: Annotated[str | None, Among(*EXPORTS)]
     device: Device
     threads: Annotated[int | None, AtLeast(1)]
 
@@ -230,10 +230,22 @@ def check_workers(config: Pretrain | Finetune | Prune) -> None:
         raise ConfigError(f"workers: found {config.workers}, accepted 1 with runtime=none")
 
 
-def _refuse_deep_training(train: Train) -> None:
+def _check_two_layer_training(train: Train) -> None:
     for key in ("weight_decay", "augment", "amp"):
         if getattr(train, key, None):
             raise ConfigError(f"train.{key}: accepted with deep networks, not model=two_layer")
+    if train.lr is not None and train.step_share is not None:
+        raise ConfigError(
+            f"train.step_share: found {train.step_share:g} with train.lr={train.lr:g}, accepted "
+            "one of the two"
+        )
+
+
+def _check_deep_training(train: Train, where: str = "") -> None:
+    if not isinstance(train, Sgd):
+        raise ConfigError(f"train: found {train.method}, accepted sgd{where}")
+    if train.step_share is not None:
+        raise ConfigError("train.step_share: accepted with model=two_layer, not deep networks")
 
 
 COMMANDS: dict[str, type[Job]] = {
@@ -278,5 +290,5 @@ GROUPS: dict[str, dict[str, type]] = {
 OPTION_KEY = {"data": "name", "model": "name", "train": "method", "runtime": "kind"}
 """The key of a group that holds the option's name."""
 
-CHANGEABLE = ("workers", "runtime", "device", "threads")
+CHANGEABLE = ("workers", "runtime", "device", "threads", "export")
 """Keys that may change when a run is resumed."""

@@ -16,9 +16,10 @@ from gfs_dist.jobs.deep_report import DeepReport
 from gfs_dist.jobs.deep_result import ResultMaker
 from gfs_dist.jobs.layer_records import LayerRecords
 from gfs_dist.jobs.local import use_threads
-from gfs_dist.jobs.prune_deep import path_facts, result_name, scratch, tell
+from gfs_dist.jobs.prune_deep import path_facts, phases, result_name, scratch, tell
 from gfs_dist.jobs.prune_deep_plan import DeepPlan, checkpoints, make_plan
 from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.total_time import TotalTime
 from gfs_dist.jobs.watched import Watched
 from gfs_dist.pruning.budget import Budget
 from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner
@@ -49,9 +50,13 @@ def run(config: schema.Cut, reporter: Reporter) -> dict[str, Any]:
             folder.refuse_damage("path", but=name)
             reporter.run_folder(folder)
             report = DeepReport(folder)
-            report.put(_cut(plan, folder, report, name, reporter))
+            timed = TotalTime(reporter, phases(plan.config, 1) | {"prune": 0})
+            maker = ResultMaker(folder, plan.measures, plan.config, plan.origin, timed, quick=True)
+            report.put(_cut(plan, report, name, maker))
             write_card(report, plan, place, name)
             report.write(report.status)
+            if maker.export(name):
+                report.write(report.status)  # which lists the files of the run
             tell(report.rows, folder, pruned, reporter)
             return report.content
 
@@ -70,6 +75,7 @@ def _configuration(config: schema.Cut) -> schema.Prune:
         workers=1,
         device=config.device,
         threads=config.threads,
+        export=config.export or stored.export,
         budget=config.budget,
         repair=replace(stored.repair, finetune=False),
     )
@@ -92,16 +98,14 @@ def _check_name(folder: RunFolder, name: str) -> None:
         raise ConfigError(f"name: {folder.path} has a result {name}, accepted another name=NAME")
 
 
-def _cut(
-    plan: DeepPlan, folder: RunFolder, report: DeepReport, name: str, reporter: Reporter
-) -> dict[str, Any]:
+def _cut(plan: DeepPlan, report: DeepReport, name: str, maker: ResultMaker) -> dict[str, Any]:
     [(iteration, place)] = plan.places
+    folder = maker.folder
     network = plan.network(place)
     source = result_name(iteration)
     records = LayerRecords(folder, source, path_facts(plan, network), key="path")
     paths = _finished(records, plan)
-    runtime = Watched(open_runtime(plan.runtime_spec(folder.logs)), folder, reporter)
-    maker = ResultMaker(folder, plan.measures, plan.config, plan.origin, reporter, quick=True)
+    runtime = Watched(open_runtime(plan.runtime_spec(folder.logs)), folder, maker.reporter)
     with runtime, scratch(folder, name) as place_of_work:
         workspace = Workspace.create(place_of_work, network, plan.measures.batches())
         pruner = Pruner(workspace, plan.structure, plan.settings, runtime, paths)

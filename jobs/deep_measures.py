@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,9 +13,11 @@ from torch import Tensor, nn
 from gfs_dist import networks
 from gfs_dist.data import Images
 from gfs_dist.jobs.deep_run import sizes
-from gfs_dist.jobs.evaluate_deep import TEST_BATCH, speeds
+from gfs_dist.jobs.evaluate_deep import speeds
+from gfs_dist.jobs.measuring import batched_rows, batches_of
 
 BATCH = 64
+OnBatch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -38,39 +39,29 @@ class Measures:
         for part in self.rows.split(BATCH):
             yield self.images.inputs(self.images.x_train[part]), self.images.labels_train[part]
 
-    @property
-    def num_batches(self) -> int:
-        """Of all that :meth:`facts` looks at."""
-        test = self.images.x_test
-        return -(-len(self.rows) // BATCH) + -(-len(test) // TEST_BATCH)
-
-    def accuracy(self, network: nn.Module) -> float:
-        """Share of the test split that is classified right."""
-        return networks.classify(self._placed(network), self._test_batches()).accuracy
+    def accuracy(self, network: nn.Module, on_batch: OnBatch) -> float:
+        """Share of the test split that is classified right; arguments as :meth:`facts`."""
+        return self._accuracy(self._laid_out(network), on_batch)
 
     def facts(
-        self, network: nn.Module, on_batch: Callable[[int], None] = lambda _: None
+        self, network: nn.Module, on_batch: OnBatch, accuracy: float | None = None
     ) -> dict[str, Any]:
         """All but latencies, as a row of ``report.json`` has it.
 
         Args:
             network: stays where it is.
-            on_batch: called with the number of batches seen.
+            on_batch: called with the number of batches of the test split that were seen, from 0
+                on, and the number of all.
+            accuracy: if it is known.
 
         Raises:
             NonFiniteError: an output is NaN or infinite; names the layer.
             DataError: a label that has no output.
         """
-        placed, count = self._placed(network), itertools.count(1)
-
-        def counted(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-            for batch in batches:
-                yield batch
-                on_batch(next(count))
-
+        placed = self._laid_out(network)
         return {
-            "loss": networks.classify(placed, counted(self.batches())).loss,
-            "accuracy": networks.classify(placed, counted(self._test_batches())).accuracy,
+            "accuracy": self._accuracy(placed, on_batch) if accuracy is None else accuracy,
+            "loss": networks.classify(placed, self.batches()).loss,
             **sizes(placed, self.images),
         }
 
@@ -93,9 +84,15 @@ class Measures:
             return network
         return copy.deepcopy(network).to(self.device)
 
-    def _test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        images = self.images
-        pairs = zip(
-            images.x_test.split(TEST_BATCH), images.labels_test.split(TEST_BATCH), strict=True
-        )
-        return ((images.inputs(x), labels) for x, labels in pairs)
+    def _accuracy(self, placed: nn.Module, on_batch: OnBatch) -> float:
+        parts = batched_rows(placed, self.images)
+        on_batch(0, len(parts))
+        batches = batches_of(self.images, parts, lambda done: on_batch(done, len(parts)))
+        return networks.classify(placed, batches).accuracy
+
+    def _laid_out(self, network: nn.Module) -> nn.Module:
+        """A copy on the device, as many images go through it soonest."""
+        placed = copy.deepcopy(network).to(self.device)
+        example = self.images.inputs(self.images.x_test[:1]).to(self.device)
+        networks.prefer_channels_last(placed, example)
+        return placed

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from gfs_dist import networks
 from gfs_dist.files import RunFolder
 from gfs_dist.files.checkpoint import MODEL
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.deep import read_network
-from gfs_dist.jobs.deep_measures import Measures
+from gfs_dist.jobs.deep_measures import Measures, OnBatch
 from gfs_dist.jobs.deep_words import budget_title
 from gfs_dist.jobs.layer_records import LayerRecords
+from gfs_dist.jobs.prune_keys import EXPORTS
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.networks.export import export_onnx, export_program
 from gfs_dist.pruning.budget import Budget
@@ -24,7 +24,8 @@ from gfs_dist.pruning.layerwise.facts import layer_rows, picks_sha256
 from gfs_dist.pruning.layerwise.pruner import Pruner
 from gfs_dist.pruning.layerwise.sizing import Sizing, size
 
-DENSE = ("loss", "accuracy", "macs", "params", "file_bytes", "latency")
+FORMS = {"program": (export_program, "model.pt2"), "onnx": (export_onnx, "model.onnx")}
+"""How each form for other programs is written, and to which file beside the model."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class ResultMaker:
         Raises:
             NonFiniteError: it does not give numbers; names the layer.
         """
-        measured = self._measure("the dense network", network)
+        measured = self._measure("the dense network", network, None)
         return {**measured, "file_bytes": pruner.workspace.path("dense", MODEL).stat().st_size}
 
     def make(
@@ -88,7 +89,7 @@ class ResultMaker:
             "kept": sum(sizing.widths.values()),
             **measured,
             "latency": times,
-            "accuracy_after": found.accuracy_after,
+            "accuracy_after": found.accuracies(measured["accuracy"]),
             "path": records.place,
             "model": self.folder.relative(self.folder.model(name)),
             "picks_sha256": picks_sha256(pruner),
@@ -97,26 +98,53 @@ class ResultMaker:
             "difference": found.difference,
         }
 
-    def store(self, name: str, network: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
-        """Write ``models/NAME``; the network as it is read from there again, and its facts."""
+    def store(
+        self, name: str, network: nn.Module, accuracy: float | None = None
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """Write ``models/NAME``; the network as it is read from there again, and its facts.
+
+        ``accuracy``: if it is known.
+        """
         images, folder = self.measures.images, self.folder.model(name)
         example = images.inputs(images.x_test[:2])
         networks.save(folder, network, example=example, origin=self.origin)
-        self._export(folder, network, example)
         stored = read_network(folder, self.config.model, images)
-        measured = self._measure(name, stored)
+        measured = self._measure(name, stored, accuracy)
         return stored, {**measured, "file_bytes": (folder / MODEL).stat().st_size}
 
-    def _measure(self, name: str, network: nn.Module) -> dict[str, Any]:
-        self.reporter.phase(f"measure {name}", self.measures.num_batches)
-        return self.measures.facts(network, self.reporter.step)
+    def _measure(self, name: str, network: nn.Module, accuracy: float | None) -> dict[str, Any]:
+        return self.measures.facts(network, self._on_batch(name), accuracy)
 
-    def _export(self, folder: Path, network: nn.Module, example: Tensor) -> None:
-        """The forms for other programs that were asked for, compared with the network."""
-        if self.config.export in ("program", "all"):
-            export_program(network, example, folder / "model.pt2")
-        if self.config.export in ("onnx", "all"):
-            export_onnx(network, example, folder / "model.onnx")
+    def _on_batch(self, name: str) -> OnBatch:
+        """Tells of a phase of its own."""
+
+        def on_batch(done: int, total: int) -> None:
+            if done:
+                self.reporter.step(done)
+            else:
+                self.reporter.phase(f"measure {name}", total)
+
+        return on_batch
+
+    def export(self, name: str) -> bool:
+        """The forms for other programs that were asked for and are not there yet, compared with
+        ``models/NAME``. Last of all: what cannot be exported is in the report all the same.
+
+        Returns:
+            Whether any was written.
+
+        Raises:
+            RunError: a form cannot be made, or computes something else.
+        """
+        images, folder = self.measures.images, self.folder.model(name)
+        asked = [FORMS[form] for form in EXPORTS[self.config.export]]
+        missing = [(write, file) for write, file in asked if not (folder / file).exists()]
+        if missing:
+            self.reporter.phase(f"export {name}")
+            network = read_network(folder, self.config.model, images)
+            for write, file in missing:
+                write(network, images.inputs(images.x_test[:2]), folder / file)
+        return bool(missing)
 
     def _size(self, name: str, pruner: Pruner, budget: Budget) -> Sizing:
         self.reporter.phase(f"size {name}")
@@ -128,17 +156,23 @@ class ResultMaker:
         )
 
     def _cut(self, name: str, pruner: Pruner, sizing: Sizing) -> CutResult:
-        self.reporter.phase(f"cut {name}", len(pruner.sites) if self.config.repair.refit else None)
+        self.reporter.phase(f"cut {name}")
         repairs = Repairs(
             fold=bool(self.config.repair.fold),
             refit=bool(self.config.repair.refit),
             batch_norm=bool(self.config.repair.batch_norm),
         )
+
+        def evaluate(network: nn.Module) -> float:
+            found = self.measures.accuracy(network, self._on_batch(f"{name} before repair"))
+            self.reporter.phase(f"repair {name}", len(pruner.sites) if repairs.refit else None)
+            return found
+
         return cut(
             pruner,
             sizing.widths,
             repairs,
             name=f"cut_{name}",
-            evaluate=self.measures.accuracy,
+            evaluate=evaluate,
             on_site=lambda stage: self.reporter.step(stage + 1),
         )

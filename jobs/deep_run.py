@@ -20,7 +20,7 @@ from gfs_dist.jobs.local import fault_words, own_event
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.run_folders import check_reach
 from gfs_dist.runtime import GroupProgress, GroupResult, RuntimeSpec, open_runtime
-from gfs_dist.training import DeepSpec
+from gfs_dist.training import DeepSpec, risen
 
 LOSS = "cross_entropy"
 MEANING_OF_LOSS = (
@@ -87,6 +87,7 @@ class DeepRun:
         self.job, self.config, self.folder, self.reporter = job, config, folder, reporter
         self.began = time.perf_counter()
         self.trained: GroupResult | None = None
+        self.lr = math.nan
         self.report: dict[str, Any] = {}
 
     @contextlib.contextmanager
@@ -106,9 +107,11 @@ class DeepRun:
         """Train with the ranks that the configuration asks for."""
         self.folder.checkpoint(0)  # makes the folder: ranks write into it, and have no lock
         self.reporter.phase("train", task.spec.iterations)
+        self.lr = task.spec.lr
+        listener = TrainingListener(self.folder, self.reporter, self.lr)
         with open_runtime(self._runtime_spec()) as runtime:
             check_reach(self.folder, runtime)
-            self.trained = runtime.together(task, TrainingListener(self.folder, self.reporter))
+            self.trained = runtime.together(task, listener)
 
     def checkpoints(self, size: dict[str, int]) -> list[dict[str, Any]]:
         """A row of results for each checkpoint."""
@@ -138,7 +141,9 @@ class DeepRun:
         more: dict[str, Any] | None = None,
     ) -> None:
         """Write ``report.json``, and the pages of a run that is over."""
-        trained = self.trained
+        trained, rows = self.trained, self.checkpoints({})
+        losses = {row["iteration"]: row["loss"] for row in rows if row["loss"] is not None}
+        said = risen(losses, self.lr)
         self.report = {
             "format": 1,
             "job": self.job,
@@ -152,7 +157,7 @@ class DeepRun:
             "faults": trained.faults if trained else [],
             "machine": report.machine(),
             "versions": report.versions(),
-            "notes": [MEANING_OF_LOSS],
+            "notes": [MEANING_OF_LOSS, *([said] if said else [])],
             **(more or {}),
         }
         self.report = self.folder.write_report(self.report)
@@ -178,8 +183,9 @@ class DeepRun:
 class TrainingListener:
     """Passes on what rank 0 tells; a step worth an event is one that was kept."""
 
-    def __init__(self, folder: RunFolder, reporter: Reporter) -> None:
-        self.folder, self.reporter = folder, reporter
+    def __init__(self, folder: RunFolder, reporter: Reporter, lr: float) -> None:
+        self.folder, self.reporter, self.lr = folder, reporter, lr
+        self.losses: dict[int, float] = {}
         self.accuracy: float | None = None
         self.first_rank: dict[str, Any] = {}
 
@@ -187,6 +193,7 @@ class TrainingListener:
         for step, value in progress.values:
             if "checkpoint" in value:
                 self.accuracy = value["accuracy"]
+                self._watch(value["checkpoint"], value["mean"])
                 event = own_event("step", value["checkpoint"])
                 self.folder.append_event(event | self.first_rank)
             self.reporter.step(step, value["loss"], accuracy=self.accuracy)
@@ -198,3 +205,10 @@ class TrainingListener:
             self.folder.append_event(row)
             if row["event"] in ("fault", "recovered"):
                 self.reporter.note(fault_words(row))
+
+    def _watch(self, iteration: int, loss: float | None) -> None:
+        """Say so if the loss of the checkpoints rises."""
+        if loss is not None:
+            self.losses[iteration] = loss
+            if said := risen(self.losses, self.lr):
+                self.reporter.note(said)

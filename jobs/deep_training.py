@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gfs_dist import networks
 from gfs_dist.data import DataSpec, Images
@@ -16,20 +16,19 @@ from gfs_dist.files import RunFolder, checkpoint
 from gfs_dist.jobs.checkpoints import refuse_changes
 from gfs_dist.jobs.deep import read_images
 from gfs_dist.jobs.finding import read_iteration
+from gfs_dist.jobs.measuring import batched_rows, batches_of
 from gfs_dist.networks import device_of
 from gfs_dist.runtime.peers import Peers
 from gfs_dist.runtime.spec import Tick
 from gfs_dist.training import DeepSpec, DeepState, train_deep
-
-TEST_BATCH = 250
 
 
 @dataclass(frozen=True)
 class DeepTraining:
     """One training, a group task: rank 0 reads and writes the checkpoints, all ranks train.
 
-    What it ticks after a step: ``{"loss"}``, and ``{"checkpoint", "accuracy"}``
-    of the last one kept, if that is new.
+    What it ticks after a step: ``{"loss"}``, and ``{"checkpoint", "accuracy", "mean"}`` of the
+    last one kept, if that is new: its mean loss is null at the start.
 
     Attributes:
         data: which images.
@@ -57,12 +56,12 @@ class DeepTraining:
         images = read_images(self.data)
         network = self.network().to(device)
         start = _share_state(network, self._resume(network) if peers.rank == 0 else None, peers)
-        news: dict[str, float] = {}
+        news: dict[str, float | None] = {}
 
         def on_checkpoint(network: nn.Module, state: DeepState) -> None:
             alive = functools.partial(tick, state.iteration)
             share = accuracy(network, images, peers, alive)
-            news.update(checkpoint=state.iteration, accuracy=share)
+            news.update(checkpoint=state.iteration, accuracy=share, mean=state.loss)
             if peers.rank == 0:
                 self._save(network, state, share)
 
@@ -110,17 +109,10 @@ def accuracy(network: nn.Module, images: Images, peers: Peers, alive: Callable[[
     own = torch.arange(len(images.x_test)).tensor_split(peers.num_ranks)[peers.rank]
     right = torch.zeros((), dtype=torch.float64, device=device_of(network))
     if len(own):
-        right += round(networks.classify(network, _batches(images, own, alive)).accuracy * len(own))
+        batches = batches_of(images, batched_rows(network, images, own), lambda _: alive())
+        right += round(networks.classify(network, batches).accuracy * len(own))
     peers.average([right])
     return round(float(right) * peers.num_ranks) / len(images.x_test)
-
-
-def _batches(
-    images: Images, rows: Tensor, alive: Callable[[], None]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    for part in rows.split(TEST_BATCH):
-        yield images.inputs(images.x_test[part]), images.labels_test[part]
-        alive()
 
 
 def _share_state(network: nn.Module, state: DeepState | None, peers: Peers) -> DeepState | None:

@@ -45,10 +45,11 @@ def finetune(maker: ResultMaker, row: dict[str, Any], runtime: Runtime) -> dict[
         },
     )
     maker.reporter.phase(f"finetune {name}", spec.iterations)
-    runtime.together(task, TrainingListener(folder, maker.reporter))
+    runtime.together(task, TrainingListener(folder, maker.reporter, spec.lr))
     _, last = RunFolder(home).checkpoints()[-1]
-    networks.load_state(network, checkpoint.load(last).tensors, last / checkpoint.MODEL)
-    _, measured = maker.store(name, network.eval())
+    found = checkpoint.load(last)
+    networks.load_state(network, found.tensors, last / checkpoint.MODEL)
+    _, measured = maker.store(name, network.eval(), found.state.get("accuracy"))
     after = {**row["accuracy_after"], "finetune": measured["accuracy"]}
     return {**row, **measured, "accuracy_after": after}
 

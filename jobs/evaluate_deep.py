@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gfs_dist import networks
 from gfs_dist.data import Images
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.deep import check_fits, read_images, read_network
+from gfs_dist.jobs.measuring import batched_rows, batches_of
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.two_layer import data_spec
 
-TEST_BATCH = 250
 LARGE_BATCH = 64
 REPEATS, LARGE_REPEATS = 30, 5
 """How often one input, and a large batch, is timed: that takes seconds in a large network."""
@@ -48,22 +48,18 @@ def measure(
         ]
     )
     network.to(device)
-    reporter.phase("evaluate", -(-len(images.x_test) // TEST_BATCH))
-    found = networks.classify(network, _batches(images, reporter))
+    latency = [asdict(speed) for speed in speeds(network, images)]
+    networks.prefer_channels_last(network, example.to(device))
+    parts = batched_rows(network, images)
+    reporter.phase("evaluate", len(parts))
+    found = networks.classify(network, batches_of(images, parts, reporter.step))
     return {
         "objective": "cross_entropy",
         "kept": None,
         **found._asdict(),
         **sizes,
-        "latency": [asdict(speed) for speed in speeds(network, images)],
+        "latency": latency,
     }
-
-
-def _batches(images: Images, reporter: Reporter) -> Iterator[tuple[Tensor, Tensor]]:
-    parts = zip(images.x_test.split(TEST_BATCH), images.labels_test.split(TEST_BATCH), strict=True)
-    for number, (x, labels) in enumerate(parts, 1):
-        yield images.inputs(x), labels
-        reporter.step(number)
 
 
 def speeds(network: nn.Module, images: Images) -> Iterator[networks.Latency]:

@@ -36,6 +36,7 @@ class Data:
 
     name: str
     samples: Annotated[int | None, AtLeast(2)]
+    test_samples: Annotated[int | None, AtLeast(1)]
     seed: Seed
 
 
@@ -144,6 +145,7 @@ class Train:
     method: str
     iterations: Annotated[int | None, AtLeast(0)]
     lr: Annotated[float | None, Above(0)]
+    step_share: Annotated[float | None, Above(0), Below(2)]
     checkpoint_every: Annotated[int | None, AtLeast(1)]
 
 

@@ -19,7 +19,7 @@ from gfs_dist.jobs.run_folders import open_folder
 from gfs_dist.jobs.tracking import tracked
 from gfs_dist.jobs.two_layer import Inputs, data_spec, input_words, measure
 from gfs_dist.networks import TwoLayer
-from gfs_dist.training import default_lr
+from gfs_dist.training import risen
 
 
 @tracked
@@ -38,7 +38,7 @@ def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
         try:
             trained = train_checkpoints(config, inputs, folder, reporter)
             facts["train_s"] = time.perf_counter() - began
-            results = _results(config, inputs, folder, trained)
+            results = _results(config, inputs, folder, trained.networks)
         except BaseException as error:
             status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             words = {"error": str(error) or type(error).__name__}
@@ -48,25 +48,27 @@ def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
             raise
         facts["total_s"] = time.perf_counter() - began
         folder.append_event(own_event("finished", results[-1]["iteration"]))
-        written = _write(folder, "finished", results, facts)
+        losses = {row["iteration"]: row["loss"] for row in results}
+        said = risen(losses, trained.lr)
+        written = _write(folder, "finished", results, facts, {"notes": [said]} if said else None)
         _tell(config, folder, results, reporter)
         return written
 
 
 def _plan(config: schema.Pretrain, inputs: Inputs) -> list[str]:
     """What is about to be done; checks that it can be."""
-    spec, dataset = train_spec(config), inputs.dataset()
+    spec, dataset = train_spec(config, inputs), inputs.dataset()
     network = TwoLayer(inputs.width, dataset.features, inputs.activation)
-    lr = spec.lr or default_lr(network.width, network.activation, config.objective)
     count = len({*range(0, spec.iterations, spec.checkpoint_every), spec.iterations})
     size = sum(parameter.nbytes for parameter in network.parameters())
+    measured = "" if config.train.lr is not None else " (from the curvature at the start)"
     batch = "" if spec.method == "gd" else f" of {spec.batch} samples, momentum {spec.momentum:g}"
     return [
         f"data      {config.data.name}: {len(dataset.x_train):,} samples to train on, "
         f"{len(dataset.x_test):,} to test on, {dataset.features:,} inputs",
         f"network   two-layer, {network.width:,} {network.activation} neurons",
         f"training  {config.objective} loss, {spec.iterations:,} iterations of {spec.method}"
-        f"{batch}, lr {lr:g}",
+        f"{batch}, lr {spec.lr:g}{measured}",
         f"files     {count} checkpoints, {count * size / 2**20:.1f} MiB",
     ]
 

@@ -30,6 +30,7 @@ from gfs_dist.jobs.prune_plan import Plan, make_plan
 from gfs_dist.jobs.records import PathRecord
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.run_folders import open_folder
+from gfs_dist.jobs.total_time import TotalTime
 from gfs_dist.jobs.tracking import tracked
 from gfs_dist.jobs.two_layer import input_words, measure
 from gfs_dist.networks import TwoLayer
@@ -41,6 +42,7 @@ from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.path import Path
 from gfs_dist.selection.stop import Stop
 from gfs_dist.theory import lemma1_constants, why_no_bound
+from gfs_dist.training import risen
 
 WRITE_EVERY_S = 0.5
 SAME_LOSS = 1e-6
@@ -75,24 +77,33 @@ class PruneJob:
     """One run: its results so far, and the report that tells of them."""
 
     def __init__(self, plan: Plan, folder: RunFolder, reporter: Reporter) -> None:
-        self.plan, self.config, self.folder, self.reporter = plan, plan.config, folder, reporter
+        self.plan, self.config, self.folder = plan, plan.config, folder
+        count, trained = plan.num_checkpoints, not plan.networks
+        parts = {"train": int(trained), "prune": count, "measure": 2 * count}
+        self.reporter = TotalTime(reporter, parts)
         self.began = time.perf_counter()
         self.data_fingerprint = plan.inputs.dataset().fingerprint
         self.report: dict[str, Any] = {}
         self.results: list[dict[str, Any]] = []
         self.paths: dict[str, dict[str, Any]] = {}
         self.searches: list[SearchResult] = []
+        self.notes: list[str] = []
+        self.trained_lr: float | None = None
 
     def checkpoints(self) -> list[tuple[int, TwoLayer]]:
         """Iteration and network of each checkpoint, trained first where none is given."""
         if self.plan.networks:
             return self.plan.networks
-        return train_checkpoints(self.config, self.plan.inputs, self.folder, self.reporter)
+        trained = train_checkpoints(self.config, self.plan.inputs, self.folder, self.reporter)
+        self.trained_lr = trained.lr
+        return trained.networks
 
     def prune(self, iteration: int, network: TwoLayer, runtime: Runtime) -> None:
         """Search one checkpoint, write its path, cut, measure."""
         name = f"step_{iteration:08d}"
+        began = time.perf_counter()
         dense = measure(network, self.plan.inputs)
+        self.reporter.measured("measure", time.perf_counter() - began)
         record = PathRecord(self.folder, name, self._path_facts(network, dense["loss"]))
         stop = self.plan.stop(dense["loss"])
         self.reporter.phase(f"prune {name}", self.plan.rules.steps)
@@ -107,6 +118,9 @@ class PruneJob:
             on_progress=self._progress(record),
         )
         self.searches.append(found)
+        if missed := stop.missed(found.path):
+            self.notes.append(f"{name}: {missed}")
+            self.reporter.note(self.notes[-1])
         if self.config.verify:
             self._verify(problem, stop, found.path)
         file = record.keep(found.path)
@@ -216,6 +230,7 @@ class PruneJob:
             "results": self.results,
             "timing": {"total_s": time.perf_counter() - self.began, **_sum_up(self.searches)},
             "faults": [row for search in self.searches for row in search.faults],
+            "notes": [*self._rise(), *self.notes],
             "machine": report.machine(),
             "versions": report.versions(),
         }
@@ -225,6 +240,14 @@ class PruneJob:
         if self.results:
             report.write(self.folder.path, self.report, self.paths)
         self.folder.written()
+
+    def _rise(self) -> list[str]:
+        """That the dense loss has risen in this run's own training, if it has."""
+        if self.trained_lr is None:
+            return []
+        losses = {row["iteration"]: row["dense"]["loss"] for row in self.results}
+        said = risen(losses, self.trained_lr)
+        return [said] if said else []
 
     def tell(self) -> None:
         """The table, and what can be done next."""

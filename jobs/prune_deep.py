@@ -31,6 +31,7 @@ from gfs_dist.jobs.local import use_threads
 from gfs_dist.jobs.prune_deep_plan import DeepPlan, make_plan
 from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.jobs.run_folders import check_reach, open_folder
+from gfs_dist.jobs.total_time import TotalTime
 from gfs_dist.jobs.watched import Watched
 from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner
 from gfs_dist.pruning.layerwise.workspace import Workspace
@@ -68,10 +69,12 @@ class DeepJob:
     """
 
     def __init__(self, plan: DeepPlan, folder: RunFolder, reporter: Reporter) -> None:
-        self.plan, self.folder, self.reporter = plan, folder, reporter
+        self.plan, self.folder = plan, folder
         self.runtime: Watched | None = None
         self.report = DeepReport(folder)
-        self.maker = ResultMaker(folder, plan.measures, plan.config, plan.origin, reporter)
+        new = [i for i, _ in plan.places if self.report.row(result_name(i)) is None]
+        self.reporter = TotalTime(reporter, phases(plan.config, len(new)))
+        self.maker = ResultMaker(folder, plan.measures, plan.config, plan.origin, self.reporter)
 
     def run(self) -> None:
         """Prune every checkpoint."""
@@ -93,6 +96,7 @@ class DeepJob:
             self._keep(row, place)
         if self.plan.config.repair.finetune and "finetune" not in row["accuracy_after"]:
             self._keep(finetune(self.maker, row, runtime), place)
+        self.maker.export(name)
 
     def _result(
         self,
@@ -150,6 +154,20 @@ class DeepJob:
     def tell(self) -> None:
         """The table, and what can be done next."""
         tell(self.report.rows, self.folder, self.plan.config, self.reporter)
+
+
+def phases(config: schema.Prune, count: int) -> dict[str, int]:
+    """Kinds of phases of ``count`` results from dense networks, and how many there are of each."""
+    repair = config.repair
+    measured = 2 + bool(repair.refit) + bool(repair.batch_norm)
+    each = {
+        "measure": measured,
+        "prune": 1,
+        "size": 1,
+        "repair": int(bool(repair.refit)),
+        "finetune": int(bool(repair.finetune)),
+    }
+    return {kind: times * count for kind, times in each.items()}
 
 
 def result_name(iteration: int) -> str:

@@ -24,6 +24,7 @@ from gfs_dist.jobs.deep import architecture_of, check_fits, origin_of, read_imag
 from gfs_dist.jobs.deep_measures import Measures
 from gfs_dist.jobs.finding import find_checkpoints
 from gfs_dist.jobs.local import check_device, local_device
+from gfs_dist.jobs.prune_keys import EXPORTS
 from gfs_dist.jobs.two_layer import data_spec
 from gfs_dist.networks.store import ARCHITECTURE
 from gfs_dist.pruning.budget import Budget
@@ -104,11 +105,13 @@ def make_plan(
         searched: the paths are there already.
 
     Raises:
-        InputError: data, checkpoint, widths that do not fit, outputs that are no numbers, or
-            nothing can be pruned.
+        InputError: data, checkpoint, widths that do not fit, outputs that are no numbers,
+            nothing can be pruned, or packages that ``export`` needs are missing.
         BudgetError: the budget cannot be met.
     """
     check_device(config)
+    if "onnx" in EXPORTS[config.export]:
+        networks.require_onnx("export")
     images = read_images(data_spec(config.data))
     samples = config.calibration.samples
     assert samples is not None, "settled"

@@ -12,6 +12,7 @@ from gfs_dist.jobs.groups import TwoLayer
 from gfs_dist.jobs.rules import AtLeast
 from gfs_dist.pruning.budget import KINDS
 from gfs_dist.pruning.budget import Budget as Limit
+from gfs_dist.selection.stop import default_steps
 
 if TYPE_CHECKING:
     from gfs_dist.jobs.config import Prune
@@ -24,7 +25,13 @@ METHODS = {
 
 DEEP_OBJECTIVES = ("least_squares", "layer_output", "fisher", "network_loss")
 TARGETS = ("stream", "output")
-EXPORTS = ("none", "program", "onnx", "all")
+EXPORTS = {
+    "none": (),
+    "program": ("program",),
+    "onnx": ("onnx",),
+    "all": ("program", "onnx"),
+}
+"""Values of ``export``, and the forms that each writes."""
 
 
 @dataclass
@@ -96,7 +103,7 @@ DEEP_ONLY: Mapping[str, object] = {
 }
 """The same of two-layer networks."""
 
-TWO_LAYER_DEFAULTS = {"objective": "squared", "replacement": True, "steps": 200}
+TWO_LAYER_DEFAULTS = {"objective": "squared", "replacement": True}
 
 DEEP_DEFAULTS = {
     "objective": "least_squares",
@@ -115,6 +122,8 @@ def settle(config: Prune) -> None:
         if attrgetter(key)(config) is None:
             section, _, name = key.rpartition(".")
             setattr(attrgetter(section)(config) if section else config, name, value)
+    if not deep and config.steps is None:
+        config.steps = default_steps(config.distinct)
     if deep:
         if config.repair.batch_norm is None:  # after a refit it does harm: see Repairs
             config.repair.batch_norm = not config.repair.refit

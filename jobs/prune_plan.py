@@ -22,6 +22,7 @@ from gfs_dist.runtime.memory import memory_per_rank_bytes
 from gfs_dist.selection.build import Recipe, settle
 from gfs_dist.selection.partition import KINDS, Partition, make_partition
 from gfs_dist.selection.stop import Stop
+from gfs_dist.training import TrainSpec
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,16 @@ class Plan:
         tolerance = self.config.tolerance
         limit = None if tolerance is None else dense_loss + tolerance
         return replace(self.rules, loss=limit)
+
+    @property
+    def num_checkpoints(self) -> int:
+        """Given, or those that the training will keep."""
+        if self.networks:
+            return len(self.networks)
+        train = self.config.train
+        every = train.checkpoint_every or TrainSpec.checkpoint_every
+        last = TrainSpec.iterations if train.iterations is None else train.iterations
+        return len({*range(0, last, every), last})
 
     def runtime_spec(self, folder: RunFolder) -> RuntimeSpec:
         """The ranks of this job; their logs go into its folder."""
@@ -120,19 +131,18 @@ def make_plan(config: schema.Prune) -> Plan:
 def _words(plan: Plan, method: str) -> list[str]:
     config, dataset = plan.config, plan.inputs.dataset()
     classes = "regression" if dataset.labels_train.is_floating_point() else "two classes"
+    count = plan.num_checkpoints
     if plan.networks:
-        source = f"{len(plan.networks)} checkpoints from {config.checkpoint}"
-        count = len(plan.networks)
+        source = f"{count} checkpoints from {config.checkpoint}"
     else:
-        spec = train_spec(config)
-        kept = {*range(0, spec.iterations, spec.checkpoint_every)}
-        count = len(kept | {spec.iterations})
+        spec = train_spec(config, plan.inputs)
         source = (
-            f"trained first: {spec.iterations:,} iterations of {spec.method}, {count} checkpoints"
+            f"trained first: {spec.iterations:,} iterations of {spec.method}, lr {spec.lr:.4g}, "
+            f"{count} checkpoints"
         )
     rules = [f"at most {plan.rules.steps:,} picks"]
     if config.distinct is not None:
-        rules.append(f"at most {config.distinct:,} distinct neurons")
+        rules = [f"until {config.distinct:,} distinct neurons", *rules]
     if config.tolerance is not None:
         rules.append(f"until the loss is within {config.tolerance:g} of the dense one")
     return [

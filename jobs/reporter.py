@@ -69,3 +69,36 @@ class Silent:
     ) -> None: ...
 
     def next(self, commands: Sequence[str]) -> None: ...
+
+
+class Passing:
+    """A reporter that passes everything on to another one."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def plan(self, lines: Sequence[str]) -> None:
+        self._reporter.plan(lines)
+
+    def run_folder(self, folder: RunFolder) -> None:
+        self._reporter.run_folder(folder)
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        self._reporter.phase(name, total)
+
+    def step(
+        self, done: int, loss: float | None = None, kept: int | None = None, **facts: object
+    ) -> None:
+        self._reporter.step(done, loss, kept, **facts)
+
+    def note(self, line: str) -> None:
+        self._reporter.note(line)
+
+    def relay(self, line: str) -> None:
+        self._reporter.relay(line)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        self._reporter.table(title, columns, rows)
+
+    def next(self, commands: Sequence[str]) -> None:
+        self._reporter.next(commands)

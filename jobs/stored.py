@@ -133,7 +133,7 @@ def stored_options(stored: dict[str, Any], options: list[str]) -> list[str]:
     for word in options:
         group, _, option = word.partition("=")
         if group not in CHANGEABLE and chosen.get(group) != option:
-            raise ConfigError(_changed(group, option, chosen.get(group)))
+            raise ConfigError(_changed(group, option, chosen.get(group), stored))
     return [f"{group}={option}" for group, option in chosen.items()]
 
 
@@ -162,13 +162,14 @@ def refuse_changes(stored: dict[str, Any], config: Any) -> None:
                 if name is None:  # the file leaves out what is null
                     continue
                 key, found, kept = f"{key}.{name}", found[name], kept.get(name)
-            raise ConfigError(_changed(key, found, kept))
+            raise ConfigError(_changed(key, found, kept, stored))
 
 
-def _changed(key: str, found: object, kept: object) -> str:
+def _changed(key: str, found: object, kept: object, stored: dict[str, Any]) -> str:
+    changeable = ", ".join(key for key in CHANGEABLE if key in stored)
     return (
         f"{key}: found {found}, the run folder has {kept}; "
-        f"only {', '.join(CHANGEABLE)} may change when a run is resumed"
+        f"only {changeable} may change when a run is resumed"
     )
 
 

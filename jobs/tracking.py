@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from omegaconf import OmegaConf
 
 from gfs_dist.errors import ConfigError, RunError
-from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.jobs.reporter import Passing, Reporter
 
 if TYPE_CHECKING:
     from gfs_dist.files import RunFolder
@@ -95,11 +95,12 @@ def tracked(run: Run) -> Run:
     return tracking
 
 
-class Tracked:
+class Tracked(Passing):
     """Passes everything on to ``reporter``; a writer gets the numbers of steps and tables."""
 
     def __init__(self, reporter: Reporter, config: Any) -> None:
-        self._reporter, self._config = reporter, config
+        super().__init__(reporter)
+        self._config = config
         self._writer: Writer | None = None
         self._phase = ""
         self._waiting: tuple[dict[str, float], int] | None = None
@@ -145,20 +146,11 @@ class Tracked:
         if time.monotonic() - self._written >= EVERY_S:
             self._flush()
 
-    def note(self, line: str) -> None:
-        self._reporter.note(line)
-
-    def relay(self, line: str) -> None:
-        self._reporter.relay(line)
-
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         self._flush()
         self._reporter.table(title, columns, rows)
         for number, row in enumerate(rows):
             self._write(_numbers(title, dict(zip(columns, row, strict=True))), number)
-
-    def next(self, commands: Sequence[str]) -> None:
-        self._reporter.next(commands)
 
     def __enter__(self) -> Self:
         return self

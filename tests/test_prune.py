@@ -206,6 +206,40 @@ def test_batches_may_be_any_iterable(network: nn.Module) -> None:
     assert result.report["accuracy_after"] == {"cut": None, "refit": None}
 
 
+@pytest.mark.parametrize(
+    ("repairs", "stages"),
+    [
+        ({"refit": False, "batch_norm": False}, ["cut"]),
+        ({}, ["cut", "refit"]),
+        ({"refit": False}, ["cut", "batch_norm"]),
+        ({"batch_norm": True}, ["cut", "refit", "batch_norm"]),
+    ],
+    ids=str,
+)
+def test_each_network_is_measured_once(
+    repairs: dict[str, bool],
+    stages: list[str],
+    batches: list[tuple[Tensor, Tensor]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[float] = []
+
+    def counting(*words: Any) -> networks.Classified:
+        measured = classify(*words)
+        found.append(measured.accuracy)
+        return measured
+
+    classify = networks.classify
+    monkeypatch.setattr(networks, "classify", counting)
+    network = ten_networks()["ResNet18"][0]
+    report = gfs_dist.prune(network, batches, budget={"keep": 0.5}, **repairs).report
+    assert list(report["accuracy_after"]) == stages
+    assert report["accuracy_after"][stages[-1]] == report["accuracy"]
+    *before, result, dense = found
+    assert (result, dense) == (report["accuracy"], report["dense"]["accuracy"])
+    assert before == [report["accuracy_after"][stage] for stage in stages[:-1]]
+
+
 def test_arrays_are_as_good_as_tensors(
     network: nn.Module, batches: list[tuple[Tensor, Tensor]]
 ) -> None:

@@ -103,6 +103,30 @@ def test_classes_and_logits_are_searched_too() -> None:
     assert path.loss[-1] < np.log(4)
 
 
+def test_distinct_alone_is_reached_however_many_picks_it_takes() -> None:
+    contributions, target = np.eye(250), np.full(250, 1 / 250)  # every neuron once
+    path = gfs_dist.select(contributions, target, distinct=240)
+    assert (path.num_kept, len(path), path.stop_reason) == (240, 240, "distinct")
+    assert len(gfs_dist.select(contributions, target)) == 200
+    with pytest.warns(RuntimeWarning, match="100 distinct neurons, not 240: the 100 picks allowed"):
+        gfs_dist.select(contributions, target, distinct=240, steps=100)
+
+
+@pytest.mark.parametrize(("distinct", "steps"), [(2, 200), (15, 300)])
+def test_what_no_number_of_picks_reaches_ends_with_a_word(distinct: int, steps: int) -> None:
+    contributions = np.eye(20)  # the first neuron alone is the target
+    said = rf"1 distinct neurons, not {distinct}: the {steps} picks allowed .*without replacement"
+    with pytest.warns(RuntimeWarning, match=said):
+        path = gfs_dist.select(contributions, contributions[:, 0], distinct=distinct)
+    assert set(path.picks) == {0}
+
+
+def test_a_tolerance_that_is_not_reached_is_told() -> None:
+    contributions, target = np.eye(4), np.full(4, 0.25)  # one pick: 3/32, all four: 0
+    with pytest.warns(RuntimeWarning, match=r"loss 0.09375, not 0 \(tolerance\): the 1 picks"):
+        gfs_dist.select(contributions, target, tolerance=0, steps=1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [

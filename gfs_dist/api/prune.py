@@ -192,6 +192,7 @@ class _Source:
             name=f"cut_{self.sizes}",
             evaluate=self._evaluate(),
         )
+        measured = self._measure(made.network)
         report = {
             "objective": self.pruner.settings.objective,
             "kept": sum(sizing.widths.values()),
@@ -200,8 +201,8 @@ class _Source:
             "reason": sizing.reason,
             "compared": sizing.compared,
             "dense": self._measure(self.pruner.dense),
-            **self._measure(made.network),
-            "accuracy_after": made.accuracy_after,
+            **measured,
+            "accuracy_after": made.accuracies(measured.get("accuracy")),
             "difference_from_masked": made.difference,
             "picks_sha256": picks_sha256(self.pruner),
             "layers": layer_rows(self.pruner, made.network, sizing.widths),

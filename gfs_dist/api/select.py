@@ -29,14 +29,14 @@ from gfs_dist.selection.objective import ROUNDING, Objective
 from gfs_dist.selection.partition import Partition, make_partition
 from gfs_dist.selection.path import Path
 from gfs_dist.selection.squared import squared_magnitude
-from gfs_dist.selection.stop import Stop
+from gfs_dist.selection.stop import Stop, default_steps
 
 
 def select(
     contributions: Any = None,
     target: Any = None,
     *,
-    steps: int = 200,
+    steps: int | None = None,
     distinct: int | None = None,
     tolerance: float | None = None,
     loss: str = "squared",
@@ -62,7 +62,7 @@ def select(
             tensor or array; float32 is held as float32, sums and decisions are float64.
         target: (samples,) or (samples, outputs); 0 or 1 for ``bce``; class numbers (samples,) for
             ``cross_entropy``.
-        steps: picks to make at most.
+        steps: picks to make at most; None: 200, with ``distinct`` 20 a neuron if that is more.
         distinct: end before the pick that would make more distinct neurons than this.
         tolerance: end once the loss is at most that of the mean of all neurons plus this.
         loss: ``squared`` (``sum (u - y)^2 / (2 samples)``), ``bce`` or ``cross_entropy``, of
@@ -83,12 +83,17 @@ def select(
     Returns:
         The path: picks in order and the loss after each; the same for any number of workers.
 
+    Warns:
+        RuntimeWarning: it ended before ``distinct`` or ``tolerance`` was reached; says why.
+
     Raises:
         ValueError, TypeError: names the argument, what was found and what is accepted.
 
     Source: arXiv 2108.00259, Algorithms 1 and 2; equations 9-11.
     """
     recipe = Recipe(loss, method, weights, replacement)
+    if steps is None:
+        steps = default_steps(distinct if isinstance(distinct, int) else None)
     spec = RuntimeSpec(kind=runtime, workers=workers, device=device, graph=graph)
     if runtime == "none" and workers != 1:
         raise InputError(f"workers: found {workers}, accepted 1 with runtime='none'")
@@ -117,6 +122,8 @@ def select(
         path = ranks.search(packed, stop, divided).path
     if isinstance(problem, MomentsProblem):
         _warn_of_lost_digits(path, problem.energy)
+    if missed := stop.missed(path):
+        warnings.warn(missed, RuntimeWarning, stacklevel=2)
     return path
 
 

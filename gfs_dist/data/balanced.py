@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gfs_dist.data.spec import DataSpec, Splits
 from gfs_dist.errors import DataError
 
 
-def balanced_rows(labels: Tensor, samples: int | None, seed: int) -> Tensor:
+def balanced_rows(
+    labels: Tensor, samples: int | None, seed: int, key: str = "data.samples"
+) -> Tensor:
     """Rows of a sub-dataset with as many of each class as of any other.
 
     What does not divide evenly goes to the lowest classes, one each. Sub-datasets of one seed
@@ -19,6 +22,7 @@ def balanced_rows(labels: Tensor, samples: int | None, seed: int) -> Tensor:
         labels: int64 (m,).
         samples: how many; None for all.
         seed: chooses which.
+        key: that asks for them.
 
     Returns:
         Sorted rows, int64 (samples,).
@@ -30,25 +34,28 @@ def balanced_rows(labels: Tensor, samples: int | None, seed: int) -> Tensor:
         return torch.arange(len(labels))
     classes, counts = torch.unique(labels, return_counts=True)
     if samples < 1:
-        raise DataError(f"data.samples: found {samples}, accepted 1 to {len(labels)}")
+        raise DataError(f"{key}: found {samples}, accepted 1 to {len(labels)}")
     share, rest = divmod(samples, len(classes))
     for position, (label, count) in enumerate(zip(classes, counts, strict=True)):
         wanted = share + (position < rest)
         if wanted > count:
             raise DataError(
-                f"data.samples: {samples} needs {wanted} of class {int(label)}, found "
+                f"{key}: {samples} needs {wanted} of class {int(label)}, found "
                 f"{int(count)}; accepted 1 to {int(counts.min()) * len(classes)}, or all "
                 f"{len(labels)}"
             )
     return _dealt(labels, seed)[:samples].sort().values
 
 
-def balanced_part(
-    x: Tensor, labels: Tensor, samples: int | None, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Inputs and labels of :func:`balanced_rows`; nothing is copied where all are taken."""
-    rows = balanced_rows(labels, samples, seed)
-    return (x, labels) if len(rows) == len(labels) else (x[rows], labels[rows])
+def balanced_splits(found: Splits, spec: DataSpec) -> Splits:
+    """The rows of both splits that ``spec`` asks for; nothing is copied where all are taken."""
+    rows = balanced_rows(found.labels_train, spec.samples, spec.seed)
+    if len(rows) < len(found.labels_train):
+        found = found._replace(x_train=found.x_train[rows], labels_train=found.labels_train[rows])
+    rows = balanced_rows(found.labels_test, spec.test_samples, spec.seed, "data.test_samples")
+    if len(rows) < len(found.labels_test):
+        found = found._replace(x_test=found.x_test[rows], labels_test=found.labels_test[rows])
+    return found
 
 
 def calibration_rows(labels: Tensor, samples: int, seed: int) -> Tensor:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from gfs_dist.data.archive import first_line, refuse_bomb
-from gfs_dist.data.balanced import balanced_part
+from gfs_dist.data.balanced import balanced_splits
 from gfs_dist.data.spec import DataSpec, Splits
 from gfs_dist.errors import DataError
 
@@ -41,8 +41,8 @@ def read_cifar10(spec: DataSpec) -> Splits:
     folder, suffix = _find(Path(spec.root))
     x_train, labels_train = _join([folder / (name + suffix) for name in TRAIN])
     x_test, labels_test = _join([folder / (name + suffix) for name in TEST])
-    x_train, labels_train = balanced_part(x_train, labels_train, spec.samples, spec.seed)
-    return Splits(x_train, labels_train, x_test, labels_test, NUM_CLASSES)
+    found = Splits(x_train, labels_train, x_test, labels_test, NUM_CLASSES)
+    return balanced_splits(found, spec)
 
 
 def read_bin(path: Path) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gfs_dist.data.balanced import balanced_part
+from gfs_dist.data.balanced import balanced_splits
 from gfs_dist.data.spec import Dataset, DataSpec, Splits
 
 TEST_EVERY = 5
@@ -27,6 +27,5 @@ def read_digits(spec: DataSpec) -> Splits:
     x = torch.tensor(images, dtype=torch.float64).reshape(-1, 1, SIDE, SIDE) / MAX_PIXEL
     labels = torch.tensor(digits, dtype=torch.int64)
     is_test = torch.arange(len(x)) % TEST_EVERY == 0
-    x_train, labels_train = x[~is_test], labels[~is_test]
-    x_train, labels_train = balanced_part(x_train, labels_train, spec.samples, spec.seed)
-    return Splits(x_train, labels_train, x[is_test], labels[is_test], NUM_CLASSES)
+    found = Splits(x[~is_test], labels[~is_test], x[is_test], labels[is_test], NUM_CLASSES)
+    return balanced_splits(found, spec)

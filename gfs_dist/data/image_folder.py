@@ -32,13 +32,18 @@ class Listing(NamedTuple):
     files: list[Path]
     labels: Tensor
 
+    def part(self, rows: Tensor) -> Listing:
+        """Some of them."""
+        return Listing([self.files[row] for row in rows.tolist()], self.labels[rows])
+
 
 def read_image_folder(spec: DataSpec) -> Splits:
     """``ROOT/train/CLASS/*.jpg`` and ``ROOT/val/CLASS/*.jpg`` as uint8 (m, 3, size, size) RGB.
 
     Classes are the folders of ``train`` in the order of their names. Each image is resized so that
     its shorter side has ``data.resize`` pixels (bilinear), then the square of ``data.size`` in its
-    middle is kept. Only the images that ``data.samples`` asks for are decoded.
+    middle is kept. Only the images that ``data.samples`` and ``data.test_samples`` ask for are
+    decoded.
 
     Raises:
         DataError: a folder is missing, empty or of an unknown class; an image cannot be read;
@@ -53,12 +58,12 @@ def read_image_folder(spec: DataSpec) -> Splits:
     train_folder, test_folder = _find(root, TRAIN), _find(root, TEST)
     classes = _class_names(train_folder)
     train, test = _list(train_folder, classes), _list(test_folder, classes)
-    rows = balanced_rows(train.labels, spec.samples, spec.seed)
-    chosen = [train.files[row] for row in rows.tolist()]
-    _check_memory(len(chosen), len(test.files), spec.size)
+    train = train.part(balanced_rows(train.labels, spec.samples, spec.seed))
+    test = test.part(balanced_rows(test.labels, spec.test_samples, spec.seed, "data.test_samples"))
+    _check_memory(len(train.files), len(test.files), spec.size)
     return Splits(
-        read_images(chosen, spec.size, resize),
-        train.labels[rows],
+        read_images(train.files, spec.size, resize),
+        train.labels,
         read_images(test.files, spec.size, resize),
         test.labels,
         len(classes),
@@ -71,7 +76,7 @@ def _check_memory(num_train: int, num_test: int, size: int) -> None:
         raise DataError(
             f"data=imagefolder: {num_train:,} training and {num_test:,} test images of {size} "
             f"pixels take {needed / 2**30:.1f} GiB, found {free / 2**30:.1f} GiB free; take fewer "
-            "with data.samples, or a smaller data.size"
+            "with data.samples and data.test_samples, or a smaller data.size"
         )
 
 

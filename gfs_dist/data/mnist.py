@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gfs_dist.data.balanced import balanced_part
+from gfs_dist.data.balanced import balanced_splits
 from gfs_dist.data.spec import Dataset, DataSpec, Splits
 from gfs_dist.errors import DataError
 
@@ -44,8 +44,8 @@ def read_mnist(spec: DataSpec) -> Splits:
         raise DataError("data.root: data=mnist needs the folder of its four idx files")
     x_train, labels_train = _split(Path(spec.root), "train")
     x_test, labels_test = _split(Path(spec.root), "t10k")
-    x_train, labels_train = balanced_part(x_train, labels_train, spec.samples, spec.seed)
-    return Splits(x_train, labels_train, x_test, labels_test, NUM_CLASSES)
+    found = Splits(x_train, labels_train, x_test, labels_test, NUM_CLASSES)
+    return balanced_splits(found, spec)
 
 
 def _split(root: Path, name: str) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gfs_dist.data.archive import first_line, refuse_bomb, refuse_larger
-from gfs_dist.data.balanced import balanced_part
+from gfs_dist.data.balanced import balanced_splits
 from gfs_dist.data.spec import DataSpec, Splits
 from gfs_dist.errors import DataError
 
@@ -44,8 +44,7 @@ def read_npz(spec: DataSpec) -> Splits:
     labels_train = _labels(path, arrays, "train", spec.classes or MAX_CLASSES)
     classes = spec.classes or int(labels_train.max()) + 1
     labels_test = _labels(path, arrays, "test", classes)
-    x_train, labels_train = balanced_part(x_train, labels_train, spec.samples, spec.seed)
-    return Splits(x_train, labels_train, x_test, labels_test, classes)
+    return balanced_splits(Splits(x_train, labels_train, x_test, labels_test, classes), spec)
 
 
 class Header(NamedTuple):

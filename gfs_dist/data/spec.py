@@ -22,6 +22,7 @@ class DataSpec:
         name: ``digits``, ``mnist``, ``cifar10``, ``imagefolder``, ``npz`` or ``synthetic``.
         root: folder of the files (mnist, cifar10, imagefolder).
         samples: training samples, balanced over classes; None for all (synthetic: 2,000).
+        test_samples: the same of the test split; None for all (synthetic: 500).
         seed: chooses the sub-dataset, or makes the synthetic problem.
         features: inputs (synthetic).
         planted: neurons whose mean is the target (synthetic).
@@ -35,6 +36,7 @@ class DataSpec:
     name: str = "digits"
     root: str | None = None
     samples: int | None = None
+    test_samples: int | None = None
     seed: int = 0
     features: int = 64
     planted: int = 10

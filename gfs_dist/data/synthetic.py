@@ -11,7 +11,7 @@ from gfs_dist.data.spec import Dataset, DataSpec, Planted
 from gfs_dist.errors import DataError
 
 DEFAULT_SAMPLES = 2000
-TEST_SAMPLES = 500
+DEFAULT_TEST_SAMPLES = 500
 ROW_NORM = 2.0
 OTHERS_SCALE = (2.0, 3.0)
 
@@ -29,7 +29,7 @@ def load_synthetic(
     left and the activation is linear: there the others are combinations of planted ones.)
 
     Args:
-        spec: ``samples``, ``seed``, ``features``, ``planted``.
+        spec: ``samples``, ``test_samples``, ``seed``, ``features``, ``planted``.
         width: neurons of the whole network.
         activation: of the network.
 
@@ -37,8 +37,10 @@ def load_synthetic(
         DataError: planted neurons do not fit into width or features, or a count below 1.
     """
     samples = DEFAULT_SAMPLES if spec.samples is None else spec.samples
-    if samples < 1:
-        raise DataError(f"data.samples: found {samples}, accepted 1 or more")
+    test_samples = DEFAULT_TEST_SAMPLES if spec.test_samples is None else spec.test_samples
+    for key, found in (("data.samples", samples), ("data.test_samples", test_samples)):
+        if found < 1:
+            raise DataError(f"{key}: found {found}, accepted 1 or more")
     if spec.features < 1:
         raise DataError(f"data.features: found {spec.features}, accepted 1 or more")
     most = min(width, spec.features)
@@ -49,7 +51,7 @@ def load_synthetic(
         )
     planted = _network(spec, width)
     x_train = _gaussian(spec.seed, 1, samples, spec.features)
-    x_test = _gaussian(spec.seed, 2, TEST_SAMPLES, spec.features)
+    x_test = _gaussian(spec.seed, 2, test_samples, spec.features)
 
     def mean_of_planted(x: Tensor) -> Tensor:
         hidden, output = planted.hidden[planted.support], planted.output[planted.support]

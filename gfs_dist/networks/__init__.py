@@ -3,10 +3,11 @@
 Knows nothing of data, searches or runs.
 """
 
+from gfs_dist.networks.batching import batch_size, prefer_channels_last
 from gfs_dist.networks.catalog import CATALOG, make
 from gfs_dist.networks.classify import Classified, classify
 from gfs_dist.networks.custom import make_custom
-from gfs_dist.networks.export import export_onnx, export_program
+from gfs_dist.networks.export import export_onnx, export_program, require_onnx
 from gfs_dist.networks.finite import first_non_finite
 from gfs_dist.networks.measures import (
     Latency,
@@ -34,6 +35,7 @@ __all__ = [
     "Latency",
     "TwoLayer",
     "accuracy",
+    "batch_size",
     "build",
     "classify",
     "count_macs",
@@ -57,5 +59,7 @@ __all__ = [
     "mean_loss",
     "outputs",
     "params",
+    "prefer_channels_last",
+    "require_onnx",
     "save",
 ]

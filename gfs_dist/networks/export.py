@@ -28,6 +28,19 @@ TOLERANCE = 1e-4
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
+def require_onnx(key: str = "onnx") -> None:
+    """Refuse to write ONNX where the packages that it takes are missing.
+
+    Raises:
+        ConfigError: names ``key``, the packages, and how to install them.
+    """
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"{key}: {', '.join(missing)} not installed: pip install 'gfs-dist[onnx]'"
+        )
+
+
 def export_program(
     network: nn.Module, example: Tensor | Sequence[Tensor], path: Path | str
 ) -> float:
@@ -76,9 +89,7 @@ def export_onnx(network: nn.Module, example: Tensor | Sequence[Tensor], path: Pa
         RunError: the network cannot be exported, or the difference is above 1e-4.
         StorageError: the file cannot be written.
     """
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"onnx: {', '.join(missing)} not installed: pip install 'gfs-dist[onnx]'")
+    require_onnx()
     model = plain_copy(network).float()
     inputs = [x.float() if x.is_floating_point() else x for x in _several_rows(example)]
     program = _program(model, inputs)

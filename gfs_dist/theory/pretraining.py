@@ -39,7 +39,10 @@ class Spectrum:
         """Share that ``lr`` is of the largest step the theory allows, N^2 / beta^2.
 
         ``lr`` multiplies the gradient of the mean loss, as everywhere in gfs-dist; the paper's
-        step, for the summed loss, is ``lr`` divided by the number of samples.
+        step, for the summed loss, is ``lr`` divided by the number of samples. N^2 / beta^2 looks
+        at the output weights alone; where both layers are trained, steps are stable only below 2
+        over the largest eigenvalue of the tangent kernel of both: a share of 0.33 on 20 digits,
+        of 0.04 on MNIST (tanh, Gaussian initialisation). ``train.lr`` is null: that is measured.
         """
         step = at_least("lr", lr, 0.0, above=True) / self.num_samples
         return step * self.largest**2 / self.num_neurons**2

@@ -2,7 +2,8 @@
 
 from gfs_dist.training.deep import train_deep
 from gfs_dist.training.deep_spec import DeepSpec, DeepState
-from gfs_dist.training.spec import TrainSpec, TrainState, default_lr
+from gfs_dist.training.spec import TrainSpec, TrainState, risen
+from gfs_dist.training.step_size import default_lr
 from gfs_dist.training.train import train
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "TrainSpec",
     "TrainState",
     "default_lr",
+    "risen",
     "train",
     "train_deep",
 ]

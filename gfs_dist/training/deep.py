@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gfs_dist.errors import ConfigError, DataError, RunError, ShapeError
-from gfs_dist.networks import device_of, evaluating
+from gfs_dist.networks import device_of, prefer_channels_last
 from gfs_dist.runtime.peers import NoPeers, Peers
 from gfs_dist.training.augment import crop_and_flip
 from gfs_dist.training.deep_spec import DeepSpec, DeepState, Samples
@@ -71,7 +71,8 @@ def train_deep(
             f"labels: found shape {tuple(samples.labels_train.shape)}, "
             f"accepted ({len(samples.x_train)},)"
         )
-    _prefer_channels_last(network, samples)
+    first = samples.inputs(samples.x_train[:2].to(device_of(network)))
+    prefer_channels_last(network, first)
     network.train()
     optimizer = _optimizer(network, spec, start.velocity if start else {})
     meter = _Meter()
@@ -159,23 +160,6 @@ def _share(
     own = own if len(own) else torch.zeros(1, dtype=torch.int64)
     x = samples.inputs(x[own].to(device))
     return x, samples.labels_train[rows[own]].to(device), share, len(rows)
-
-
-def _prefer_channels_last(network: nn.Module, samples: Samples) -> None:
-    """Lay weights out as convolutions are faster, on CPU and GPU, if the network runs so.
-
-    One that uses ``view`` on features does not: it needs the usual order.
-    """
-    x = samples.inputs(samples.x_train[:2].to(device_of(network)))
-    if x.ndim != 4:
-        return
-    # torch's types do not know the argument.
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with evaluating(network):
-        try:
-            network(x.contiguous(memory_format=torch.channels_last))
-        except RuntimeError:  # what is wrong in either order shows in the first step
-            network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def _is_channels_last(network: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -9,9 +10,8 @@ from torch import Tensor
 from gfs_dist.errors import ConfigError
 
 METHODS = ("gd", "sgd")
-LR_PER_NEURON = {"tanh": 0.5, "sigmoid": 0.5}
-LR_PER_NEURON_UNBOUNDED = 0.1
-BCE_FACTOR = 4.0
+RISE = 0.05
+"""Of the first loss: by less, noise of mini-batches moves the loss of one that still falls."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TrainSpec:
         method: ``gd``, all samples in every step (equation 5), or ``sgd``, mini-batches.
         iterations: steps.
         lr: step size on the mean loss, which is m times the paper's step on the sum of m
-            samples; None for :func:`default_lr`.
+            samples; None for :func:`gfs_dist.training.default_lr`.
         batch: samples of a mini-batch (sgd).
         momentum: share of the last step that the next one keeps (sgd).
         checkpoint_every: iterations between checkpoints; the first and the last always are one.
@@ -68,14 +68,19 @@ class TrainState:
     velocity: dict[str, Tensor] = field(default_factory=dict)
 
 
-def default_lr(width: int, activation: str, loss: str) -> float:
-    """A step size that trains: 0.5 a neuron for tanh and sigmoid, 0.1 for unbounded activations.
+def risen(losses: Mapping[int, float], lr: float) -> str:
+    """That the loss of a training has risen, as a sentence; empty if it has not.
 
-    Four times that under BCE, whose curvature in the output is at most 1/4 of the squared loss's.
-
-    The output is a mean over N neurons, so a neuron's gradient has a factor 1/N and the step has
-    to grow with N. Measured on digits, width 1,000, Gaussian initialisation: tanh trains from 0.1
-    to 2 a neuron, relu, gelu and softplus lose all they learned from 0.5 on.
+    Args:
+        losses: of its checkpoints so far, by iteration.
+        lr: its step size.
     """
-    per_neuron = LR_PER_NEURON.get(activation, LR_PER_NEURON_UNBOUNDED)
-    return per_neuron * width * (BCE_FACTOR if loss == "bce" else 1.0)
+    if not losses:
+        return ""
+    last, best = max(losses), min(losses, key=losses.__getitem__)
+    if losses[last] - losses[best] <= RISE * losses[min(losses)]:
+        return ""
+    return (
+        f"training: the loss has risen from {losses[best]:.5g} (iteration {best:,}) to "
+        f"{losses[last]:.5g} (iteration {last:,}); take a smaller train.lr than {lr:.4g}"
+    )

@@ -12,7 +12,8 @@ from gfs_dist.errors import DataError, RunError, ShapeError
 from gfs_dist.networks import TwoLayer, loss_sum
 from gfs_dist.networks.measures import row_chunks
 from gfs_dist.training.order import batch_rows
-from gfs_dist.training.spec import TrainSpec, TrainState, default_lr
+from gfs_dist.training.spec import TrainSpec, TrainState
+from gfs_dist.training.step_size import default_lr
 
 OnCheckpoint = Callable[[int, TwoLayer, TrainState], None]
 OnProgress = Callable[[int, float], None]
@@ -59,7 +60,10 @@ def train(
         raise ShapeError(f"target: found shape {tuple(target.shape)}, accepted ({len(x)},)")
     x = x.to(network.hidden.weight.dtype)
     target = target.to(network.hidden.weight.dtype)
-    lr = default_lr(network.width, network.activation, loss) if spec.lr is None else spec.lr
+    lr = spec.lr
+    if lr is None:
+        assert start is None, "measured at the first weights, which are gone"
+        lr = default_lr(network, x, loss, spec)
     velocity = {name: tensor.clone() for name, tensor in (start.velocity if start else {}).items()}
 
     for iteration in range(start.iteration if start else 0, spec.iterations + 1):

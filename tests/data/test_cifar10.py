@@ -91,6 +91,14 @@ def test_a_balanced_part_is_taken(root: Path) -> None:
     assert len(found.x_test) == COUNT
 
 
+def test_a_balanced_part_of_the_test_split_is_taken(root: Path) -> None:
+    whole = load(root)
+    found = data.load_images(DataSpec("cifar10", root=str(root), test_samples=10))
+    assert torch.bincount(found.labels_test).tolist() == [1] * 10
+    assert torch.equal(found.x_train, whole.x_train)
+    assert all(any(torch.equal(x, other) for other in whole.x_test) for x in found.x_test)
+
+
 @pytest.mark.parametrize("folder", ["cifar10", "cifar-10-batches-bin"])
 def test_usual_folders_are_looked_into(tmp_path: Path, folder: str) -> None:
     (tmp_path / folder).mkdir()

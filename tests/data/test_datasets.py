@@ -44,6 +44,27 @@ def test_a_part_has_equal_classes_the_rest_goes_to_the_lowest(samples: int) -> N
     assert len(found.x_test) == 360
 
 
+@pytest.mark.parametrize("samples", [1, 57, 260])
+def test_a_part_of_the_test_split_is_balanced_too(samples: int) -> None:
+    found, whole = data.load(DataSpec(test_samples=samples)), data.load(DataSpec())
+    counts = torch.bincount(found.labels_test, minlength=10)
+    assert counts.tolist() == (samples // 10 + (samples % 10 > CLASSES)).tolist()
+    rows = balanced.balanced_rows(whole.labels_test, samples, 0)
+    assert torch.equal(found.x_test, whole.x_test[rows])
+    assert torch.equal(found.x_train, whole.x_train)
+    other = data.load(DataSpec(test_samples=samples, seed=1))
+    assert not torch.equal(found.x_test, other.x_test)
+    assert found.fingerprint != whole.fingerprint
+
+
+def test_more_test_samples_than_there_are_are_refused_by_their_key() -> None:
+    with pytest.raises(DataError, match="^data.test_samples: 361 needs 36 of class 1, found 28"):
+        data.load(DataSpec(test_samples=361))
+    with pytest.raises(DataError, match="^data.test_samples: found 0, accepted 1 or more"):
+        data.load(DataSpec("synthetic", test_samples=0))
+    assert len(data.load(DataSpec("synthetic", samples=30, test_samples=7)).x_test) == 7
+
+
 def test_parts_are_nested_repeatable_and_depend_on_the_seed() -> None:
     labels = data.load(DataSpec()).labels_train
     small, large = (balanced.balanced_rows(labels, n, 3).tolist() for n in (123, 456))

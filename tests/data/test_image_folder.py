@@ -135,6 +135,18 @@ def test_folders_that_do_not_fit_are_refused_by_name(root: Path) -> None:
         load(root / "empty")
 
 
+def test_test_images_that_are_not_asked_for_are_not_read(root: Path) -> None:
+    for name in COLOURS:
+        picture(root / "val" / name / "b.png", COLOURS[name])
+    labels = load(root).labels_test
+    chosen = balanced_rows(labels, 3, 0).tolist()
+    files = sorted((root / "val").rglob("*.[pP]*"))
+    for row in set(range(6)) - set(chosen):
+        files[row].write_bytes(b"damaged")
+    found = load(root, test_samples=3)
+    assert (found.labels_test.tolist(), len(found.x_train)) == ([0, 1, 2], 12)
+
+
 def test_more_than_memory_holds_is_refused_before_reading(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +154,7 @@ def test_more_than_memory_holds_is_refused_before_reading(
     with pytest.raises(DataError, match=r"12 training and 3 test images of 4096 pixels take 0.7 "):
         load(root, 4096)
     (root / "train" / "cat" / "0.png").write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"take fewer with data.samples, or a smaller data.size"):
+    with pytest.raises(DataError, match=r"with data.samples and data.test_samples, or a smaller"):
         load(root, 4096)
 
 

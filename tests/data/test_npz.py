@@ -36,6 +36,13 @@ def test_images_of_bytes_stay_bytes(tmp_path: Path) -> None:
     assert (found.mean, found.std) == ((0.5,), (0.5, 1.0, 2.0))
 
 
+def test_parts_of_both_splits_are_taken(tmp_path: Path) -> None:
+    found = load(write(tmp_path / "d.npz", GOOD), samples=8, test_samples=4)
+    assert torch.bincount(found.labels_train).tolist() == [2, 2, 2, 2]
+    assert np.array_equal(found.x_test.numpy()[1:], X[1:4])
+    assert found.labels_test.tolist() == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f8"])
 @pytest.mark.parametrize("shape", [(12, 3, 2, 2), (12, 7)])
 def test_floating_inputs_are_taken_as_they_are(

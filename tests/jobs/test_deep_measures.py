@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from gfs_dist.data import Images
 from gfs_dist.jobs.deep_measures import Measures
+from gfs_dist.networks import batch_size, batching, classify, prefer_channels_last
 
 
 class Noting(nn.Linear):
@@ -33,3 +35,48 @@ def test_networks_that_are_compared_are_timed_in_turn() -> None:
     assert calls == sorted(calls, key=list(dict.fromkeys(calls)).index)
     assert [[row["batch"] for row in rows] for rows in found] == [[1, 64], [1, 64]]
     assert all(row["device"] == "cpu" and row["median_s"] > 0 for rows in found for row in rows)
+
+
+def test_each_image_of_the_test_split_goes_through_a_network_once() -> None:
+    """After one sample that shows how many fit."""
+    x, labels = torch.randn(30, 3), torch.arange(30) % 2
+    images = Images(x, labels, x[:20], labels[:20], (0.0,), (1.0,), 2)
+    network, told = Noting("dense", []), list[tuple[int, int]]()
+    measures = Measures(images, torch.arange(8), torch.device("cpu"))
+    found = measures.facts(network, lambda *row: told.append(row))
+    assert found["accuracy"] == classify(network, [(x[:20], labels[:20])]).accuracy
+    assert found["loss"] == pytest.approx(classify(network, [(x[:8], labels[:8])]).loss)
+    assert told == [(0, 1), (1, 1)]
+    told.clear()
+    assert measures.facts(network, lambda *row: told.append(row), 0.25)["accuracy"] == 0.25
+    assert told == []
+
+
+def test_a_batch_is_as_large_as_the_largest_result_lets_it_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(batching, "BYTES_PER_THREAD", 40_000)
+    network = nn.Sequential(nn.Linear(100, 1000), nn.Linear(1000, 10))
+    assert batch_size(network, torch.zeros(1, 100)) == 10 * threads  # 4,000 bytes a sample
+    assert network.training
+    assert batch_size(nn.Linear(100, 10), torch.zeros(1, 100)) == 100 * threads  # the input
+    assert batch_size(nn.Linear(10, 10_000 * (threads + 1)), torch.zeros(1, 10)) == 1
+
+
+def test_channels_come_last_only_where_the_network_runs_so() -> None:
+    x = torch.randn(5, 3, 8, 8)
+    for flatten, runs in ((nn.Flatten(), True), (View(), False)):
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), flatten, nn.Linear(4 * 36, 2))
+        expected = network(x)
+        prefer_channels_last(network, x[:2])
+        assert network[0].weight.is_contiguous() != runs
+        torch.testing.assert_close(network(x), expected)
+        assert network.training
+
+
+class View(nn.Module):
+    """Flattens features that lie in the usual order, no others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -195,6 +196,68 @@ def test_divergence_is_a_failed_run(tmp_path: Path, capsys: Any) -> None:
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["status"] == "failed"
     assert "take a smaller train.lr" in report["error"]
+
+
+def test_a_loss_that_rises_is_told_at_once_and_at_the_end(tmp_path: Path, capsys: Any) -> None:
+    words = [*SMALL, "train.lr=300", f"out={tmp_path / 'run'}"]
+    assert train(*words) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    first, last = report["results"][0]["loss"], report["results"][-1]["loss"]
+    assert last > first
+    told = f"has risen from {first:.5g} (iteration 0) to {last:.5g} (iteration 25); take a smaller "
+    [note] = report["notes"]
+    assert note == f"training: the loss {told}train.lr than 300"
+    assert note in (tmp_path / "run" / "report.md").read_text()
+    said = capsys.readouterr().out
+    assert note in said
+    assert said.index("(iteration 0) to") < said.index("(iteration 25)")
+    assert train(*SMALL, f"out={tmp_path / 'calm'}") == 0
+    assert "notes" not in json.loads((tmp_path / "calm" / "report.json").read_text())
+
+
+@pytest.mark.parametrize("words", [SMALL, SGD])
+def test_the_step_size_is_measured_once_and_kept(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    out = tmp_path / "run"
+    assert train(*words, f"out={out}") == 0
+    lr = checkpoint.load(out / "checkpoints/step_00000000").state["training"]["train.lr"]
+    assert f"lr {lr:g} (from the curvature at the start)" in capsys.readouterr().out
+    monkeypatch.setattr("gfs_dist.jobs.checkpoints.default_lr", lambda *_: 2 * lr)
+    before = weights(out)
+    shutil.rmtree(out / "checkpoints/step_00000025")
+    assert train(f"resume={out}") == 0  # this machine would measure another
+    assert same(weights(out), before)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train.lr=3", "train.step_share=0.5"], "train.step_share: found 0.5 with train.lr=3"),
+        (
+            ["train.step_share=2"],
+            "train.step_share: found 2.0, accepted a number, above 0",
+        ),
+        (
+            ["model=resnet20_cifar", "train.step_share=1"],
+            "train.step_share: accepted with",
+        ),
+    ],
+)
+def test_step_shares_that_mean_nothing_are_refused(
+    words: list[str], message: str, capsys: Any
+) -> None:
+    assert train(*words, "--dry-run") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_share_of_the_measured_step_is_taken(tmp_path: Path) -> None:
+    kept = []
+    for share in (1, 0.25):
+        assert train(*SMALL, f"train.step_share={share}", f"out={tmp_path / str(share)}") == 0
+        found = checkpoint.load(tmp_path / str(share) / "checkpoints/step_00000000")
+        kept.append(found.state["training"]["train.lr"])
+    assert kept[1] == pytest.approx(kept[0] / 4)
 
 
 def test_synthetic_training_starts_at_the_planted_network(tmp_path: Path) -> None:

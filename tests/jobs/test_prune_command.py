@@ -249,6 +249,21 @@ def test_stop_rules_end_the_search(tmp_path) -> None:
     assert (once["kept"], once["steps"], once["stop_reason"]) == (40, 40, "exhausted")
 
 
+def test_distinct_brings_its_own_bound_and_what_is_not_reached_is_told(tmp_path, capsys) -> None:
+    words = ["data.samples=200", "model.width=40", "train.iterations=0", "runtime=none"]
+    report = prune(tmp_path / "with", *words, "distinct=35")
+    [row] = report["results"]
+    assert (row["steps"], row["stop_reason"]) == (700, "steps")
+    said = capsys.readouterr().out
+    assert "until 35 distinct neurons; at most 700 picks" in said
+    told = f"step_00000000: {row['kept']} distinct neurons, not 35: the 700 picks allowed (steps)"
+    assert told in said
+    assert [note.startswith(told) for note in report["notes"]] == [True]
+    assert told in (tmp_path / "with/report.md").read_text()
+    [row] = prune(tmp_path / "without", *words, "distinct=35", "replacement=false")["results"]
+    assert (row["kept"], row["steps"], row["stop_reason"]) == (35, 35, "distinct")
+
+
 @pytest.mark.parametrize("objective", ["squared", "bce"])
 @pytest.mark.parametrize("weights", ["uniform", "line_search"])
 def test_verify_agrees_with_the_exhaustive_search(tmp_path, objective, weights) -> None:
@@ -318,6 +333,14 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, capsys, words
 
     assert re.search(message, error), error
     assert not out.exists()
+
+
+def test_a_gpu_that_is_not_there_is_told_before_the_training(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for words in (["device=cuda"], ["device=cuda", "--dry-run"]):
+        assert main(["prune", f"out={tmp_path / 'run'}", *ALONE, *words]) == 2
+        assert "device: found cuda, accepted here auto, cpu" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_folder_that_exists_is_refused_and_left_alone(undisturbed, capsys) -> None:

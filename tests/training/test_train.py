@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gfs_dist import data
 from gfs_dist.errors import ConfigError, DataError, RunError, ShapeError
-from gfs_dist.networks import TwoLayer, accuracy, measures, outputs
-from gfs_dist.training import TrainSpec, TrainState, default_lr, train
+from gfs_dist.networks import TwoLayer, measures
+from gfs_dist.training import TrainSpec, TrainState, risen, train
 
 X = torch.rand(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 TARGET = (X[:, 0] > X[:, 1]).double()
@@ -157,18 +156,8 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str)
         TrainSpec(**change)
 
 
-def test_the_default_step_size_grows_with_the_width() -> None:
-    assert default_lr(1000, "tanh", "squared") == 500
-    assert default_lr(1000, "relu", "squared") == 100
-    assert default_lr(1000, "relu", "bce") == 400
-
-
-@pytest.mark.parametrize("activation", ["tanh", "relu", "gelu"])
-@pytest.mark.parametrize("loss", ["squared", "bce"])
-def test_defaults_train_digits(activation: str, loss: str) -> None:
-    digits = data.load(data.DataSpec())
-    network = TwoLayer.initialise(200, digits.features, activation)
-    target = data.target(digits.labels_train, loss)
-    train(network, digits.x_train, target, loss, TrainSpec(iterations=150))
-    test_target = data.target(digits.labels_test, loss)
-    assert accuracy(outputs(network, digits.x_test), test_target) > 0.92
+def test_a_loss_that_rises_is_told_and_noise_is_not() -> None:
+    assert risen({}, 1.0) == risen({0: 0.5}, 1.0) == risen({0: 0.5, 9: 0.1, 20: 0.124}, 1.0) == ""
+    said = "training: the loss has risen from 0.1 (iteration 9) to 0.126 (iteration 20); take a "
+    assert risen({0: 0.5, 9: 0.1, 20: 0.126}, 3.25) == f"{said}smaller train.lr than 3.25"
+    assert risen({0: 0.5, 9: 0.3, 20: 0.1, 30: 0.11}, 3.25) == ""

@@ -42,7 +42,8 @@ class CutResult:
         network: in recorded steps.
         choice: what it keeps.
         widths: by layer.
-        accuracy_after: ``cut`` and each repair that was asked for, as ``evaluate`` found it.
+        accuracy_after: ``cut`` and each repair that was asked for, as ``evaluate`` found it; of
+            the last one None, since whoever takes the network measures it as it is kept.
         difference: from the masked network, relative to the largest output.
     """
 
@@ -51,6 +52,10 @@ class CutResult:
     widths: Mapping[str, int]
     accuracy_after: dict[str, float | None] = field(default_factory=dict)
     difference: float = 0.0
+
+    def accuracies(self, last: float | None) -> dict[str, float | None]:
+        """``accuracy_after`` with what was measured of the network itself."""
+        return {**self.accuracy_after, next(reversed(self.accuracy_after)): last}
 
 
 def cut(
@@ -69,7 +74,7 @@ def cut(
         widths: channels to keep.
         repairs: which.
         name: folder for scratch files, new in the workspace.
-        evaluate: measures a network after the cut and after each repair.
+        evaluate: measures a network that is mended further.
         on_site: called with the number of layers that are refitted.
 
     Raises:
@@ -78,14 +83,14 @@ def cut(
     fold = repairs.fold and pruner.settings.objective != "least_squares"
     choice = pruner.choice(widths, fold=fold)
     network = pruner.cut(choice)
-    accuracy_after = {"cut": evaluate(network)}
+    accuracy_after: dict[str, float | None] = {"cut": None}
     if repairs.refit:
+        accuracy_after = {"cut": evaluate(network), "refit": None}
         network = pruner.refit(choice, name, on_site)
-        accuracy_after["refit"] = evaluate(network)
     if not repairs.refit if repairs.batch_norm is None else repairs.batch_norm:
-        workspace = pruner.workspace
+        before, workspace = next(reversed(accuracy_after)), pruner.workspace
+        accuracy_after |= {before: evaluate(network), "batch_norm": None}
         batches = (workspace.x(chunk) for chunk in range(workspace.num_chunks))
         recalibrate(network, batches, workspace.folder)
-        accuracy_after["batch_norm"] = evaluate(network)
     difference = pruner.check(network, choice)
     return CutResult(network, choice, dict(widths), accuracy_after, difference)

@@ -14,6 +14,7 @@ from gfs_dist import data, networks
 from gfs_dist.cli import main
 from gfs_dist.data import DataSpec
 from gfs_dist.files import checkpoint
+from gfs_dist.jobs.measuring import batches_of
 from gfs_dist.pruning.budget import Budget
 from gfs_dist.pruning.costs import measure_costs
 from gfs_dist.pruning.discover import find_structure
@@ -130,6 +131,29 @@ def test_no_layer_could_be_one_channel_wider(undisturbed: Path) -> None:
     assert costs.macs(widths) == row["macs"] <= limit
     for name, width in widths.items():
         assert width == costs.channels[name] or costs.macs({**widths, name: width + 1}) > limit
+
+
+def test_the_test_split_is_limited_and_seen_once_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The dense network, the cut one before its repair, the result."""
+    seen: list[int] = []
+
+    def counting(images: data.Images, parts: Any, on_batch: Any) -> Any:
+        seen.append(sum(map(len, parts)))
+        return batches_of(images, parts, on_batch)
+
+    monkeypatch.setattr("gfs_dist.jobs.deep_measures.batches_of", counting)
+    [row] = prune(tmp_path / "run", *ALONE, "data.test_samples=50")["results"]
+    assert seen == [50, 50, 50]
+    assert all(round(50 * row["accuracy_after"][k], 9) % 1 == 0 for k in ("cut", "refit"))
+    said = capsys.readouterr().out
+    assert "60 calibration images of 1 x 8 x 8, 50 to test on" in said
+    assert "data.test_samples=50" in said.partition("next: gfs evaluate")[2]
+    told = [line for line in said.splitlines() if line.startswith("time      about")]
+    assert "not measured yet" not in told[-1]
+    for part in ("measure", "prune", "size", "repair"):
+        assert part in told[-1]
 
 
 def test_the_card_says_where_the_network_comes_from(undisturbed: Path) -> None:
