@@ -46,7 +46,7 @@ class TotalTime(Passing):
     ) -> None:
         super().step(done, loss, kept, **facts)
         self._last_s, most = self._clock(), facts.get("at_most", self._total)
-        if self._first is None:
+        if self._first is None or not self._first[1]:  # starting and loading are no measure
             self._first = self._last_s, done
         began_s, before = self._first
         if self._kind not in self._seconds and self._last_s - began_s >= ENOUGH_S and done > before:

@@ -25,6 +25,7 @@ def test_the_total_is_told_once_steps_of_a_part_are_measured() -> None:
         timed.step(done, **facts)
 
     timed.phase("measure the dense network", 40)
+    step(0, 1.0)
     step(1, 10.0)  # what came before the first step is no measure
     step(2, 10.5)
     assert told.lines == []
