@@ -29,6 +29,11 @@ def literal(text: str) -> str:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
+def looks_up(text: str) -> bool:
+    r"""Whether OmegaConf finds an interpolation in ``text``: one without an odd ``\`` before it."""
+    return any(len(found[1]) % 2 == 0 for found in re.finditer(r"(\\*)\$\{", text))
+
+
 def _escape(found: re.Match[str]) -> str:
     """Backslashes are doubled before a quote, and nowhere else: so Hydra reads them."""
     return found[1] * 2 + ('\\"' if found[2] else "")

@@ -13,7 +13,7 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from gfs_dist.command_words import literal, typed
+from gfs_dist.command_words import literal, looks_up, typed
 from gfs_dist.errors import ConfigError
 from gfs_dist.jobs.command import named
 from gfs_dist.jobs.config import CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
@@ -74,7 +74,7 @@ def read_file(
     if not _is_of(command, stored):
         raise ConfigError(f"{key}: {place} is not a configuration of gfs {command}")
     for name, text in _texts(stored):
-        if "${" in text:
+        if looks_up(text):
             raise ConfigError(
                 f"{key}: {place}: {name}: found {text!r}, accepted a plain value, as gfs writes "
                 "them: nothing is looked up for a file, least of all in the environment"

@@ -20,7 +20,7 @@ from gfs_dist.jobs import fetch, on_cluster
 from gfs_dist.jobs.again import data_words
 from gfs_dist.jobs.compose import compose, compose_file, to_yaml
 from gfs_dist.jobs.overrides import parse, text
-from tests.jobs.deep_runs import RUN, make_home
+from tests.jobs.deep_runs import OWN, RUN, make_home
 from tests.jobs.test_submit import job
 
 NASTY = [
@@ -106,7 +106,7 @@ def test_the_next_commands_of_a_deep_run_work(
     moved = typed("checkpoint", "-d=1, {x}/checkpoints/step_00000025")
     out = typed("out", '-o=1 "é"')
     words = shlex.split(f"{moved} {out}")
-    assert main(["prune", *words, *RUN, "runtime=none"]) == 0
+    assert main(["prune", *words, *OWN, *RUN, "runtime=none"]) == 0
     said = printed(capsys.readouterr().out)
     assert [shlex.split(command)[1] for command in said] == [
         "evaluate", "finetune", "cut", "report",

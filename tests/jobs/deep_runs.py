@@ -20,6 +20,7 @@ from tests.jobs.tiny import MODEL, TRAIN, write_factory
 RUN = ["data.samples=200", "calibration.samples=60"]
 FACTORY = "model.factory=tiny_digits:make"
 OWN = ["model=custom", FACTORY]
+MADE_BY = "factory=tiny_digits:make"
 LAST = ["checkpoint=dense/checkpoints/step_00000025", *OWN, *RUN]
 ALONE = [*LAST, "runtime=none"]
 

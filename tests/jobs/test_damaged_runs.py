@@ -17,7 +17,7 @@ from gfs_dist.cli import main
 from gfs_dist.files.mirror import kept_files
 from gfs_dist.jobs.deep_result import ResultMaker
 from gfs_dist.report import plots
-from tests.jobs.deep_runs import ALONE, FACTORY, OWN, make_home
+from tests.jobs.deep_runs import ALONE, FACTORY, MADE_BY, OWN, make_home
 from tests.jobs.tiny import forget_checksums
 
 TUNING = ["train.iterations=6", "train.checkpoint_every=5", "train.batch=32", "threads=1"]
@@ -50,7 +50,6 @@ class Kind:
 
 
 MODEL = "run/models/step_00000025"
-MADE_BY = FACTORY.removeprefix("model.")
 KINDS = {
     "deep": Kind(
         [["prune", "out=run", *ALONE], ["cut", "run", MADE_BY, "budget.macs=35%", "name=small"]],

@@ -203,6 +203,23 @@ def test_nothing_is_looked_up_for_a_file(
     assert asked == []
 
 
+@pytest.mark.parametrize("slashes", [1, 3])
+def test_what_only_looks_like_an_interpolation_stays_a_text(
+    slashes: int, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As gfs writes names of folders that hold it, however often it is read and written."""
+    monkeypatch.setenv("GFS_SECRET", "5ecr3t")
+    file = run / "config.yaml"
+    written = "\\" * slashes + "${oc.env:GFS_SECRET}"
+    file.write_text(
+        re.sub("^out: .*$", lambda _: f"out: '{written}'", file.read_text(), flags=re.M)
+    )
+    for _ in range(2):
+        config = compose("prune", ["resume=run", "model.factory=helper:make"])
+        assert config.out == "\\" * (slashes // 2) + "${oc.env:GFS_SECRET}"
+        file.write_text(to_yaml(config))
+
+
 def test_a_file_chooses_among_our_options(run: Path, tmp_path: Path) -> None:
     file = run / "config.yaml"
     file.write_text(file.read_text().replace("name: digits", f"name: {tmp_path}/options"))

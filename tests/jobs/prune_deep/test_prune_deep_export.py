@@ -14,7 +14,7 @@ import gfs_dist
 from gfs_dist.cli import main
 from gfs_dist.errors import RunError
 from gfs_dist.jobs import deep_result
-from tests.jobs.deep_runs import ALONE, prune, report
+from tests.jobs.deep_runs import ALONE, FACTORY, MADE_BY, prune, report
 
 NAME = "step_00000025"
 
@@ -56,20 +56,20 @@ def test_missing_packages_are_told_before_the_work(words: list[str], capsys: Any
 @pytest.mark.usefixtures("no_onnx")
 def test_missing_packages_are_told_before_a_cut(run: Path, capsys: Any) -> None:
     before = (run / "report.json").read_bytes()
-    assert main(["cut", str(run), "budget.macs=35%", "export=onnx"]) == 2
+    assert main(["cut", str(run), MADE_BY, "budget.macs=35%", "export=onnx"]) == 2
     assert "export: onnx, onnxscript not installed" in capsys.readouterr().err
     assert (run / "report.json").read_bytes() == before
 
 
 def test_a_finished_run_is_exported_on_resume_and_nothing_else_changes(run: Path) -> None:
     before = report(run)["results"]
-    assert main(["prune", f"resume={run}", "export=program"]) == 0
+    assert main(["prune", f"resume={run}", FACTORY, "export=program"]) == 0
     assert report(run)["results"] == before
     assert_computes_the_same(run / "models" / NAME, "model.pt2")
 
 
 def test_a_cut_is_exported_where_the_run_was_not(run: Path) -> None:
-    assert main(["cut", str(run), "budget.macs=35%", "name=small", "export=program"]) == 0
+    assert main(["cut", str(run), MADE_BY, "budget.macs=35%", "name=small", "export=program"]) == 0
     assert_computes_the_same(run / "models/small", "model.pt2")
     assert not (run / "models" / NAME / "model.pt2").exists()
 
@@ -91,7 +91,7 @@ def test_an_export_that_fails_loses_nothing(
         expected["accuracy"],
         expected["picks_sha256"],
     )
-    assert main(["prune", f"resume={tmp_path / 'run'}", "export=none"]) == 0
+    assert main(["prune", f"resume={tmp_path / 'run'}", FACTORY, "export=none"]) == 0
     assert report(tmp_path / "run")["status"] == "finished"
 
 
