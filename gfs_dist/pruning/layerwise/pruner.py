@@ -19,6 +19,7 @@ from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.allowed import MODULE_NAMES
 from gfs_dist.networks.graph_network import GraphNetwork
 from gfs_dist.pruning.costs import Costs, measure_costs
+from gfs_dist.pruning.coupling import is_layer
 from gfs_dist.pruning.discover import find_structure, nothing_to_prune
 from gfs_dist.pruning.layerwise.dense_pass import SMALL_SUMS, DensePass
 from gfs_dist.pruning.layerwise.fisher import (
@@ -359,8 +360,9 @@ def _supported(
 
 def _why_not(model: nn.Module, network: GraphNetwork, layer: Layer, sites: set[str]) -> str:
     for part in (*layer.producers, *layer.carriers, *layer.consumers):
-        if type(network.get_submodule(part.module)) not in MODULE_NAMES:
-            kind = type(model.get_submodule(part.module)).__name__
+        module = model.get_submodule(part.module)
+        if is_layer(module) and type(module) not in MODULE_NAMES:
+            kind = type(module).__name__
             return f"{part.module!r} is a {kind}, accepted are the layers of torch.nn themselves"
     for consumer in layer.consumers:
         module = network.get_submodule(consumer.module)
