@@ -204,17 +204,21 @@ def _layer(name: str, module: nn.Module) -> dict[str, Any]:
     with torch.device("meta"):
         again = make_layer(facts, f"layer {name!r}")
     # In any order: a tensor that was removed and set again comes last.
-    shapes, shapes_again = (
-        {name: tensor.shape for name, tensor in named_tensors(layer).items()}
+    found, accepted = (
+        {name: tuple(tensor.shape) for name, tensor in named_tensors(layer).items()}
         for layer in (module, again)
     )
-    if shapes != shapes_again or repr(again) != repr(module):
-        found = ", ".join(named_tensors(module))
+    if found != accepted or repr(again) != repr(module):
         raise UnstorableError(
-            f"layer {name!r} is no plain {type(module).__name__} (its tensors: {found or 'none'}): "
-            "make it one, as torch.nn.utils.remove_spectral_norm and prune.remove do"
+            f"layer {name!r} is no plain {type(module).__name__}: found {_shapes(found)}, but "
+            f"{again!r} has {_shapes(accepted)}: make it one, as "
+            "torch.nn.utils.remove_spectral_norm and prune.remove do"
         )
     return facts
+
+
+def _shapes(tensors: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in tensors.items()) or "no tensors"
 
 
 def _arguments(module: nn.Module) -> dict[str, Any]:

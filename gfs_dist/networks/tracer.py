@@ -91,6 +91,8 @@ class _Tracer(fx.Tracer):
         self._running = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if type(m) is nn.SyncBatchNorm:  # one process alone takes the steps of a batch norm
+            return False
         return type(m) in MODULE_NAMES or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(

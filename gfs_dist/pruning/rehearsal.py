@@ -74,7 +74,8 @@ def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> str:
     except Exception as error:  # noqa: BLE001 - a stranger's forward pass on other shapes
         return (
             f"its forward pass then fails ({first_line(error)}), as it does where the code "
-            "names a number of channels in place of reading x.shape"
+            "names a number of channels in place of reading x.shape, or keeps a tensor with an "
+            "entry for each (FrozenBatchNorm2d: make it a BatchNorm2d)"
         )
     for one, other in zip(masked, small, strict=True):
         if one.shape != other.shape:

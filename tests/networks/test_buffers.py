@@ -75,14 +75,14 @@ class OfAnotherName(nn.BatchNorm2d):
     pass
 
 
-def convolutions(norm: type[nn.BatchNorm2d]) -> nn.Sequential:
+def convolutions(norm: type[nn.BatchNorm2d | nn.SyncBatchNorm]) -> nn.Sequential:
     network = nn.Sequential(
         *(nn.Conv2d(3, 8, 3, padding=1), norm(8), nn.ReLU(), nn.Conv2d(8, 6, 3), norm(6)),
         *(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)),
     )
     with torch.no_grad():
         for module in network:
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
                 module.running_mean.uniform_(-0.1, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
                 module.num_batches_tracked.fill_(2**40 + 1)
@@ -120,8 +120,9 @@ def test_every_dtype_is_kept_to_the_bit(
         (Attention(), (4, 8), {"first": 6}),
         (convolutions(NormAct), (3, 6, 6), {"0": 4, "3": 3}),
         (convolutions(OfAnotherName), (3, 6, 6), {"0": 4, "3": 3}),
+        (convolutions(nn.SyncBatchNorm), (3, 6, 6), {"0": 4, "3": 3}),
     ],
-    ids=["attention", "norm and activation", "norm"],
+    ids=["attention", "norm and activation", "norm", "synchronised norm"],
 )
 def test_networks_with_such_buffers_are_pruned_and_stored(
     tmp_path: Path,
@@ -245,9 +246,9 @@ def test_an_expanded_buffer_is_read_where_it_is_what_it_was() -> None:
     assert network.own.tolist() == [[0, 1, 2]] * 4
 
 
-@pytest.mark.parametrize("norm", [NormAct, OfAnotherName])
+@pytest.mark.parametrize("norm", [NormAct, OfAnotherName, nn.SyncBatchNorm])
 def test_norms_of_another_class_go_on_learning_from_what_they_see(
-    tmp_path: Path, norm: type[nn.BatchNorm2d]
+    tmp_path: Path, norm: type[nn.BatchNorm2d | nn.SyncBatchNorm]
 ) -> None:
     torch.manual_seed(0)
     network, x = convolutions(norm), torch.randn(7, 3, 6, 6)

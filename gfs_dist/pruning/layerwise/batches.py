@@ -84,7 +84,7 @@ def read_batches(batches: Iterable[Any], labels: Labels) -> Iterator[Row]:
         )
     for number, batch in enumerate(batches):
         x, y = map(_tensor, _parts(batch, number))
-        if not isinstance(x, Tensor):
+        if not _holds_numbers(x):
             raise TypeError(f"batches: batch {number} is {_kind(x)}, accepted {BATCH}")
         if x.ndim == 0:
             raise ShapeError(
@@ -119,18 +119,19 @@ def _parts(batch: Any, number: int) -> tuple[Any, Any]:
 
 def _two_images(batch: list[Any] | tuple[Any, ...]) -> bool:
     """Whether a list looks like two images (C, H, W) and not like a loader's ``[x, y]``."""
+    if not isinstance(batch, list) or len(batch) != 2:
+        return False
     kinds = {(getattr(part, "shape", ()), getattr(part, "dtype", None)) for part in batch}
     shape: Any = getattr(batch[0], "shape", ())
-    alike = isinstance(batch, list) and len(batch) == 2 and len(kinds) == 1
-    return alike and len(shape) == 3 and shape[0] in (1, 3)
+    return len(kinds) == 1 and len(shape) == 3 and shape[0] in (1, 3)
 
 
 def _tensor(part: Any) -> Any:
     """An array of numbers as a tensor of its own; anything else as it is."""
     if not isinstance(part, np.ndarray):
         return part
-    try:
-        return torch.from_numpy(part.copy())
+    try:  # a copy in this machine's order of bytes
+        return torch.from_numpy(part.astype(part.dtype.newbyteorder("=")))
     except TypeError:
         return part
 
@@ -139,7 +140,7 @@ def _instead(y: Any, num_samples: int, batch: int) -> str:
     """What is found in place of class numbers, and where; empty if they may be some."""
     if y is None:
         return f"no labels in batch {batch}"
-    if not isinstance(y, Tensor):
+    if not _holds_numbers(y):
         return f"labels as {_kind(y)} in batch {batch}"
     if y.dtype in INTEGERS and y.shape == (num_samples,):
         return ""
@@ -147,6 +148,15 @@ def _instead(y: Any, num_samples: int, batch: int) -> str:
     return f"labels {kind} {tuple(y.shape)} for {num_samples} samples in batch {batch}"
 
 
+def _holds_numbers(part: Any) -> bool:
+    """Whether it is a tensor with a number in memory for each place."""
+    if not isinstance(part, Tensor) or part.is_quantized or part.is_nested:
+        return False
+    return part.layout == torch.strided and not part.is_meta
+
+
 def _kind(part: Any) -> str:
     name = type(part).__name__
+    if isinstance(part, Tensor):
+        return f"a sparse, nested, quantized or meta {name}"
     return f"{name} of {part.dtype}" if isinstance(part, np.ndarray) else name

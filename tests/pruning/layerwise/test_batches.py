@@ -77,6 +77,8 @@ UNUSABLE: dict[str, tuple[Callable[[], nn.Module], list[Any], str]] = {
     "one number": (mlp, [(X, torch.tensor(3))], "labels int64 () for 24 samples"),
     "names": (mlp, [(X, ["cat"] * N)], "labels as list in batch 0"),
     "an array of names": (mlp, [(X, np.array(["a"] * N))], "labels as ndarray of <U1"),
+    "a sparse tensor": (mlp, [(X, Y.to_sparse())], "labels as a sparse, "),
+    "a meta tensor": (mlp, [(X, Y.to("meta"))], "labels as a sparse, nested, quantized or meta "),
     "boxes": (mlp, [(X, {"boxes": X})], "labels as dict in batch 0"),
 }
 
@@ -140,6 +142,11 @@ def test_a_loader_of_inputs_alone_gives_lists_of_one() -> None:
 def test_arrays_may_be_views() -> None:
     flipped = X.numpy()[:, ::-1]
     assert pruned(mlp(), [flipped]).report == pruned(mlp(), [X.flip(1)]).report
+
+
+def test_arrays_may_have_the_other_order_of_bytes() -> None:
+    pair = X.numpy().astype(">f4"), Y.numpy().astype(">i8")
+    assert pruned(mlp(), [pair]).report == pruned(mlp(), [(X, Y)]).report
 
 
 STACK = r"stack single inputs by torch\.stack"
@@ -208,6 +215,8 @@ def test_what_is_no_batch_says_what_to_do(
             {"pixels": X, "labels": Y},
             "batch 0 is dict, accepted a tensor .* keys: 'pixels', 'labels'",
         ),
+        (X.to_sparse(), "batch 0 is a sparse, nested, quantized or meta Tensor, accepted a tensor"),
+        (X.to("meta"), "batch 0 is a sparse, nested, quantized or meta Tensor, accepted a tensor"),
         (np.array([None, None]), "batch 0 is ndarray of object, accepted a tensor"),
     ],
 )
