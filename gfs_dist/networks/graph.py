@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
+from torch.overrides import resolve_name
 
 from gfs_dist.networks.allowed import FUNCTION_NAMES, FUNCTIONS, MODULE_NAMES
 from gfs_dist.networks.graph_build import is_argument, make_layer
@@ -133,7 +134,9 @@ def _function(node: fx.Node) -> tuple[str, tuple[Any, ...]]:
         found = f"Tensor.{node.target}"
     else:
         function: Any = node.target
-        found = FUNCTION_NAMES.get(function, getattr(function, "__qualname__", str(function)))
+        # torch's own functions have other names inside than users call them by.
+        own_name = getattr(function, "__qualname__", str(function))
+        found = FUNCTION_NAMES.get(function) or resolve_name(function) or own_name
     if found not in FUNCTIONS:
         raise UnstorableError(
             f"step {node.name!r} calls {found}, which cannot be recorded: {ALONE}"

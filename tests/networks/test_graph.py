@@ -203,7 +203,7 @@ def test_a_layer_with_tensors_of_another_kind_is_named() -> None:
     network = nets.mlp()
     network.get_submodule("1").register_buffer("extra", torch.ones(2))
     plain = r"weight \(7, 12\), bias \(7,\)"
-    message = rf"layer '1' is no plain Linear: found {plain}, extra \(2,\), but Linear.* has {plain}:"
+    message = rf"'1' is no plain Linear: found {plain}, extra \(2,\), but Linear.* has {plain}:"
     with pytest.raises(UnstorableError, match=message):
         describe(network, [torch.randn(2, 12)])
 
