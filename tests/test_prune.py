@@ -178,6 +178,26 @@ def test_float64_networks_are_pruned_in_float64(batches: list[tuple[Tensor, Tens
     assert next(result.model.parameters()).dtype == torch.float64
 
 
+class Turned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.phase = nn.Parameter(torch.tensor(1j))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(torch.relu(self.one(x))) * self.phase
+
+
+def test_outputs_may_be_complex() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(16, 8)
+    result = gfs_dist.prune(Turned(), [x], budget={"keep": 0.5})
+    small = result.model
+    assert result.report["widths"] == {"one": 8}
+    hidden = torch.relu(small.get_submodule("one")(x))
+    assert torch.equal(small(x), small.get_submodule("two")(hidden) * 1j)
+
+
 def test_full_width_keeps_the_network(batches: list[tuple[Tensor, Tensor]]) -> None:
     network = ten_networks()["ResNet18"][0].eval()
     result = gfs_dist.prune(network, batches, budget={"keep": 1.0})

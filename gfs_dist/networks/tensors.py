@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ def copied(network: nn.Module) -> nn.Module:
         raise UnstorableError("it has lazy layers without weights; run it once")
     if any(tensor.is_meta for tensor in network.parameters()):
         raise UnstorableError("it is on the meta device, without numbers; load its weights first")
+    for name, tensor in named_tensors(network).items():
+        if tensor.layout != torch.strided:
+            raise UnstorableError(f"its tensor {name!r} is sparse; make it dense by to_dense()")
     try:
         return copy.deepcopy(network)
     except Exception as error:  # the user's classes may raise anything
@@ -85,8 +89,11 @@ def refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
         wrong = ~torch.isfinite(tensor)
         if wrong.any():
             index = tuple(wrong.nonzero()[0].tolist())
+            found = tensor[index].item()
+            cure = " (in a mask such as -1e9)" if found == -math.inf else ""
             raise NonFiniteError(
-                f"model: tensor {name!r} is {tensor[index].item()} at index {index}"
+                f"model: tensor {name!r} is {found} at index {index}, accepted are finite numbers"
+                f"{cure}"
             )
 
 

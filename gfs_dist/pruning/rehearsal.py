@@ -81,8 +81,9 @@ def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> str:
         if one.shape != other.shape:
             return f"an output of shape {tuple(one.shape)} becomes {tuple(other.shape)}"
         tolerance = TOLERANCE if one.dtype == torch.float64 else TOLERANCE_FLOAT32
-        largest = float(one.double().abs().max())
-        distance = float((one.double() - other.double()).abs().max())
+        wide = torch.promote_types(one.dtype, torch.float64)
+        largest = float(one.to(wide).abs().max())
+        distance = float((one.to(wide) - other.to(wide)).abs().max())
         if not distance <= tolerance * largest:
             return f"its output changes by up to {distance:.2g} (largest output {largest:.2g})"
     return ""

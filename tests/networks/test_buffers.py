@@ -189,6 +189,15 @@ def described(buffer: Tensor) -> dict[str, Any]:
     return json.loads(json.dumps(graph))
 
 
+def test_a_mask_of_infinity_and_a_sparse_buffer_are_named_with_a_cure() -> None:
+    x = torch.randn(3, 4)
+    mask = Holder(torch.full((2, 2), -torch.inf).triu(1))
+    with pytest.raises(ValueError, match=r"'own' is -inf at index \(0, 1\), .* such as -1e9"):
+        gfs_dist.prune(mask, [x], budget={"keep": 0.5})
+    with pytest.raises(ValueError, match=r"pruned: its tensor 'own' is sparse; .* by to_dense\(\)"):
+        gfs_dist.prune(Holder(torch.eye(3).to_sparse()), [x], budget={"keep": 0.5})
+
+
 def test_only_what_is_no_floating_point_says_its_dtype() -> None:
     assert "dtype" not in described(torch.ones(2))["tensors"]["own"]
     assert described(torch.arange(2))["tensors"]["own"]["dtype"] == "int64"
