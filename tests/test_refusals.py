@@ -187,6 +187,17 @@ def test_a_layer_of_a_derived_class_stays_whole_and_the_others_are_pruned() -> N
     assert type(result.model.get_submodule("0")) is Derived
 
 
+class Plain(nn.BatchNorm1d):
+    def __init__(self, features: int) -> None:
+        super().__init__(features, affine=False, track_running_stats=False)
+
+
+def test_a_layer_whose_norm_is_of_another_class_and_without_tensors_stays_whole() -> None:
+    network = nn.Sequential(nn.Linear(8, 16), Plain(16), nn.ReLU(), nn.Linear(16, 4))
+    with pytest.raises(ValueError, match="'1' is a Plain, accepted are the layers of torch.nn"):
+        gfs_dist.prune(network, [X], budget={"keep": 0.5})
+
+
 def grouped() -> nn.Module:
     torch.manual_seed(0)
     convolutions = [

@@ -85,7 +85,8 @@ def read_batches(batches: Iterable[Any], labels: Labels) -> Iterator[Row]:
     for number, batch in enumerate(batches):
         x, y = map(_tensor, _parts(batch, number))
         if not _holds_numbers(x):
-            raise TypeError(f"batches: batch {number} is {_kind(x)}, accepted {BATCH}")
+            place = "x of batch" if isinstance(batch, list | tuple) else "batch"
+            raise TypeError(f"batches: {place} {number} is {_kind(x)}, accepted {BATCH}")
         if x.ndim == 0:
             raise ShapeError(
                 f"batches: batch {number} is a single number, accepted (samples, ...); {STACK}"

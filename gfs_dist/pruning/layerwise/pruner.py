@@ -359,9 +359,12 @@ def _supported(
 
 
 def _why_not(model: nn.Module, network: GraphNetwork, layer: Layer, sites: set[str]) -> str:
+    recorded = {name for name, _ in network.named_modules(remove_duplicate=False)}
     for part in (*layer.producers, *layer.carriers, *layer.consumers):
         module = model.get_submodule(part.module)
-        if is_layer(module) and type(module) not in MODULE_NAMES:
+        # Of a norm of another class, the tensors are cut; one without any has no place.
+        alone = is_layer(module) or part.module not in recorded
+        if alone and type(module) not in MODULE_NAMES:
             kind = type(module).__name__
             return f"{part.module!r} is a {kind}, accepted are the layers of torch.nn themselves"
     for consumer in layer.consumers:

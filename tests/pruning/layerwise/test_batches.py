@@ -217,6 +217,7 @@ def test_what_is_no_batch_says_what_to_do(
         ),
         (X.to_sparse(), "batch 0 is a sparse, nested, quantized or meta Tensor, accepted a tensor"),
         (X.to("meta"), "batch 0 is a sparse, nested, quantized or meta Tensor, accepted a tensor"),
+        (([X, X], Y), "x of batch 0 is list, accepted a tensor"),
         (np.array([None, None]), "batch 0 is ndarray of object, accepted a tensor"),
     ],
 )
