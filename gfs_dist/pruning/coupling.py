@@ -195,7 +195,8 @@ class Couplings:
             return f"channels are mixed by {type(module).__name__} {self._names[module]!r}"
         if kind == OPTYPE.PARAMETER:
             owner, name = self._owner(module)
-            if type(owner).__module__.startswith("torch.nn."):
+            # Stored networks hold tensors of other classes in nn.Module itself.
+            if type(owner).__module__.startswith("torch.nn.") and type(owner) is not nn.Module:
                 return f"its channels go into {type(owner).__name__} {self._names[owner]!r}"
             return f"its channels are tied to the parameter {name!r}"
         if kind == OPTYPE.EMBED:

@@ -270,3 +270,12 @@ def test_norms_of_another_class_go_on_learning_from_what_they_see(
     for name, buffer in network.named_buffers():
         torch.testing.assert_close(found[name], buffer)
     assert found["1.num_batches_tracked"] == 2**40 + 2
+
+
+def test_a_stored_network_names_the_tensors_of_its_norms_of_another_class(tmp_path: Path) -> None:
+    x = torch.randn(7, 3, 6, 6)
+    again = stored(convolutions(NormAct), x, tmp_path / "m")
+    with pytest.raises(
+        ValueError, match=r"'0': its channels are tied to the parameter '1\.weight'"
+    ):
+        gfs_dist.prune(again, [x], budget={"keep": 0.5})
