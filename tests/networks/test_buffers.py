@@ -279,3 +279,22 @@ def test_a_stored_network_names_the_tensors_of_its_norms_of_another_class(tmp_pa
         ValueError, match=r"'0': its channels are tied to the parameter '1\.weight'"
     ):
         gfs_dist.prune(again, [x], budget={"keep": 0.5})
+
+
+@pytest.mark.parametrize("norm", [NormAct, OfAnotherName, nn.SyncBatchNorm])
+def test_networks_with_norms_of_another_class_are_cut_as_by_hand(
+    norm: type[nn.BatchNorm2d | nn.SyncBatchNorm],
+) -> None:
+    torch.manual_seed(0)
+    masked, x = convolutions(norm).eval(), torch.randn(12, 3, 6, 6)
+    off: dict[str, Any] = {"fold": False, "refit": False, "batch_norm": False}
+    result = gfs_dist.prune(masked, [x], budget={"keep": 0.5}, **off)
+    assert result.report["widths"] == {"0": 4, "3": 3}
+    with torch.no_grad():
+        for layer, reader in (("0", "3"), ("3", "8")):
+            weight = masked.get_submodule(reader).get_parameter("weight")
+            width = result.report["widths"][layer]
+            gone = sorted({*range(weight.shape[1])} - {*result.paths[layer].path.picks[:width]})
+            assert len(gone) == width
+            weight[:, gone] = 0
+    torch.testing.assert_close(result.model(x), masked(x))
