@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import gfs_dist
 from gfs_dist import networks
 from tests.pruning.oddities import Call, conv, sharing, shuffle_net, upsampled
-from tests.pruning.zoo import ten_networks
+from tests.pruning.zoo import resnet18, ten_networks, zero_pad_resnet
 
 
 @pytest.fixture
@@ -442,9 +442,15 @@ def test_other_budgets(
     }
 
 
-def test_residual_widths_are_pruned_when_asked_for(batches: list[tuple[Tensor, Tensor]]) -> None:
-    network = ten_networks()["ResNet18"][0]
-    result = gfs_dist.prune(network, batches, budget={"keep": 0.5}, coupled=True)
+@pytest.mark.parametrize("objective", ["least_squares", "network_loss"])
+@pytest.mark.parametrize("make", [resnet18, zero_pad_resnet])
+def test_residual_widths_are_pruned_when_asked_for(
+    batches: list[tuple[Tensor, Tensor]], make: Callable[[], nn.Module], objective: str
+) -> None:
+    network = make()
+    result = gfs_dist.prune(
+        network, batches, budget={"keep": 0.5}, coupled=True, objective=objective
+    )
     assert result.report["difference_from_masked"] <= 1e-4
     kept = {row["name"]: row for row in result.report["layers"]}
     assert kept["conv1"]["kept"] == kept["conv1"]["channels"] // 2

@@ -106,7 +106,7 @@ class SweepTask:
         """The networks before the first fit."""
         dense = self.workspace.dense(device)
         small = make_small(dense, self.structure, self.choice)
-        kept = self.choice.outputs(self.structure)
+        kept = self.choice.outputs(self.structure, dense)
         return Pair(dense, small, self.sites, kept, self.target)
 
     def _pair_after(self, fits: int, device: torch.device) -> Pair:

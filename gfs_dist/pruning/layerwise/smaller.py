@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import RunError
 from gfs_dist.networks import evaluating
+from gfs_dist.pruning.coupling import is_layer
 from gfs_dist.pruning.shrink import outputs_axis, shrink
 from gfs_dist.pruning.structure import Layer, Structure
 from gfs_dist.selection.path import Path
@@ -64,14 +65,19 @@ class Choice:
                 factors[name] = tuple(float(counts[i]) for i in kept[name])
         return cls(kept, factors)
 
-    def outputs(self, structure: Structure) -> dict[str, Tensor]:
-        """Outputs that each producer which loses some has left."""
-        return {
-            part.module: torch.tensor(part.of(list(self.kept[layer.name])))
-            for layer in structure.layers
-            if layer.name in self.kept
-            for part in layer.producers
-        }
+    def outputs(self, structure: Structure, dense: nn.Module) -> dict[str, Tensor]:
+        """Outputs that each producer which loses some has left, those of no layer included.
+
+        A shortcut that pads its channels ties some outputs of a convolution to a layer; the
+        others stay.
+        """
+        found = {}
+        for name, lost in self.removed(structure)[0].items():
+            module = dense.get_submodule(name)
+            if lost and is_layer(module):
+                count = module.get_parameter("weight").shape[outputs_axis(module)]
+                found[name] = torch.tensor([i for i in range(count) if i not in lost])
+        return found
 
     def removed(self, structure: Structure) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
         """Outputs and inputs that each module loses; several layers may take from one."""

@@ -57,7 +57,7 @@ class TrialTask:
         assert isinstance(item, Choice)
         dense = self.workspace.dense(device)
         small = make_small(dense, self.structure, item)
-        kept = item.outputs(self.structure)
+        kept = item.outputs(self.structure, dense)
         pair = Pair(dense, small, self.sites, kept, dense_results=_dense_results(self, device))
         envs = InMemory()
         fitted = batches(self.fitted, device)

@@ -13,6 +13,7 @@ from gfs_dist.pruning.discover import find_structure
 from gfs_dist.pruning.layerwise.pruner import LayerPath
 from gfs_dist.pruning.layerwise.smaller import Choice, check_equal, make_small, prefix_length
 from gfs_dist.selection.path import Path
+from tests.pruning import zoo
 
 
 def a_path(picks: list[int], losses: list[float], candidates: int = 6) -> Path:
@@ -46,6 +47,17 @@ def test_folded_counts_give_the_mean_of_the_picked_contributions(width: int) -> 
     small = make_small(model, structure, choice)
     assert small[0].out_features == width
     torch.testing.assert_close(small(x), expected)
+
+
+def test_channels_that_a_shortcut_pads_with_zeros_are_left() -> None:
+    """A convolution behind the padding has eight channels of the layer, and four on each side."""
+    torch.manual_seed(0)
+    model = zoo.zero_pad_resnet()
+    structure = find_structure(model, zoo.images(), coupled=True)
+    outputs = Choice({"conv1": (0, 2)}).outputs(structure, model)
+    assert outputs["conv1"].tolist() == [0, 2]
+    assert outputs["blocks.1.conv2"].tolist() == [0, 1, 2, 3, 4, 6, 12, 13, 14, 15]
+    assert "blocks.0.conv1" not in outputs
 
 
 def with_nan(model: nn.Module) -> nn.Module:

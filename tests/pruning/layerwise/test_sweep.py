@@ -73,7 +73,7 @@ class Cut:
         self.sites = find_sites(self.dense, self.x[:2])
 
     def pair(self, target: str = "stream", **more: object) -> Pair:
-        outputs = self.choice.outputs(self.structure)
+        outputs = self.choice.outputs(self.structure, self.dense)
         return Pair(self.dense, self.small, self.sites, outputs, target, **more)  # type: ignore[arg-type]
 
     def environments(self, envs: Environments | None = None) -> Environments:
