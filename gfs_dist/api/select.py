@@ -85,6 +85,7 @@ def select(
 
     Warns:
         RuntimeWarning: it ended before ``distinct`` or ``tolerance`` was reached; says why.
+        UserWarning: the moments are too large, or too coarse (float32), to tell losses apart.
 
     Raises:
         ValueError, TypeError: names the argument, what was found and what is accepted.
@@ -121,7 +122,7 @@ def select(
     with _travelling(problem, runtime) as packed, open_runtime(spec) as ranks:
         path = ranks.search(packed, stop, divided).path
     if isinstance(problem, MomentsProblem):
-        _warn_of_lost_digits(path, problem.energy)
+        _warn_of_lost_digits(path, problem)
     if missed := stop.missed(path):
         warnings.warn(missed, RuntimeWarning, stacklevel=2)
     return path
@@ -161,6 +162,8 @@ class MomentsProblem:
     correlation: Tensor
     energy: float
     recipe: Recipe
+    rounding: float = ROUNDING
+    """Of a moment, relative to its terms."""
 
     @property
     def num_candidates(self) -> int:
@@ -169,8 +172,9 @@ class MomentsProblem:
 
     def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
         del tick  # nothing is set up
+        gram, correlation = self.gram.to(device), self.correlation.to(device)
         return moments_objective(
-            self.recipe, self.gram.to(device), self.correlation.to(device), self.energy, own
+            self.recipe, gram, correlation, self.energy, own, rounding=self.rounding
         )
 
     def dense_loss(self) -> float:
@@ -207,9 +211,11 @@ def _moments(
             f"gram: moments give loss='squared' by method='panel' only, found "
             f"loss={recipe.loss!r}, method={recipe.method!r}"
         )
-    gram = as_tensor("gram", given["gram"]).to(torch.float64)
-    correlation = as_tensor("correlation", given["correlation"]).to(torch.float64)
-    return MomentsProblem(gram, correlation, float(given["energy"]), recipe)
+    gram, correlation = (as_tensor(name, given[name]) for name in ("gram", "correlation"))
+    rounding = max(ROUNDING, *(2 * torch.finfo(part.dtype).eps for part in (gram, correlation)))
+    return MomentsProblem(
+        gram.double(), correlation.double(), float(given["energy"]), recipe, rounding
+    )
 
 
 def _limit(problem: ArrayProblem | MomentsProblem, tolerance: float | None) -> float | None:
@@ -220,10 +226,11 @@ def _limit(problem: ArrayProblem | MomentsProblem, tolerance: float | None) -> f
     return problem.dense_loss() + tolerance
 
 
-def _warn_of_lost_digits(path: Path, energy: float) -> None:
-    """Say when what moments lose to rounding is more than a millionth of the first loss."""
-    resolution = ROUNDING * squared_magnitude(0.0, 0.0, math.sqrt(energy))
-    if resolution > 1e-6 * path.loss[0]:
+def _warn_of_lost_digits(path: Path, problem: MomentsProblem) -> None:
+    """Say when rounding takes more than half of the digits that the first loss can have."""
+    energy, rounding = problem.energy, problem.rounding
+    resolution = rounding * squared_magnitude(0.0, 0.0, math.sqrt(energy))
+    if resolution > math.sqrt(rounding) * path.loss[0]:
         warnings.warn(
             f"energy: found {energy:.3g} where the loss of the first pick is {path.loss[0]:.3g}; "
             f"such moments tell losses apart down to {resolution:.1g} only. To keep the digits, "

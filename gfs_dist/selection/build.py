@@ -20,7 +20,7 @@ from gfs_dist.selection.columns import (
 from gfs_dist.selection.contributions import Contributions, Deviations, check_target, chunks
 from gfs_dist.selection.exhaustive import Exhaustive
 from gfs_dist.selection.losses import Loss, make_loss
-from gfs_dist.selection.objective import Objective
+from gfs_dist.selection.objective import ROUNDING, Objective
 from gfs_dist.selection.screened import Screened
 from gfs_dist.selection.squared import Squared
 from gfs_dist.selection.weights import WEIGHTS
@@ -129,12 +129,19 @@ def _loss_and_deviations(
 
 
 def moments_objective(
-    recipe: Recipe, gram: Tensor, correlation: Tensor, energy: float, own: Tensor
+    recipe: Recipe,
+    gram: Tensor,
+    correlation: Tensor,
+    energy: float,
+    own: Tensor,
+    *,
+    rounding: float = ROUNDING,
 ) -> Objective:
     """The squared objective from anybody's moments of all candidates, divided by the samples.
 
     Args:
         gram, correlation: (n, n) and (n,).
+        rounding: of a moment, relative to its terms.
 
     Raises:
         ShapeError, NonFiniteError, InputError: they cannot be moments.
@@ -142,7 +149,7 @@ def moments_objective(
     if not energy >= 0 or energy == torch.inf:
         raise InputError(f"energy: found {energy}, accepted a finite number of 0 or more")
     gram, correlation = gram.double(), correlation.double()
-    check_moments(gram, correlation, energy)
+    check_moments(gram, correlation, energy, rounding)
     whole = len(own) == len(gram)
     columns = gram if whole else gram[:, own.to(gram.device)]
     return panel_objective(recipe, columns, correlation, energy, own)

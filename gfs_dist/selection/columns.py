@@ -136,8 +136,11 @@ def _mirror(gram: Tensor) -> None:
         square.copy_(square.tril() + square.tril(-1).T)
 
 
-def check_moments(gram: Tensor, correlation: Tensor, energy: float) -> None:
+def check_moments(gram: Tensor, correlation: Tensor, energy: float, rounding: float) -> None:
     """Refuse moments that cannot be ``A'A / m``, ``A'y / m`` and ``y'y / m``.
+
+    Args:
+        rounding: of a moment; a thousand times as much is let pass.
 
     Raises:
         ShapeError: gram is not square and symmetric, or correlation does not fit it.
@@ -156,10 +159,11 @@ def check_moments(gram: Tensor, correlation: Tensor, energy: float) -> None:
         if len(bad):
             place = bad[0].tolist()
             raise NonFiniteError(f"{name}: entry {place} is not finite, accepted finite numbers")
-    if not torch.allclose(gram, gram.T, rtol=1e-9, atol=1e-12 * float(gram.abs().max())):
+    slack = 1e3 * rounding
+    if not torch.allclose(gram, gram.T, rtol=slack, atol=rounding * float(gram.abs().max())):
         raise ShapeError("gram: found a matrix that is not symmetric, accepted A'A / m")
     diagonal = gram.diagonal()
-    bad = ((diagonal < 0) | (correlation.square() > diagonal * energy * (1 + 1e-9))).nonzero()
+    bad = ((diagonal < 0) | (correlation.square() > diagonal * energy * (1 + slack))).nonzero()
     if len(bad):
         i = int(bad[0])
         raise InputError(

@@ -187,7 +187,7 @@ def test_the_loss_of_all_neurons_together_is_exact_at_an_offset() -> None:
 
 
 def moments(contributions: np.ndarray, target: np.ndarray) -> dict[str, object]:
-    m = len(target)
+    m = target.dtype.type(len(target))
     return {
         "gram": contributions.T @ contributions / m,
         "correlation": contributions.T @ target / m,
@@ -195,11 +195,23 @@ def moments(contributions: np.ndarray, target: np.ndarray) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("offset", [1e3, 1e6])
-def test_moments_that_cannot_tell_the_loss_say_so(offset) -> None:
-    contributions, target = planted(0)
+@pytest.mark.parametrize(
+    ("offset", "dtype"), [(1e3, np.float64), (1e6, np.float64), (30, np.float32), (1e4, np.float32)]
+)
+def test_moments_that_cannot_tell_the_loss_say_so(offset, dtype) -> None:
+    contributions, target = ((part + offset).astype(dtype) for part in planted(0))
     with pytest.warns(UserWarning, match=r"energy: .* subtract the target"):
-        gfs_dist.select(**moments(contributions + offset, target + offset), steps=6)
+        gfs_dist.select(**moments(contributions, target), steps=6)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("dtype", "precision"), [(np.float64, 1e-11), (np.float32, 1e-3)])
+def test_moments_that_tell_the_loss_well_enough_say_nothing(dtype, precision) -> None:
+    contributions, target = planted(0)
+    picks, losses = exact_greedy(contributions, target, 6)
+    path = gfs_dist.select(**moments(contributions.astype(dtype), target.astype(dtype)), steps=6)
+    assert path.picks == picks
+    assert path.loss == pytest.approx(losses, rel=precision)
 
 
 def test_moments_of_deviations_give_the_exact_path() -> None:
