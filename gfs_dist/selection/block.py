@@ -249,7 +249,7 @@ class _Map:
 def _compact(matrix: Tensor, rows: Tensor, columns: Tensor, block: int) -> Tensor:
     """The given block rows and block columns, moved together at the front of the same memory.
 
-    A second matrix would take as much memory again, and longer to be had than to be filled.
+    A copy would double the memory, and allocating it costs more than filling it.
     """
     count, _, width = matrix.shape
     old, memory = matrix.view(count, block, width // block, block), matrix.view(-1)
