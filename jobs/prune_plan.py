@@ -113,7 +113,7 @@ def make_plan(config: schema.Prune) -> Plan:
     dense = shape or TwoLayer(width, dataset.features, activation)
     source = TwoLayerContributions(dense, dataset.x_train, DTYPES[config.precision])
     memory = memory_per_rank_bytes(config.workers, config.device)
-    settled, reason = settle(recipe, source, config.workers, steps, memory)
+    settled, reason = settle(recipe, source, config.workers, rules, memory)
     plan = Plan(
         config,
         inputs,

@@ -131,6 +131,7 @@ def test_a_tolerance_that_is_not_reached_is_told() -> None:
     ("arguments", "kind", "message"),
     [
         ({"steps": 0}, ValueError, "steps: found 0, accepted 1 or more"),
+        ({"steps": "x"}, ValueError, "steps: found .x., accepted a whole number of 1 or more"),
         ({"distinct": 61}, ValueError, r"distinct: found 61, accepted 1 to 60"),
         ({"loss": "hinge"}, ValueError, "loss: found 'hinge', accepted squared, bce"),
         ({"weights": "even"}, ValueError, "weights: found 'even', accepted uniform, line_search"),

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,7 @@ def select(
     recipe = Recipe(loss, method, weights, replacement)
     if steps is None:
         steps = default_steps(distinct if isinstance(distinct, int) else None)
+    rules = Stop(steps, distinct)
     spec = RuntimeSpec(kind=runtime, workers=workers, device=device, graph=graph)
     if runtime == "none" and workers != 1:
         raise InputError(f"workers: found {workers}, accepted 1 with runtime='none'")
@@ -105,10 +106,10 @@ def select(
     given = {"gram": gram, "correlation": correlation, "energy": energy}
     if gram is not None or correlation is not None or energy is not None:
         problem: MomentsProblem | ArrayProblem = _moments(recipe, contributions, target, given)
+        rules.check(problem.num_candidates)
     else:
-        problem = _arrays(recipe, contributions, target, spec, steps)
-    stop = Stop(steps, distinct, _limit(problem, tolerance))
-    stop.check(problem.num_candidates)
+        problem = _arrays(recipe, contributions, target, spec, rules)
+    stop = replace(rules, loss=_limit(problem, tolerance))
     divided = (
         make_partition(partition, problem.num_candidates, workers)
         if isinstance(partition, str)
@@ -185,14 +186,15 @@ class MomentsProblem:
 
 
 def _arrays(
-    recipe: Recipe, contributions: Any, target: Any, spec: RuntimeSpec, steps: int
+    recipe: Recipe, contributions: Any, target: Any, spec: RuntimeSpec, rules: Stop
 ) -> ArrayProblem:
     for name, value in (("contributions", contributions), ("target", target)):
         if value is None:
             raise TypeError(f"{name}: missing; give contributions and target, or gram, ...")
     source = ArrayContributions(as_tensor("contributions", contributions))
+    rules.check(source.num_candidates)
     memory = memory_per_rank_bytes(spec.workers, spec.device)
-    settled, _ = settle(recipe, source, spec.workers, steps, memory)
+    settled, _ = settle(recipe, source, spec.workers, rules, memory)
     return ArrayProblem(source.tensor, as_tensor("target", target), source.num_candidates, settled)
 
 

@@ -23,6 +23,7 @@ from gfs_dist.selection.losses import Loss, make_loss
 from gfs_dist.selection.objective import ROUNDING, Objective
 from gfs_dist.selection.screened import Screened
 from gfs_dist.selection.squared import Squared
+from gfs_dist.selection.stop import Stop
 from gfs_dist.selection.weights import WEIGHTS
 
 LOSSES = ("squared", "bce", "cross_entropy")
@@ -58,15 +59,15 @@ class Recipe:
 
 
 def settle(
-    recipe: Recipe, source: Contributions, num_ranks: int, steps: int, memory_bytes: int
+    recipe: Recipe, source: Contributions, num_ranks: int, stop: Stop, memory_bytes: int
 ) -> tuple[Recipe, str]:
     """The recipe with ``auto`` replaced by a method, and why."""
     method, reason = recipe.method, "as asked"
     if method == "auto" and recipe.loss == "squared":
-        method, reason = choose_method(source, num_ranks, steps, memory_bytes, recipe.replacement)
+        method, reason = choose_method(source, num_ranks, stop, memory_bytes, recipe.replacement)
     elif method == "auto":
         method, reason = "screened", "exact, most candidates are ruled out by bounds"
-    needed = memory_needed(source, num_ranks, steps)[method]
+    needed = memory_needed(source, num_ranks, stop)[method]
     reason = f"{method}: {reason}; memory a rank {_mib(needed)} of {_mib(memory_bytes)}"
     if needed > memory_bytes:
         reason += ": it may not fit, more workers or precision=float32 need less"

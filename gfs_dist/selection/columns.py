@@ -29,6 +29,7 @@ from gfs_dist.selection.contributions import (
     check_finite,
     chunks,
 )
+from gfs_dist.selection.stop import Stop
 
 METHODS = ("panel", "lazy", "streaming")
 # Two cores, 10,000 x 1,000 in float64: 70 G multiply-adds a second in matrix products, 5.9 in
@@ -265,28 +266,28 @@ def make_columns(
 
 
 def choose_method(
-    source: Contributions, num_ranks: int, steps: int, memory_bytes: int, replacement: bool
+    source: Contributions, num_ranks: int, stop: Stop, memory_bytes: int, replacement: bool
 ) -> tuple[str, str]:
     """The method with the least work among those that fit, and the reason as a sentence.
 
     Work a rank in multiply-adds, where one of a matrix-vector product counts as ``MATVEC`` of a
     matrix product, because it waits for memory: panel ``m n n/P`` (half for one rank, by
     symmetry); lazy ``m n/P (s + 2) MATVEC`` with s the distinct picks to expect, all
-    ``min(steps, n)`` without replacement and half of them with it; streaming
-    ``q m n/P (steps + 2) MATVEC``. Streaming always counts as fitting.
+    ``min(steps, n)`` without replacement and half of them with it, or ``distinct`` if that is
+    less; streaming ``q m n/P (steps + 2) MATVEC``. Streaming always counts as fitting.
 
     Args:
         memory_bytes: what one rank may use.
     """
     n, m = source.num_candidates, source.num_samples * source.num_outputs
-    own, most = -(-n // num_ranks), min(steps, n)
-    expected = most / 2 if replacement else most
+    own, most = -(-n // num_ranks), stop.most_distinct(n)
+    expected = min(most, min(stop.steps, n) / 2) if replacement else most
     work = {
         "panel": m * n * own / (2 if num_ranks == 1 else 1),
         "lazy": m * own * (expected + 2) * MATVEC,
-        "streaming": source.remake_cost * m * own * (steps + 2) * MATVEC,
+        "streaming": source.remake_cost * m * own * (stop.steps + 2) * MATVEC,
     }
-    memory = memory_needed(source, num_ranks, steps)
+    memory = memory_needed(source, num_ranks, stop)
     fitting = [name for name in METHODS if memory[name] <= memory_bytes] or ["streaming"]
     best = min(fitting, key=work.__getitem__)
     left_out = [name for name in METHODS if name not in fitting]
@@ -296,11 +297,11 @@ def choose_method(
     return best, reason
 
 
-def memory_needed(source: Contributions, num_ranks: int, steps: int) -> dict[str, int]:
+def memory_needed(source: Contributions, num_ranks: int, stop: Stop) -> dict[str, int]:
     """Bytes a rank needs by method, the tiles it works on included.
 
-    Panel ``8 n n/P``; lazy ``b m n/P + 8 min(steps, n) n/P`` (b: bytes a held number); screened
-    ``b m n/P``; streaming ``8 m + 24 n/P``; exhaustive ``8 m``.
+    Panel ``8 n n/P``; lazy ``b m n/P + 8 d n/P`` (b: bytes a held number; d: distinct picks at
+    most); screened ``b m n/P``; streaming ``8 m + 24 n/P``; exhaustive ``8 m``.
     """
     n, m = source.num_candidates, source.num_samples * source.num_outputs
     own = -(-n // num_ranks)
@@ -308,7 +309,7 @@ def memory_needed(source: Contributions, num_ranks: int, steps: int) -> dict[str
     tile = 8 * 2 * max(TILE_NUMBERS, 64 * n * source.num_outputs)
     return {
         "panel": 8 * n * own + tile,
-        "lazy": held + 8 * min(steps, n) * own + tile,
+        "lazy": held + 8 * stop.most_distinct(n) * own + tile,
         "streaming": 8 * m + 24 * own + tile,
         "screened": held + tile,
         "exhaustive": 8 * m + tile,

@@ -53,6 +53,11 @@ class Stop:
                 "(the number of neurons)"
             )
 
+    def most_distinct(self, num_candidates: int) -> int:
+        """Distinct picks that the rules allow of ``num_candidates`` neurons."""
+        most = min(self.steps, num_candidates)
+        return most if self.distinct is None else min(most, self.distinct)
+
     def missed(self, path: Path) -> str:
         """What a finished ``path`` did not reach, as a sentence; empty if nothing was missed."""
         why = {
