@@ -1,10 +1,15 @@
-"""Places that are URLs of fsspec's (``s3://``, ``gs://``, ``file://``, ...) instead of paths."""
+"""Places that are URLs of fsspec's (``s3://``, ``gs://``, ``file://``, ...) instead of paths, and
+addresses of Ray clusters.
+"""
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 from gfs_dist.errors import ConfigError, InputError
+
+CONNECT_TIMEOUT_S = 3.0
 
 
 def is_url(place: Path | str) -> bool:
@@ -47,3 +52,23 @@ def check_url(key: str, url: str) -> None:
                 f"{key}: found {url}: {error}; accepted a path, or a URL of a kind that fsspec "
                 "knows and finds installed"
             ) from error
+
+
+def check_ray_address(address: str) -> None:
+    """Refuse an address that a job cannot join: ``auto``, or ``HOST:PORT`` where something listens.
+
+    Raises:
+        InputError: says what was found and what is accepted.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if is_url(address) or not host or not port.isdigit():
+        raise InputError(
+            f"runtime.address: found {address!r}, accepted HOST:PORT or auto"
+            + ("; the address of a dashboard is for gfs submit" if is_url(address) else "")
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"runtime.address: no Ray cluster at {address} ({error})") from error

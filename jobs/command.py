@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,15 @@ def named(config: Any) -> dict[str, str]:
     """
     found = {key: value_of(config, key) for key in NAMED}
     return {key: value for key, value in found.items() if value not in (None, "auto")}
+
+
+@contextmanager
+def unsent() -> Iterator[None]:
+    """While this lasts ``gfs submit`` sends nothing, and an interruption says so."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("nothing was submitted") from error
 
 
 @dataclass

@@ -12,11 +12,12 @@ from typing import Any
 from gfs_dist.errors import ConfigError
 from gfs_dist.files import RunFolder
 from gfs_dist.jobs.cluster_keys import SUBMITTED
+from gfs_dist.jobs.command import value_of
 from gfs_dist.jobs.finding import find_checkpoints, find_report
 from gfs_dist.jobs.overrides import nearest
 from gfs_dist.jobs.paths import unseen_inputs
 from gfs_dist.jobs.stored import CONFIG, read_stored
-from gfs_dist.urls import is_url
+from gfs_dist.urls import check_ray_address, is_url
 
 WRITES_ON = ("cut", "report")
 """Commands that write into the run folder they are given."""
@@ -34,9 +35,13 @@ def check_job(command: str, config: Any) -> None:
         config: its configuration, composed.
 
     Raises:
-        InputError: as :func:`check_inputs`, or its run folder cannot be written or is not empty.
+        InputError: as :func:`check_inputs`, or its run folder cannot be written or is not empty,
+            or nothing answers at ``runtime.address``.
     """
     check_inputs(command, config)
+    address = value_of(config, "runtime.address")
+    if address is not None:
+        check_ray_address(address)
     key = "path" if command in WRITES_ON else "resume"
     place = getattr(config, key, None)
     if place is not None and not is_url(place):

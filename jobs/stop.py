@@ -26,7 +26,9 @@ def run(config: OfJob, reporter: Reporter) -> dict[str, Any]:
         try:
             job = jobs.stop(job)
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(f"{job.id} was asked to stop: see gfs status") from error
+            raise KeyboardInterrupt(
+                f"{job.id} was asked to stop: see gfs status {job.id}"
+            ) from error
         again = "the same gfs submit goes on where it stopped"
         how = again if job.status == "STOPPED" else "it ended by itself"
         reporter.note(f"{job.id}: {job.status}; {how}")

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import importlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from gfs_dist.errors import ConfigError, GfsError, JobEndedError
 from gfs_dist.files import RunFolder
 from gfs_dist.jobs.benchmark_keys import ON_CLUSTERS
 from gfs_dist.jobs.cluster_keys import Submit
+from gfs_dist.jobs.command import unsent
 from gfs_dist.jobs.compose import compose, sweep, to_yaml
 from gfs_dist.jobs.groups import Custom, RayRuntime
 from gfs_dist.jobs.on_cluster import commands, connect, facts_of, follow, goes_on
@@ -74,11 +75,6 @@ def batch(words: Sequence[str], config_dir: Path | None = None, *, multirun: boo
     Raises:
         ConfigError: as :func:`gfs_dist.jobs.compose.compose`.
     """
-    with unsent():
-        return _batch(words, config_dir, multirun=multirun)
-
-
-def _batch(words: Sequence[str], config_dir: Path | None, *, multirun: bool) -> Batch:
     own = [word for word in words if word.partition("=")[0] in Submit.__dataclass_fields__]
     rest = [word for word in words if word not in own]
     keys = compose("submit", own)
@@ -129,15 +125,6 @@ def run(batch: Batch, reporter: Reporter) -> dict[str, Any]:
         followed = [one.job for one in sent if one.how != "finished"]
         _follow(jobs, followed, reporter, address, insecure=keys.insecure)
     return answers[0] if len(answers) == 1 else {"runs": answers}
-
-
-@contextlib.contextmanager
-def unsent() -> Iterator[None]:
-    """While this lasts nothing is submitted, and an interruption says so."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt("nothing was submitted") from error
 
 
 def _what_was_sent(jobs: Jobs, submissions: Sequence[Submission], batch: Batch) -> str:
@@ -238,9 +225,10 @@ def _plan(request: Request, *, own_cluster: bool) -> list[str]:
     if unseen:
         return [f"plan      made on the cluster: {', '.join(unseen)} cannot be seen from here"]
     check_inputs(request.job, request.config)
-    place = getattr(request.config, "resume", None) or request.config.out
+    resume = getattr(request.config, "resume", None)
+    key, place = ("out", request.config.out) if resume is None else ("resume", resume)
     if own_cluster and not is_url(place):
-        RunFolder.check_writable("out", Path(place))
+        RunFolder.check_writable(key, Path(place))
     if request.config.device == "cuda":
         import torch  # not before the words and paths of the job were found right
 

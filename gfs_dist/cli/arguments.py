@@ -175,7 +175,9 @@ def _with_positional(command: str | None, words: Sequence[str]) -> list[str]:
     if command == "submit" and plain:
         keys = (*keys, *POSITIONAL.get(plain[0], ()))
     if len(plain) > len(keys):
-        raise InputError(f"{plain[-1]!r} has no place in gfs {command}, accepted key=value")
+        raise InputError(
+            f"{plain[-1]!r} has no place in gfs {command or 'version'}, accepted key=value"
+        )
     return [*(f"{key}={quoted(word)}" for key, word in zip(keys, plain, strict=False)), *rest]
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any, TextIO
 
@@ -20,6 +20,7 @@ from gfs_dist.cli.arguments import JOBS, SERVICES, Arguments, read_arguments
 from gfs_dist.cli.display import PlainReporter
 from gfs_dist.cli.output import keep_utf8, ready_streams
 from gfs_dist.errors import GfsError
+from gfs_dist.jobs.command import unsent
 from gfs_dist.jobs.reporter import PlannedOnly
 from gfs_dist.urls import below
 
@@ -64,30 +65,42 @@ def _run(arguments: Arguments) -> int:
 
 def _run_command(arguments: Arguments, command: str) -> int:
     """Run a command for each configuration it asks for; how the process is to exit."""
-    from gfs_dist.jobs.compose import to_yaml
-    from gfs_dist.jobs.preflight import check_inputs, check_job
-
     if command in (*JOBS, "submit"):
         refuse_unsafe_environment()
         keep_freed_memory()
-    configs = _compose(arguments, command)
-    if arguments.cfg:
-        if command == "submit":
-            configs = [request.config for request in configs[0].requests]
-        keep_utf8()
-        _print("---\n".join(map(to_yaml, configs)).rstrip())
-        return 0
-    if command in JOBS:
-        check = check_inputs if arguments.dry_run else check_job
-        for config in configs:
-            check(command, config)
-    _tell_start(command, configs[0], _stream(arguments))
-    run = importlib.import_module(f"gfs_dist.jobs.{command}").run
+    with unsent() if command == "submit" else nullcontext():
+        configs = _compose(arguments, command)
+        if arguments.cfg:
+            _print_configs(command, configs)
+            return 0
+        _check(arguments, command, configs)
+        _tell_start(command, configs[0], _stream(arguments))
+        run = importlib.import_module(f"gfs_dist.jobs.{command}").run
     answers = [_run_job(run, config, arguments) for config in configs]
     if arguments.json:
         _print(json.dumps(answers[0] if len(answers) == 1 else {"runs": answers}))
     # Only gfs doctor finds something wrong without failing; a job that was submitted has its own.
     return max(answer.get("exit_code") or 0 for answer in answers) if command == "doctor" else 0
+
+
+def _print_configs(command: str, configs: list[Any]) -> None:
+    """What ``--cfg job`` shows."""
+    from gfs_dist.jobs.compose import to_yaml
+
+    if command == "submit":
+        configs = [request.config for request in configs[0].requests]
+    keep_utf8()
+    _print("---\n".join(map(to_yaml, configs)).rstrip())
+
+
+def _check(arguments: Arguments, command: str, configs: list[Any]) -> None:
+    """Refuse jobs that would end at once, before what they need is loaded."""
+    from gfs_dist.jobs.preflight import check_inputs, check_job
+
+    if command in JOBS:
+        check = check_inputs if arguments.dry_run else check_job
+        for config in configs:
+            check(command, config)
 
 
 def _compose(arguments: Arguments, command: str) -> list[Any]:

@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -32,6 +31,7 @@ from gfs_dist.runtime.launcher import PlacementError, WorkerDiedError
 from gfs_dist.runtime.orders import Identity
 from gfs_dist.runtime.spec import RuntimeSpec
 from gfs_dist.runtime.store import Address
+from gfs_dist.urls import check_ray_address
 
 CONNECT_TIMEOUT_S = 3.0
 OBJECT_STORE_BYTES = 256 * 2**20
@@ -356,14 +356,7 @@ def join_cluster(address: str) -> None:
     """
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or address  # as Ray has it
-    if address != "auto":
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            raise InputError(f"runtime.address: found {address!r}, accepted HOST:PORT or auto")
-        try:
-            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-        except OSError as error:
-            raise InputError(f"runtime.address: no Ray cluster at {address} ({error})") from error
+    check_ray_address(address)
     if os.environ.get("RAY_AUTH_MODE") not in AUTH_MODES:
         raise InputError(
             "runtime.address: RAY_AUTH_MODE is not set; set it to token and RAY_AUTH_TOKEN_PATH to "

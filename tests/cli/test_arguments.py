@@ -47,6 +47,7 @@ def test_path_becomes_its_key(path: str) -> None:
         (["prune", "--steps=3"], r"; keys are written key=value$"),
         (["hlep"], r"; did you mean help\?$"),
         (["help", "prne"], r"^'prne' is no command, .*; did you mean prune\?$"),
+        (["version", "x"], r"^'x' has no place in gfs version, accepted key=value$"),
         (["help", "prune", "x"], r"^'x' has no place in gfs prune"),
     ],
 )

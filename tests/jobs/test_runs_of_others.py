@@ -241,6 +241,7 @@ def test_a_cluster_that_a_file_names_is_asked_once_the_command_line_names_it_too
         raise ConfigError("asked")
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("gfs_dist.jobs.preflight.check_ray_address", join)
     monkeypatch.setattr("gfs_dist.runtime.ray_actors.join_cluster", join)
     monkeypatch.setattr("gfs_dist.service.http.get_json", join)
     for command, words in (

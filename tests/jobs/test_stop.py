@@ -55,4 +55,6 @@ def test_who_waits_no_longer_is_told_that_the_request_stays(
     stopped: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert stopped("PENDING", None) == 130
-    assert capsys.readouterr().err == "gfs: interrupted; a-1 was asked to stop: see gfs status\n"
+    assert (
+        capsys.readouterr().err == "gfs: interrupted; a-1 was asked to stop: see gfs status a-1\n"
+    )

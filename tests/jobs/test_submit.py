@@ -10,6 +10,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from gfs_dist.cli import main
 from gfs_dist.errors import ClusterError, ConfigError, InputError, JobEndedError, RunFolderError
 from gfs_dist.jobs import logs, on_cluster, submit
 from gfs_dist.jobs.cluster_keys import SUBMITTED
@@ -249,19 +250,15 @@ def test_an_interruption_says_which_jobs_of_a_sweep_arrived(interrupted: Any) ->
 
 
 def test_an_interruption_before_anything_is_sent_says_so(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    batch = submit.batch(["job=prune"])
-    for name, call in (
-        ("connect", lambda: submit.run(batch, Silent())),
-        ("compose", lambda: submit.batch(["job=prune"])),
-    ):
-        monkeypatch.setattr(submit, name, interrupt)
-        with pytest.raises(KeyboardInterrupt, match=r"^nothing was submitted$"):
-            call()
+    for name in ("jobs.submit.connect", "jobs.submit.batch", "cli.shell._compose"):
+        monkeypatch.setattr(f"gfs_dist.{name}", interrupt)
+        assert main(["submit", "prune"]) == 130
+        assert capsys.readouterr().err == "gfs: interrupted; nothing was submitted\n"
 
 
 def test_commands_name_the_cluster_that_was_named() -> None:
