@@ -132,13 +132,14 @@ def _words(plan: Plan, method: str) -> list[str]:
     config, dataset = plan.config, plan.inputs.dataset()
     classes = "regression" if dataset.labels_train.is_floating_point() else "two classes"
     count = plan.num_checkpoints
+    checkpoints = "1 checkpoint" if count == 1 else f"{count} checkpoints"
     if plan.networks:
-        source = f"{count} checkpoints from {config.checkpoint}"
+        source = f"{checkpoints} from {config.checkpoint}"
     else:
         spec = train_spec(config, plan.inputs)
         source = (
             f"trained first: {spec.iterations:,} iterations of {spec.method}, lr {spec.lr:.4g}, "
-            f"{count} checkpoints"
+            + checkpoints
         )
     rules = [f"at most {plan.rules.steps:,} picks"]
     if config.distinct is not None:
@@ -150,8 +151,7 @@ def _words(plan: Plan, method: str) -> list[str]:
         f"{len(dataset.x_test):,} to test on, {dataset.features:,} inputs, {classes}",
         f"network   two-layer, {plan.width:,} {plan.inputs.activation} neurons; {source}",
         f"search    {config.objective} loss, {config.weights} weights, "
-        f"{'with' if config.replacement else 'without'} replacement, {'; '.join(rules)}; "
-        f"{count} searches",
+        f"{'with' if config.replacement else 'without'} replacement, {'; '.join(rules)}",
         f"method    {method}",
         f"ranks     {config.workers} on runtime={config.runtime.kind}, device={config.device}, "
         f"{config.partition} partition"
