@@ -9,7 +9,11 @@ from pathlib import Path, PurePosixPath
 from gfs_dist.errors import ConfigError, GfsError, StorageError
 from gfs_dist.files import atomic
 from gfs_dist.files.no_follow import refuse_outside_links
+from gfs_dist.files.waiting import within
 from gfs_dist.urls import check_url
+
+ANSWER_S = 6.0
+"""For the first answer; libraries of storage wait for minutes."""
 
 
 class Remote:
@@ -34,10 +38,11 @@ class Remote:
 
         self.url, self.key = url.rstrip("/"), key
         with self.told(ConfigError, "reached"):
-            self._system, root = url_to_fs(url)
+            self._system, root = within(ANSWER_S, lambda: url_to_fs(url))
         self._root = root.rstrip("/")
         self._is_disk = isinstance(self._system, LocalFileSystem)
         self._made: set[str] = set()
+        self._answered = self._is_disk
 
     @property
     def place(self) -> str:
@@ -48,11 +53,12 @@ class Remote:
         """Names of all files, half-written ones of dead writers among them.
 
         Raises:
-            ConfigError: it cannot be read, or a name leads out of it.
+            ConfigError: it cannot be read, does not answer, or a name leads out of it.
             RunFolderError: on a disk, so does a link, or there are pipes and the like.
         """
         if self._is_disk:
             refuse_outside_links(Path(self._root))
+        self._refuse_silent()
         with self.told(ConfigError, "read"):
             self._system.invalidate_cache()
             try:  # find() would call empty what it cannot read
@@ -127,6 +133,13 @@ class Remote:
         except Exception as error:
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise kind(f"{self.key}: {self.url} cannot be {what}: {said}") from error
+
+    def _refuse_silent(self) -> None:
+        """Refuse an address that takes connections and says nothing."""
+        if not self._answered:
+            with self.told(ConfigError, "reached"):
+                within(ANSWER_S, lambda: self._system.exists(self._root))
+        self._answered = True
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"

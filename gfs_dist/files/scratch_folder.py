@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from gfs_dist.errors import RunFolderError
+from gfs_dist.errors import RunFolderError, StorageError
 from gfs_dist.files import atomic
 from gfs_dist.files.lock import FolderLock, here
 
@@ -68,14 +68,16 @@ class ScratchFolder:
 def _remove_orphans(temporary: Path) -> None:
     """Remove this user's scratch folders whose process has died on this machine."""
     for folder in temporary.glob(f"{PREFIX}*"):
-        with suppress(RunFolderError, FileNotFoundError):  # in use, or removed by another process
+        # In use, removed by another process, or no folder of ours.
+        with suppress(RunFolderError, StorageError, OSError):
             facts = folder.lstat()
             if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid():
                 _remove_orphan(folder)
 
 
 def _remove_orphan(folder: Path) -> None:
-    if not (folder / OWNER).read_text().endswith(f"{here()}\n"):
+    owner = folder / OWNER
+    if not owner.is_file() or not owner.read_bytes().endswith(f"{here()}\n".encode()):
         return  # of another machine, whose locks may not be seen here
     lock = FolderLock(folder, OWNER)
     shutil.rmtree(folder, ignore_errors=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 import urllib.error
 import urllib.request
-from concurrent.futures import Future
 from http.client import HTTPException, HTTPMessage
 from typing import IO, Any
+
+from gfs_dist.files.waiting import within
 
 TIMEOUT_S = 4.0
 """For a whole answer."""
@@ -59,21 +59,11 @@ def get_json(url: str, token: str | None, timeout_s: float | None = None) -> Any
     request = urllib.request.Request(url)  # noqa: S310 - callers pass http or https
     if token is not None:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
-    answer: Future[Any] = Future()
-    # The timeout of a socket starts anew with each byte; only another thread can end the wait.
-    thread = threading.Thread(target=_ask, args=(request, timeout_s, answer), daemon=True)
-    thread.start()
     try:
-        return answer.result(timeout_s)
+        # The timeout of a socket starts anew with each byte; only another thread can end the wait.
+        return within(timeout_s, lambda: _answer(request, timeout_s))
     except TimeoutError as error:
         raise SilentError(f"no whole answer within {timeout_s:g} s") from error
-
-
-def _ask(request: urllib.request.Request, timeout_s: float, answer: Future[Any]) -> None:
-    try:
-        answer.set_result(_answer(request, timeout_s))
-    except Exception as error:  # noqa: BLE001 - raised where it is waited for
-        answer.set_exception(error)
 
 
 def _answer(request: urllib.request.Request, timeout_s: float) -> Any:

@@ -23,8 +23,9 @@ _LINE = 3 * 2**14
 
 
 def plain_files(folder: Path) -> list[str]:
-    """The files of a run folder; pipes, sockets and devices hold nothing, and may never end."""
-    return [name for name in kept_files(folder) if (folder / name).is_file()]
+    """The files of a run folder; what links point to is none of it, and pipes may never end."""
+    places = {name: folder / name for name in kept_files(folder)}
+    return [name for name, path in places.items() if path.is_file() and not path.is_symlink()]
 
 
 def pack(folder: Path) -> str:

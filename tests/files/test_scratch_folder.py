@@ -123,6 +123,11 @@ def test_what_lives_or_is_not_ours_stays(temporary: Path) -> None:
     (temporary / "gfs_prune_file").touch()
     (temporary / "gfs_prune_elsewhere").mkdir()
     (temporary / "gfs_prune_elsewhere" / OWNER).write_text("process 1 on another-machine\n")
+    (temporary / "gfs_prune_bytes").mkdir()
+    (temporary / "gfs_prune_bytes" / OWNER).write_bytes(b"\xff\n")
+    (temporary / "gfs_prune_folder" / OWNER).mkdir(parents=True)
+    (temporary / "gfs_prune_pipe").mkdir()
+    os.mkfifo(temporary / "gfs_prune_pipe" / OWNER)
     (temporary / "away" / "deep").mkdir(parents=True)
     dead = temporary / "gfs_prune_dead"
     dead.mkdir()
@@ -135,6 +140,14 @@ def test_what_lives_or_is_not_ours_stays(temporary: Path) -> None:
     assert (temporary / "away" / "deep").is_dir()
     kept.close()
     kept.close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads all")
+def test_a_folder_that_cannot_be_read_stays(temporary: Path) -> None:
+    closed = temporary / "gfs_private"
+    closed.mkdir(mode=0)
+    ScratchFolder("prune").close()
+    assert names(temporary) == ["gfs_private"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder away needs root")

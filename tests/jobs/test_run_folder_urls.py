@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import torch
 
 from gfs_dist.cli import main
 from gfs_dist.errors import ConfigError
-from gfs_dist.files import RunFolder
+from gfs_dist.files import RunFolder, remote
 from gfs_dist.files.mirror import kept_files
 from gfs_dist.jobs.compose import compose, compose_file, to_yaml
 from gfs_dist.jobs.run_folders import _Sees, check_reach
@@ -209,6 +210,19 @@ def test_a_driver_of_a_cluster_goes_on_where_the_url_has_begun(memory: Any, tmp_
     memory.pipe("/bucket/run/config.yaml", file.read_bytes().replace(b"steps: 3", b"steps: 4"))
     with pytest.raises(ConfigError, match="steps: found 3, the run folder has 4"):
         compose_file("prune", file)
+
+
+@pytest.mark.parametrize("key", ["out", "resume"])
+@pytest.mark.parametrize("scheme", ["http", "ftp"])
+def test_a_url_that_takes_connections_and_says_nothing_is_told(
+    scheme: str, key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(remote, "ANSWER_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        url = f"{scheme}://127.0.0.1:{server.getsockname()[1]}/run"
+        assert main(["prune", f"{key}={url}"]) == 2
+    said = f"gfs: {key}: {url} cannot be reached: no answer within 0.3 s\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_configuration_that_is_none_is_refused_by_its_url(memory: Any) -> None:

@@ -38,6 +38,9 @@ def run(tmp_path: Path) -> Path:
     for name in [*FILES, f"{atomic.PREFIX}half"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
+    (tmp_path / "secret").write_text("of another folder")
+    (folder / "logs").symlink_to(tmp_path)
+    (folder / "models" / "a" / "link").symlink_to(tmp_path / "secret")
     os.mkfifo(folder / "models" / "pipe")  # to be read from for ever
     os.mknod(folder / "socket", stat.S_IFSOCK | 0o600)
     return folder
