@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 import gfs_dist
+from gfs_dist.files import scratch_folder
+from gfs_dist.files.lock import FolderLock
 from gfs_dist.files.scratch_folder import OWNER, ScratchFolder
 
 BUSY = """
@@ -140,6 +143,24 @@ def test_what_lives_or_is_not_ours_stays(temporary: Path) -> None:
     assert (temporary / "away" / "deep").is_dir()
     kept.close()
     kept.close()
+
+
+def test_another_process_may_remove_the_same_folder_first(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Second(FolderLock):
+        def __init__(self, folder: Path, name: str) -> None:
+            if folder.name == "gfs_prune_dead":
+                shutil.rmtree(folder)
+            super().__init__(folder, name)
+
+    dead = temporary / "gfs_prune_dead"
+    dead.mkdir()
+    with ScratchFolder("prune") as mine:
+        (dead / OWNER).write_text((mine.parent / OWNER).read_text())
+    monkeypatch.setattr(scratch_folder, "FolderLock", Second)
+    ScratchFolder("prune").close()
+    assert names(temporary) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads all")
