@@ -10,7 +10,6 @@ import torch
 
 from gfs_dist.errors import ConfigError, RunFolderError
 from gfs_dist.files import RunFolder, atomic
-from gfs_dist.files.checksums import Damage
 from gfs_dist.files.lock import NAME as LOCK
 from gfs_dist.jobs import config as schema
 from gfs_dist.jobs.compose import to_yaml
@@ -40,7 +39,8 @@ def open_folder(
     try:
         damage = folder.damage()
         for found in damage:
-            _refuse_lasting(folder, found)
+            if cure := folder.cure(found):
+                raise RunFolderError(folder.told("resume", found, cure))
         for found in damage:
             place = below(folder.place, found.name)
             reporter.note(f"{place} {found.words}: it is made again")
@@ -60,31 +60,6 @@ def lost_results(folder: RunFolder) -> set[str]:
         RunFolderError, CheckpointError: ``report.json`` cannot be read.
     """
     return {found.result for found in folder.damage() if found.result is not None}
-
-
-def _refuse_lasting(folder: RunFolder, found: Damage) -> None:
-    """Refuse damage that the run cannot mend: of what it starts from, of what ``gfs cut`` made.
-
-    A path that is another is not thrown away: it may be the file of another run.
-    """
-    rows = folder.read_report().get("results") or []
-    if any(row["name"] == found.result and _by_cut(row) for row in rows):
-        cure = f"make it again: gfs cut {folder.place} name={found.result}"
-    elif found.result is None:
-        cure = "start a new run"
-    elif found.name.startswith("paths/") and not found.gone:
-        cure = "remove it: it is searched again then"
-    else:
-        return
-    raise RunFolderError(
-        f"resume: {below(folder.place, found.name)} {found.words}; bring it back, or {cure}"
-    )
-
-
-def _by_cut(row: dict[str, Any]) -> bool:
-    """Whether a result was cut from the paths of another one."""
-    name, path = row["name"], row.get("path")
-    return path not in (None, f"paths/{name}", f"paths/{name}.json")
 
 
 def check_reach(folder: RunFolder, runtime: Runtime) -> None:

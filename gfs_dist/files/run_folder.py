@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from gfs_dist.command_words import typed
+from gfs_dist.command_words import typed, typed_place
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
 from gfs_dist.files.checksums import (
@@ -277,11 +277,30 @@ class RunFolder:
         """
         for found in self.damage(part):
             if but is None or not found.is_of_network(but):
-                job = self.read_report().get("job")
-                again = f", or make it again: gfs {job} resume={self.place}" if found.result else ""
-                raise RunFolderError(
-                    f"{key}: {below(self.place, found.name)} {found.words}; bring it back{again}"
-                )
+                job, again = self.read_report().get("job"), typed("resume", self.place)
+                cure = self.cure(found) or f"make it again: gfs {job} {again}"
+                raise RunFolderError(self.told(key, found, cure))
+
+    def told(self, key: str, found: Damage, cure: str) -> str:
+        """A damaged file in a sentence; ``key`` is what a user named the folder under."""
+        return f"{key}: {below(self.place, found.name)} {found.words}; bring it back, or {cure}"
+
+    def cure(self, found: Damage) -> str | None:
+        """What to do about a damaged file that resuming the run does not mend, in words.
+
+        It does not make again what the run starts from and what ``gfs cut`` made, and does not
+        throw away a path that is another: that may be the file of another run.
+        """
+        if found.result is None:
+            return "start a new run"
+        rows = self.read_report().get("results") or []
+        row = next((row for row in rows if row["name"] == found.result), None)
+        if row is not None and _by_cut(row):
+            again = f"gfs cut {typed_place('path', self.place)} {typed('name', row['name'])}"
+            return f"make it again: {again} with its budget, {row['budget']}"
+        if found.name.startswith("paths/") and not found.gone:
+            return f"remove it and have it searched again: gfs prune {typed('resume', self.place)}"
+        return None
 
     def relative(self, path: Path) -> str:
         """A path in this folder as reports write it."""
@@ -345,6 +364,12 @@ def refuse_damaged(place: Path | str, key: str) -> None:
         if is_run and name.partition("/")[0] in FOLDERS:
             RunFolder(folder).refuse_damage(key, name)
             return
+
+
+def _by_cut(row: Mapping[str, Any]) -> bool:
+    """Whether a result was cut from the paths of another one."""
+    name, path = row["name"], row.get("path")
+    return path not in (None, f"paths/{name}", f"paths/{name}.json")
 
 
 def _names(path: Path) -> list[str]:

@@ -264,7 +264,9 @@ def test_a_path_that_is_another_is_searched_again_once_it_is_removed(
     code, said = found_by(resume, capsys)
     assert code == 2
     assert f"{file} is not what it was" in said
-    assert said.endswith("bring it back, or remove it: it is searched again then")
+    for words in (resume, KINDS[name].uses["report"]):
+        again = "remove it and have it searched again: gfs prune resume=run"
+        assert found_by(words, capsys)[1].endswith(f"bring it back, or {again}")
     file.unlink()
     assert main(resume) == 0
     assert f"{file} is gone: it is made again" in capsys.readouterr().out
@@ -285,9 +287,11 @@ def test_checkpoints_that_a_user_has_removed_are_not_pruned(capsys: Any) -> None
 def test_what_was_cut_is_cut_again_by_its_name(capsys: Any) -> None:
     copy_of("deep")
     (RUN / "models/small/model.safetensors").unlink()
-    code, said = found_by(["prune", "resume=run", FACTORY], capsys)
-    assert code == 2
-    assert "bring it back, or make it again: gfs cut run name=small" in said
+    again = "gfs cut run name=small with its budget, 35% of the multiply-adds"
+    for words in (["prune", "resume=run", FACTORY], ["report", "run"]):
+        code, said = found_by(words, capsys)
+        assert code == 2
+        assert said.endswith(f"bring it back, or make it again: {again}")
     assert main(["cut", "run", MADE_BY, "name=small", "budget.macs=35%"]) == 0
     assert without_times(report()["results"]) == without_times(report(Path("deep"))["results"])
     assert main(["prune", "resume=run", FACTORY]) == 0
