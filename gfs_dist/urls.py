@@ -63,7 +63,8 @@ def check_ray_address(address: str) -> None:
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
-    if is_url(address) or not host or not port.isdigit():
+    is_port = port.isdecimal() and int(port) < 2**16
+    if "/" in host or not host or not is_port:
         raise InputError(
             f"runtime.address: found {address!r}, accepted HOST:PORT or auto"
             + ("; the address of a dashboard is for gfs submit" if is_url(address) else "")

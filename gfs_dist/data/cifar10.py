@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gfs_dist.data.archive import first_line, refuse_bomb
+from gfs_dist.data.archive import first_line, refuse_bomb, refuse_larger
 from gfs_dist.data.balanced import balanced_splits
 from gfs_dist.data.spec import DataSpec, Splits
 from gfs_dist.errors import DataError
@@ -47,6 +47,7 @@ def read_cifar10(spec: DataSpec) -> Splits:
 
 def read_bin(path: Path) -> tuple[Tensor, Tensor]:
     """Images uint8 (m, 3, 32, 32) and labels int64 (m,) of one batch of the binary version."""
+    refuse_larger(path, 2 * path.stat().st_size)  # it is copied once
     content = path.read_bytes()
     if not content or len(content) % (1 + IMAGE_BYTES):
         raise DataError(

@@ -22,6 +22,8 @@ from gfs_dist.files.no_follow import open_regular
 
 PREFIX = ".writing-"
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+PART_BYTES = 2**16
+"""Of a file that is read from its end, however long it is."""
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -110,8 +112,15 @@ def drop_torn_line(path: Path | str) -> None:
     if not path.exists():
         return
     with storage_errors(path), os.fdopen(open_regular(path, os.O_RDWR), "r+b") as file:
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - PART_BYTES)
+            file.seek(start)
+            if (last := file.read(end - start).rfind(b"\n")) >= 0:
+                file.truncate(start + last + 1)
+                return
+            end = start
+        file.truncate(0)
 
 
 def sweep(root: Path | str) -> None:

@@ -23,6 +23,7 @@ from gfs_dist.errors import CheckpointError
 from gfs_dist.files import atomic
 from gfs_dist.files.facts import FORMAT, STATE, WEIGHTS, read_json
 from gfs_dist.files.fingerprint import fingerprint
+from gfs_dist.runtime.memory import free_memory_bytes
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 DTYPES = (
@@ -108,13 +109,17 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     """Read named tensors from a ``.safetensors`` or ``.pt``/``.pth`` file.
 
     Raises:
-        CheckpointError: see :func:`load`.
+        CheckpointError: see :func:`load`; or larger than the memory that is free.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     if path.suffix not in WEIGHTS:
         raise CheckpointError(f"{path}: found {path.suffix!r}, accepted {', '.join(WEIGHTS)}")
+    if (size := path.stat().st_size) > (free := free_memory_bytes()):
+        raise CheckpointError(
+            f"{path}: has {size / 2**30:,.1f} GiB, found {free / 2**30:,.1f} GiB of memory free"
+        )
     tensors = _read_safetensors(path) if path.suffix == WEIGHTS[0] else _read_pickle(path)
     for name, tensor in tensors.items():
         _refuse_odd(f"{path}: tensor {name!r}", tensor)

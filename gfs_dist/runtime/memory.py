@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 
 SHARE = 0.7
+CGROUP = Path("/sys/fs/cgroup")
+"""Of this container; there are no such files outside of one."""
 
 
 def memory_per_rank_bytes(num_ranks: int, device: str) -> int:
@@ -29,9 +31,12 @@ def free_memory_bytes() -> int:
     """Memory of this machine that is free or can be freed, within the limit of its container."""
     facts = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     free = next(int(line.split()[1]) * 1024 for line in facts if line.startswith("MemAvailable:"))
-    limit = Path("/sys/fs/cgroup/memory.max")
+    limit = CGROUP / "memory.max"
     if limit.exists() and (text := limit.read_text(encoding="ascii").strip()) != "max":
-        used = int((limit.parent / "memory.current").read_text(encoding="ascii"))
+        used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
+        # Files that were read count as used until somebody needs their room.
+        rows = (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+        used -= next(int(row.split()[1]) for row in rows if row.startswith("inactive_file "))
         free = min(free, max(int(text) - used, 0))
     return free
 

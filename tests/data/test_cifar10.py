@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from gfs_dist import data
-from gfs_dist.data import DataSpec, Images
+from gfs_dist.data import DataSpec, Images, archive
 from gfs_dist.errors import DataError
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -44,9 +44,9 @@ def strip(images: np.ndarray) -> bytes:
 
 def zip_file(parts: dict[str, bytes]) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w") as packed:
         for name, content in parts.items():
-            archive.writestr(name, content)
+            packed.writestr(name, content)
     return file.getvalue()
 
 
@@ -145,6 +145,14 @@ def test_damaged_binary_batches_are_refused_by_name(
     (tmp_path / "data_batch_2.bin").write_bytes(content)
     with pytest.raises(DataError, match=rf"data_batch_2.bin: {message}"):
         load(tmp_path)
+
+
+def test_a_batch_larger_than_memory_is_not_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "free_memory_bytes", lambda: 100)
+    with pytest.raises(DataError, match=r"data_batch_1\..*: holds 0.0 GiB unpacked"):
+        load(root)
 
 
 @pytest.mark.parametrize(

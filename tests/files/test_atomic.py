@@ -102,3 +102,17 @@ def test_leftovers_and_torn_lines_are_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == ["deep", "events"]
     assert names(tmp_path / "deep") == []
     assert (tmp_path / "events").read_text() == "whole\n"
+
+
+@pytest.mark.parametrize("part", [1, 3, 2**16])
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [("a\nlong line\ntorn", "a\nlong line\n"), ("a\n", "a\n"), ("torn", ""), ("", "")],
+)
+def test_a_torn_line_is_found_from_the_end(
+    content: str, kept: str, part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic, "PART_BYTES", part)
+    (tmp_path / "events").write_text(content)
+    atomic.drop_torn_line(tmp_path / "events")
+    assert (tmp_path / "events").read_text() == kept

@@ -259,3 +259,14 @@ def test_a_fingerprint_knows_dtype_shape_and_bytes() -> None:
     assert fingerprint(x.reshape(2, 3).T) == fingerprint(x.reshape(2, 3).T.contiguous())
     assert fingerprint(x, x) != fingerprint(x)
     assert fingerprint(torch.zeros(0)) == fingerprint(torch.zeros(0))
+
+
+@pytest.mark.parametrize("name", ["huge.safetensors", "huge.pt"])
+def test_a_file_larger_than_memory_is_not_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "free_memory_bytes", lambda: 2**30)
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(2**31)  # takes no room on the disk
+    with pytest.raises(CheckpointError, match=r"huge.*: has 2.0 GiB, found 1.0 GiB of memory free"):
+        checkpoint.read_tensors(tmp_path / name)

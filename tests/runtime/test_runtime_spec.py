@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gfs_dist.errors import InputError
-from gfs_dist.runtime import Fault, RuntimeSpec, faults, open_runtime
+from gfs_dist.runtime import Fault, RuntimeSpec, faults, memory, open_runtime
 from gfs_dist.runtime.faults import Saboteur, from_environment
 from gfs_dist.runtime.layout import graph_for, lay_out
 from gfs_dist.runtime.orders import Identity
@@ -41,7 +41,10 @@ def test_a_graph_that_does_not_fit_is_refused_before_workers_start() -> None:
         open_runtime(RuntimeSpec(kind="local", workers=3, graph=[(0, 1)]))
 
 
-@pytest.mark.parametrize("address", ["somewhere", "host:", ":10"])
+@pytest.mark.parametrize(
+    "address",
+    ["somewhere", "host:", ":10", "host:65536", "host:²", "ray://host:10001", "http://host:8265"],
+)
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(InputError, match=r"runtime.address: found .* accepted HOST:PORT or auto"):
         join_cluster(address)
@@ -173,3 +176,18 @@ def test_what_a_killed_embedded_ray_left_is_removed(
     _sweep()
     left = sorted(folder.name for folder in tmp_path.iterdir())
     assert left == sorted([f"gfs-ray-{os.getpid()}-abc", "gfs-ray-other-abc"])
+
+
+def test_files_that_were_read_are_no_memory_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    for name, text in (
+        ("memory.max", "1000\n"),
+        ("memory.current", "990\n"),
+        ("memory.stat", "anon 90\ninactive_file 900\nactive_file 0\n"),
+    ):
+        (tmp_path / name).write_text(text)
+    assert memory.free_memory_bytes() == 910
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_memory_bytes() > 2**20
