@@ -69,9 +69,11 @@ def read_record(file: Path) -> dict[str, float]:
         ConfigError: no such file, or none of our ratios in it.
     """
     try:
+        if not file.is_file():  # a pipe or device would never end
+            raise FileNotFoundError
         rows = json.loads(file.read_text(encoding="utf-8"))["results"]
         ratios = {row["name"]: float(row["ratio"]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"record: {file} cannot be read ({type(error).__name__}), accepted the report.json of "
             "an earlier suite=guard, or its record"

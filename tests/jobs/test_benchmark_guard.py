@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -70,13 +71,21 @@ def test_what_is_not_in_the_record_is_not_compared() -> None:
         refuse_worse([compared("a", 1.0, {"a": 6.0}, 5.0)], 5.0)
 
 
-@pytest.mark.parametrize("text", [None, "no json", "[]", '{"results": [{"name": "x"}]}'])
+@pytest.mark.parametrize(
+    "text", [None, "no json", "[]", "[" * 10**5, '{"results": [{"name": "x"}]}']
+)
 def test_files_that_are_no_record_are_refused(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "record.json"
     if text is not None:
         file.write_text(text)
     with pytest.raises(ConfigError, match="record: .* cannot be read"):
         read_record(file)
+
+
+def test_a_pipe_named_as_a_record_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "record.json")
+    with pytest.raises(ConfigError, match="record: .* cannot be read"):
+        read_record(tmp_path / "record.json")
 
 
 def test_a_record_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from gfs_dist.command_words import assigned
 from gfs_dist.errors import ConfigError
 from gfs_dist.jobs.compose import compose, compose_file, sweep, to_yaml
 from gfs_dist.jobs.config import (
@@ -433,3 +434,12 @@ def test_points_of_a_sweep_go_below_a_url() -> None:
         "memory://a/b/0",
         "memory://a/b/1",
     ]
+
+
+@pytest.mark.parametrize("text", ["${x}", r"\${x}", r"b\\${oc.env:HOME}", "$5"])
+def test_dollars_of_a_name_are_no_lookup_where_a_run_goes_on(text: str, tmp_path: Path) -> None:
+    config = compose("prune", [assigned("out", str(tmp_path / text))])
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config))
+    assert compose_file("prune", file).out == str(tmp_path / text)
+    assert compose("prune", [assigned("resume", str(tmp_path))]).out == str(tmp_path / text)
