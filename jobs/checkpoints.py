@@ -159,8 +159,11 @@ def _resume(
     training = found.state.get("training")
     lr = training.get("train.lr") if isinstance(training, dict) else None
     spec = train_spec(config, inputs, lr if isinstance(lr, float) else None)
-    refuse_changes(path, found.state, _facts(config, inputs, spec))
-    state = TrainState(read_iteration(found.state), float(found.state["loss"]), found.optimizer)
+    facts, iteration = _facts(config, inputs, spec), read_iteration(found.state)
+    if lr is None and iteration == spec.iterations:
+        facts["training"]["train.lr"] = None  # an earlier version kept none; nothing is trained on
+    refuse_changes(path, found.state, facts)
+    state = TrainState(iteration, float(found.state["loss"]), found.optimizer)
     return load_network(path, model), state, spec
 
 

@@ -252,6 +252,25 @@ def test_step_shares_that_mean_nothing_are_refused(
     assert message in capsys.readouterr().err
 
 
+def test_a_finished_training_of_a_version_that_kept_no_step_size_is_read(
+    tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "run"
+    assert train(*SMALL, f"out={out}") == 0
+    before = weights(out)
+    forget_checksums(out)
+    for file in out.glob("checkpoints/*/state.json"):
+        state = json.loads(file.read_text())
+        state["training"]["train.lr"] = None
+        file.write_text(json.dumps(state))
+    assert train(f"resume={out}") == 0
+    assert same(weights(out), before)
+    forget_checksums(out)
+    shutil.rmtree(out / "checkpoints/step_00000025")
+    assert train(f"resume={out}") == 2  # whose step is not known cannot go on
+    assert "train.lr changed" in capsys.readouterr().err
+
+
 def test_a_share_of_the_measured_step_is_taken(tmp_path: Path) -> None:
     kept = []
     for share in (1, 0.25):
