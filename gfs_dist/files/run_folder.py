@@ -32,7 +32,7 @@ from gfs_dist.files.remote import Remote
 from gfs_dist.urls import below, is_url
 
 MAX_NAME = 200
-_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.=+-]{{0,{MAX_NAME - 1}}}")
+_NAME = re.compile(rf"[A-Za-z0-9_=][A-Za-z0-9_.=+-]{{0,{MAX_NAME - 1}}}")
 _CHECKPOINT = re.compile(r"step_(\d{8,})")
 
 

@@ -118,3 +118,8 @@ def test_a_reader_makes_no_folders(tmp_path: Path) -> None:
     assert RunFolder(tmp_path).plots == tmp_path / "plots"
     assert RunFolder(tmp_path).checkpoints() == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_layers_may_begin_with_an_escaped_letter(tmp_path: Path) -> None:
+    file = RunFolder(tmp_path).path_file("step_00000000/=C3=A4")
+    assert file == tmp_path / "paths" / "step_00000000" / "=C3=A4.json"
