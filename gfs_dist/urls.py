@@ -10,6 +10,8 @@ from pathlib import Path
 from gfs_dist.errors import ConfigError, InputError
 
 CONNECT_TIMEOUT_S = 3.0
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+"""What a client says first (RFC 9113, section 3.4), with empty settings."""
 
 
 def is_url(place: Path | str) -> bool:
@@ -55,7 +57,10 @@ def check_url(key: str, url: str) -> None:
 
 
 def check_ray_address(address: str) -> None:
-    """Refuse an address that a job cannot join: ``auto``, or ``HOST:PORT`` where something listens.
+    """Refuse an address that a job cannot join: ``auto``, or ``HOST:PORT`` where something answers.
+
+    Ray speaks gRPC, whose server answers the greeting of HTTP/2 at once; Ray itself would try a
+    silent address for minutes.
 
     Raises:
         InputError: says what was found and what is accepted.
@@ -70,6 +75,13 @@ def check_ray_address(address: str) -> None:
             + ("; the address of a dashboard is for gfs submit" if is_url(address) else "")
         )
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        with socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S) as connection:
+            connection.sendall(HTTP2_GREETING)
+            connection.recv(1)
+    except TimeoutError as error:
+        raise InputError(
+            f"runtime.address: no Ray cluster at {address} (no answer within "
+            f"{CONNECT_TIMEOUT_S:g} s)"
+        ) from error
     except (OSError, UnicodeError) as error:
         raise InputError(f"runtime.address: no Ray cluster at {address} ({error})") from error

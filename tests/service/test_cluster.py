@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gfs_dist import urls
 from gfs_dist.cli import main
 from gfs_dist.errors import ClusterError, InputError
 from gfs_dist.runtime import ray_actors
@@ -94,7 +95,7 @@ SILENT = r"no Ray cluster answers at http://127.0.0.1:\d+ \(no .*answer within 0
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """``HOST:PORT`` that takes connections and never says a word."""
     monkeypatch.setattr(http, "TIMEOUT_S", 0.3)
-    monkeypatch.setattr(ray_actors, "CONNECT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(urls, "CONNECT_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
@@ -127,9 +128,19 @@ def test_a_silent_address_in_a_variable_of_rays_is_told_too(
         find_cluster(None)
 
 
+def test_a_job_is_not_begun_for_a_silent_address(
+    silent: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["prune", "steps=1", f"out={out}", f"runtime.address={silent}"]) == 2
+    said = r"gfs: runtime.address: no Ray cluster at 127.0.0.1:\d+ \(no answer within 0.3 s\)\n"
+    assert re.fullmatch(said, capsys.readouterr().err)
+    assert not out.exists()
+
+
 def test_ranks_join_no_silent_address(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    said = r"no Ray cluster at 127.0.0.1:\d+ \(what listens there has not answered within 0.3 s\)$"
+    said = r"no Ray cluster at 127.0.0.1:\d+ \(no answer within 0.3 s\)$"
     with pytest.raises(InputError, match=said):
         ray_actors.join_cluster(silent)
     monkeypatch.setenv("RAY_ADDRESS", silent)
