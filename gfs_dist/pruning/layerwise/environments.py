@@ -91,7 +91,8 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
 def _unpack(packed: Any, file: Any) -> Any:
     ((kind, inner),) = packed.items()
     if kind == "tensor":
-        return file.get_tensor(inner)
+        # A copy, which is aligned: where in a file a tensor lies can decide last bits.
+        return file.get_tensor(inner).clone()
     if kind == "plain":
         return inner
     parts = [_unpack(part, file) for part in inner]
