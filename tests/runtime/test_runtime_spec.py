@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import subprocess
 import sys
 import tempfile
@@ -59,6 +60,8 @@ def test_a_cluster_is_not_joined_before_its_token_is_said(monkeypatch: pytest.Mo
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
+        answer = threading.Thread(target=lambda: server.accept()[0].sendall(b"\0"), daemon=True)
+        answer.start()
         with pytest.raises(InputError, match=r"RAY_AUTH_MODE is not set; set it to token"):
             join_cluster(address)
 
