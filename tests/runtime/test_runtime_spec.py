@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,18 @@ def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
 
 def test_a_cluster_is_not_joined_before_its_token_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+
+    def greet() -> None:
+        with server.accept()[0] as connection:
+            connection.sendall(b"\0")
+
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        answer = threading.Thread(target=lambda: server.accept()[0].sendall(b"\0"), daemon=True)
+        answer = threading.Thread(target=greet, daemon=True)
         answer.start()
         with pytest.raises(InputError, match=r"RAY_AUTH_MODE is not set; set it to token"):
             join_cluster(address)
+        answer.join()
 
 
 def test_room_is_counted_node_by_node(monkeypatch: pytest.MonkeyPatch) -> None:
