@@ -20,9 +20,10 @@ def tie_tolerance(objective: Objective, minimum: float) -> float:
     ``M`` bounds the sum of the absolute values of all that is added up to a score: the score then
     is off by at most ``gamma_N M``, ``gamma_N = N u / (1 - N u)``, ``u = 2**-53``, after ``N``
     roundings one after the other (Higham 2002, *Accuracy and Stability of Numerical Algorithms*,
-    section 3.1). Samples are summed in runs of at most 4,096 and a step adds a few roundings to
-    those before it, so ``gamma`` is ten times the worst case of 4 million samples and 1,000 steps
-    where sums keep 32 parts as processors do, and far above what is seen.
+    section 3.1). In the worst case 9,000 of them so reach ``gamma``. Independent errors grow only
+    with their root, to ``lambda sqrt(N) u`` with a probability that rises fast with ``lambda``
+    (Higham and Mary 2019, *A New Approach to Probabilistic Rounding Error Analysis*): ``gamma``
+    then allows a million roundings at ``lambda = 9``.
 
     ``M`` measures the deviations from the target, not the target: an offset of a million changes
     neither a pick nor a tie. (The loss of the empty network in its place made everything tie.)
