@@ -21,14 +21,11 @@ slow: $(VENV)/.installed-dev
 coverage: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --cov --cov-report=term
 
-# mypy and import-linter see one package tree, laid out as it is installed: jobs/ inside gfs_dist.
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@rm -rf build/lint && mkdir -p build/lint/gfs_dist
-	@ln -s "$(CURDIR)"/gfs_dist/* "$(CURDIR)/jobs" build/lint/gfs_dist/
 	@$(BIN)/mypy
-	@cd build/lint && "$(CURDIR)/$(BIN)/lint-imports" --config ../../pyproject.toml --no-cache
+	@$(BIN)/lint-imports --no-cache
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from gfs_dist._layout import bind_jobs
 from gfs_dist._version import __version__
 
 _LAZY = {
@@ -20,8 +19,6 @@ _LAZY = {
 """Public name, and where it is: a module, or ``module:attribute``."""
 
 __all__ = ["__version__", *_LAZY]
-
-bind_jobs()
 
 
 def __getattr__(name: str) -> Any:

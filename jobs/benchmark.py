@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gfs_dist.jobs import config as schema
-from gfs_dist.jobs import suite_appendix_d, suite_guard, suite_scaling, suite_select
-from gfs_dist.jobs.local import check_device
-from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.bench import appendix_d as suite_appendix_d
+from gfs_dist.bench import guard as suite_guard
+from gfs_dist.bench import scaling_suite as suite_scaling
+from gfs_dist.bench import select_suite as suite_select
+from gfs_dist.config import commands as schema
+from gfs_dist.workflows.process import check_device
+from gfs_dist.workflows.reporter import Reporter
 
 SUITES: dict[str, Callable[[schema.Benchmark, Reporter], dict[str, Any]]] = {
     "select": suite_select.run,

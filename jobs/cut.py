@@ -5,26 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from gfs_dist.config import commands as schema
+from gfs_dist.config.command_line import resume_word
+from gfs_dist.config.compose import compose_stored
 from gfs_dist.errors import ConfigError, RunFolderError
 from gfs_dist.files import RunFolder
 from gfs_dist.files.run_folder import MAX_NAME
-from gfs_dist.jobs import config as schema
-from gfs_dist.jobs.again import resume_word
-from gfs_dist.jobs.compose import compose_stored
-from gfs_dist.jobs.deep_card import write_card
-from gfs_dist.jobs.deep_report import DeepReport
-from gfs_dist.jobs.deep_result import ResultMaker
-from gfs_dist.jobs.layer_records import LayerRecords
-from gfs_dist.jobs.local import use_threads
-from gfs_dist.jobs.prune_deep import path_facts, phases, result_name, scratch, tell
-from gfs_dist.jobs.prune_deep_plan import DeepPlan, checkpoints, make_plan
-from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.jobs.total_time import TotalTime
-from gfs_dist.jobs.watched import Watched
-from gfs_dist.pruning.budget import Budget
-from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner
-from gfs_dist.pruning.layerwise.workspace import Workspace
+from gfs_dist.pruning.calibration.workspace import Workspace
+from gfs_dist.pruning.pruner import LayerPath, Pruner
+from gfs_dist.pruning.widths.budget import Budget
 from gfs_dist.runtime import open_runtime
+from gfs_dist.workflows.deep_card import write_card
+from gfs_dist.workflows.layer_records import LayerRecords
+from gfs_dist.workflows.process import use_threads
+from gfs_dist.workflows.prune_deep import path_facts, phases, result_name, scratch, tell
+from gfs_dist.workflows.prune_deep_plan import DeepPlan, checkpoints, make_plan
+from gfs_dist.workflows.report_file import DeepReport
+from gfs_dist.workflows.reporter import Reporter
+from gfs_dist.workflows.results import ResultMaker
+from gfs_dist.workflows.run_events import Watched
+from gfs_dist.workflows.total_time import TotalTime
 
 
 def run(config: schema.Cut, reporter: Reporter) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gfs_dist.jobs.cluster_keys import Doctor
-from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.config.cluster import Doctor
 from gfs_dist.service.doctor import FAIL, OK, examine
+from gfs_dist.workflows.reporter import Reporter
 
 
 def run(config: Doctor, reporter: Reporter) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gfs_dist.jobs.cluster_keys import Down
-from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.config.cluster import Down
 from gfs_dist.service import local_cluster
+from gfs_dist.workflows.reporter import Reporter
 
 
 def run(_config: Down, reporter: Reporter) -> dict[str, Any]:

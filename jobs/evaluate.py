@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from gfs_dist import networks, report
+from gfs_dist.config import commands as schema
 from gfs_dist.errors import CheckpointError, ShapeError
 from gfs_dist.files import checkpoint
-from gfs_dist.jobs import config as schema
-from gfs_dist.jobs import evaluate_deep, two_layer
-from gfs_dist.jobs.checkpoints import load_network
-from gfs_dist.jobs.finding import find_checkpoints
-from gfs_dist.jobs.local import local_device, use_threads
-from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.networks.store import ARCHITECTURE
+from gfs_dist.files.find import find_checkpoints
+from gfs_dist.networks.storage.store import ARCHITECTURE
+from gfs_dist.workflows import evaluate_deep, two_layer
+from gfs_dist.workflows.checkpoints import load_network
+from gfs_dist.workflows.process import local_device, use_threads
+from gfs_dist.workflows.reporter import Reporter
 
 LARGE_BATCH = 256
 

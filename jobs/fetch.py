@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist.command_words import typed_place
-from gfs_dist.jobs.cluster_keys import Fetch
-from gfs_dist.jobs.on_cluster import facts_of, one_job
-from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.config.cluster import Fetch
 from gfs_dist.service.fetching import fetch, fetch_to_url
 from gfs_dist.urls import is_url
+from gfs_dist.workflows.follow_job import facts_of, one_job
+from gfs_dist.workflows.reporter import Reporter
 
 
 def run(config: Fetch, reporter: Reporter) -> dict[str, Any]:

@@ -7,34 +7,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from gfs_dist import networks
-from gfs_dist.data import DataSpec, Images
+from gfs_dist.config import commands as schema
+from gfs_dist.config.command_line import data_words, place_words
+from gfs_dist.data import Images
 from gfs_dist.errors import CheckpointError
 from gfs_dist.files import RunFolder, checkpoint, fingerprint
-from gfs_dist.jobs import config as schema
-from gfs_dist.jobs.again import data_words, place_words
-from gfs_dist.jobs.deep import (
+from gfs_dist.files.find import find_checkpoints
+from gfs_dist.workflows.deep_run import DeepRun, plan_lines, sizes, tuning_spec
+from gfs_dist.workflows.images_and_networks import (
     architecture_of,
     check_fits,
     origin_of,
+    read_for_training,
     read_images,
-    read_network,
 )
-from gfs_dist.jobs.deep_run import DeepRun, deep_spec, plan_lines, sizes
-from gfs_dist.jobs.deep_training import DeepTraining
-from gfs_dist.jobs.finding import find_checkpoints
-from gfs_dist.jobs.local import check_device
-from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.jobs.run_folders import open_folder
-from gfs_dist.jobs.tracking import tracked
-from gfs_dist.jobs.two_layer import data_spec
-from gfs_dist.training import DeepSpec
-
-DEFAULTS = {"iterations": 2500, "lr": 0.01, "checkpoint_every": 500}
-"""The paper's 2,500 iterations from 0.01 (arXiv 2108.00259, Appendix E); all else as pretrain."""
+from gfs_dist.workflows.process import check_device
+from gfs_dist.workflows.reporter import Reporter
+from gfs_dist.workflows.run_lifecycle import open_folder
+from gfs_dist.workflows.tracking import tracked
+from gfs_dist.workflows.train_deep import DeepTraining
+from gfs_dist.workflows.two_layer import data_spec
 
 
 @tracked
@@ -69,16 +64,6 @@ def run(config: schema.Finetune, reporter: Reporter) -> dict[str, Any]:
             job.write("finished", [row], None)
         _tell(config, job, row, reporter)
     return job.report
-
-
-def tuning_spec(config: schema.Finetune | schema.Prune) -> DeepSpec:
-    """How a network is trained on."""
-    return deep_spec(config.train, config.seed, **DEFAULTS)
-
-
-def read_for_training(place: Path, model: schema.Model, spec: DataSpec) -> nn.Module:
-    """The network as training takes it: float32, whatever it was pruned in."""
-    return read_network(place, model, read_images(spec)).to(torch.float32).requires_grad_()
 
 
 def _find(path: Path) -> Path:

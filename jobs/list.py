@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gfs_dist.jobs.cluster_keys import OnCluster
-from gfs_dist.jobs.on_cluster import facts_of, of_config
-from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.config.cluster import OnCluster
+from gfs_dist.workflows.follow_job import facts_of, of_config
+from gfs_dist.workflows.reporter import Reporter
 
 
 def run(config: OnCluster, reporter: Reporter) -> dict[str, Any]:

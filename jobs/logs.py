@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gfs_dist.config.cluster import Logs
 from gfs_dist.errors import InputError
 from gfs_dist.files.remote import Remote
-from gfs_dist.jobs.cluster_keys import Logs
-from gfs_dist.jobs.on_cluster import facts_of, follow, one_job
-from gfs_dist.jobs.reporter import Reporter
 from gfs_dist.service.jobs import Job
 from gfs_dist.urls import below, is_url
+from gfs_dist.workflows.follow_job import facts_of, follow, one_job
+from gfs_dist.workflows.reporter import Reporter
 
 
 def run(config: Logs, reporter: Reporter) -> dict[str, Any]:

@@ -8,18 +8,18 @@ from typing import Any
 
 from gfs_dist import report
 from gfs_dist.command_words import typed, typed_place
+from gfs_dist.config import commands as schema
 from gfs_dist.errors import StorageError
 from gfs_dist.files import RunFolder
-from gfs_dist.jobs import config as schema
-from gfs_dist.jobs import pretrain_deep
-from gfs_dist.jobs.checkpoints import train_checkpoints, train_spec
-from gfs_dist.jobs.local import local_device, own_event, use_threads
-from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.jobs.run_folders import open_folder
-from gfs_dist.jobs.tracking import tracked
-from gfs_dist.jobs.two_layer import Inputs, data_spec, input_words, measure
 from gfs_dist.networks import TwoLayer
 from gfs_dist.training import risen
+from gfs_dist.workflows import pretrain_deep
+from gfs_dist.workflows.checkpoints import train_checkpoints, train_spec
+from gfs_dist.workflows.process import local_device, own_event, use_threads
+from gfs_dist.workflows.reporter import Reporter
+from gfs_dist.workflows.run_lifecycle import open_folder
+from gfs_dist.workflows.tracking import tracked
+from gfs_dist.workflows.two_layer import Inputs, data_spec, input_words, measure
 
 
 @tracked

@@ -1,6 +1,6 @@
 """``gfs prune``: from checkpoints of a two-layer network to smaller networks and a report.
 
-(Deep networks are pruned by :mod:`gfs_dist.jobs.prune_deep`.)
+(Deep networks are pruned by :mod:`gfs_dist.workflows.prune_deep`.)
 
 Plan, train where there is nothing to prune yet, search each checkpoint with the ranks of one
 runtime, cut, measure, report. What is finished is in the run folder at once; a run that was
@@ -21,28 +21,28 @@ from torch import Tensor
 
 from gfs_dist import networks, report
 from gfs_dist.command_words import typed_place
+from gfs_dist.config import commands as schema
 from gfs_dist.errors import PicksDifferError, RunError, StorageError
 from gfs_dist.files import RunFolder, fingerprint
-from gfs_dist.jobs import config as schema
-from gfs_dist.jobs import prune_deep
-from gfs_dist.jobs.checkpoints import train_checkpoints
-from gfs_dist.jobs.prune_plan import Plan, make_plan
-from gfs_dist.jobs.records import PathRecord
-from gfs_dist.jobs.reporter import Reporter
-from gfs_dist.jobs.run_folders import open_folder
-from gfs_dist.jobs.total_time import TotalTime
-from gfs_dist.jobs.tracking import tracked
-from gfs_dist.jobs.two_layer import input_words, measure
 from gfs_dist.networks import TwoLayer
-from gfs_dist.networks.two_layer import DTYPES
-from gfs_dist.pruning.two_layer import TwoLayerContributions, TwoLayerProblem
+from gfs_dist.networks.models.two_layer import DTYPES
+from gfs_dist.pruning.objectives.two_layer import TwoLayerContributions, TwoLayerProblem
 from gfs_dist.runtime import Progress, Runtime, SearchResult, open_runtime
-from gfs_dist.selection.build import Recipe, make_objective
 from gfs_dist.selection.loop import greedy
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.objectives.factory import Recipe, make_objective
+from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 from gfs_dist.theory import lemma1_constants, why_no_bound
 from gfs_dist.training import risen
+from gfs_dist.workflows import prune_deep
+from gfs_dist.workflows.checkpoints import train_checkpoints
+from gfs_dist.workflows.path_records import PathRecord
+from gfs_dist.workflows.prune_two_layer import Plan, make_plan
+from gfs_dist.workflows.reporter import Reporter
+from gfs_dist.workflows.run_lifecycle import open_folder
+from gfs_dist.workflows.total_time import TotalTime
+from gfs_dist.workflows.tracking import tracked
+from gfs_dist.workflows.two_layer import input_words, measure
 
 WRITE_EVERY_S = 0.5
 SAME_LOSS = 1e-6
@@ -200,7 +200,7 @@ class PruneJob:
         )
         return constants.row(steps)
 
-    def _verify(self, problem: TwoLayerProblem, stop: Stop, path: Path) -> None:
+    def _verify(self, problem: TwoLayerProblem, stop: Stop, path: GreedyPath) -> None:
         """Search again by the exhaustive oracle, in this process."""
         source, target = self._contributions(problem.network)
         recipe = Recipe(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from gfs_dist.jobs.cluster_keys import OfJob
-from gfs_dist.jobs.on_cluster import commands, facts_of, how_it_ended, one_job
-from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.config.cluster import OfJob
 from gfs_dist.service.jobs import Job
+from gfs_dist.workflows.follow_job import commands, facts_of, how_it_ended, one_job
+from gfs_dist.workflows.reporter import Reporter
 
 TAIL = 3
 

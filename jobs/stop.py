@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gfs_dist.jobs.cluster_keys import OfJob
-from gfs_dist.jobs.on_cluster import commands, facts_of, one_job
-from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.config.cluster import OfJob
+from gfs_dist.workflows.follow_job import commands, facts_of, one_job
+from gfs_dist.workflows.reporter import Reporter
 
 
 def run(config: OfJob, reporter: Reporter) -> dict[str, Any]:

@@ -11,21 +11,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gfs_dist.config.benchmark import ON_CLUSTERS
+from gfs_dist.config.cluster import Submit
+from gfs_dist.config.compose import compose, sweep, to_yaml
+from gfs_dist.config.groups import Custom, RayRuntime
+from gfs_dist.config.job import unsent
+from gfs_dist.config.paths import unseen_inputs, with_absolute_paths
+from gfs_dist.config.preflight import check_inputs
 from gfs_dist.errors import ConfigError, GfsError, JobEndedError
 from gfs_dist.files import RunFolder
-from gfs_dist.jobs.benchmark_keys import ON_CLUSTERS
-from gfs_dist.jobs.cluster_keys import Submit
-from gfs_dist.jobs.command import unsent
-from gfs_dist.jobs.compose import compose, sweep, to_yaml
-from gfs_dist.jobs.groups import Custom, RayRuntime
-from gfs_dist.jobs.on_cluster import commands, connect, facts_of, follow, goes_on
-from gfs_dist.jobs.paths import unseen_inputs, with_absolute_paths
-from gfs_dist.jobs.preflight import check_inputs
-from gfs_dist.jobs.reporter import PlannedOnly, Reporter, Silent
 from gfs_dist.service.capacity import Capacity, Demand
 from gfs_dist.service.jobs import Job, Jobs
 from gfs_dist.service.submission import Sent, Submission, send
 from gfs_dist.urls import is_url
+from gfs_dist.workflows.follow_job import commands, connect, facts_of, follow, goes_on
+from gfs_dist.workflows.reporter import PlannedOnly, Reporter, Silent
 
 AUTO = "auto"
 """The address by which a driver on a cluster joins it."""
@@ -73,7 +73,7 @@ def batch(words: Sequence[str], config_dir: Path | None = None, *, multirun: boo
     """What a command line asks for; a job for each combination of values with ``multirun``.
 
     Raises:
-        ConfigError: as :func:`gfs_dist.jobs.compose.compose`.
+        ConfigError: as :func:`gfs_dist.config.compose.compose`.
     """
     own = [word for word in words if word.partition("=")[0] in Submit.__dataclass_fields__]
     rest = [word for word in words if word not in own]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from gfs_dist.jobs.cluster_keys import Up
-from gfs_dist.jobs.reporter import Reporter
+from gfs_dist.config.cluster import Up
 from gfs_dist.service import local_cluster, state
+from gfs_dist.workflows.reporter import Reporter
 
 
 def run(config: Up, reporter: Reporter) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def problem() -> Callable[..., Problem]:
 @pytest.fixture(scope="session")
 def embedded_ray() -> Iterator[None]:
     """One Ray for all tests: starting one takes seconds. Runtimes find it and leave it running."""
-    from gfs_dist.runtime.ray_actors import EmbeddedRay
+    from gfs_dist.runtime.backends.ray import EmbeddedRay
 
     embedded = EmbeddedRay(4)
     yield

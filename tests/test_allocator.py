@@ -45,7 +45,7 @@ class Faults:
 
 def test_workers_use_freed_memory_again() -> None:
     with open_runtime(RuntimeSpec(kind="local", workers=1, device="cpu")) as runtime:
-        assert runtime.together(Faults()).value < ALL_ANEW / 20
+        assert runtime.run_group(Faults()).value < ALL_ANEW / 20
 
 
 def test_a_command_uses_freed_memory_again() -> None:

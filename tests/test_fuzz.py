@@ -20,14 +20,14 @@ import torch
 from PIL import Image
 
 from gfs_dist import data, networks
+from gfs_dist.config.compose import compose, compose_stored, to_yaml
 from gfs_dist.data import DataSpec
 from gfs_dist.errors import GfsError
 from gfs_dist.files import RunFolder, checkpoint
-from gfs_dist.jobs.compose import compose, compose_stored, to_yaml
-from gfs_dist.jobs.records import PathRecord
 from gfs_dist.networks import TwoLayer
-from gfs_dist.runtime import memory
-from gfs_dist.selection.path import Path as Picks
+from gfs_dist.runtime import resources as memory
+from gfs_dist.selection.path import GreedyPath
+from gfs_dist.workflows.path_records import PathRecord
 from tests.mutations import damaged
 from tests.networks import nets
 
@@ -102,7 +102,7 @@ def picks(folder: Path) -> PathRecord:
 
 
 def write_picks(folder: Path) -> None:
-    path = Picks(5)
+    path = GreedyPath(5)
     for pick, loss in ((3, 0.5), (1, 0.25), (3, 0.2)):
         path.append(pick, loss, 1.0 / (len(path) + 1))
     (folder / "paths").mkdir()

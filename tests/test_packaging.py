@@ -18,7 +18,8 @@ import gfs_dist
 ROOT = Path(__file__).parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 COMPOSE = (
-    "from gfs_dist.jobs import compose; print(compose.__name__, compose.compose('prune').steps)"
+    "from gfs_dist.config import compose; from gfs_dist.jobs import prune; "
+    "print(prune.__name__, compose.compose('prune').steps)"
 )
 
 
@@ -99,13 +100,13 @@ def test_checkout_runs_without_an_install() -> None:
     libraries = os.pathsep.join([str(ROOT), *(p for p in sys.path if p.endswith("-packages"))])
     assert "prune" in python("-S", "-m", "gfs_dist", "--help", cwd=ROOT, PYTHONPATH=libraries)
     found = python("-S", "-c", COMPOSE, cwd=ROOT, PYTHONPATH=libraries)
-    assert found.split() == ["gfs_dist.jobs.compose", "200"]
+    assert found.split() == ["gfs_dist.jobs.prune", "200"]
 
 
 def test_source_distribution_and_wheel_hold_everything(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"  # a copy: setuptools takes what an older build/ still holds
     for name in ("gfs_dist", "jobs", "conf"):
-        shutil.copytree(ROOT / name, checkout / name)
+        shutil.copytree(ROOT / name, checkout / name, symlinks=True)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, checkout)
     # Without --wheel the source distribution is built first, and the wheel from it.
@@ -122,7 +123,7 @@ def test_source_distribution_and_wheel_hold_everything(tmp_path: Path) -> None:
 
     libraries = os.pathsep.join([str(site), *(p for p in sys.path if p.endswith("-packages"))])
     found = python("-S", "-c", COMPOSE, cwd=tmp_path, PYTHONPATH=libraries)
-    assert found.split() == ["gfs_dist.jobs.compose", "200"]
+    assert found.split() == ["gfs_dist.jobs.prune", "200"]
     where = python(
         "-S", "-c", "import gfs_dist; print(gfs_dist.__file__)", cwd=tmp_path, PYTHONPATH=libraries
     )

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from gfs_dist.cli.arguments import COMMANDS, read_arguments
+from gfs_dist.config.compose import compose, sweep
 from gfs_dist.files import RunFolder, checkpoint
 from gfs_dist.jobs import submit
-from gfs_dist.jobs.compose import compose, sweep
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import torch
 
 import gfs_dist
 from gfs_dist.api import as_tensor
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.path import GreedyPath
 
 
 def hard_problem(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -18,7 +18,7 @@ def hard_problem(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def alone() -> Path:
+def alone() -> GreedyPath:
     return gfs_dist.select(*hard_problem(), steps=50)
 
 

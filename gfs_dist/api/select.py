@@ -16,19 +16,19 @@ from torch import Tensor
 from gfs_dist.errors import InputError
 from gfs_dist.files.scratch_folder import ScratchFolder, sigterm_unwinds
 from gfs_dist.runtime import RuntimeSpec, open_runtime
-from gfs_dist.runtime.memory import memory_per_rank_bytes
-from gfs_dist.selection.build import (
+from gfs_dist.runtime.resources import memory_per_rank_bytes
+from gfs_dist.selection.objective import ROUNDING, Objective
+from gfs_dist.selection.objectives.contributions import ArrayContributions
+from gfs_dist.selection.objectives.factory import (
     Recipe,
     dense_loss,
     make_objective,
     moments_objective,
     settle,
 )
-from gfs_dist.selection.contributions import ArrayContributions
-from gfs_dist.selection.objective import ROUNDING, Objective
+from gfs_dist.selection.objectives.squared import squared_magnitude
 from gfs_dist.selection.partition import Partition, make_partition
-from gfs_dist.selection.path import Path
-from gfs_dist.selection.squared import squared_magnitude
+from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop, default_steps
 
 
@@ -51,7 +51,7 @@ def select(
     device: str = "auto",
     partition: str | Sequence[Sequence[int]] = "contiguous",
     graph: str | Sequence[tuple[int, int]] | None = None,
-) -> Path:
+) -> GreedyPath:
     """Pick neurons one by one so that the mean of their contributions approaches the target.
 
         i_k = argmin_i L[((k - 1) u_{k-1} + phi_i) / k]     (ties: smallest i)
@@ -228,7 +228,7 @@ def _limit(problem: ArrayProblem | MomentsProblem, tolerance: float | None) -> f
     return problem.dense_loss() + tolerance
 
 
-def _warn_of_lost_digits(path: Path, problem: MomentsProblem) -> None:
+def _warn_of_lost_digits(path: GreedyPath, problem: MomentsProblem) -> None:
     """Say when rounding takes more than half of the digits that the first loss can have."""
     energy, rounding = problem.energy, problem.rounding
     resolution = rounding * squared_magnitude(0.0, 0.0, math.sqrt(energy))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from gfs_dist.command_words import quoted
+from gfs_dist.config.job import NAMED
 from gfs_dist.errors import InputError
-from gfs_dist.jobs.command import NAMED
 
 POSITIONAL: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("cut", "finetune", "evaluate", "report"), ("path",)),

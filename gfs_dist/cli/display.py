@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from gfs_dist.jobs.reporter import PlannedOnly
 from gfs_dist.urls import is_url
+from gfs_dist.workflows.reporter import PlannedOnly
 
 if TYPE_CHECKING:
     from gfs_dist.files import RunFolder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gfs_dist.cli.arguments import FLAGS, INFORMATION, JOBS, OPTIONS, POSITIONAL, SERVICES
-from gfs_dist.jobs.describe import Group, Key, Section, describe
+from gfs_dist.config.help import Group, Key, Section, describe
 
 _COLUMN = 38
 

@@ -19,10 +19,10 @@ from gfs_dist._environment import refuse_unsafe_environment
 from gfs_dist.cli.arguments import JOBS, SERVICES, Arguments, read_arguments
 from gfs_dist.cli.display import PlainReporter
 from gfs_dist.cli.output import keep_utf8, ready_streams
+from gfs_dist.config.job import unsent
 from gfs_dist.errors import GfsError
-from gfs_dist.jobs.command import unsent
-from gfs_dist.jobs.reporter import PlannedOnly
 from gfs_dist.urls import below
+from gfs_dist.workflows.reporter import PlannedOnly
 
 INTERRUPTED = 130
 MAX_ERROR_LINES = 3
@@ -85,7 +85,7 @@ def _run_command(arguments: Arguments, command: str) -> int:
 
 def _print_configs(command: str, configs: list[Any]) -> None:
     """What ``--cfg job`` shows."""
-    from gfs_dist.jobs.compose import to_yaml
+    from gfs_dist.config.compose import to_yaml
 
     if command == "submit":
         configs = [request.config for request in configs[0].requests]
@@ -95,7 +95,7 @@ def _print_configs(command: str, configs: list[Any]) -> None:
 
 def _check(arguments: Arguments, command: str, configs: list[Any]) -> None:
     """Refuse jobs that would end at once, before what they need is loaded."""
-    from gfs_dist.jobs.preflight import check_inputs, check_job
+    from gfs_dist.config.preflight import check_inputs, check_job
 
     if command in JOBS:
         check = check_inputs if arguments.dry_run else check_job
@@ -105,7 +105,7 @@ def _check(arguments: Arguments, command: str, configs: list[Any]) -> None:
 
 def _compose(arguments: Arguments, command: str) -> list[Any]:
     """The configurations of a command line; of ``gfs submit`` its batch."""
-    from gfs_dist.jobs import compose
+    from gfs_dist.config import compose
 
     words, folder = arguments.words, arguments.config_dir
     if command == "submit":
@@ -130,7 +130,7 @@ def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Argumen
         folder = reporter.folder
         how: Sequence[object] = error.args
         if folder is not None and hasattr(config, "resume"):
-            from gfs_dist.jobs.again import resume_word
+            from gfs_dist.config.command_line import resume_word
 
             how = [f"go on with: gfs {arguments.command} {resume_word(folder, config)}"]
         interrupted = KeyboardInterrupt(*how)

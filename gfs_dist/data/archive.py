@@ -6,7 +6,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 from gfs_dist.errors import DataError
-from gfs_dist.runtime.memory import free_memory_bytes
+from gfs_dist.runtime.resources import free_memory_bytes
 
 MAX_RATIO = 100
 SMALL_BYTES = 2**28

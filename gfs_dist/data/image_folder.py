@@ -16,7 +16,7 @@ from torch import Tensor
 from gfs_dist.data.balanced import balanced_rows
 from gfs_dist.data.spec import DataSpec, Splits
 from gfs_dist.errors import DataError
-from gfs_dist.runtime.memory import free_memory_bytes
+from gfs_dist.runtime.resources import free_memory_bytes
 
 MAX_PIXELS = 178_956_970
 """Of a picture as it is decoded or scaled; more are a bomb to Pillow too."""

@@ -23,7 +23,7 @@ from gfs_dist.errors import CheckpointError
 from gfs_dist.files import atomic
 from gfs_dist.files.facts import FORMAT, STATE, WEIGHTS, read_json
 from gfs_dist.files.fingerprint import fingerprint
-from gfs_dist.runtime.memory import free_memory_bytes
+from gfs_dist.runtime.resources import free_memory_bytes
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 DTYPES = (

@@ -314,6 +314,15 @@ class RunFolder:
         """
         return inside(self.path, relative)
 
+    def read_paths(self, results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """The paths of results by their names; of a deep one, a path by the name of each layer.
+
+        Raises:
+            RunFolderError: a result names a file elsewhere.
+            CheckpointError: a path cannot be read.
+        """
+        return {r["name"]: _read_paths(self.inside(r["path"])) for r in results if r.get("path")}
+
     def append_event(self, row: dict[str, Any]) -> None:
         """Add one row to the events."""
         atomic.append_line(self.events, atomic.json_text(row))
@@ -374,3 +383,11 @@ def _by_cut(row: Mapping[str, Any]) -> bool:
 
 def _names(path: Path) -> list[str]:
     return [item.name for item in path.iterdir()]
+
+
+def _read_paths(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        return read_json(path)
+    files = sorted(file for file in path.glob("*.json") if not file.stem.endswith(".partial"))
+    stored = [(file.stem, read_json(file)) for file in files]
+    return {content.get("layer", stem): content for stem, content in stored}

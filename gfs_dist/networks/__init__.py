@@ -3,13 +3,12 @@
 Knows nothing of data, searches or runs.
 """
 
-from gfs_dist.networks.batching import batch_size, prefer_channels_last
-from gfs_dist.networks.catalog import CATALOG, make
-from gfs_dist.networks.classify import Classified, classify
-from gfs_dist.networks.custom import make_custom
-from gfs_dist.networks.export import export_onnx, export_program, require_onnx
-from gfs_dist.networks.finite import first_non_finite
-from gfs_dist.networks.measures import (
+from gfs_dist.networks.measure.batching import batch_size, prefer_channels_last
+from gfs_dist.networks.measure.classify import Classified, classify
+from gfs_dist.networks.measure.modes import device_of, dtype_of, evaluating
+from gfs_dist.networks.measure.non_finite import first_non_finite
+from gfs_dist.networks.measure.sizes import count_macs, count_params, macs_by_module
+from gfs_dist.networks.measure.two_layer import (
     Latency,
     accuracy,
     latency,
@@ -19,12 +18,13 @@ from gfs_dist.networks.measures import (
     outputs,
     params,
 )
-from gfs_dist.networks.modes import device_of, dtype_of, evaluating
-from gfs_dist.networks.rebuild import MODELS, build, load_tensors
-from gfs_dist.networks.sizes import count_macs, count_params, macs_by_module
-from gfs_dist.networks.state import load_state
-from gfs_dist.networks.store import load, save
-from gfs_dist.networks.two_layer import ACTIVATIONS, Activation, TwoLayer, find_activation
+from gfs_dist.networks.models.catalog import CATALOG, make
+from gfs_dist.networks.models.custom import make_custom
+from gfs_dist.networks.models.two_layer import ACTIVATIONS, Activation, TwoLayer, find_activation
+from gfs_dist.networks.storage.export import export_onnx, export_program, require_onnx
+from gfs_dist.networks.storage.rebuild import MODELS, build, load_tensors
+from gfs_dist.networks.storage.state_dict import load_state
+from gfs_dist.networks.storage.store import load, save
 
 __all__ = [
     "ACTIVATIONS",

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist.files import atomic
-from gfs_dist.report import deep_summary, words
+from gfs_dist.report import deep_summary
+from gfs_dist.report import text as words
 from gfs_dist.report.document import Block, Bullets, Code, Heading, Paragraph, Table, to_markdown
 from gfs_dist.report.facts import Result, results
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gfs_dist.report import words
+from gfs_dist.report import text as words
 from gfs_dist.report.document import Block, Heading, Paragraph, Table
 from gfs_dist.report.facts import Result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gfs_dist.report import words
+from gfs_dist.report import text as words
 from gfs_dist.report.deep import REPAIRS
 from gfs_dist.report.facts import Result, Speed
 

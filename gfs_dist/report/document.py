@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import PurePosixPath
 
-from gfs_dist.report import words
+from gfs_dist.report import text as words
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gfs_dist.report import deep_summary, words
+from gfs_dist.report import deep_summary
+from gfs_dist.report import text as words
 from gfs_dist.report.facts import TRAINS, Result, training
 
 # A pruned network this close to the fully trained dense one counts as having kept its accuracy.

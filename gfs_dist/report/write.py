@@ -8,7 +8,8 @@ from typing import Any
 
 from gfs_dist.errors import InputError
 from gfs_dist.files import atomic
-from gfs_dist.report import content, document, facts
+from gfs_dist.report import document, facts
+from gfs_dist.report import sections as content
 
 
 def write(
@@ -36,7 +37,8 @@ def write(
         StorageError: a file could not be written.
     """
     # Matplotlib costs most of a second and is needed here only.
-    from gfs_dist.report import plots, scaling_plots
+    from gfs_dist.report import benchmark_plots as scaling_plots
+    from gfs_dist.report import plots
 
     if "job" not in report:
         raise InputError("report: found no `job`, accepted a dict as in report.json")

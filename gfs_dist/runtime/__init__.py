@@ -3,7 +3,7 @@
 with open_runtime(RuntimeSpec(kind="local", workers=2)) as runtime:
     result = runtime.search(problem, Stop(steps=200))
     values = runtime.map(task, items)
-    trained = runtime.together(group_task).value
+    trained = runtime.run_group(group_task).value
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
-from gfs_dist.runtime.alone import AloneRuntime
-from gfs_dist.runtime.coordinator import WorkersRuntime
-from gfs_dist.runtime.faults import Fault, from_environment
+from gfs_dist.runtime.backends.local import LocalLauncher
+from gfs_dist.runtime.fault_injection import Fault, from_environment
 from gfs_dist.runtime.graph import Graph, make_graph
-from gfs_dist.runtime.local import LocalLauncher
+from gfs_dist.runtime.in_process import InProcessRuntime
 from gfs_dist.runtime.peers import NoPeers, Peers
 from gfs_dist.runtime.progress import (
     GroupProgress,
@@ -37,8 +36,9 @@ from gfs_dist.runtime.spec import (
     Task,
     Tick,
 )
+from gfs_dist.runtime.worker_runtime import WorkersRuntime
 from gfs_dist.selection.partition import Partition
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 
 __all__ = [
@@ -77,18 +77,18 @@ class Runtime(Protocol):
         stop: Stop,
         partition: Partition | None = None,
         *,
-        path: Path | None = None,
+        path: GreedyPath | None = None,
         on_progress: OnProgress | None = None,
     ) -> SearchResult:
-        """See :meth:`gfs_dist.runtime.coordinator.WorkersRuntime.search`."""
+        """See :meth:`gfs_dist.runtime.worker_runtime.WorkersRuntime.search`."""
         ...
 
     def map(self, task: Task, items: Sequence[Any], on_done: OnDone | None = None) -> MapResult:
-        """See :meth:`gfs_dist.runtime.coordinator.WorkersRuntime.map`."""
+        """See :meth:`gfs_dist.runtime.worker_runtime.WorkersRuntime.map`."""
         ...
 
-    def together(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
-        """See :meth:`gfs_dist.runtime.coordinator.WorkersRuntime.together`."""
+    def run_group(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
+        """See :meth:`gfs_dist.runtime.worker_runtime.WorkersRuntime.run_group`."""
         ...
 
     def close(self) -> None: ...
@@ -110,10 +110,10 @@ def open_runtime(spec: RuntimeSpec, faults: Sequence[Fault] = ()) -> Runtime:
     """
     faults = [*faults, *from_environment()]
     if spec.kind == "none":
-        return AloneRuntime(spec, faults)
+        return InProcessRuntime(spec, faults)
     if spec.kind == "local":
         return WorkersRuntime(spec, LocalLauncher(spec.device), faults)
-    from gfs_dist.runtime.metered import MeteredRuntime  # after it: see what it sets before Ray
-    from gfs_dist.runtime.ray_actors import RayLauncher  # Ray: half a second to import
+    from gfs_dist.runtime.backends.ray import RayLauncher  # Ray: half a second to import
+    from gfs_dist.runtime.prometheus import MeteredRuntime  # after it: see what it sets before Ray
 
     return MeteredRuntime(spec, RayLauncher(spec), faults)

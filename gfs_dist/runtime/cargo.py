@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from gfs_dist.runtime.launcher import Launcher, Worker
-from gfs_dist.runtime.packing import pack
+from gfs_dist.runtime.backends.base import Launcher, Worker
+from gfs_dist.runtime.serialization import pack
 
 
 class Cargo:

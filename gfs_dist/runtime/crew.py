@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path as FilePath
 
+from gfs_dist.runtime.backends.base import Launcher, Worker
 from gfs_dist.runtime.cargo import Cargo
-from gfs_dist.runtime.faults import Fault
+from gfs_dist.runtime.event_log import Journal, Row
+from gfs_dist.runtime.fault_injection import Fault
 from gfs_dist.runtime.graph import make_graph
-from gfs_dist.runtime.journal import Journal, Row
-from gfs_dist.runtime.launcher import Launcher, Worker
-from gfs_dist.runtime.layout import lay_out
-from gfs_dist.runtime.orders import Post
+from gfs_dist.runtime.messages import Post
+from gfs_dist.runtime.placement import lay_out
 from gfs_dist.runtime.spec import RuntimeSpec
 from gfs_dist.runtime.store import host_store
-from gfs_dist.runtime.supervision import Watch
-from gfs_dist.runtime.team import Team
+from gfs_dist.runtime.watchdog import Watch
+from gfs_dist.runtime.worker_pool import Team
 
 
 class Crew:

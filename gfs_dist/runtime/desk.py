@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from gfs_dist.runtime import process_group
-from gfs_dist.runtime.faults import Saboteur
-from gfs_dist.runtime.orders import Post
-from gfs_dist.runtime.packing import unpack
-from gfs_dist.runtime.process_group import Traffic
-from gfs_dist.runtime.pulse import Pulse, fault_key
+from gfs_dist.runtime import collectives as process_group
+from gfs_dist.runtime.collectives import Traffic
+from gfs_dist.runtime.fault_injection import Saboteur
+from gfs_dist.runtime.heartbeat import Pulse, fault_key
+from gfs_dist.runtime.messages import Post
+from gfs_dist.runtime.serialization import unpack
 from gfs_dist.runtime.store import Address, connect
 from gfs_dist.runtime.timing import Timing
 from gfs_dist.selection.objective import Objective

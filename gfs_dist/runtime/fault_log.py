@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from torch.distributed import TCPStore
 
-from gfs_dist.runtime.journal import Journal, Row
-from gfs_dist.runtime.pulse import fault_key
+from gfs_dist.runtime.event_log import Journal, Row
+from gfs_dist.runtime.heartbeat import fault_key
 
 
 class FaultLog:

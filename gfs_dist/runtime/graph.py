@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gfs_dist.errors import InputError
-from gfs_dist.runtime.process_group import GroupCommunicator, Traffic
+from gfs_dist.runtime.collectives import GroupCommunicator, Traffic
 from gfs_dist.runtime.spec import Edges
 
 NAMES = ("line", "ring", "star", "tree", "random:SEED")

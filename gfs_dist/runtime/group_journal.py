@@ -8,11 +8,11 @@ from typing import Any
 
 from torch.distributed import TCPStore
 
-from gfs_dist.runtime.faults import Fault
-from gfs_dist.runtime.journal import Journal
+from gfs_dist.runtime.event_log import Journal
+from gfs_dist.runtime.fault_injection import Fault
+from gfs_dist.runtime.heartbeat import Beat
 from gfs_dist.runtime.news import Piece, read_parts
 from gfs_dist.runtime.progress import GroupProgress, OnGroupProgress
-from gfs_dist.runtime.pulse import Beat
 
 EVENT_PERIOD_S = 1.0  # training may take days
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from gfs_dist.runtime.collectives import CommunicationError, GroupPeers
 from gfs_dist.runtime.desk import Rank
+from gfs_dist.runtime.messages import Finished, Interrupted, Post
 from gfs_dist.runtime.news import ValueNews
-from gfs_dist.runtime.orders import Finished, Interrupted, Post
-from gfs_dist.runtime.packing import pack
-from gfs_dist.runtime.process_group import CommunicationError, GroupPeers
+from gfs_dist.runtime.serialization import pack
 from gfs_dist.runtime.spec import Tick
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gfs_dist.runtime.faults import Fault
-from gfs_dist.runtime.journal import Journal, Row
+from gfs_dist.runtime.event_log import Journal, Row
+from gfs_dist.runtime.fault_injection import Fault
 from gfs_dist.runtime.progress import MapProgress, MapResult, OnDone
 
 

@@ -6,8 +6,8 @@ import logging
 import time
 
 from gfs_dist.runtime.desk import Rank
-from gfs_dist.runtime.orders import Done, Post
-from gfs_dist.runtime.packing import pack, unpack
+from gfs_dist.runtime.messages import Done, Post
+from gfs_dist.runtime.serialization import pack, unpack
 from gfs_dist.runtime.timing import peak_rss_bytes
 
 log = logging.getLogger(__name__)

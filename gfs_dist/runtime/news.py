@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch.distributed import TCPStore
 
 from gfs_dist.selection.loop import GAP_BATCH
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.path import GreedyPath
 
 Piece = dict[str, Any]
 
@@ -30,7 +30,7 @@ class PathNews:
         steps: picks that may be told by now, set by the thread that makes them.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: GreedyPath) -> None:
         self.path = path
         self.steps = self._told = len(path)
 
@@ -72,7 +72,7 @@ def read_parts(store: TCPStore, generation: int, first: int, end: int) -> list[P
     return pieces
 
 
-def piece(path: Path, first: int, end: int) -> Piece:
+def piece(path: GreedyPath, first: int, end: int) -> Piece:
     """Picks ``first`` to ``end`` of a path, with the gaps that became known meanwhile."""
     known = first - first % GAP_BATCH
     settled = end - end % GAP_BATCH
@@ -87,7 +87,7 @@ def piece(path: Path, first: int, end: int) -> Piece:
     }
 
 
-def extend(path: Path, part: Piece) -> None:
+def extend(path: GreedyPath, part: Piece) -> None:
     """Add a :func:`piece` to the path it belongs to."""
     first, first_gap = part["first"], part["first_gap"]
     del path.picks[first:], path.loss[first:], path.step_sizes[first:], path.gap[first:]

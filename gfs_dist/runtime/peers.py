@@ -1,7 +1,7 @@
 """What the ranks of a group task say to each other, and the kind for a rank without peers.
 
 No process group is known here, so that code which trains can name these types and run alone; the
-ranks of a group get :class:`gfs_dist.runtime.process_group.GroupPeers`.
+ranks of a group get :class:`gfs_dist.runtime.collectives.GroupPeers`.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gfs_dist.runtime.journal import Row
-from gfs_dist.selection.path import Path
+from gfs_dist.runtime.event_log import Row
+from gfs_dist.selection.path import GreedyPath
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Progress:
     """
 
     phase: str
-    path: Path
+    path: GreedyPath
     steps_per_s: float
     num_ranks: int
     generation: int = 0
@@ -48,7 +48,7 @@ class SearchResult:
         events: one row each: time event generation rank pid host step.
     """
 
-    path: Path
+    path: GreedyPath
     timing: Row
     faults: list[Row] = field(default_factory=list)
     events: list[Row] = field(default_factory=list)

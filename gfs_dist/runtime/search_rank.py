@@ -6,15 +6,15 @@ import logging
 import time
 from dataclasses import dataclass, field
 
+from gfs_dist.runtime.collectives import CommunicationError, GroupCommunicator
 from gfs_dist.runtime.desk import Desk, Rank
 from gfs_dist.runtime.division import Holding
 from gfs_dist.runtime.graph import GraphCommunicator
+from gfs_dist.runtime.messages import Finished, Interrupted, Order, Post, Share
 from gfs_dist.runtime.news import PathNews
-from gfs_dist.runtime.orders import Finished, Interrupted, Order, Post, Share
-from gfs_dist.runtime.process_group import CommunicationError, GroupCommunicator
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objective import Objective
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.path import GreedyPath
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class _Held:
     holding: Holding
     device: str
     objective: Objective
-    path: Path = field(default_factory=lambda: Path(0))
+    path: GreedyPath = field(default_factory=lambda: GreedyPath(0))
 
     def fits(self, problem: int, device: str, share: Share) -> bool:
         """Whether it can go on where ``share`` does."""
@@ -85,7 +85,7 @@ class SearchRank(Rank):
         log.info("rank %d: finished (%s) after step %d", rank, path.stop_reason, len(path))
         return Finished(path, desk.timing)
 
-    def _run(self, order: Order, path: Path, news: PathNews) -> None:
+    def _run(self, order: Order, path: GreedyPath, news: PathNews) -> None:
         assert self.held is not None
         pulse, saboteur, first = self.desk.pulse, self.desk.saboteur, len(path) + 1
         traffic = pulse.traffic
@@ -95,7 +95,7 @@ class SearchRank(Rank):
             else GraphCommunicator(order.graph, traffic)
         )
 
-        def on_step(path: Path) -> None:
+        def on_step(path: GreedyPath) -> None:
             pulse.beat.step = news.steps = len(path)
             if len(path) == first:
                 pulse.wake()

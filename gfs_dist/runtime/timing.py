@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from gfs_dist.runtime.journal import Row
+from gfs_dist.runtime.event_log import Row
 
 
 @dataclass

@@ -6,11 +6,11 @@ from typing import Any
 
 from gfs_dist.runtime.cargo import Cargo
 from gfs_dist.runtime.crew import Crew
-from gfs_dist.runtime.generations import Generations, Verdict
+from gfs_dist.runtime.group import Generations, Verdict
 from gfs_dist.runtime.group_journal import GroupJournal
-from gfs_dist.runtime.orders import Interrupted
-from gfs_dist.runtime.packing import unpack
+from gfs_dist.runtime.messages import Interrupted
 from gfs_dist.runtime.progress import GroupResult, OnGroupProgress
+from gfs_dist.runtime.serialization import unpack
 
 
 class Together(Generations):

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from torch.distributed import TCPStore
 
-from gfs_dist.runtime.faults import Fault
-from gfs_dist.runtime.journal import Journal
+from gfs_dist.runtime.event_log import Journal
+from gfs_dist.runtime.fault_injection import Fault
+from gfs_dist.runtime.heartbeat import Beat
 from gfs_dist.runtime.news import extend, read_parts
 from gfs_dist.runtime.progress import OnProgress, Progress
-from gfs_dist.runtime.pulse import Beat
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.path import GreedyPath
 
 
 class Tracker(Journal):
@@ -24,7 +24,7 @@ class Tracker(Journal):
     """
 
     def __init__(
-        self, path: Path, on_progress: OnProgress | None, faults: Sequence[Fault] = ()
+        self, path: GreedyPath, on_progress: OnProgress | None, faults: Sequence[Fault] = ()
     ) -> None:
         super().__init__(faults)
         self.path = path
@@ -36,7 +36,7 @@ class Tracker(Journal):
         """Picks made."""
         return len(self.path)
 
-    def begin(self, generation: int, path: Path, num_ranks: int) -> None:
+    def begin(self, generation: int, path: GreedyPath, num_ranks: int) -> None:
         """A generation starts to search at the end of ``path``."""
         self.generation, self.path, self.num_ranks = generation, path, num_ranks
         self._parts = 0

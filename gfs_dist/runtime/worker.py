@@ -19,7 +19,7 @@ from gfs_dist._allocator import keep_freed_memory
 from gfs_dist.runtime.desk import Desk
 from gfs_dist.runtime.group_rank import GroupRank
 from gfs_dist.runtime.map_rank import MapRank
-from gfs_dist.runtime.orders import Identity, Reply
+from gfs_dist.runtime.messages import Identity, Reply
 from gfs_dist.runtime.search_rank import SearchRank
 from gfs_dist.runtime.store import Address
 

@@ -18,9 +18,9 @@ from gfs_dist.errors import InputError, NonFiniteError
 from gfs_dist.selection.communicator import Communicator, SingleRank
 from gfs_dist.selection.objective import Objective, tie_tolerance
 from gfs_dist.selection.partition import Partition
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.path import GreedyPath
+from gfs_dist.selection.step_sizes import NO_DECISION, decode, encode
 from gfs_dist.selection.stop import Stop
-from gfs_dist.selection.weights import NO_DECISION, decode, encode
 
 REPLAY = 1e-9
 GAP_BATCH = 32
@@ -32,9 +32,9 @@ def greedy(
     communicator: Communicator | None = None,
     partition: Partition | None = None,
     *,
-    path: Path | None = None,
-    on_step: Callable[[Path], None] | None = None,
-) -> Path:
+    path: GreedyPath | None = None,
+    on_step: Callable[[GreedyPath], None] | None = None,
+) -> GreedyPath:
     """Add the candidate that lowers the loss most, again and again (equations 9-11).
 
         i_k = argmin_i L[(1 - g) u_{k-1} + g phi_i]     (ties: smallest i)
@@ -57,7 +57,7 @@ def greedy(
     """
     communicator = communicator or SingleRank()
     partition = partition or Partition([torch.arange(objective.num_candidates)])
-    path = Path(objective.num_candidates) if path is None else path
+    path = GreedyPath(objective.num_candidates) if path is None else path
     objective.join(communicator)
     gaps = _replay(objective, communicator, partition, path)
     least, decision = torch.empty(1, dtype=torch.float64), torch.empty(1, dtype=torch.int64)
@@ -138,7 +138,7 @@ def _add(
 
 
 def _replay(
-    objective: Objective, communicator: Communicator, partition: Partition, path: Path
+    objective: Objective, communicator: Communicator, partition: Partition, path: GreedyPath
 ) -> list[float]:
     """Bring every rank to the end of ``path``; a rank that is ahead of another only shares."""
     behind, checked = _reached(objective, communicator)
@@ -167,7 +167,7 @@ def _reached(objective: Objective, communicator: Communicator) -> tuple[int, int
     return least, -int(communicator.minimum(torch.tensor([-objective.position])))
 
 
-def _agree_on_gaps(communicator: Communicator, path: Path, gaps: list[float]) -> None:
+def _agree_on_gaps(communicator: Communicator, path: GreedyPath, gaps: list[float]) -> None:
     """Reduce the gaps of the last steps, many in one message, and forget the own ones."""
     if not gaps:
         return

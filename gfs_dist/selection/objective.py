@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from gfs_dist.selection.communicator import Communicator
-from gfs_dist.selection.weights import Weights
+from gfs_dist.selection.step_sizes import StepSizeRule
 
 ROUNDING = 1e-12
 
@@ -45,7 +45,7 @@ class Objective(Protocol):
 
     own: Tensor
     num_candidates: int
-    weights: Weights
+    weights: StepSizeRule
     position: int
     is_shared: bool
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass
-class Path:
+class GreedyPath:
     """Picks in order, with the loss after each; also the only state that recovery needs.
 
     After pick k the pruned output is ``u_k = (1 - g_k) u_{k-1} + g_k phi_{i_k}`` with step size
@@ -42,11 +42,11 @@ class Path:
         self.step_sizes.append(step_size)
         self.gap.append(None)
 
-    def prefix(self, k: int) -> Path:
+    def prefix(self, k: int) -> GreedyPath:
         """The path after ``k`` picks, as an independent copy."""
         if not 0 <= k <= len(self):
             raise ValueError(f"k: found {k}, accepted 0 to {len(self)}")
-        return Path(
+        return GreedyPath(
             self.num_candidates,
             self.picks[:k],
             self.loss[:k],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gfs_dist.errors import InputError
 
 if TYPE_CHECKING:  # torch: keys of a command line do not wait for it
-    from gfs_dist.selection.path import Path
+    from gfs_dist.selection.path import GreedyPath
 
 DEFAULT_STEPS = 200
 STEPS_PER_NEURON = 20
@@ -58,7 +58,7 @@ class Stop:
         most = min(self.steps, num_candidates)
         return most if self.distinct is None else min(most, self.distinct)
 
-    def missed(self, path: Path) -> str:
+    def missed(self, path: GreedyPath) -> str:
         """What a finished ``path`` did not reach, as a sentence; empty if nothing was missed."""
         why = {
             "steps": f"the {len(path):,} picks allowed (steps) brought no more",
@@ -74,13 +74,13 @@ class Stop:
             return f"loss {path.loss[-1]:.5g}, not {self.loss:.5g} (tolerance): {why}"
         return ""
 
-    def after(self, path: Path) -> str:
+    def after(self, path: GreedyPath) -> str:
         """The rule that ends the search after the last pick of ``path``; empty if none does."""
         if self.loss is not None and path.loss and path.loss[-1] <= self.loss:
             return "tolerance"
         return "steps" if len(path) >= self.steps else ""
 
-    def before(self, path: Path, pick: int) -> str:
+    def before(self, path: GreedyPath, pick: int) -> str:
         """The rule that forbids ``pick`` as the next one; empty if none does."""
         if self.distinct is None or pick in path.picks:
             return ""

@@ -7,8 +7,8 @@ import pytest
 
 from gfs_dist.cli.arguments import COMMANDS, OPTIONS, read_arguments
 from gfs_dist.cli.help import command_help, overview
+from gfs_dist.config.compose import compose
 from gfs_dist.errors import InputError
-from gfs_dist.jobs.compose import compose
 
 
 def test_options_may_stand_anywhere() -> None:

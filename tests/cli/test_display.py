@@ -8,7 +8,7 @@ import pytest
 from gfs_dist.cli.display import PROGRESS, PlainReporter, Progress, duration, show
 from gfs_dist.cli.live import LiveReporter
 from gfs_dist.files import RunFolder
-from gfs_dist.jobs.reporter import PlannedOnly, Reporter, Silent
+from gfs_dist.workflows.reporter import PlannedOnly, Reporter, Silent
 
 
 class Clock:

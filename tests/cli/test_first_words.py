@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from gfs_dist.jobs import preflight
-from gfs_dist.jobs.compose import compose, to_yaml
-from gfs_dist.jobs.groups import ACTIVATIONS
-from gfs_dist.networks import two_layer
+from gfs_dist.config import preflight
+from gfs_dist.config.compose import compose, to_yaml
+from gfs_dist.config.groups import ACTIVATIONS
+from gfs_dist.networks.models import two_layer
 from gfs_dist.runtime import graph
 from gfs_dist.selection import partition
 

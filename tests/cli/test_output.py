@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gfs_dist.jobs.compose import compose_file
+from gfs_dist.config.compose import compose_file
 
 ROOT = Path(__file__).parent.parent.parent
 

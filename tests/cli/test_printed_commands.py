@@ -14,12 +14,13 @@ from gfs_dist.cli import main
 from gfs_dist.cli.arguments import read_arguments
 from gfs_dist.cli.display import PlainReporter
 from gfs_dist.command_words import typed, typed_place
+from gfs_dist.config.command_line import data_words
+from gfs_dist.config.compose import compose, compose_file, to_yaml
+from gfs_dist.config.overrides import parse, text
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import RunFolder
-from gfs_dist.jobs import fetch, on_cluster
-from gfs_dist.jobs.again import data_words
-from gfs_dist.jobs.compose import compose, compose_file, to_yaml
-from gfs_dist.jobs.overrides import parse, text
+from gfs_dist.jobs import fetch
+from gfs_dist.workflows import follow_job as on_cluster
 from tests.jobs.deep_runs import OWN, RUN, make_home
 from tests.jobs.test_submit import job
 

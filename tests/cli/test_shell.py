@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from gfs_dist.cli import main
+from gfs_dist.config.commands import Prune
 from gfs_dist.errors import BudgetError, InputError, RunError
 from gfs_dist.files import RunFolder
-from gfs_dist.jobs.config import Prune
 
 ROOT = Path(__file__).parent.parent.parent
 Run = Callable[[Any, Any], dict[str, Any]]

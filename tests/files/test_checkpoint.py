@@ -14,7 +14,7 @@ import torch
 
 from gfs_dist.errors import CheckpointError, InputError
 from gfs_dist.files import checkpoint, facts, fingerprint
-from gfs_dist.runtime import memory
+from gfs_dist.runtime import resources as memory
 
 TENSORS = {"hidden.weight": torch.arange(6.0).reshape(2, 3), "output.weight": torch.ones(2)}
 

@@ -22,7 +22,7 @@ from gfs_dist.files.scratch_folder import OWNER, ScratchFolder
 
 BUSY = """
     import sys, threading, torch, gfs_dist
-    from gfs_dist.pruning.layerwise.pruner import Pruner
+    from gfs_dist.pruning.pruner import Pruner
 
     def search(pruner, **_):
         print("searching", flush=True)

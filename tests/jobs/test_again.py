@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from gfs_dist.jobs.again import cut_words, data_words, model_words, place_words, resume_word
-from gfs_dist.jobs.compose import compose
+from gfs_dist.config.command_line import (
+    cut_words,
+    data_words,
+    model_words,
+    place_words,
+    resume_word,
+)
+from gfs_dist.config.compose import compose
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import nn
 
+from gfs_dist.bench import appendix_d as suite_appendix_d
+from gfs_dist.bench import exchange_cost as exchanges
+from gfs_dist.bench.blocks import Sizes, Study, find_blocks, rehearsal
+from gfs_dist.bench.side_by_side import side_by_side_row
 from gfs_dist.cli import main
+from gfs_dist.config.compose import compose
 from gfs_dist.errors import ConfigError, PicksDifferError
-from gfs_dist.jobs import exchanges, suite_appendix_d
-from gfs_dist.jobs.compose import compose
-from gfs_dist.jobs.reporter import Silent
-from gfs_dist.jobs.side_by_side import side_by_side_row
-from gfs_dist.jobs.study import Sizes, Study, find_blocks, rehearsal
-from gfs_dist.pruning.layerwise.workspace import Workspace
+from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.runtime import RuntimeSpec, open_runtime
+from gfs_dist.workflows.reporter import Silent
 from tests.jobs.tiny import write_factory
 
 pytestmark = pytest.mark.timeout(300)  # workers are started, on whatever machine this is

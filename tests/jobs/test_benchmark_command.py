@@ -6,12 +6,12 @@ import json
 
 import pytest
 
+from gfs_dist.bench import select_suite as suite_select
+from gfs_dist.bench.select_suite import METHODS, Preset
 from gfs_dist.cli import main
+from gfs_dist.config.compose import compose
 from gfs_dist.errors import PicksDifferError
-from gfs_dist.jobs import suite_select
-from gfs_dist.jobs.compose import compose
-from gfs_dist.jobs.reporter import Silent
-from gfs_dist.jobs.suite_select import METHODS, Preset
+from gfs_dist.workflows.reporter import Silent
 
 
 @pytest.fixture

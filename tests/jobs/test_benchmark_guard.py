@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from gfs_dist.bench import guard as suite_guard
+from gfs_dist.bench.guard import compared, read_record, refuse_worse
+from gfs_dist.bench.guard_ratios import RATIOS
 from gfs_dist.cli import main
 from gfs_dist.errors import ConfigError, WorseError
-from gfs_dist.jobs import suite_guard
-from gfs_dist.jobs.guard_ratios import RATIOS
-from gfs_dist.jobs.suite_guard import compared, read_record, refuse_worse
 
 RECORD = Path(__file__).parents[1] / "records" / "guard.json"
 WIDE = 10.0

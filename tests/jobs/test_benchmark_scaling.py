@@ -6,12 +6,13 @@ import json
 
 import pytest
 
+from gfs_dist.bench import exchange_cost as exchanges
+from gfs_dist.bench import scaling_suite as suite_scaling
+from gfs_dist.bench.loop_cost import exchange_row, loop_row
+from gfs_dist.bench.placement import Places
+from gfs_dist.bench.two_layer_search import cell
 from gfs_dist.cli import main
-from gfs_dist.jobs import exchanges, suite_scaling
-from gfs_dist.jobs.bare_search import cell
-from gfs_dist.jobs.compose import compose
-from gfs_dist.jobs.loops import exchange_row, loop_row
-from gfs_dist.jobs.places import Places
+from gfs_dist.config.compose import compose
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 
 pytestmark = pytest.mark.timeout(300)  # workers are started, on whatever machine this is

@@ -6,9 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from gfs_dist.command_words import assigned
-from gfs_dist.errors import ConfigError
-from gfs_dist.jobs.compose import compose, compose_file, sweep, to_yaml
-from gfs_dist.jobs.config import (
+from gfs_dist.config.commands import (
     COMMANDS,
     Custom,
     GradientDescent,
@@ -18,6 +16,8 @@ from gfs_dist.jobs.config import (
     RayRuntime,
     Sgd,
 )
+from gfs_dist.config.compose import compose, compose_file, sweep, to_yaml
+from gfs_dist.errors import ConfigError
 
 NEEDED = {
     "cut": ["path=x", "budget.macs=35%"],

@@ -8,12 +8,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from gfs_dist import networks
-from gfs_dist._layout import conf_folder
 from gfs_dist.cli.arguments import COMMANDS as SHELL_COMMANDS
 from gfs_dist.cli.arguments import POSITIONAL
-from gfs_dist.jobs.config import CATALOG, CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
-from gfs_dist.jobs.describe import describe
-from gfs_dist.jobs.rules import Accepted
+from gfs_dist.config import CONF_FOLDER
+from gfs_dist.config.commands import CATALOG, CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
+from gfs_dist.config.constraints import Accepted
+from gfs_dist.config.help import describe
 
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
 
@@ -36,14 +36,14 @@ def test_keys_of_a_command_are_those_of_its_schema(command: str) -> None:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_keys_of_an_option_are_those_of_its_schema(group: str, option: str) -> None:
-    file = OmegaConf.load(conf_folder() / group / f"{option}.yaml")
+    file = OmegaConf.load(CONF_FOLDER / group / f"{option}.yaml")
     assert sorted(map(str, file)) == sorted(typing.get_type_hints(GROUPS[group][option]))
     assert file[OPTION_KEY[group]] == option
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_file_of_a_group_has_a_schema(group: str) -> None:
-    assert {file.stem for file in (conf_folder() / group).glob("*.yaml")} == set(GROUPS[group])
+    assert {file.stem for file in (CONF_FOLDER / group).glob("*.yaml")} == set(GROUPS[group])
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -15,8 +15,8 @@ import pytest
 
 from gfs_dist.cli import main
 from gfs_dist.files.mirror import kept_files
-from gfs_dist.jobs.deep_result import ResultMaker
 from gfs_dist.report import plots
+from gfs_dist.workflows.results import ResultMaker
 from tests.jobs.deep_runs import ALONE, FACTORY, MADE_BY, OWN, make_home
 from tests.jobs.tiny import forget_checksums
 

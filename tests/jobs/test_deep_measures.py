@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.data import Images
-from gfs_dist.jobs.deep_measures import Measures
-from gfs_dist.networks import batch_size, batching, classify, prefer_channels_last
+from gfs_dist.networks import batch_size, prefer_channels_last
+from gfs_dist.networks.measure import batching, classify
+from gfs_dist.workflows.measures import Measures
 
 
 class Noting(nn.Linear):

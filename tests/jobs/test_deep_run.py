@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist.files import RunFolder
-from gfs_dist.jobs.deep_run import TrainingListener
-from gfs_dist.jobs.reporter import Silent
 from gfs_dist.runtime import GroupProgress
+from gfs_dist.workflows.deep_run import TrainingListener
+from gfs_dist.workflows.reporter import Silent
 
 
 class Notes(Silent):

@@ -9,9 +9,9 @@ import torch
 
 import gfs_dist
 from gfs_dist.cli import main
+from gfs_dist.config.compose import compose
 from gfs_dist.errors import InputError
-from gfs_dist.jobs.compose import compose
-from gfs_dist.jobs.local import check_device
+from gfs_dist.workflows.process import check_device
 
 DEEP = ["model=resnet20_cifar", "data=digits"]
 

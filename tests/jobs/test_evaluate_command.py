@@ -10,15 +10,15 @@ import torch
 
 from gfs_dist import networks
 from gfs_dist.cli import main
+from gfs_dist.config.commands import TwoLayer as Keys
+from gfs_dist.config.compose import compose
 from gfs_dist.errors import CheckpointError
 from gfs_dist.files import RunFolder, atomic, checkpoint
+from gfs_dist.files.find import find_checkpoints
 from gfs_dist.jobs import evaluate
-from gfs_dist.jobs.checkpoints import load_network
-from gfs_dist.jobs.compose import compose
-from gfs_dist.jobs.config import TwoLayer as Keys
-from gfs_dist.jobs.finding import find_checkpoints
-from gfs_dist.jobs.reporter import Silent
 from gfs_dist.networks import TwoLayer
+from gfs_dist.workflows.checkpoints import load_network
+from gfs_dist.workflows.reporter import Silent
 
 NETWORK = TwoLayer.initialise(7, 64, "relu", seed=4)
 KEYS = Keys("two_layer", 7, "relu")

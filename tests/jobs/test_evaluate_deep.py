@@ -13,12 +13,12 @@ from torch import nn
 
 from gfs_dist import data, networks
 from gfs_dist.cli import main
+from gfs_dist.config.compose import compose
 from gfs_dist.data import DataSpec
 from gfs_dist.errors import CheckpointError, InputError, ShapeError
 from gfs_dist.files import checkpoint
 from gfs_dist.jobs import evaluate
-from gfs_dist.jobs.compose import compose
-from gfs_dist.jobs.reporter import Silent
+from gfs_dist.workflows.reporter import Silent
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 NAME = "resnet20_cifar"

@@ -14,15 +14,15 @@ import torch
 
 from gfs_dist import data, networks
 from gfs_dist.cli import main
+from gfs_dist.config.compose import compose
 from gfs_dist.data import DataSpec
 from gfs_dist.files import checkpoint
 from gfs_dist.jobs import finetune
-from gfs_dist.jobs.compose import compose
-from gfs_dist.jobs.deep_run import deep_spec
 from gfs_dist.networks import TwoLayer
-from gfs_dist.pruning.discover import find_structure
-from gfs_dist.pruning.shrink import shrink
+from gfs_dist.pruning.structure.discover import find_structure
+from gfs_dist.pruning.structure.shrink import shrink
 from gfs_dist.training import DeepSpec
+from gfs_dist.workflows.deep_run import deep_spec
 from tests.jobs.test_pretrain_command import KILLED, same, weights
 from tests.jobs.tiny import MODEL, TRAIN, write_factory
 

@@ -17,11 +17,12 @@ import torch
 
 from gfs_dist import data, networks
 from gfs_dist.cli import main
+from gfs_dist.config.compose import compose
 from gfs_dist.errors import StorageError
 from gfs_dist.files import checkpoint
-from gfs_dist.jobs import pretrain, two_layer
-from gfs_dist.jobs.compose import compose
-from gfs_dist.jobs.reporter import Silent
+from gfs_dist.jobs import pretrain
+from gfs_dist.workflows import two_layer
+from gfs_dist.workflows.reporter import Silent
 from tests.jobs.tiny import forget_checksums
 
 SMALL = ["data.samples=200", "model.width=20", "train.iterations=25", "train.checkpoint_every=10"]
@@ -31,8 +32,8 @@ KILLED = """
 import os, sys
 from gfs_dist.files import atomic
 from gfs_dist.jobs import pretrain
-from gfs_dist.jobs.compose import compose
-from gfs_dist.jobs.reporter import Silent
+from gfs_dist.config.compose import compose
+from gfs_dist.workflows.reporter import Silent
 
 class Deadly(Silent):
     def step(self, done, *_, **__):
@@ -223,7 +224,7 @@ def test_the_step_size_is_measured_once_and_kept(
     assert train(*words, f"out={out}") == 0
     lr = checkpoint.load(out / "checkpoints/step_00000000").state["training"]["train.lr"]
     assert f"lr {lr:g} (from the curvature at the start)" in capsys.readouterr().out
-    monkeypatch.setattr("gfs_dist.jobs.checkpoints.default_lr", lambda *_: 2 * lr)
+    monkeypatch.setattr("gfs_dist.workflows.checkpoints.default_lr", lambda *_: 2 * lr)
     before = weights(out)
     shutil.rmtree(out / "checkpoints/step_00000025")
     forget_checksums(out)

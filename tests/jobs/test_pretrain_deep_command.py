@@ -14,14 +14,14 @@ import torch
 
 from gfs_dist import data, networks
 from gfs_dist.cli import main
+from gfs_dist.config.compose import compose
 from gfs_dist.data import DataSpec
 from gfs_dist.errors import ConfigError
 from gfs_dist.files import checkpoint
 from gfs_dist.jobs import pretrain
-from gfs_dist.jobs.compose import compose
-from gfs_dist.jobs.deep_run import deep_spec
-from gfs_dist.jobs.reporter import Silent
 from gfs_dist.training import DeepSpec
+from gfs_dist.workflows.deep_run import deep_spec
+from gfs_dist.workflows.reporter import Silent
 from tests.jobs.test_pretrain_command import KILLED, same, weights
 from tests.jobs.tiny import MODEL, TRAIN, forget_checksums, write_factory
 

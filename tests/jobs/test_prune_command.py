@@ -16,7 +16,7 @@ import torch
 import gfs_dist
 from gfs_dist.cli import main
 from gfs_dist.data import DataSpec
-from gfs_dist.jobs.two_layer import Inputs
+from gfs_dist.workflows.two_layer import Inputs
 from tests.jobs.tiny import forget_checksums
 
 SMALL = [

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from gfs_dist.config.commands import Prune
+from gfs_dist.config.compose import compose, to_yaml
 from gfs_dist.errors import ConfigError
-from gfs_dist.jobs.compose import compose, to_yaml
-from gfs_dist.jobs.config import Prune
-from gfs_dist.pruning.budget import Budget
+from gfs_dist.pruning.widths.budget import Budget
 
 DEEP = ["model=resnet20_cifar", "data=cifar10", "data.root=/data", "checkpoint=net.safetensors"]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from gfs_dist.config.compose import compose
 from gfs_dist.errors import CheckpointError, RunFolderError
 from gfs_dist.jobs import report as job
-from gfs_dist.jobs.compose import compose
-from gfs_dist.jobs.reporter import Silent
+from gfs_dist.workflows.reporter import Silent
 
 PATH = {
     "format": 1, "neurons": 3, "samples": 2, "objective": "squared", "weights": "uniform",

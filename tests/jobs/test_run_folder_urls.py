@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from gfs_dist.cli import main
+from gfs_dist.config.compose import compose, compose_file, to_yaml
 from gfs_dist.errors import ConfigError
 from gfs_dist.files import RunFolder, remote
 from gfs_dist.files.mirror import kept_files
-from gfs_dist.jobs.compose import compose, compose_file, to_yaml
-from gfs_dist.jobs.run_folders import _Sees, check_reach
 from gfs_dist.runtime import RuntimeSpec, open_runtime
+from gfs_dist.workflows.run_lifecycle import _Sees, check_reach
 from tests.jobs.test_prune_command import ALONE, SMALL, hashes, in_process_of_its_own, prune
 from tests.jobs.tiny import MODEL, TRAIN, write_factory
 
@@ -237,7 +237,7 @@ def test_ranks_that_do_not_see_the_copy_are_refused(
     spec = RuntimeSpec(kind="local", workers=2, threads=1, device="cpu")
     with RunFolder.create("memory://bucket/run", "") as folder, open_runtime(spec) as runtime:
         check_reach(folder, runtime)
-        assert not runtime.together(_Sees(str(folder.path / ".lock"), "another")).value
+        assert not runtime.run_group(_Sees(str(folder.path / ".lock"), "another")).value
     monkeypatch.setattr(_Sees, "run", lambda *_: False)
     with RunFolder.create("memory://bucket/other", "") as folder:
         alone = RuntimeSpec(kind="none", workers=1)

@@ -18,9 +18,9 @@ from torch import nn
 import gfs_dist
 from gfs_dist import networks
 from gfs_dist.cli import main
+from gfs_dist.config.compose import compose, compose_file, compose_stored, to_yaml
 from gfs_dist.errors import CheckpointError, ConfigError
 from gfs_dist.files import checkpoint
-from gfs_dist.jobs.compose import compose, compose_file, compose_stored, to_yaml
 
 CUSTOM = ["model=custom", "data=digits", "checkpoint=net.pt", "out=never"]
 FACTORY = {"model": "custom", "factory": "helper:make", "kwargs": {"width": 8}}
@@ -185,7 +185,7 @@ def test_nothing_is_looked_up_for_a_file(
 ) -> None:
     monkeypatch.setenv("GFS_SECRET", "5ecr3t")
     asked: list[str] = []
-    monkeypatch.setattr("gfs_dist.jobs.stored._remote", lambda url, key: asked.append(url))
+    monkeypatch.setattr("gfs_dist.config.stored._remote", lambda url, key: asked.append(url))
     config = (run / "config.yaml").read_text()
     if key.startswith("model"):
         changed = config.replace("width: 8", f"net: [{{name: '{text.partition(': ')[2]}'}}]")
@@ -241,8 +241,8 @@ def test_a_cluster_that_a_file_names_is_asked_once_the_command_line_names_it_too
         raise ConfigError("asked")
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("gfs_dist.jobs.preflight.check_ray_address", join)
-    monkeypatch.setattr("gfs_dist.runtime.ray_actors.join_cluster", join)
+    monkeypatch.setattr("gfs_dist.config.preflight.check_ray_address", join)
+    monkeypatch.setattr("gfs_dist.runtime.backends.ray.join_cluster", join)
     monkeypatch.setattr("gfs_dist.service.http.get_json", join)
     for command, words in (
         ("gfs prune resume=run", ["prune", "resume=run"]),

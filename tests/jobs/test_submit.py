@@ -11,14 +11,15 @@ import fsspec
 import pytest
 
 from gfs_dist.cli import main
+from gfs_dist.config.cluster import SUBMITTED
+from gfs_dist.config.commands import COMMANDS
+from gfs_dist.config.compose import compose_file, to_yaml
 from gfs_dist.errors import ClusterError, ConfigError, InputError, JobEndedError, RunFolderError
-from gfs_dist.jobs import logs, on_cluster, submit
-from gfs_dist.jobs.cluster_keys import SUBMITTED
-from gfs_dist.jobs.compose import compose_file, to_yaml
-from gfs_dist.jobs.config import COMMANDS
-from gfs_dist.jobs.reporter import Silent
+from gfs_dist.jobs import logs, submit
 from gfs_dist.service.capacity import Demand
 from gfs_dist.service.jobs import Job
+from gfs_dist.workflows import follow_job as on_cluster
+from gfs_dist.workflows.reporter import Silent
 
 
 @pytest.fixture(autouse=True)

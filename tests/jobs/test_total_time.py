@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gfs_dist.jobs.reporter import Silent
-from gfs_dist.jobs.total_time import TotalTime, duration
+from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.total_time import TotalTime, duration
 
 
 class Notes(Silent):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gfs_dist.cli import main
-from gfs_dist.jobs.compose import compose, to_yaml
+from gfs_dist.config.compose import compose, to_yaml
 
 TINY = [
     "prune", "model.width=20", "data.samples=100", "steps=5", "train.iterations=5",
@@ -131,7 +131,7 @@ def test_a_writer_that_fails_ends_no_work(
 def test_without_the_package_nothing_is_begun(
     name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("gfs_dist.jobs.tracking.util.find_spec", lambda _: None)
+    monkeypatch.setattr("gfs_dist.workflows.tracking.util.find_spec", lambda _: None)
     assert main([*TINY, f"track={name}"]) == 2
     assert f"track: found {name}, not installed here; pip install {name}" in capsys.readouterr().err
     assert not (here / "run").exists()

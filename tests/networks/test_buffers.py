@@ -16,8 +16,8 @@ import gfs_dist
 from gfs_dist import networks
 from gfs_dist.errors import CheckpointError, ConfigError
 from gfs_dist.files.checkpoint import STORED
-from gfs_dist.networks.graph import describe
-from gfs_dist.networks.graph_build import build
+from gfs_dist.networks.graph.build import build
+from gfs_dist.networks.graph.describe import describe
 
 WHOLE = [dtype for dtype in STORED if not dtype.is_floating_point]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gfs_dist import networks
 from gfs_dist.errors import ConfigError, RunError
-from gfs_dist.networks.export import TOLERANCE, export_onnx, export_program
+from gfs_dist.networks.storage.export import TOLERANCE, export_onnx, export_program
 from tests.networks import nets
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")

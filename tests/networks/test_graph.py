@@ -12,12 +12,12 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 from gfs_dist.errors import ShapeError
-from gfs_dist.networks.allowed import FUNCTIONS, MODULES
-from gfs_dist.networks.graph import describe
-from gfs_dist.networks.graph_build import build, make_layer
-from gfs_dist.networks.graph_network import GraphNetwork
-from gfs_dist.networks.tensors import assign, named_tensors
-from gfs_dist.networks.values import UnstorableError
+from gfs_dist.networks.graph.allowed import FUNCTIONS, MODULES
+from gfs_dist.networks.graph.build import build, make_layer
+from gfs_dist.networks.graph.describe import describe
+from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.graph.json_values import UnstorableError
+from gfs_dist.networks.storage.tensors import assign, named_tensors
 from tests.networks import nets
 
 

@@ -15,10 +15,10 @@ import torch
 
 from gfs_dist import networks
 from gfs_dist.errors import CheckpointError, ConfigError
-from gfs_dist.networks.graph import describe
-from gfs_dist.networks.graph_build import build
-from gfs_dist.networks.tensors import named_tensors
-from gfs_dist.networks.values import MAX_PARTS, decode
+from gfs_dist.networks.graph.build import build
+from gfs_dist.networks.graph.describe import describe
+from gfs_dist.networks.graph.json_values import MAX_PARTS, decode
+from gfs_dist.networks.storage.tensors import named_tensors
 from tests.networks import nets
 
 

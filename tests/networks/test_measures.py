@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from gfs_dist import networks
 from gfs_dist.errors import ConfigError
-from gfs_dist.networks import TwoLayer, measures
+from gfs_dist.networks import TwoLayer
+from gfs_dist.networks.measure import two_layer as measures
 from tests.oracles import LOSSES
 
 

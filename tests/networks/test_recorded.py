@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gfs_dist.networks.recorded import record
-from gfs_dist.networks.values import UnstorableError
+from gfs_dist.networks.graph.json_values import UnstorableError
+from gfs_dist.networks.graph.record import record
 from tests.networks import nets
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from gfs_dist import networks
 from gfs_dist.errors import CheckpointError, ConfigError
-from gfs_dist.networks.replay import SIZES, cut, fresh, removals
-from gfs_dist.networks.values import UnstorableError
+from gfs_dist.networks.graph.json_values import UnstorableError
+from gfs_dist.networks.storage.removals import SIZES, cut, fresh, removals
 from tests.networks import nets
 
 CATALOG = {"model": "resnet20_cifar", "num_classes": 10, "in_channels": 3}

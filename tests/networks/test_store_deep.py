@@ -20,10 +20,10 @@ import gfs_dist
 from gfs_dist import networks
 from gfs_dist.errors import CheckpointError, ConfigError, NonFiniteError, ShapeError
 from gfs_dist.files import checkpoint
-from gfs_dist.networks.graph_network import GraphNetwork
-from gfs_dist.networks.replay import fresh
-from gfs_dist.pruning.discover import find_structure
-from gfs_dist.pruning.shrink import shrink
+from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.storage.removals import fresh
+from gfs_dist.pruning.structure.discover import find_structure
+from gfs_dist.pruning.structure.shrink import shrink
 from tests.networks import nets
 
 READER = """

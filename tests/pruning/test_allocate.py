@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from gfs_dist.pruning.allocate import allocate, proportional
-from gfs_dist.pruning.costs import Cost, Costs
-from gfs_dist.pruning.widths import allowed_widths
+from gfs_dist.pruning.widths.allocate import allocate, proportional
+from gfs_dist.pruning.widths.costs import Cost, Costs
+from gfs_dist.pruning.widths.widths import allowed_widths
 from tests.oracles import least_loss
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from gfs_dist.errors import BudgetError, ConfigError
-from gfs_dist.pruning.budget import Budget
-from gfs_dist.pruning.costs import Cost, Costs
-from gfs_dist.pruning.widths import allowed_widths, least_widths, uniform
+from gfs_dist.pruning.widths.budget import Budget
+from gfs_dist.pruning.widths.costs import Cost, Costs
+from gfs_dist.pruning.widths.widths import allowed_widths, least_widths, uniform
 
 
 def two_layers() -> Costs:

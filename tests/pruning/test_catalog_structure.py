@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from gfs_dist import networks
-from gfs_dist.pruning.discover import find_structure
-from gfs_dist.pruning.shrink import mask, shrink
+from gfs_dist.pruning.structure.discover import find_structure
+from gfs_dist.pruning.structure.shrink import mask, shrink
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "weights" / "resnet20.safetensors"
 

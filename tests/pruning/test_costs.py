@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist import networks
-from gfs_dist.pruning.costs import Costs, measure_costs
-from gfs_dist.pruning.discover import find_structure
-from gfs_dist.pruning.shrink import shrink
-from gfs_dist.pruning.structure import Structure
+from gfs_dist.pruning.structure.discover import find_structure
+from gfs_dist.pruning.structure.shrink import shrink
+from gfs_dist.pruning.structure.structure import Structure
+from gfs_dist.pruning.widths.costs import Costs, measure_costs
 from tests.pruning.oddities import upsampled
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import pytest
 
 from gfs_dist.errors import BudgetError
-from gfs_dist.pruning.budget import Budget
-from gfs_dist.pruning.latency import check_latency, widths_within
+from gfs_dist.pruning.widths.budget import Budget
+from gfs_dist.pruning.widths.latency import check_latency, widths_within
 
 LEAST, DENSE = 100, 10_000
 

@@ -9,10 +9,10 @@ import torch_pruning
 from torch import Tensor, nn
 
 from gfs_dist.errors import InputError
-from gfs_dist.pruning.coupling import is_layer
-from gfs_dist.pruning.discover import find_structure, nothing_to_prune
-from gfs_dist.pruning.rehearsal import rehearse
-from gfs_dist.pruning.structure import Layer, Slice, Structure
+from gfs_dist.pruning.structure.dependency_graph import is_layer
+from gfs_dist.pruning.structure.discover import find_structure, nothing_to_prune
+from gfs_dist.pruning.structure.structure import Layer, Slice, Structure
+from gfs_dist.pruning.structure.trial_removal import rehearse
 from tests.pruning.oddities import other_networks
 from tests.pruning.zoo import images, mobilenet, plain_cnn, ten_networks, vgg
 

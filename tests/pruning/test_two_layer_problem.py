@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from gfs_dist.networks import ACTIVATIONS, TwoLayer
-from gfs_dist.pruning.two_layer import TwoLayerContributions, TwoLayerProblem
-from gfs_dist.selection.build import Recipe
+from gfs_dist.pruning.objectives.two_layer import TwoLayerContributions, TwoLayerProblem
 from gfs_dist.selection.loop import greedy
+from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.stop import Stop
 
 

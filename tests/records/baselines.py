@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch_pruning.pruner import importance
 
-from gfs_dist.pruning.allocate import proportional
-from gfs_dist.pruning.costs import Costs
-from gfs_dist.pruning.structure import Structure
+from gfs_dist.pruning.structure.structure import Structure
+from gfs_dist.pruning.widths.allocate import proportional
+from gfs_dist.pruning.widths.costs import Costs
 
 Scores = dict[str, Tensor]
 Kept = dict[str, tuple[int, ...]]

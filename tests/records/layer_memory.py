@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from gfs_dist import networks
-from gfs_dist.pruning.layerwise.pruner import Pruner, Settings
+from gfs_dist.pruning.pruner import Pruner, Settings
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.runtime.timing import peak_rss_bytes
 from tests.records.record import keep

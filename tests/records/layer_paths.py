@@ -22,7 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path as FilePath
+from pathlib import GreedyPath as Path
 from typing import Any, Self
 
 import torch
@@ -30,20 +30,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gfs_dist import networks
-from gfs_dist.pruning.layerwise import moments
-from gfs_dist.pruning.layerwise.network_loss import NetworkLossProblem
-from gfs_dist.pruning.layerwise.passes import DenseTask
-from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner, Settings
-from gfs_dist.pruning.layerwise.replaced import Replaced
-from gfs_dist.pruning.layerwise.sampling import Sampling
-from gfs_dist.pruning.layerwise.trial_costs import (
+from gfs_dist.pruning.calibration import moments
+from gfs_dist.pruning.calibration.pass_tasks import DenseTask
+from gfs_dist.pruning.calibration.sampling import Sampling
+from gfs_dist.pruning.objectives.evaluation_batches import (
     MOST_CELLS,
     TrialCosts,
     batch_sizes,
     search_costs,
     trials_at_once,
 )
-from gfs_dist.pruning.structure import Layer
+from gfs_dist.pruning.objectives.layer_replacement import Replaced
+from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
+from gfs_dist.pruning.pruner import LayerPath, Pruner, Settings
+from gfs_dist.pruning.structure.structure import Layer
 from gfs_dist.runtime import (
     GroupResult,
     GroupTask,
@@ -59,9 +59,9 @@ from gfs_dist.runtime import (
     open_runtime,
 )
 from gfs_dist.runtime.timing import peak_rss_bytes
-from gfs_dist.selection.build import Recipe
+from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.partition import Partition
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 from tests.records.record import keep
 
@@ -99,7 +99,7 @@ class Timed:
         stop: Stop,
         partition: Partition | None = None,
         *,
-        path: Path | None = None,
+        path: GreedyPath | None = None,
         on_progress: OnProgress | None = None,
     ) -> SearchResult:
         return self._timed(
@@ -111,8 +111,8 @@ class Timed:
         phase = PASS if isinstance(task, DenseTask) else WRITE
         return self._timed(phase, lambda: self.inner.map(task, items, on_done))
 
-    def together(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
-        return self.inner.together(task, on_progress)
+    def run_group(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
+        return self.inner.run_group(task, on_progress)
 
     def on_layer(self, _name: str, _path: LayerPath) -> None:
         """What comes between a search and this are its losses."""
@@ -197,7 +197,7 @@ def full_paths(
         ):
             timed = Timed(ranks)
             began = time.perf_counter()
-            work = Pruner.prepare(network, batches, Settings(), timed, FilePath(folder) / "work")
+            work = Pruner.prepare(network, batches, Settings(), timed, Path(folder) / "work")
             prepared = time.perf_counter() - began
             began = time.perf_counter()
             work.search(on_layer=timed.on_layer)
@@ -260,7 +260,7 @@ def by_network_loss(network: nn.Module, batches: Batches, images: int, device: t
     seconds = timed = losses = 0.0
     spec = RuntimeSpec(kind="none", device=device.type)
     with tempfile.TemporaryDirectory() as folder, open_runtime(spec) as ranks:
-        work = Pruner.prepare(network, batches[:1], Settings(), ranks, FilePath(folder) / "work")
+        work = Pruner.prepare(network, batches[:1], Settings(), ranks, Path(folder) / "work")
         shown = work.workspace.x(0).to(device)
 
         def cost(layer: Layer, samples: int, steps: int, sampling: Sampling) -> TrialCosts:
@@ -332,7 +332,7 @@ def _compared(search: str, part: str, timed: float, losses: int, seconds: float)
 
 def _busy() -> tuple[float, float]:
     """Seconds of all cores in which they worked, and of this process alone."""
-    fields = FilePath("/proc/stat").read_text().split("\n")[0].split()[1:]
+    fields = Path("/proc/stat").read_text().split("\n")[0].split()[1:]
     user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
     ticks = user + nice + system + irq + softirq + steal
     own = os.times()
@@ -383,7 +383,7 @@ def main() -> None:
         f"--size {given.size} --repeats {given.repeats} --device {given.device}"
     )
     keep(name, command, rows + compared, notes)
-    print(FilePath(__file__).with_name(f"{name}.md").read_text())
+    print(Path(__file__).with_name(f"{name}.md").read_text())
 
 
 if __name__ == "__main__":

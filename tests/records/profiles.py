@@ -103,12 +103,12 @@ def trials() -> list[Row]:
 
 def critical_paths(place: int, objectives: tuple[str, ...], times: int, *words: str) -> list[Row]:
     """Of a block, the last of so many times: the first ones warm up."""
-    from gfs_dist.jobs.compose import compose
-    from gfs_dist.jobs.study import make_study
-    from gfs_dist.jobs.study_runs import Runs
-    from gfs_dist.pruning.layerwise.workspace import Workspace
-    from gfs_dist.runtime.one_by_one import OneByOne
-    from gfs_dist.scaling import Exchange
+    from gfs_dist.bench.block_runs import Runs
+    from gfs_dist.bench.blocks import make_study
+    from gfs_dist.bench.model import Exchange
+    from gfs_dist.bench.one_rank_at_a_time import OneByOne
+    from gfs_dist.config.compose import compose
+    from gfs_dist.pruning.calibration.workspace import Workspace
 
     sizes = [f"image_size={SIZE}", f"images={IMAGES}"]
     study = make_study(compose("benchmark", ["suite=appendix_d", *sizes, *words]))

@@ -24,24 +24,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gfs_dist.config.compose import compose
 from gfs_dist.data import Images
 from gfs_dist.data.balanced import calibration_rows
 from gfs_dist.files import fingerprint
-from gfs_dist.jobs.compose import compose
-from gfs_dist.jobs.deep import read_images, read_network
-from gfs_dist.jobs.finding import find_checkpoints
-from gfs_dist.jobs.local import local_device
-from gfs_dist.jobs.two_layer import data_spec
-from gfs_dist.networks import classify
-from gfs_dist.pruning.allocate import proportional
-from gfs_dist.pruning.budget import Budget
-from gfs_dist.pruning.layerwise.batch_norm import recalibrate
-from gfs_dist.pruning.layerwise.pruner import LayerPath, Pruner, Settings
-from gfs_dist.pruning.layerwise.sizing import by_curves, size
-from gfs_dist.pruning.layerwise.smaller import Choice
+from gfs_dist.files.find import find_checkpoints
+from gfs_dist.networks.measure import classify
+from gfs_dist.pruning.pruner import LayerPath, Pruner, Settings
+from gfs_dist.pruning.repair.batch_norm import recalibrate
+from gfs_dist.pruning.smaller import Choice
+from gfs_dist.pruning.widths.allocate import proportional
+from gfs_dist.pruning.widths.budget import Budget
+from gfs_dist.pruning.widths.choose import by_curves, size
 from gfs_dist.runtime import Runtime, RuntimeSpec, open_runtime
-from gfs_dist.selection.path import Path as Picks
+from gfs_dist.selection.path import GreedyPath
 from gfs_dist.training import DeepSpec, train_deep
+from gfs_dist.workflows.images_and_networks import read_images, read_network
+from gfs_dist.workflows.process import local_device
+from gfs_dist.workflows.two_layer import data_spec
 from tests.records import baselines, quality_rows
 from tests.records.cells import Cell, Cells
 from tests.records.record import keep
@@ -201,7 +201,7 @@ def _searched(bench: Bench, name: str, objective: str, weights: str) -> Pruner:
 
     paths = bench.cells.once(f"search/{name}", make)["paths"]
     for layer, found in paths.items():
-        pruner.paths[layer] = LayerPath(**{**found, "path": Picks(**found["path"])})
+        pruner.paths[layer] = LayerPath(**{**found, "path": GreedyPath(**found["path"])})
     return pruner
 
 

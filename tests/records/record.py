@@ -13,7 +13,7 @@ from typing import Any
 from gfs_dist import report as pages
 from gfs_dist.files import atomic
 from gfs_dist.files.checkpoint import read_json
-from gfs_dist.report import words
+from gfs_dist.report import text as words
 
 FOLDER = Path(__file__).parent
 LONG = ("bound", "picks")

@@ -20,10 +20,10 @@ from typing import Any
 
 from gfs_dist.files import atomic
 from gfs_dist.jobs import submit
-from gfs_dist.jobs.on_cluster import connect
 from gfs_dist.service.capacity import Capacity
 from gfs_dist.service.jobs import Job
 from gfs_dist.service.submission import Submission, send
+from gfs_dist.workflows.follow_job import connect
 from tests.records import step_cost
 from tests.records.record import keep
 from tests.service.command_line import Gfs

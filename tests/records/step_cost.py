@@ -25,14 +25,15 @@ import torch
 from gfs_dist._allocator import keep_freed_memory
 from gfs_dist.cli.display import PlainReporter
 from gfs_dist.files.run_folder import RunFolder
-from gfs_dist.jobs.watched import Watched
-from gfs_dist.runtime import Progress, RuntimeSpec, open_runtime, process_group
-from gfs_dist.runtime.coordinator import WorkersRuntime
-from gfs_dist.runtime.process_group import GroupCommunicator
+from gfs_dist.runtime import Progress, RuntimeSpec, open_runtime
+from gfs_dist.runtime import collectives as process_group
+from gfs_dist.runtime.collectives import GroupCommunicator
 from gfs_dist.runtime.store import host_store
+from gfs_dist.runtime.worker_runtime import WorkersRuntime
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.stop import Stop
+from gfs_dist.workflows.run_events import Watched
 from tests.runtime.problems import MatrixProblem, matrix_problem
 
 HOST, RANKS, ROUNDS = "127.0.0.1", 2, 5

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gfs_dist.errors import RunFolderError
-from gfs_dist.pruning.costs import Costs, measure_costs
-from gfs_dist.pruning.discover import find_structure
-from gfs_dist.pruning.structure import Structure
+from gfs_dist.pruning.structure.discover import find_structure
+from gfs_dist.pruning.structure.structure import Structure
+from gfs_dist.pruning.widths.costs import Costs, measure_costs
 from tests.records import baselines, quality_rows
 from tests.records.cells import Cells
 

@@ -11,16 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from gfs_dist.report import (
-    Origin,
-    content,
-    deep_plots,
-    document,
-    facts,
-    style,
-    write,
-    write_card,
-)
+from gfs_dist.report import Origin, deep_plots, document, facts, style, write, write_card
+from gfs_dist.report import sections as content
 from gfs_dist.report.deep_plots import MOST_NAMES
 
 Report = dict[str, Any]

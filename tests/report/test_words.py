@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gfs_dist.report import words
+from gfs_dist.report import text as words
 
 
 @pytest.mark.parametrize(

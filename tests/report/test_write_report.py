@@ -12,7 +12,8 @@ from matplotlib.image import imread
 
 from gfs_dist.errors import InputError, StorageError
 from gfs_dist.report import card as report_card
-from gfs_dist.report import content, document, facts, machine, versions, write
+from gfs_dist.report import document, facts, machine, versions, write
+from gfs_dist.report import sections as content
 from gfs_dist.theory import why_no_bound
 
 ITERATIONS = (0, 500, 2000)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gfs_dist.selection.build import Recipe, make_objective
-from gfs_dist.selection.contributions import ArrayContributions
 from gfs_dist.selection.objective import Objective
+from gfs_dist.selection.objectives.contributions import ArrayContributions
+from gfs_dist.selection.objectives.factory import Recipe, make_objective
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 
 from gfs_dist.errors import DataError
 from gfs_dist.runtime import Peers, Tick
-from gfs_dist.runtime.faults import strike
+from gfs_dist.runtime.fault_injection import strike
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ def test_a_map_of_nothing_is_empty() -> None:
 def test_a_group_of_one_has_nobody_to_talk_to(tmp_path: Path) -> None:
     told: list[GroupProgress] = []
     with open_runtime(ALONE) as runtime:
-        found = runtime.together(Count(tmp_path), told.append)
-        again = runtime.together(Count(tmp_path, steps=25)).value
+        found = runtime.run_group(Count(tmp_path), told.append)
+        again = runtime.run_group(Count(tmp_path, steps=25)).value
     assert found.value["total"] == sum(range(21))
     assert (again["first"], again["total"]) == (20, sum(range(26)))
     values = [value for progress in told for value in progress.values]
@@ -75,4 +75,4 @@ class TellsTensors:
 
 def test_only_plain_values_are_told() -> None:
     with open_runtime(ALONE) as runtime, pytest.raises(TypeError, match="not JSON serializable"):
-        runtime.together(TellsTensors())
+        runtime.run_group(TellsTensors())

@@ -11,14 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gfs_dist.runtime import process_group
+from gfs_dist.runtime import collectives as process_group
+from gfs_dist.runtime.collectives import CommunicationError, GroupCommunicator, GroupPeers, Traffic
 from gfs_dist.runtime.graph import Graph, GraphCommunicator, make_graph
-from gfs_dist.runtime.process_group import (
-    CommunicationError,
-    GroupCommunicator,
-    GroupPeers,
-    Traffic,
-)
 from gfs_dist.runtime.store import Address, host_store
 from gfs_dist.selection.communicator import Communicator, SingleRank
 

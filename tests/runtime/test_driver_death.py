@@ -8,17 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path as FilePath
+from pathlib import GreedyPath as Path
 
 import pytest
 
 from gfs_dist.runtime import RuntimeSpec, open_runtime
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 from tests.runtime.problems import matrix_problem
 
 STOP = Stop(steps=40)
-ROOT = FilePath(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 DRIVER = """
 import json, sys
 from gfs_dist.runtime import RuntimeSpec, open_runtime
@@ -38,7 +38,7 @@ if __name__ == "__main__":
 """
 
 
-def _run(kind: str, faults: list[dict[str, object]], record: FilePath) -> int:
+def _run(kind: str, faults: list[dict[str, object]], record: Path) -> int:
     script = record.with_suffix(".py")
     script.write_text(DRIVER)
     environment = {**os.environ, "GFS_FAULTS": json.dumps(faults), "PYTHONPATH": str(ROOT)}
@@ -48,7 +48,7 @@ def _run(kind: str, faults: list[dict[str, object]], record: FilePath) -> int:
 
 def _alive(pid: int) -> bool:
     try:
-        state = FilePath(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return False
     return state != "Z"
@@ -61,10 +61,10 @@ def _wait_until_gone(pids: list[int], limit_s: float) -> list[int]:
     return left
 
 
-@pytest.mark.skipif(not FilePath("/proc").exists(), reason="looks for processes in /proc")
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("kind", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_no_worker_outlives_a_killed_driver_and_its_record_goes_on(
-    tmp_path: FilePath, kind: str
+    tmp_path: Path, kind: str
 ) -> None:
     record = tmp_path / "record"
     faults = [{"rank": -1, "step": 15}]
@@ -79,7 +79,7 @@ def test_no_worker_outlives_a_killed_driver_and_its_record_goes_on(
     last = rows[-1]
     assert 15 <= len(last["picks"]) < 40
     problem = matrix_problem(seed=4)
-    path = Path(24, last["picks"], last["loss"], last["sizes"], [None] * len(last["picks"]))
+    path = GreedyPath(24, last["picks"], last["loss"], last["sizes"], [None] * len(last["picks"]))
     with open_runtime(RuntimeSpec(kind="none")) as runtime:
         expected = runtime.search(problem, STOP).path
         assert runtime.search(problem, STOP, path=path).path.picks == expected.picks

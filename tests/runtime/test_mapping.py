@@ -18,9 +18,9 @@ import pytest
 
 from gfs_dist.errors import DataError, InputError, WorkersLostError
 from gfs_dist.runtime import Fault, MapProgress, MapResult, RuntimeSpec, open_runtime
-from gfs_dist.runtime.coordinator import WorkersRuntime
-from gfs_dist.runtime.launcher import PlacementError
-from gfs_dist.runtime.local import LocalLauncher
+from gfs_dist.runtime.backends.base import PlacementError
+from gfs_dist.runtime.backends.local import LocalLauncher
+from gfs_dist.runtime.worker_runtime import WorkersRuntime
 from tests.runtime.tasks import Counted, Generator, Hazard, Meet, Spin, Square, WaitForOthers
 from tests.runtime.test_driver_death import _alive, _wait_until_gone
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from gfs_dist.runtime import RuntimeSpec, open_runtime
-from gfs_dist.runtime.metered import Meter
 from gfs_dist.runtime.progress import MapResult
+from gfs_dist.runtime.prometheus import Meter
 from gfs_dist.selection.stop import Stop
 from tests.runtime.problems import matrix_problem
 

@@ -10,16 +10,16 @@ from collections.abc import Callable
 import pytest
 from torch.distributed import TCPStore
 
-from gfs_dist.runtime.faults import cut_connections
+from gfs_dist.runtime.fault_injection import cut_connections
+from gfs_dist.runtime.heartbeat import Beat, Pulse, beat_key
 from gfs_dist.runtime.news import PathNews, extend, part_key, piece
-from gfs_dist.runtime.pulse import Beat, Pulse, beat_key
 from gfs_dist.runtime.store import connect, host_store
 from gfs_dist.runtime.tracker import Tracker
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.path import GreedyPath
 
 
-def path_of(length: int) -> Path:
-    path = Path(100)
+def path_of(length: int) -> GreedyPath:
+    path = GreedyPath(100)
     for k in range(length):
         path.append(k, 1.0 / (k + 1), 1.0 / (k + 1))
     path.gap = [0.5 if k < length - length % 32 else None for k in range(length)]
@@ -53,8 +53,8 @@ def test_a_new_generation_reports_nothing_of_the_one_before() -> None:
     news = PathNews(path)
     pulse.enter("work", 3)
     pulse.follow(news)
-    tracker = Tracker(Path(100), None)
-    tracker.begin(3, Path(100), 1)
+    tracker = Tracker(GreedyPath(100), None)
+    tracker.begin(3, GreedyPath(100), 1)
     extend(path, piece(path_of(20), 0, 20))
     news.steps = 20
     pulse.wake()
@@ -79,8 +79,8 @@ def test_a_connection_that_is_cut_is_made_again_and_no_news_are_lost() -> None:
     news = PathNews(path)
     pulse.enter("work", 0)
     pulse.follow(news)
-    tracker = Tracker(Path(100), None)
-    tracker.begin(0, Path(100), 1)
+    tracker = Tracker(GreedyPath(100), None)
+    tracker.begin(0, GreedyPath(100), 1)
 
     def told(store: TCPStore, length: int) -> bool:
         tracker.read(store, Beat(**json.loads(store.get(beat_key("w0")))))

@@ -8,8 +8,8 @@ import pytest
 
 from gfs_dist.errors import WorkersLostError
 from gfs_dist.runtime import Fault, RuntimeSpec, SearchResult, open_runtime
-from gfs_dist.runtime.launcher import PlacementError
-from gfs_dist.runtime.local import LocalLauncher
+from gfs_dist.runtime.backends.base import PlacementError
+from gfs_dist.runtime.backends.local import LocalLauncher
 from gfs_dist.selection.stop import Stop
 from tests.runtime.problems import matrix_problem
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gfs_dist.bench.bare import BareExchanges
+from gfs_dist.bench.one_rank_at_a_time import OneByOne
+from gfs_dist.bench.replay import Record, ReplayTask, record, replay
 from gfs_dist.errors import PicksDifferError
 from gfs_dist.runtime import RuntimeSpec, open_runtime
-from gfs_dist.runtime.bare import BareExchanges
-from gfs_dist.runtime.one_by_one import OneByOne
-from gfs_dist.runtime.replayed import Record, ReplayTask, record, replay
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.stop import Stop
@@ -89,7 +89,7 @@ def test_workers_replay_ranks_and_time_bare_exchanges() -> None:
         assert [len(t.stretches_s) for t in runtime.map(task, range(2))] == [
             len(told.answers) + 1
         ] * 2
-        bare = runtime.together(BareExchanges(5, (64, 4096))).value
+        bare = runtime.run_group(BareExchanges(5, (64, 4096))).value
     assert list(bare) == [16, 64, 4096]
     for seconds in bare.values():
         assert 0 < seconds["minimum"] <= seconds["median"] <= seconds["maximum"]

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from gfs_dist.errors import InputError
-from gfs_dist.runtime import Fault, RuntimeSpec, faults, memory, open_runtime
-from gfs_dist.runtime.faults import Saboteur, from_environment
-from gfs_dist.runtime.layout import graph_for, lay_out
-from gfs_dist.runtime.orders import Identity
-from gfs_dist.runtime.ray_actors import _room_of_nodes, _sweep, join_cluster
+from gfs_dist.runtime import Fault, RuntimeSpec, open_runtime
+from gfs_dist.runtime import fault_injection as faults
+from gfs_dist.runtime import resources as memory
+from gfs_dist.runtime.backends.ray import _room_of_nodes, _sweep, join_cluster
+from gfs_dist.runtime.fault_injection import Saboteur, from_environment
+from gfs_dist.runtime.messages import Identity
+from gfs_dist.runtime.placement import graph_for, lay_out
 from gfs_dist.runtime.store import interface_of
 
 
@@ -78,7 +80,7 @@ def test_room_is_counted_node_by_node(monkeypatch: pytest.MonkeyPatch) -> None:
         {"Alive": True, "Resources": {"CPU": 1.0}},
         {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
     ]
-    monkeypatch.setattr("gfs_dist.runtime.ray_actors.ray.nodes", lambda: nodes)
+    monkeypatch.setattr("gfs_dist.runtime.backends.ray.ray.nodes", lambda: nodes)
     assert _room_of_nodes({"CPU": 1.0}) == 4
     assert _room_of_nodes({"CPU": 1.0, "GPU": 1.0}) == 2
 

@@ -11,16 +11,16 @@ import torch
 
 from gfs_dist.errors import InputError, NonFiniteError
 from gfs_dist.runtime import Progress, Runtime, RuntimeSpec, open_runtime
-from gfs_dist.selection.build import Recipe
+from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.partition import Partition
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 from tests.runtime.problems import MatrixProblem, matrix_problem
 
 STEPS = Stop(steps=40)
 
 
-def alone(problem: MatrixProblem, stop: Stop = STEPS) -> Path:
+def alone(problem: MatrixProblem, stop: Stop = STEPS) -> GreedyPath:
     with open_runtime(RuntimeSpec(kind="none")) as runtime:
         return runtime.search(problem, stop).path
 

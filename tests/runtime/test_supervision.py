@@ -6,8 +6,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from gfs_dist.runtime.pulse import Beat
-from gfs_dist.runtime.supervision import GRACE_S, Call, Patience
+from gfs_dist.runtime.heartbeat import Beat
+from gfs_dist.runtime.watchdog import GRACE_S, Call, Patience
 
 
 def call(

@@ -17,8 +17,8 @@ from gfs_dist.runtime import (
     RuntimeSpec,
     open_runtime,
 )
-from gfs_dist.runtime.launcher import PlacementError
-from gfs_dist.runtime.local import LocalLauncher
+from gfs_dist.runtime.backends.base import PlacementError
+from gfs_dist.runtime.backends.local import LocalLauncher
 from tests.runtime.tasks import Count, Square
 
 TOTAL = float(sum(range(21)))
@@ -36,12 +36,12 @@ def disturbed(
     spec = {"kind": "local", "workers": 2, "threads": 1, "hang_floor_s": 2.5, **spec}
     on_progress = None if told is None else told.append
     with open_runtime(RuntimeSpec(**spec), faults) as runtime:
-        return runtime.together(Count(folder, step_s=0.01), on_progress)
+        return runtime.run_group(Count(folder, step_s=0.01), on_progress)
 
 
 def test_what_rank_0_returns_and_tells_reaches_the_caller(tmp_path: Path, local: Runtime) -> None:
     told: list[GroupProgress] = []
-    found = local.together(Count(tmp_path, step_s=0.02), told.append)
+    found = local.run_group(Count(tmp_path, step_s=0.02), told.append)
     assert (found.value["total"], found.value["ranks"]) == (TOTAL, 2)
     values = [value for progress in told for value in progress.values]
     assert values == [(k, float(sum(range(k + 1)))) for k in range(1, 21)]
@@ -62,7 +62,7 @@ def test_ray_actors_do_items_and_work_together(embedded_ray: None, tmp_path: Pat
         assert list(squares) == [n * n for n in range(24)]
         assert [(f["rank"], f["kind"]) for f in squares.faults] == [(1, "killed")]
         assert list(runtime.map(Square(), [5])) == [25]
-        found = runtime.together(Count(tmp_path))
+        found = runtime.run_group(Count(tmp_path))
     assert (found.value["total"], found.value["first"], found.value["ranks"]) == (TOTAL, 5, 3)
     assert [(f["rank"], f["kind"]) for f in found.faults] == [(2, "killed")]
 
@@ -71,9 +71,9 @@ def test_what_any_rank_raises_is_raised_and_the_workers_live_on(
     tmp_path: Path, local: Runtime
 ) -> None:
     with pytest.raises(DataError, match="rank 1 refuses") as caught:
-        local.together(Count(tmp_path, bad=1))
+        local.run_group(Count(tmp_path, bad=1))
     assert "in a worker (pid" in caught.value.__notes__[0]
-    assert local.together(Count(tmp_path)).value["total"] == TOTAL
+    assert local.run_group(Count(tmp_path)).value["total"] == TOTAL
     assert list(local.map(Square(), [1, 2, 3])) == [1, 4, 9]
 
 
@@ -83,8 +83,8 @@ def test_an_interrupted_group_leaves_workers_that_work(tmp_path: Path, local: Ru
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        local.together(Count(tmp_path, step_s=0.05), interrupt)
-    found = local.together(Count(tmp_path)).value
+        local.run_group(Count(tmp_path, step_s=0.05), interrupt)
+    found = local.run_group(Count(tmp_path)).value
     assert (found["total"], found["ranks"]) == (TOTAL, 2)
     assert found["first"] >= 5
 

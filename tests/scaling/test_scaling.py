@@ -8,8 +8,7 @@ import random
 import pytest
 import torch
 
-from gfs_dist.errors import InputError
-from gfs_dist.scaling import (
+from gfs_dist.bench.model import (
     Estimate,
     Exchange,
     LayerWork,
@@ -22,7 +21,8 @@ from gfs_dist.scaling import (
     paying_width,
     per_candidate_s,
 )
-from gfs_dist.scaling.fits import fit_non_negative
+from gfs_dist.bench.model.fits import fit_non_negative
+from gfs_dist.errors import InputError
 
 
 def test_critical_path_is_what_ranks_that_meet_at_barriers_take() -> None:

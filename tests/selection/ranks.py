@@ -12,7 +12,7 @@ from torch import Tensor
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.partition import Partition
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 
 
@@ -55,16 +55,16 @@ def search(
     build: Callable[[Tensor], Objective] | None,
     partition: Partition,
     stop: Stop,
-    path: Path | None = None,
+    path: GreedyPath | None = None,
     objectives: list[Objective] | None = None,
-) -> tuple[list[Path], Threads]:
+) -> tuple[list[GreedyPath], Threads]:
     """One search by as many ranks as the partition has parts; the path of each rank.
 
     Their objectives are given, or built here.
     """
     threads = Threads(partition.num_ranks)
 
-    def run(rank: int) -> Path:
+    def run(rank: int) -> GreedyPath:
         try:
             if objectives is not None:
                 objective = objectives[rank]

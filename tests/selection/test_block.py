@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from gfs_dist.errors import InputError, NonFiniteError, ShapeError
-from gfs_dist.selection import block
-from gfs_dist.selection.block import BlockLeastSquares, BlockMoments
 from gfs_dist.selection.loop import greedy
+from gfs_dist.selection.objectives import block_least_squares as block
+from gfs_dist.selection.objectives.block_least_squares import BlockLeastSquares, BlockMoments
 from gfs_dist.selection.partition import Partition
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 from tests.selection.ranks import search
 
@@ -72,7 +72,7 @@ def objective_of(
     return BlockLeastSquares([m.moments(n, own, damping) for m in maps], n, own)
 
 
-def path_of(maps: Sequence[Map], n: int, damping: float = 0.0) -> Path:
+def path_of(maps: Sequence[Map], n: int, damping: float = 0.0) -> GreedyPath:
     """To every width."""
     return greedy(objective_of(maps, n, damping=damping), Stop(ALL))
 

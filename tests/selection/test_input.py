@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from gfs_dist.errors import InputError, NonFiniteError, ShapeError
-from gfs_dist.selection.build import Recipe, make_objective, moments_objective, settle
-from gfs_dist.selection.contributions import ArrayContributions
+from gfs_dist.selection.objectives.contributions import ArrayContributions
+from gfs_dist.selection.objectives.factory import Recipe, make_objective, moments_objective, settle
 from gfs_dist.selection.partition import Partition, make_partition
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.path import GreedyPath
+from gfs_dist.selection.step_sizes import NO_DECISION, decode, encode
 from gfs_dist.selection.stop import Stop
-from gfs_dist.selection.weights import NO_DECISION, decode, encode
 
 ALL = [("squared", m) for m in ("panel", "lazy", "streaming", "exhaustive")] + [
     ("bce", m) for m in ("screened", "exhaustive")
@@ -180,11 +180,11 @@ def test_a_pick_and_its_step_size_travel_in_one_integer_that_sorts_by_pick() -> 
 
 
 def test_a_path_knows_its_hash_support_and_prefixes() -> None:
-    path = Path(10, [7, 2, 7], [3.0, 2.0, 1.0], [1.0, 0.5, 1 / 3], [None, 0.1, None], "steps")
+    path = GreedyPath(10, [7, 2, 7], [3.0, 2.0, 1.0], [1.0, 0.5, 1 / 3], [None, 0.1, None], "steps")
     assert path.sha256 == hashlib.sha256(b"7,2,7").hexdigest()
     assert path.support() == [2, 7]
     assert path.num_kept == 2
-    assert path.prefix(2) == Path(10, [7, 2], [3.0, 2.0], [1.0, 0.5], [None, 0.1], "")
+    assert path.prefix(2) == GreedyPath(10, [7, 2], [3.0, 2.0], [1.0, 0.5], [None, 0.1], "")
     assert path.coefficients(0).sum() == 0
     assert path.coefficients()[[2, 7]].tolist() == [1 / 3, 2 / 3]
     for call in (path.prefix, path.coefficients):

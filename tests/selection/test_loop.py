@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from gfs_dist.errors import InputError, NonFiniteError
-from gfs_dist.selection.build import Recipe, make_objective
-from gfs_dist.selection.contributions import ArrayContributions
 from gfs_dist.selection.loop import GAP_BATCH, greedy
+from gfs_dist.selection.objectives.contributions import ArrayContributions
+from gfs_dist.selection.objectives.factory import Recipe, make_objective
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.stop import Stop
 from tests.selection.ranks import search

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from gfs_dist.selection.build import Recipe, make_objective, moments_objective
-from gfs_dist.selection.columns import Panel
-from gfs_dist.selection.contributions import ArrayContributions, Deviations
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objective import Objective
+from gfs_dist.selection.objectives.contributions import ArrayContributions, Deviations
+from gfs_dist.selection.objectives.factory import Recipe, make_objective, moments_objective
+from gfs_dist.selection.objectives.gram_columns import Panel
 from gfs_dist.selection.partition import Partition
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 from tests.oracles import greedy as oracle
 from tests.selection.ranks import search
@@ -34,7 +34,7 @@ def objective_of(problem, own: torch.Tensor | None = None, dtype=torch.float64, 
     return make_objective(Recipe(loss=problem.loss, **recipe), source, target, own)
 
 
-def path_of(problem, stop: Stop, **recipe: object) -> Path:
+def path_of(problem, stop: Stop, **recipe: object) -> GreedyPath:
     return greedy(objective_of(problem, **recipe), stop)
 
 

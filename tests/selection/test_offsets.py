@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import gfs_dist
-from gfs_dist.selection.build import Recipe, make_objective
-from gfs_dist.selection.contributions import ArrayContributions
 from gfs_dist.selection.loop import greedy
+from gfs_dist.selection.objectives.contributions import ArrayContributions
+from gfs_dist.selection.objectives.factory import Recipe, make_objective
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.stop import Stop
 from tests.oracles import exact_greedy

@@ -15,7 +15,7 @@ import pytest
 from gfs_dist import urls
 from gfs_dist.cli import main
 from gfs_dist.errors import ClusterError, InputError
-from gfs_dist.runtime import ray_actors
+from gfs_dist.runtime.backends import ray as ray_actors
 from gfs_dist.service import http, state
 from gfs_dist.service.cluster import find_cluster
 from gfs_dist.service.jobs import Jobs

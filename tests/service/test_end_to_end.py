@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from gfs_dist.jobs.on_cluster import connect
 from gfs_dist.service import http
 from gfs_dist.service.fetching import _printed
 from gfs_dist.service.packing import unpack
 from gfs_dist.service.processes import marked
+from gfs_dist.workflows.follow_job import connect
 from tests.service.command_line import TIMEOUT_S, Gfs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from gfs_dist.errors import ConfigError, DataError, RunError, ShapeError
-from gfs_dist.networks import TwoLayer, measures
+from gfs_dist.networks import TwoLayer
+from gfs_dist.networks.measure import two_layer as measures
 from gfs_dist.training import TrainSpec, TrainState, risen, train
 
 X = torch.rand(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -13,7 +13,7 @@ import torch
 import gfs_dist
 from gfs_dist.cli import main
 from gfs_dist.errors import RunError
-from gfs_dist.jobs import deep_result
+from gfs_dist.workflows import results as deep_result
 from tests.jobs.deep_runs import ALONE, FACTORY, MADE_BY, prune, report
 
 NAME = "step_00000025"
@@ -34,7 +34,7 @@ def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     def spec(name: str, *more: Any) -> Any:
         return None if name in ("onnx", "onnxscript") else find(name, *more)
 
-    monkeypatch.setattr("gfs_dist.networks.export.importlib.util.find_spec", spec)
+    monkeypatch.setattr("gfs_dist.networks.storage.export.importlib.util.find_spec", spec)
 
 
 def assert_computes_the_same(model: Path, file: str) -> None:

@@ -14,12 +14,12 @@ from gfs_dist import data, networks
 from gfs_dist.cli import main
 from gfs_dist.data import DataSpec
 from gfs_dist.files import checkpoint
-from gfs_dist.jobs.measuring import batches_of
-from gfs_dist.pruning.budget import Budget
-from gfs_dist.pruning.costs import measure_costs
-from gfs_dist.pruning.discover import find_structure
-from gfs_dist.pruning.layerwise import sizing
-from gfs_dist.pruning.layerwise.pruner import Pruner
+from gfs_dist.pruning.pruner import Pruner
+from gfs_dist.pruning.structure.discover import find_structure
+from gfs_dist.pruning.widths.budget import Budget
+from gfs_dist.pruning.widths.costs import measure_costs
+from gfs_dist.pruning.widths.widths import choose as sizing
+from gfs_dist.workflows.measuring import batches_of
 from tests.jobs.deep_runs import (
     ALONE,
     OWN,
@@ -143,7 +143,7 @@ def test_the_test_split_is_limited_and_seen_once_a_network(
         seen.append(sum(map(len, parts)))
         return batches_of(images, parts, on_batch)
 
-    monkeypatch.setattr("gfs_dist.jobs.deep_measures.batches_of", counting)
+    monkeypatch.setattr("gfs_dist.workflows.measures.batches_of", counting)
     [row] = prune(tmp_path / "run", *ALONE, "data.test_samples=50")["results"]
     assert seen == [50, 50, 50]
     assert all(round(50 * row["accuracy_after"][k], 9) % 1 == 0 for k in ("cut", "refit"))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gfs_dist.pruning.discover import find_structure
-from gfs_dist.pruning.layerwise.workspace import Workspace
-from gfs_dist.pruning.structure import Layer, Structure
+from gfs_dist.pruning.calibration.workspace import Workspace
+from gfs_dist.pruning.structure.discover import find_structure
+from gfs_dist.pruning.structure.structure import Layer, Structure
 from tests.pruning import oddities, zoo
 
 CPU = torch.device("cpu")

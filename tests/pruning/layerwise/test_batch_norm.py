@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gfs_dist.errors import NonFiniteError
-from gfs_dist.networks.graph_network import GraphNetwork
-from gfs_dist.networks.recorded import record
-from gfs_dist.pruning.layerwise.batch_norm import recalibrate
+from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.graph.record import record
+from gfs_dist.pruning.repair.batch_norm import recalibrate
 from tests.pruning import zoo
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)

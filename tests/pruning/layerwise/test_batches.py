@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import gfs_dist
-from gfs_dist.pruning.layerwise.batches import INTEGERS
-from gfs_dist.pruning.layerwise.workspace import Workspace
+from gfs_dist.pruning.calibration.batches import INTEGERS
+from gfs_dist.pruning.calibration.workspace import Workspace
 
 N, CLASSES = 24, 4
 GENERATOR = torch.Generator().manual_seed(0)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import NonFiniteError
-from gfs_dist.networks.recorded import record
-from gfs_dist.pruning.layerwise.dense_pass import MIN_POSITIONS, DensePass
-from gfs_dist.pruning.layerwise.environments import InMemory
-from gfs_dist.pruning.layerwise.moments import add
-from gfs_dist.pruning.layerwise.sites import find_sites
-from gfs_dist.pruning.layerwise.sweep import DENSE
+from gfs_dist.networks.graph.record import record
+from gfs_dist.pruning.calibration.activation_store import InMemory
+from gfs_dist.pruning.calibration.dense_pass import MIN_POSITIONS, DensePass
+from gfs_dist.pruning.calibration.layer_sites import find_sites
+from gfs_dist.pruning.calibration.moments import add
+from gfs_dist.pruning.repair.sweep import DENSE
 from tests.pruning import zoo
 
 
@@ -66,10 +66,10 @@ def test_chunks_of_few_positions_go_together() -> None:
     assert positions == 36  # 8x8 pixels, a 3x3 kernel without padding
     chunks = range(20)
     count = -(-MIN_POSITIONS // (2 * positions))
-    groups = dense.together(0, chunks, samples=2)
+    groups = dense.run_group(0, chunks, samples=2)
     assert [i for group in groups for i in group] == list(chunks)
     assert {len(group) for group in groups[:-1]} == {count}
-    assert all(len(group) == 1 for group in dense.together(0, chunks, samples=64))
+    assert all(len(group) == 1 for group in dense.run_group(0, chunks, samples=64))
 
 
 def test_the_chunk_that_is_not_finite_is_named() -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from gfs_dist.errors import StorageError
-from gfs_dist.pruning.layerwise.environments import Environments, InFiles, InMemory
-from gfs_dist.pruning.layerwise.track import Results
+from gfs_dist.pruning.calibration.activation_store import Environments, InFiles, InMemory
+from gfs_dist.pruning.calibration.staged_run import Results
 from tests.pruning.layerwise.test_track import equal
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from gfs_dist.pruning.allocate import proportional
-from gfs_dist.pruning.costs import Cost, Costs
-from gfs_dist.pruning.layerwise.exchange import Exchange, Widths
-from gfs_dist.pruning.widths import allowed_widths, least_widths
+from gfs_dist.pruning.widths.allocate import proportional
+from gfs_dist.pruning.widths.costs import Cost, Costs
+from gfs_dist.pruning.widths.exchange import Exchange, Widths
+from gfs_dist.pruning.widths.widths import allowed_widths, least_widths
 
 
 class Case:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import gfs_dist
 from gfs_dist.errors import NonFiniteError
-from gfs_dist.pruning.layerwise.moments import Geometry, add
-from gfs_dist.pruning.layerwise.pruner import search_of
+from gfs_dist.pruning.calibration.moments import Geometry, add
+from gfs_dist.pruning.pruner import search_of
 from tests.pruning import zoo
 
 OBJECTIVES = ["least_squares", "layer_output", "fisher", "network_loss"]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import gfs_dist
-from gfs_dist.pruning.layerwise.moments import Geometry, add
-from gfs_dist.pruning.layerwise.smaller import SAME
+from gfs_dist.pruning.calibration.moments import Geometry, add
+from gfs_dist.pruning.smaller import SAME
 
 WIDTH, KEPT, SAMPLES = 10, 5, 192
 CONSUMERS = {

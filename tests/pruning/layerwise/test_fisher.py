@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import InputError, NonFiniteError
-from gfs_dist.networks.recorded import record
-from gfs_dist.pruning.layerwise.fisher import (
+from gfs_dist.networks.graph.record import record
+from gfs_dist.pruning.objectives.fisher import (
     DerivativesTask,
     FisherProblem,
     gate_derivatives,
@@ -16,8 +16,8 @@ from gfs_dist.pruning.layerwise.fisher import (
     read_derivatives,
     write_derivatives,
 )
-from gfs_dist.selection.build import Recipe
 from gfs_dist.selection.loop import greedy
+from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.stop import Stop
 from tests import oracles

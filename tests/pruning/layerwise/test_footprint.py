@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from gfs_dist.pruning.budget import Budget
-from gfs_dist.pruning.layerwise.footprint import layer_costs, rank_bytes
-from gfs_dist.pruning.layerwise.pruner import Pruner, Settings
-from gfs_dist.pruning.layerwise.sizing import TRIAL_SAMPLES
+from gfs_dist.pruning.memory_needed import layer_costs, rank_bytes
+from gfs_dist.pruning.pruner import Pruner, Settings
+from gfs_dist.pruning.widths.budget import Budget
+from gfs_dist.pruning.widths.choose import TRIAL_SAMPLES
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 
 HALF, KEEP = Budget.parse({"macs": 0.5}), Budget.parse({"keep": 0.5})

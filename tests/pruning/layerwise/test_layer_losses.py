@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gfs_dist.pruning.layerwise.pruner import Pruner, Settings
-from gfs_dist.pruning.layerwise.refit import DAMPING
-from gfs_dist.pruning.structure import Layer, Slice
+from gfs_dist.pruning.pruner import Pruner, Settings
+from gfs_dist.pruning.repair.least_squares import DAMPING
+from gfs_dist.pruning.structure.structure import Layer, Slice
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from tests.pruning.layerwise.problems import make
 

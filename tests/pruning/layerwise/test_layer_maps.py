@@ -11,13 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gfs_dist.pruning.layerwise import layer_maps
-from gfs_dist.pruning.layerwise.dense_pass import SMALL_SUMS, Patches, Reading
-from gfs_dist.pruning.layerwise.layer_maps import LinearMap, StoredMap, make_map, stored_products
-from gfs_dist.pruning.layerwise.moments import Geometry, add
-from gfs_dist.pruning.layerwise.refit import DAMPING
-from gfs_dist.pruning.layerwise.workspace import read_sums, write_sums
-from gfs_dist.pruning.structure import Slice
+from gfs_dist.pruning.calibration.dense_pass import SMALL_SUMS, Patches, Reading
+from gfs_dist.pruning.calibration.moments import Geometry, add
+from gfs_dist.pruning.calibration.workspace import read_sums, write_sums
+from gfs_dist.pruning.objectives import stored_moments as layer_maps
+from gfs_dist.pruning.objectives.stored_moments import (
+    LinearMap,
+    StoredMap,
+    make_map,
+    stored_products,
+)
+from gfs_dist.pruning.repair.least_squares import DAMPING
+from gfs_dist.pruning.structure.structure import Slice
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 
 CHANNELS, OUTPUTS, SAMPLES = 8, 5, 12

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from gfs_dist.errors import NonFiniteError
-from gfs_dist.pruning.layerwise import layer_search
-from gfs_dist.pruning.layerwise.layer_maps import LinearMap
-from gfs_dist.pruning.layerwise.layer_search import gram_form, undamped_losses
-from gfs_dist.pruning.layerwise.refit import DAMPING
+from gfs_dist.pruning.objectives import moment_objectives as layer_search
+from gfs_dist.pruning.objectives.moment_objectives import gram_form, undamped_losses
+from gfs_dist.pruning.objectives.stored_moments import LinearMap
+from gfs_dist.pruning.repair.least_squares import DAMPING
 
 CANDIDATES = 11
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gfs_dist.pruning.layerwise.moments import Geometry, Moments, Sums, add, multiply_adds
-from gfs_dist.pruning.layerwise.shifts import Window
+from gfs_dist.pruning.calibration.moments import Geometry, Moments, Sums, add, multiply_adds
+from gfs_dist.pruning.calibration.shifted_products import Window
 
 CHANNELS, OUTPUTS, SAMPLES = 3, 4, 5
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path as FilePath
+from pathlib import GreedyPath as Path
 
 import pytest
 import torch
@@ -9,20 +9,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from gfs_dist.errors import InputError, NonFiniteError, PicksDifferError
-from gfs_dist.pruning.layerwise import trial_costs
-from gfs_dist.pruning.layerwise.network_loss import (
-    NetworkLoss,
-    NetworkLossProblem,
-    line_search,
-)
-from gfs_dist.pruning.layerwise.replaced import Chunk, Replaced, Trial
-from gfs_dist.pruning.layerwise.sampling import Sampling
-from gfs_dist.selection.build import Recipe
+from gfs_dist.pruning.calibration.sampling import Sampling
+from gfs_dist.pruning.objectives import evaluation_batches as trial_costs
+from gfs_dist.pruning.objectives.layer_replacement import Chunk, Replaced, Trial
+from gfs_dist.pruning.objectives.network_loss import NetworkLoss, NetworkLossProblem, line_search
 from gfs_dist.selection.communicator import SingleRank
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objective import Objective
+from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.partition import Partition, Portion
-from gfs_dist.selection.path import Path
+from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 from tests.pruning.layerwise.problems import CPU, MAKERS, Problem, average, make
 from tests.selection.ranks import search
@@ -42,9 +38,9 @@ def by_ranks(
     problem: NetworkLossProblem,
     num_ranks: int,
     stop: Stop,
-    path: Path | None = None,
+    path: GreedyPath | None = None,
     objectives: list[Objective] | None = None,
-) -> list[Path]:
+) -> list[GreedyPath]:
     """A path of each rank."""
     if objectives is None:
         objectives = [
@@ -56,7 +52,7 @@ def by_ranks(
 
 
 def build(
-    folder: FilePath,
+    folder: Path,
     problem: Problem,
     layer: str,
     recipe: Recipe = UNIFORM,
@@ -66,9 +62,7 @@ def build(
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if name != "MobileNetV2"])
-def test_scores_are_the_losses_of_networks_with_scaled_consumers(
-    name: str, tmp_path: FilePath
-) -> None:
+def test_scores_are_the_losses_of_networks_with_scaled_consumers(name: str, tmp_path: Path) -> None:
     problem = make(name)
     workspace = problem.workspace(tmp_path)
     for layer in problem.structure.layers:
@@ -85,7 +79,7 @@ def test_scores_are_the_losses_of_networks_with_scaled_consumers(
             picks.append(pick)
 
 
-def test_all_candidates_are_the_dense_network(tmp_path: FilePath) -> None:
+def test_all_candidates_are_the_dense_network(tmp_path: Path) -> None:
     problem = make("ResNet18")
     layer = problem.structure.layers[0]
     assert len(layer.consumers) > 2
@@ -115,7 +109,7 @@ def test_any_number_of_ranks_finds_the_same_losses(
     least_bytes: int,
     recipe: Recipe,
     sampling: Sampling,
-    tmp_path: FilePath,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(trial_costs.LEAST_TRIAL, "cpu", least_bytes)
@@ -133,7 +127,7 @@ def test_any_number_of_ranks_finds_the_same_losses(
 
 @pytest.mark.parametrize("recipe", [UNIFORM, LINE_SEARCH])
 def test_ranks_that_are_ahead_go_on_with_one_that_begins(
-    recipe: Recipe, tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(trial_costs.LEAST_TRIAL, "cpu", 1)
     problem = make("wide", samples=9, dtype=torch.float32, trained=True)
@@ -151,7 +145,7 @@ def test_ranks_that_are_ahead_go_on_with_one_that_begins(
         assert (path.picks, path.loss) == (alone.picks, alone.loss)
 
 
-def test_a_recorded_loss_that_is_another_is_refused_by_all_ranks(tmp_path: FilePath) -> None:
+def test_a_recorded_loss_that_is_another_is_refused_by_all_ranks(tmp_path: Path) -> None:
     problem = make("plain CNN", dtype=torch.float32, trained=True)
     search_for = build(tmp_path, problem, "6")
     path = greedy(whole(search_for), Stop(steps=4))
@@ -161,7 +155,7 @@ def test_a_recorded_loss_that_is_another_is_refused_by_all_ranks(tmp_path: FileP
         by_ranks(search_for, 2, Stop(steps=5), path)
 
 
-def test_a_rank_whose_losses_are_not_those_of_all_is_refused(tmp_path: FilePath) -> None:
+def test_a_rank_whose_losses_are_not_those_of_all_is_refused(tmp_path: Path) -> None:
     class Lowered(SingleRank):
         def minimum(self, values: Tensor) -> Tensor:
             return values - 1e-12 if len(values) >= 40 else values
@@ -186,7 +180,7 @@ def test_ranks_divide_a_table_evenly(num_ranks: int, rows: int, columns: int) ->
 
 
 def test_a_rank_runs_the_samples_of_its_cells_alone(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: FilePath
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen = []
     enter = Replaced.enter
@@ -205,7 +199,7 @@ def test_a_rank_runs_the_samples_of_its_cells_alone(
         assert sum(seen) == samples
 
 
-def test_a_candidate_keeps_its_bits_whatever_is_computed_beside_it(tmp_path: FilePath) -> None:
+def test_a_candidate_keeps_its_bits_whatever_is_computed_beside_it(tmp_path: Path) -> None:
     """Rows at the end of a vectorised SiLU round differently: places are part of the rule."""
     problem = make("wide", samples=5, dtype=torch.float32)
     search_for = build(tmp_path, problem, "first")
@@ -216,7 +210,7 @@ def test_a_candidate_keeps_its_bits_whatever_is_computed_beside_it(tmp_path: Fil
 
 
 def test_a_search_computes_little_besides_its_candidates(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: FilePath
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Where few samples and steps are asked for, set-up must not be most of the work."""
     computed = []
@@ -247,7 +241,7 @@ def test_a_search_computes_little_besides_its_candidates(
     ],
 )
 def test_a_path_is_replayed_and_continued(
-    recipe: Recipe, sampling: Sampling, tmp_path: FilePath
+    recipe: Recipe, sampling: Sampling, tmp_path: Path
 ) -> None:
     problem = make("plain CNN", dtype=torch.float32, trained=True)
     search_for = build(tmp_path, problem, "6", recipe, sampling)
@@ -260,7 +254,7 @@ def test_a_path_is_replayed_and_continued(
         greedy(whole(search_for), Stop(steps=8), path=changed)
 
 
-def test_fresh_mini_batches_are_those_of_seed_and_step(tmp_path: FilePath) -> None:
+def test_fresh_mini_batches_are_those_of_seed_and_step(tmp_path: Path) -> None:
     problem = make("plain CNN", samples=12)
     sampling = Sampling(batch=5, fresh=True, seed=7)
     search_for = build(tmp_path, problem, "3", sampling=sampling)
@@ -283,7 +277,7 @@ def test_a_mini_batch_stays_unless_it_is_to_be_fresh() -> None:
     assert torch.equal(Sampling(batch=40).rows(30, 1), torch.arange(30))
 
 
-def test_only_drawn_candidates_are_scored(tmp_path: FilePath) -> None:
+def test_only_drawn_candidates_are_scored(tmp_path: Path) -> None:
     problem = make("plain CNN")
     few = Sampling(candidates=3, seed=5)
     found = whole(build(tmp_path, problem, "6", sampling=few))
@@ -305,7 +299,7 @@ def test_only_drawn_candidates_are_scored(tmp_path: FilePath) -> None:
     ]
 
 
-def test_replacement_lets_a_channel_be_picked_again(tmp_path: FilePath) -> None:
+def test_replacement_lets_a_channel_be_picked_again(tmp_path: Path) -> None:
     problem = make("plain CNN")
     recipe = Recipe(replacement=True)
     path = greedy(whole(build(tmp_path, problem, "0", recipe)), Stop(steps=20))
@@ -315,7 +309,7 @@ def test_replacement_lets_a_channel_be_picked_again(tmp_path: FilePath) -> None:
     assert path.loss[-1] == pytest.approx(problem.loss(layer, path.coefficients()), rel=1e-9)
 
 
-def test_line_search_never_raises_the_loss_and_says_its_steps(tmp_path: FilePath) -> None:
+def test_line_search_never_raises_the_loss_and_says_its_steps(tmp_path: Path) -> None:
     problem = make("plain CNN", trained=True)
     layer = problem.layer("6")
     path = greedy(whole(build(tmp_path, problem, "6", LINE_SEARCH)), Stop(steps=10))
@@ -341,7 +335,7 @@ def test_line_search_finds_the_vertex_of_a_parabola() -> None:
     torch.testing.assert_close(found, losses(steps))
 
 
-def test_equal_candidates_go_to_the_lowest_number(tmp_path: FilePath) -> None:
+def test_equal_candidates_go_to_the_lowest_number(tmp_path: Path) -> None:
     """In float64: float32 sums differ in last bits, above the tie, by their place in a batch."""
     problem = make("wide")
     with torch.no_grad():
@@ -354,7 +348,7 @@ def test_equal_candidates_go_to_the_lowest_number(tmp_path: FilePath) -> None:
     assert path.picks == [0, 1, 2]
 
 
-def test_what_cannot_be_scored_is_refused(tmp_path: FilePath) -> None:
+def test_what_cannot_be_scored_is_refused(tmp_path: Path) -> None:
     problem = make("plain CNN")
     with pytest.raises(InputError, match="line_search compares losses of different steps"):
         build(tmp_path / "a", problem, "0", LINE_SEARCH, Sampling(fresh=True))
@@ -371,7 +365,7 @@ def test_what_cannot_be_scored_is_refused(tmp_path: FilePath) -> None:
         whole(build(tmp_path / "c", problem, "0"))
 
 
-def test_numbers_that_are_none_are_refused_by_name(tmp_path: FilePath) -> None:
+def test_numbers_that_are_none_are_refused_by_name(tmp_path: Path) -> None:
     problem = make("wide", dtype=torch.float32)
     torch.nn.init.constant_(problem.model.second.weight[:, 3:4], 1e38)
     with pytest.raises(NonFiniteError, match="layer 'first': the loss with candidate 3 as pick 1"):

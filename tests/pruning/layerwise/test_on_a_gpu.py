@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import gfs_dist
 from gfs_dist.networks import device_of
-from gfs_dist.pruning.layerwise.batch_norm import recalibrate
-from gfs_dist.pruning.layerwise.workspace import Workspace
+from gfs_dist.pruning.calibration.workspace import Workspace
+from gfs_dist.pruning.repair.batch_norm import recalibrate
 from tests.pruning.zoo import ten_networks
 
 pytestmark = [

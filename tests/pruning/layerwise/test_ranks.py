@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from gfs_dist.bench.one_rank_at_a_time import OneByOne
 from gfs_dist.errors import InputError
-from gfs_dist.pruning.layerwise.fisher import (
+from gfs_dist.pruning.calibration.sampling import Sampling
+from gfs_dist.pruning.objectives.fisher import (
     DerivativesTask,
     FisherProblem,
     gate_derivatives,
     join_derivatives,
     read_derivatives,
 )
-from gfs_dist.pruning.layerwise.network_loss import NetworkLossProblem
-from gfs_dist.pruning.layerwise.sampling import Sampling
+from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.runtime import Fault, Runtime, RuntimeSpec, open_runtime
-from gfs_dist.runtime.one_by_one import OneByOne
-from gfs_dist.selection.build import Recipe
 from gfs_dist.selection.loop import greedy
+from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.partition import Partition, Portion
 from gfs_dist.selection.stop import Stop
 from tests.pruning.layerwise.problems import CPU, make

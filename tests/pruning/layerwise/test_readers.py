@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import InputError
-from gfs_dist.networks.recorded import record
-from gfs_dist.pruning.layerwise.readers import Reader, find_readers
-from gfs_dist.pruning.structure import Layer, Slice
+from gfs_dist.networks.graph.record import record
+from gfs_dist.pruning.calibration.consumers import Reader, find_readers
+from gfs_dist.pruning.structure.structure import Layer, Slice
 
 PAIRS = ((4, 1), (0, 5))
 """Two candidates with two inputs each; inputs 2 and 3 belong to none."""

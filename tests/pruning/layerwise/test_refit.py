@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gfs_dist.errors import NonFiniteError
-from gfs_dist.networks.graph_network import GraphNetwork
-from gfs_dist.networks.recorded import record
-from gfs_dist.pruning.layerwise import refit
-from gfs_dist.pruning.layerwise.moments import Geometry, Moments, add
-from gfs_dist.pruning.layerwise.refit import Fit, Scaling
-from gfs_dist.pruning.layerwise.sites import Site, find_sites
+from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.graph.record import record
+from gfs_dist.pruning.calibration.layer_sites import Site, find_sites
+from gfs_dist.pruning.calibration.moments import Geometry, Moments, add
+from gfs_dist.pruning.repair import least_squares as refit
+from gfs_dist.pruning.repair.least_squares import Fit, Scaling
 
 INPUTS, OUTPUTS = 3, 4
 KINDS = {

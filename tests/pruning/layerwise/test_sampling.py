@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gfs_dist.pruning.layerwise.sampling import Sampling
+from gfs_dist.pruning.calibration.sampling import Sampling
 
 
 @pytest.mark.parametrize(("count", "runs"), [(50, 2), (50, 4), (7, 3)])

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gfs_dist.networks.recorded import record
-from gfs_dist.pruning.layerwise.sites import Site, ancestors, find_sites, fittable
+from gfs_dist.networks.graph.record import record
+from gfs_dist.pruning.calibration.layer_sites import Site, ancestors, find_sites, fittable
 from tests.pruning.zoo import BasicBlock, Bottleneck, InvertedResidual, images
 
 Facts = tuple[str | None, bool, bool]

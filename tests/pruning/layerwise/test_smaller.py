@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import RunError
-from gfs_dist.pruning.discover import find_structure
-from gfs_dist.pruning.layerwise.pruner import LayerPath
-from gfs_dist.pruning.layerwise.smaller import Choice, check_equal, make_small, prefix_length
-from gfs_dist.selection.path import Path
+from gfs_dist.pruning.pruner import LayerPath
+from gfs_dist.pruning.smaller import Choice, check_equal, make_small, prefix_length
+from gfs_dist.pruning.structure.discover import find_structure
+from gfs_dist.selection.path import GreedyPath
 from tests.pruning import zoo
 
 
-def a_path(picks: list[int], losses: list[float], candidates: int = 6) -> Path:
-    path = Path(candidates)
+def a_path(picks: list[int], losses: list[float], candidates: int = 6) -> GreedyPath:
+    path = GreedyPath(candidates)
     for k, (pick, loss) in enumerate(zip(picks, losses, strict=True), start=1):
         path.append(pick, loss, 1.0 / k)
     return path

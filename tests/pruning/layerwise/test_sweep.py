@@ -14,24 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gfs_dist.errors import NonFiniteError
-from gfs_dist.networks.graph_network import GraphNetwork
-from gfs_dist.networks.recorded import record
-from gfs_dist.pruning.discover import find_structure
-from gfs_dist.pruning.layerwise import refit
-from gfs_dist.pruning.layerwise.environments import Environments, InFiles, InMemory
-from gfs_dist.pruning.layerwise.moments import Sums
-from gfs_dist.pruning.layerwise.sites import find_sites
-from gfs_dist.pruning.layerwise.smaller import Choice, make_small
-from gfs_dist.pruning.layerwise.sweep import (
-    DENSE,
-    SMALL,
-    TARGETS,
-    Pair,
-    Visit,
-    sum_chunks,
-    sweep,
-)
-from gfs_dist.pruning.layerwise.track import advance, keep, make_stages, output_names
+from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.graph.record import record
+from gfs_dist.pruning.calibration.activation_store import Environments, InFiles, InMemory
+from gfs_dist.pruning.calibration.layer_sites import find_sites
+from gfs_dist.pruning.calibration.moments import Sums
+from gfs_dist.pruning.calibration.staged_run import advance, keep, make_stages, output_names
+from gfs_dist.pruning.repair import least_squares as refit
+from gfs_dist.pruning.repair.sweep import DENSE, SMALL, TARGETS, Pair, Visit, sum_chunks, sweep
+from gfs_dist.pruning.smaller import Choice, make_small
+from gfs_dist.pruning.structure.discover import find_structure
 from tests.pruning import zoo
 
 SAMPLES, CHUNK = 48, 16

@@ -9,11 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.networks import make
-from gfs_dist.networks.graph_network import GraphNetwork
-from gfs_dist.networks.recorded import record
-from gfs_dist.pruning.layerwise.environments import Environments, InFiles, InMemory
-from gfs_dist.pruning.layerwise.sites import find_sites
-from gfs_dist.pruning.layerwise.track import Results, advance, keep, make_stages, output_names
+from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.graph.record import record
+from gfs_dist.pruning.calibration.activation_store import Environments, InFiles, InMemory
+from gfs_dist.pruning.calibration.layer_sites import find_sites
+from gfs_dist.pruning.calibration.staged_run import (
+    Results,
+    advance,
+    keep,
+    make_stages,
+    output_names,
+)
 from tests.networks import nets
 from tests.pruning.zoo import images
 

@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gfs_dist.networks.recorded import record
-from gfs_dist.pruning.layerwise import trial_costs
-from gfs_dist.pruning.layerwise.network_loss import NetworkLossProblem
-from gfs_dist.pruning.layerwise.replaced import Replaced
-from gfs_dist.pruning.layerwise.sampling import Sampling
-from gfs_dist.pruning.layerwise.trial_costs import (
+from gfs_dist.networks.graph.record import record
+from gfs_dist.pruning.calibration.sampling import Sampling
+from gfs_dist.pruning.objectives import evaluation_batches as trial_costs
+from gfs_dist.pruning.objectives.evaluation_batches import (
     FEWEST_CELLS,
     MOST_CELLS,
     SAMPLE_PARTS,
@@ -21,8 +19,10 @@ from gfs_dist.pruning.layerwise.trial_costs import (
     search_costs,
     trials_at_once,
 )
-from gfs_dist.selection.build import Recipe
+from gfs_dist.pruning.objectives.layer_replacement import Replaced
+from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.selection.communicator import SingleRank
+from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.partition import Portion
 from tests.pruning.layerwise.problems import CPU, Problem, average, make
 

@@ -1,0 +1,1 @@
+"""The suites of ``gfs benchmark``: what they measure, and what they hold it against."""

@@ -1,0 +1,215 @@
+"""What ``suite=appendix_d`` searches: layers of a network with random weights, on random images.
+
+Times do not depend on what the weights and images are, only on their shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.config import commands as schema
+from gfs_dist.config.overrides import nearest
+from gfs_dist.errors import ConfigError
+from gfs_dist.files.scratch_folder import ScratchFolder
+from gfs_dist.networks import evaluating
+from gfs_dist.pruning.pruner import Pruner, Settings
+from gfs_dist.pruning.structure.structure import Layer
+from gfs_dist.runtime import RuntimeSpec, open_runtime
+from gfs_dist.workflows.images_and_networks import fresh_network
+
+CLASSES = {"imagenet": 1000, "cifar": 10}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        image_size, images: of the data.
+        batch: images of a mini-batch of ``network_loss``.
+        steps: picks; None for all channels.
+        candidates: scored at each step of ``network_loss``; None for all.
+        workers: numbers of ranks.
+        repeats: of every measurement.
+    """
+
+    image_size: int
+    images: int
+    batch: int
+    steps: int | None
+    candidates: int | None
+    workers: tuple[int, ...]
+    repeats: int
+
+
+PRESETS = {
+    "smoke": Sizes(32, 8, 8, 3, 8, (1, 2, 4), 1),
+    "paper": Sizes(224, 128, 128, None, 50, (1, 2, 4), 3),
+    "cluster": Sizes(224, 128, 128, None, 50, (1, 2, 4, 8), 3),
+}
+
+
+def sizes_of(config: schema.Benchmark) -> Sizes:
+    """The preset's, where no key says otherwise; one rank is always measured."""
+    keys = ("image_size", "images", "batch", "steps", "candidates", "repeats")
+    given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
+    sizes = replace(PRESETS[config.preset], **given)
+    return replace(sizes, workers=tuple(sorted({1, *(config.workers or sizes.workers)})))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A layer to search.
+
+    Attributes:
+        layer: of the network.
+        size: of the images that its channels are, ``56x56``; empty for hidden units.
+        alike: layers of the network with as many channels of this size, this one included.
+    """
+
+    layer: Layer
+    size: str
+    alike: tuple[Layer, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its layer."""
+        return self.layer.name
+
+    @property
+    def words(self) -> str:
+        """``layer1.2.conv1, 64 at 56x56``."""
+        at = f" at {self.size}" if self.size else ""
+        return f"{self.name}, {self.layer.num_candidates}{at}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A network, its data and the layers that are searched.
+
+    Attributes:
+        network: evaluating.
+        x: images, float32 (m, channels, size, size).
+        labels: int64 (m,).
+        blocks: in forward order.
+        sizes: how much is measured.
+        seed: of mini-batches and candidates.
+    """
+
+    network: nn.Module
+    x: Tensor
+    labels: Tensor
+    blocks: tuple[Block, ...]
+    sizes: Sizes
+    seed: int
+
+    def settings(self, block: Block, objective: str) -> Settings:
+        """How a block is searched."""
+        steps = self.sizes.steps or block.layer.num_candidates
+        return Settings(
+            objective=objective,
+            steps=min(steps, block.layer.num_candidates),
+            batch=self.sizes.batch,
+            candidates=self.sizes.candidates if objective == "network_loss" else None,
+            seed=self.seed,
+        )
+
+
+@contextmanager
+def rehearsal(network: nn.Module, x: Tensor, labels: Tensor) -> Iterator[Pruner]:
+    """A pruner of two samples in a folder of its own, for what does not depend on samples."""
+    spec = RuntimeSpec(kind="none", workers=1, device="cpu")
+    with ScratchFolder("study") as folder, open_runtime(spec) as runtime:
+        batches = [(x[:2], labels[:2])]
+        yield Pruner.prepare(network, batches, Settings(), runtime, folder / "workspace")
+
+
+def make_study(config: schema.Benchmark) -> Study:
+    """Network, data and blocks that a configuration names.
+
+    Raises:
+        ConfigError: there is no such layer, or the network takes no images of this size.
+    """
+    sizes = sizes_of(config)
+    network = fresh_network(_architecture(config.model), config.seed).eval()
+    generator = torch.Generator().manual_seed(config.seed)
+    shape = (sizes.images, _channels(network), sizes.image_size, sizes.image_size)
+    x = torch.randn(shape, generator=generator)
+    try:
+        with evaluating(network):
+            classes = network(x[:2]).shape[1]
+    except RuntimeError as error:
+        line = str(error).splitlines()[0]
+        raise ConfigError(
+            f"image_size: {config.model.name} fails on {shape[1:]}: {line}"
+        ) from error
+    labels = torch.randint(classes, (sizes.images,), generator=generator)
+    with rehearsal(network, x, labels) as pruner:
+        found = find_blocks(network, pruner.structure.layers, x[:2])
+    return Study(network, x, labels, _chosen(found, config.layers), sizes, config.seed)
+
+
+def find_blocks(network: nn.Module, layers: Sequence[Layer], example: Tensor) -> list[Block]:
+    """Every layer with the size of its output."""
+    seen: dict[str, str] = {}
+    handles = [
+        network.get_submodule(layer.name).register_forward_hook(
+            partial(_note_size, seen, layer.name)
+        )
+        for layer in layers
+    ]
+    try:
+        with evaluating(network):
+            network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    shapes = {layer.name: (layer.num_candidates, seen[layer.name]) for layer in layers}
+    return [
+        Block(
+            layer,
+            seen[layer.name],
+            tuple(other for other in layers if shapes[other.name] == shapes[layer.name]),
+        )
+        for layer in layers
+    ]
+
+
+def _note_size(seen: dict[str, str], name: str, _: Any, __: Any, output: Tensor) -> None:
+    seen[name] = "x".join(map(str, output.shape[2:]))
+
+
+def _chosen(blocks: Sequence[Block], names: Sequence[str] | None) -> tuple[Block, ...]:
+    """The named ones, or the last of each shape."""
+    by_name = {block.name: block for block in blocks}
+    if names is None:
+        last = {(block.layer.num_candidates, block.size): block for block in blocks}
+        return tuple(block for block in blocks if block in last.values())
+    for name in names:
+        if name not in by_name:
+            raise ConfigError(
+                f"layers: found {name}, accepted {', '.join(by_name)}{nearest(name, by_name)}"
+            )
+    return tuple(block for block in blocks if block.name in names)
+
+
+def _architecture(model: schema.Model) -> dict[str, Any]:
+    if isinstance(model, schema.Custom):
+        return {"model": "custom", "factory": model.factory, "kwargs": dict(model.kwargs)}
+    classes = CLASSES["cifar" if model.name.endswith("_cifar") else "imagenet"]
+    return {"model": model.name, "num_classes": classes, "in_channels": 3}
+
+
+def _channels(network: nn.Module) -> int:
+    """Of the images that the network reads."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    raise ConfigError(f"model: found {type(network).__name__}, accepted one that reads images")

@@ -1,0 +1,212 @@
+"""The ``config.yaml`` of a run folder, which may be anybody's: read, and held against a new one."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from gfs_dist.command_words import literal, looks_up, typed
+from gfs_dist.config.commands import CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
+from gfs_dist.config.job import named
+from gfs_dist.errors import ConfigError
+from gfs_dist.urls import below, is_url
+
+if TYPE_CHECKING:
+    from gfs_dist.files.remote import Remote
+
+CONFIG = "config.yaml"
+MAX_YAML_BYTES = 2**20
+MAX_YAML_DEPTH = 40
+
+
+def read_stored(command: str, folder: str, key: str) -> dict[str, Any]:
+    """What the run folder ``folder`` was made with; ``key`` named it."""
+    if not has_begun(folder, key):
+        raise ConfigError(f"{key}: found {folder}, accepted a run folder (with config.yaml)")
+    if not is_url(folder):
+        from gfs_dist.files import RunFolder  # torch, with what else knows files
+
+        RunFolder(folder).refuse_damage(key, CONFIG)
+        return read_file(command, Path(folder) / CONFIG, key)
+    with tempfile.TemporaryDirectory(prefix="gfs-config-") as here:
+        file = Path(here) / CONFIG
+        _remote(folder, key).get(CONFIG, file)
+        return read_file(command, file, key, below(folder, CONFIG))
+
+
+def has_begun(folder: str, key: str = "out") -> bool:
+    """Whether ``folder``, a path or a URL, is a run folder.
+
+    Raises:
+        ConfigError: a URL that cannot be reached.
+    """
+    if is_url(folder):
+        return CONFIG in _remote(folder, key).files()
+    return (Path(folder) / CONFIG).is_file()
+
+
+def _remote(url: str, key: str) -> Remote:
+    from gfs_dist.files.remote import Remote  # torch, with what else knows files
+
+    return Remote(url, key)
+
+
+def read_file(
+    command: str, file: Path, key: str, place: Path | str | None = None
+) -> dict[str, Any]:
+    """The stored configuration of ``command`` in ``file``; ``key`` named it.
+
+    ``place`` is what a user calls it, if not by its path.
+    """
+    place = place or file
+    try:
+        stored = OmegaConf.to_container(OmegaConf.create(_plain_yaml(file)))
+    except Exception as error:  # damaged text makes the readers raise anything
+        raise ConfigError(f"{key}: {place} cannot be read: {explain(error)}") from error
+    if not _is_of(command, stored):
+        raise ConfigError(f"{key}: {place} is not a configuration of gfs {command}")
+    for name, text in _texts(stored):
+        if looks_up(text):
+            raise ConfigError(
+                f"{key}: {place}: {name}: found {text!r}, accepted a plain value, as gfs writes "
+                "them: nothing is looked up for a file, least of all in the environment"
+            )
+    return typing.cast(dict[str, Any], stored)
+
+
+def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every text inside nested dicts and lists, with its dotted name."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(inner, f"{name}.{key}".removeprefix("."))
+    elif isinstance(value, str):
+        yield name, value
+
+
+def _plain_yaml(file: Path) -> str:
+    """The text of a ``config.yaml``, which may be anybody's.
+
+    Raises:
+        ValueError: more than a run writes: very long, deeply nested (slow to parse), or with
+            aliases, which can unfold without end.
+    """
+    if not file.is_file() or file.stat().st_size > MAX_YAML_BYTES:
+        raise ValueError(f"accepted is a file of at most {MAX_YAML_BYTES:,} bytes")
+    text, depth = file.read_text(encoding="utf-8"), 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_YAML_DEPTH or isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it has aliases, or is nested more than {MAX_YAML_DEPTH} deep")
+    return text
+
+
+def _is_of(command: str, stored: object) -> bool:
+    """True if ``stored`` has the keys of ``command``, and known groups where groups belong.
+
+    Keys with a default in the schema are younger than some run folders.
+    """
+    schema = COMMANDS[command]
+    younger = {field.name for field in dataclasses.fields(schema) if field.default is None}
+    known = fields(schema)
+    if not isinstance(stored, dict) or not known - younger <= set(stored) <= known:
+        return False
+    groups = [(stored[group], group) for group in GROUPS if group in stored]
+    return all(
+        # Hydra would take another text for the path of a file of options.
+        isinstance(value, dict) and value.get(OPTION_KEY[group]) in [*GROUPS[group]]
+        for value, group in groups
+    )
+
+
+def stored_options(stored: dict[str, Any], options: list[str]) -> list[str]:
+    """The options that the run folder was made with, so that the new ones can be laid over them."""
+    chosen = {group: stored[group][OPTION_KEY[group]] for group in GROUPS if group in stored}
+    for word in options:
+        group, _, option = word.partition("=")
+        if group not in CHANGEABLE and chosen.get(group) != option:
+            raise ConfigError(_changed(group, option, chosen.get(group), stored))
+    return [f"{group}={option}" for group, option in chosen.items()]
+
+
+def as_stored(config: Any) -> dict[str, Any]:
+    """The names and values that the ``config.yaml`` of ``config`` holds."""
+
+    def escaped(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: escaped(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [escaped(inner) for inner in value]
+        return literal(value) if isinstance(value, str) else value
+
+    plain: dict[str, Any] = escaped(OmegaConf.to_container(OmegaConf.structured(config)))
+    return plain
+
+
+def refuse_changes(stored: dict[str, Any], config: Any) -> None:
+    """Only ``CHANGEABLE`` keys may differ where a run goes on."""
+    now = as_stored(config)
+    for key in set(stored) - {*CHANGEABLE, "resume"}:
+        if now[key] != stored[key]:
+            found, kept = now[key], stored[key]
+            if isinstance(found, dict):
+                name = next((n for n in found if found[n] != kept.get(n)), None)
+                if name is None:  # the file leaves out what is null
+                    continue
+                key, found, kept = f"{key}.{name}", found[name], kept.get(name)
+            raise ConfigError(_changed(key, found, kept, stored))
+
+
+def _changed(key: str, found: object, kept: object, stored: dict[str, Any]) -> str:
+    changeable = ", ".join(key for key in CHANGEABLE if key in stored)
+    return (
+        f"{key}: found {found}, the run folder has {kept}; "
+        f"only {changeable} may change when a run is resumed"
+    )
+
+
+def refuse_unnamed(config: Any, said: Iterable[str], place: str, again: str) -> None:
+    """Refuse code and machines that only a file names, before anything is imported or asked.
+
+    Args:
+        config: composed.
+        said: the keys that the command line sets.
+        place: the file or folder, which may be anybody's.
+        again: a command line that the missing word can be added to.
+
+    Raises:
+        ConfigError: a key of :data:`NAMED` is not among them; says what to type.
+    """
+    for key, value in named(config).items():
+        if key not in said:
+            raise unnamed(key, value, place, again)
+
+
+def unnamed(key: str, value: str, place: str, again: str) -> ConfigError:
+    """The error for one of them."""
+    what = "contacted" if key == "runtime.address" else "imported"
+    return ConfigError(
+        f"{key}: {place} names {value}, which is {what} only if the command line names it too: "
+        f"{again} {typed(key, value)}"
+    )
+
+
+def fields(schema: type) -> set[str]:
+    """Names of a schema."""
+    return set(typing.get_type_hints(schema))
+
+
+def explain(error: Exception) -> str:
+    """The lines of a message of Hydra or OmegaConf that say something to a user."""
+    key = getattr(error, "full_key", None)
+    cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
+    line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    return f"{key or 'configuration'}: {line}"

@@ -1,0 +1,142 @@
+"""From a description back to a network; the description may come from anyone.
+
+Nothing is imported, evaluated or allocated: layers are those of
+:data:`gfs_dist.networks.graph.allowed.MODULES`, made on the meta device, where tensors have shapes
+and no numbers. The numbers come from a file whose size bounds them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.errors import ConfigError
+from gfs_dist.networks.graph.allowed import FUNCTIONS, MODULES
+from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.graph.json_values import NAMED, checked_dict, decode
+from gfs_dist.networks.storage.tensors import as_parameter, empty_tensor, named_tensors, split_name
+
+STEPS = ("inputs", "nodes", "output", "evaluation_only")
+MAX_LEVELS = 32
+
+
+def build(graph: Any) -> GraphNetwork:
+    """The described network on the meta device.
+
+    Args:
+        graph: what :func:`gfs_dist.networks.graph.describe` gives; anything else is refused.
+
+    Raises:
+        ConfigError: names the part that is malformed or unknown.
+    """
+    graph = checked_dict(graph, "graph")
+    layers = checked_dict(graph.get("modules"), "graph.modules")
+    own = checked_dict(graph.get("tensors"), "graph.tensors")
+    network = GraphNetwork({key: graph[key] for key in STEPS if key in graph})
+    with torch.device("meta"):
+        made: dict[str, nn.Module] = {}
+        for name, facts in layers.items():
+            made[name] = _layer_or_alias(facts, made, f"graph.modules: layer {name[:60]!r}")
+            _place(network, name, made[name])
+        for name, facts in own.items():
+            _place(network, name, *_tensor(facts, f"graph.tensors: {name[:60]!r}"))
+    tensors = named_tensors(network)
+    for name, original in checked_dict(graph.get("tied"), "graph.tied").items():
+        _tie(network, tensors, name, original)
+    there: dict[str, Any] = {"module": layers, "tensor": tensors, "call": FUNCTIONS}
+    for step in network.gfs_program:
+        if step.target not in there[step.kind]:
+            where = f"graph.nodes: step {step.name[:60]!r}"
+            raise ConfigError(f"{where}: found no {step.kind} {step.target[:60]!r}")
+    return network
+
+
+def make_layer(facts: dict[str, Any], where: str) -> nn.Module:
+    """A layer from its ``class`` and ``arguments``, on the current device.
+
+    Raises:
+        ConfigError: an unknown class, or what its constructor says.
+    """
+    name = facts.get("class")
+    if not isinstance(name, str) or name not in MODULES:
+        raise ConfigError(f"{where}: found class {str(name)[:60]!r}, accepted layers of torch.nn")
+    arguments = {}
+    for key, value in checked_dict(facts.get("arguments"), f"{where}, arguments").items():
+        if not is_argument(key):
+            raise ConfigError(f"{where}: found argument {key[:60]!r}, which no description has")
+        arguments[key] = decode(value, f"{where}, {key[:60]}")
+    try:
+        return MODULES[name](**arguments)
+    except Exception as error:  # constructors raise anything where the arguments are odd
+        words = str(error).partition("\n")[0]
+        raise ConfigError(f"{where}: {name} cannot be made: {words[:200]}") from error
+
+
+def is_argument(name: str) -> bool:
+    """Whether a description has it: where a layer lies and its dtype are no part of one."""
+    return name not in ("device", "dtype") and not name.startswith("_")
+
+
+def _layer_or_alias(facts: Any, made: dict[str, nn.Module], where: str) -> nn.Module:
+    facts = checked_dict(facts, where)
+    if "same_as" not in facts:
+        return make_layer(facts, where)
+    original = facts["same_as"]
+    if not isinstance(original, str) or original not in made:
+        raise ConfigError(f"{where}: same_as {str(original)[:60]!r} is no layer before it")
+    return made[original]
+
+
+def _tensor(facts: Any, where: str) -> tuple[Tensor, bool]:
+    """An empty tensor, and whether it belongs to the state dict."""
+    facts = checked_dict(facts, where)
+    kind = facts.get("kind")
+    if kind not in ("parameter", "buffer", "constant"):
+        raise ConfigError(
+            f"{where}: found {str(kind)[:60]!r}, accepted parameter, buffer, constant"
+        )
+    dtype = facts.get("dtype", "float32")
+    if not isinstance(dtype, str) or dtype not in NAMED["dtype"]:
+        raise ConfigError(
+            f"{where}: found dtype {str(dtype)[:60]!r}, accepted {', '.join(NAMED['dtype'])}"
+        )
+    tensor = empty_tensor(facts.get("shape"), where, NAMED["dtype"][dtype])
+    return (as_parameter(tensor) if kind == "parameter" else tensor), kind != "constant"
+
+
+def _place(network: nn.Module, name: str, part: nn.Module | Tensor, stored: bool = True) -> None:
+    """Register a layer or tensor under its name; plain modules are made to hold it.
+
+    Raises:
+        ConfigError: the name is taken, malformed, or leads through what holds nothing.
+    """
+    *owners, own_name = name.split(".")
+    holder: Any = network
+    try:
+        if len(owners) > MAX_LEVELS:
+            raise KeyError("too many levels")
+        for owner in owners:
+            if not isinstance(getattr(holder, owner, None), nn.Module):
+                holder.add_module(owner, nn.Module())
+            holder = getattr(holder, owner)
+        if hasattr(holder, own_name):
+            raise KeyError("the name is taken")
+        if isinstance(part, nn.Module):
+            holder.add_module(own_name, part)
+        elif isinstance(part, nn.Parameter):
+            holder.register_parameter(own_name, part)
+        else:
+            holder.register_buffer(own_name, part, persistent=stored)
+    except KeyError as error:
+        raise ConfigError(f"graph: {name[:60]!r} cannot be placed: {error.args[0]}") from error
+
+
+def _tie(network: nn.Module, tensors: dict[str, Tensor], name: str, original: Any) -> None:
+    """Let ``name`` be the same tensor as ``original``."""
+    own, first = tensors.get(name), tensors.get(original) if isinstance(original, str) else None
+    if own is None or first is None or own.shape != first.shape or type(own) is not type(first):
+        raise ConfigError(f"graph.tied: {name[:60]!r} cannot be {str(original)[:60]!r}")
+    owner, own_name = split_name(network, name)
+    setattr(owner, own_name, first)

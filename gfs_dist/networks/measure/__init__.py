@@ -1,0 +1,1 @@
+"""What is measured of a network: loss, accuracy, multiply-adds, latency."""

@@ -1,0 +1,112 @@
+"""Networks as folders (``models/NAME``): ``architecture.json`` and ``model.safetensors``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from gfs_dist.errors import CheckpointError, ConfigError
+from gfs_dist.files import atomic, checkpoint
+from gfs_dist.files.facts import ARCHITECTURE
+from gfs_dist.networks.graph.json_values import UnstorableError
+from gfs_dist.networks.models.two_layer import TwoLayer
+from gfs_dist.networks.storage.equality import plain, plain_copy
+from gfs_dist.networks.storage.rebuild import load_tensors
+from gfs_dist.networks.storage.tensors import refuse_non_finite
+from gfs_dist.networks.storage.verified import described
+
+LINE = 160
+
+
+def save(
+    folder: Path | str,
+    network: nn.Module,
+    *,
+    example: Tensor | Sequence[Tensor] | None = None,
+    origin: dict[str, Any] | None = None,
+) -> None:
+    """Write ``architecture.json`` and ``model.safetensors``, whole or not at all.
+
+    Args:
+        folder: where; replaced if it is there.
+        network: not modified. A deep one is stored as it evaluates; its dtype is kept.
+        example: what ``forward`` takes, a tensor or several; only two-layer networks need none.
+        origin: what made the network before anything was removed, as keys of the configuration:
+            ``{"model": NAME, "num_classes", "in_channels"}`` or
+            ``{"model": "custom", "factory", "kwargs"}``.
+
+    Raises:
+        ConfigError: it cannot be made again from any description; says why not.
+        ShapeError: it does not take the example.
+        NonFiniteError: a tensor holds NaN or infinity, or its output NaN; names tensor or layer.
+        StorageError: disk full, no permission, missing parent folder.
+    """
+    if isinstance(network, TwoLayer):
+        facts, tensors = network.architecture, dict(network.state_dict())
+        refuse_non_finite(tensors)
+    elif example is None:
+        raise ConfigError("example: found None, accepted what the network takes: tensors")
+    else:
+        inputs = [plain(x) for x in ([example] if isinstance(example, Tensor) else example)]
+        try:
+            facts, tensors = described(plain_copy(network), inputs, origin)
+        except UnstorableError as error:
+            raise ConfigError(f"model: it cannot be stored: {error}") from error
+    with atomic.folder(folder) as aside:
+        facts = {"format": checkpoint.FORMAT, **facts}
+        atomic.write_text(aside / ARCHITECTURE, _readable(facts) + "\n")
+        checkpoint.write_tensors(aside / checkpoint.MODEL, _apart(tensors))
+
+
+def load(folder: Path | str, *, factory: str | None = None) -> nn.Module:
+    """Read a network that :func:`save` wrote; it evaluates until ``.train()`` is called.
+
+    A network whose graph could not be recorded is made again by the factory that its file names.
+    The file may be anybody's, so that factory is imported and called only if you name it too.
+
+    Args:
+        folder: ``models/NAME``.
+        factory: ``package.module:function``, as the file says; needed by such networks alone.
+
+    Raises:
+        CheckpointError: missing, damaged, its weights do not fit the description, or its factory
+            cannot be called or was not named.
+    """
+    if not isinstance(folder, str | PathLike):
+        raise TypeError(f"folder: found {type(folder).__name__}, accepted the path of a folder")
+    folder = Path(folder)
+    architecture = checkpoint.read_json(folder / ARCHITECTURE)
+    tensors = checkpoint.read_tensors(folder / checkpoint.MODEL)
+    try:
+        return load_tensors(architecture, tensors, folder / checkpoint.MODEL, factory=factory)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / ARCHITECTURE}: {error}") from error
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, those that share memory copied: a file holds each name's own numbers."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return apart
+
+
+def _readable(content: Any, margin: str = "") -> str:
+    """JSON with one line for what fits in one, such as a layer or a step."""
+    line = atomic.json_text(content)
+    if len(margin + line) <= LINE or not isinstance(content, dict | list) or not content:
+        return line
+    inner = margin + " "
+    if isinstance(content, dict):
+        items = [f"{atomic.json_text(key)}: {_readable(content[key], inner)}" for key in content]
+    else:
+        items = [_readable(item, inner) for item in content]
+    parts = f",\n{inner}".join(items)
+    return f"{line[0]}\n{inner}{parts}\n{margin}{line[-1]}"

@@ -1,0 +1,1 @@
+"""Calibration data on its way through a network, and the moments taken there."""

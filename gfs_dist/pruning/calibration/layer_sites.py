@@ -1,0 +1,250 @@
+"""Where weights sit in a network, and what their outputs turn into."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
+from gfs_dist.networks.graph.json_values import TRAINING, Result, needed
+
+_SUMS = {"operator.add", "torch.add", "Tensor.add"}
+_RECTIFIERS = {
+    "torch.relu",
+    "torch.nn.functional.relu",
+    "torch.nn.functional.relu6",
+    "Tensor.relu",
+}
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_PASSES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_DROPOUTS = {f"torch.nn.functional.dropout{kind}" for kind in ("", "1d", "2d", "3d")}
+_SIZES = {f"Tensor.{name}" for name in ("shape", "size", "ndim", "dim", "numel", "dtype", "device")}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A convolution or linear layer whose weights can be fitted by least squares.
+
+    Attributes:
+        module: its qualified name.
+        output, source: steps that give its output and its input.
+        norm: the batch norm that alone reads its output.
+        normed: the step of the norm, or its output where there is none.
+        stream: the step it is aimed at: ``normed``, added to ``other`` if it is.
+        other: the other summand (a residual block's shortcut).
+        rectified: nothing but ReLUs reads the stream, so that values below zero are all alike.
+        positions: of a sample that the layer visits.
+    """
+
+    module: str
+    output: str
+    source: str
+    norm: str | None
+    normed: str
+    stream: str
+    other: str | None
+    rectified: bool
+    positions: int
+
+    def alone(self) -> Site:
+        """The same, aimed at its own output."""
+        if self.other is None:
+            return self
+        return replace(self, stream=self.normed, other=None, rectified=False)
+
+
+def fittable(module: nn.Module) -> bool:
+    """Whether least squares can fit it: linear, or an ungrouped zero-padded 2-d convolution."""
+    if isinstance(module, nn.Linear):
+        return True
+    return (
+        type(module) is nn.Conv2d
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+    )
+
+
+def find_sites(network: GraphNetwork, example: Tensor) -> tuple[Site, ...]:
+    """All sites, each after those that its input and its ``other`` summand depend on.
+
+    Args:
+        network: recorded.
+        example: a batch of inputs, run once for the shapes of results.
+    """
+    finder = _Finder(network, example)
+    before = ancestors(network)
+    sites = [finder.site(step) for step in network.gfs_program if finder.is_site(step)]
+    return tuple(_in_order(_in_turn(sites, before), before))
+
+
+class _Finder:
+    """What reads what in one network."""
+
+    def __init__(self, network: GraphNetwork, example: Tensor) -> None:
+        self.network = network
+        self.shapes = dict(_shapes(network, example))
+        self.outputs = needed(network.gfs_output)
+        self.users: dict[str, list[Step]] = {name: [] for name in network.gfs_inputs}
+        self.calls: Counter[nn.Module] = Counter()
+        self.owners = Counter(
+            id(parameter)
+            for module in network.modules()
+            for parameter in module.parameters(recurse=False)
+        )
+        for step in network.gfs_program:
+            self.users[step.name] = []
+            if step.target not in _SIZES:  # what has no part in numbers reads none
+                for name in step.needs & self.users.keys():
+                    self.users[name].append(step)
+            if step.kind == "module":
+                self.calls[network.get_submodule(step.target)] += 1
+            elif step.kind == "tensor":
+                self.owners[id(reduce(getattr, step.path, network))] += 1
+
+    def is_site(self, step: Step) -> bool:
+        module = self.called(step)
+        return module is not None and fittable(module)
+
+    def called(self, step: Step) -> nn.Module | None:
+        """The layer that a step calls with one tensor, if nothing else uses it or its numbers."""
+        if step.kind != "module" or not step.plain or len(step.args) != 1:
+            return None
+        module = self.network.get_submodule(step.target)
+        parameters = module.parameters(recurse=False)
+        alone = self.calls[module] == 1 and all(self.owners[id(p)] == 1 for p in parameters)
+        return module if alone else None
+
+    def site(self, step: Step) -> Site:
+        norm, normed = None, step.name
+        reader = self.only_reader(normed)
+        if reader is not None and self.norms(reader, step):
+            norm, normed = reader.target, reader.name
+            reader = self.only_reader(normed)
+        stream, other = normed, None
+        if reader is not None:
+            other = self.other_summand(reader, self.passed_on(normed))
+            # A stream of another shape, by broadcasting, is no target for single positions.
+            if other is not None and self.shapes[reader.name] == self.shapes[step.name]:
+                stream = reader.name
+            else:
+                other = None
+        source = step.args[0].name
+        rectified = self.is_rectified(stream)
+        outputs = len(self.network.get_submodule(step.target).get_parameter("weight"))
+        positions = self.shapes[step.name][1:].numel() // outputs
+        return Site(
+            step.target, step.name, source, norm, normed, stream, other, rectified, positions
+        )
+
+    def norms(self, reader: Step, step: Step) -> bool:
+        """Whether ``reader`` is a batch norm of the channels that ``step`` gives."""
+        norm = self.called(reader)
+        if not isinstance(norm, _NORMS) or norm.running_mean is None or not norm.affine:
+            return False
+        # Of rows of features in three dimensions a norm takes the second for the channels.
+        linear = isinstance(self.network.get_submodule(step.target), nn.Linear)
+        return not linear or len(self.shapes[step.name]) == 2
+
+    def other_summand(self, reader: Step, summand: str) -> str | None:
+        if reader.kind != "call" or reader.target not in _SUMS or reader.kwargs:
+            return None
+        names = [arg.name for arg in reader.args if isinstance(arg, Result)]
+        others = [name for name in names if name != summand]
+        return others[0] if len(names) == 2 and len(others) == 1 else None
+
+    def is_rectified(self, name: str) -> bool:
+        end = self.passed_on(name)
+        readers = self.users[end]
+        return end not in self.outputs and bool(readers) and all(map(self.rectifies, readers))
+
+    def rectifies(self, step: Step) -> bool:
+        if step.kind == "module":
+            return isinstance(self.network.get_submodule(step.target), nn.ReLU | nn.ReLU6)
+        return step.kind == "call" and step.target in _RECTIFIERS
+
+    def only_reader(self, name: str) -> Step | None:
+        end = self.passed_on(name)
+        return self.users[end][0] if self.is_read_once(end) else None
+
+    def passed_on(self, name: str) -> str:
+        """The last of the steps after ``name`` that change nothing when evaluated."""
+        while self.is_read_once(name) and self.passes(self.users[name][0]):
+            name = self.users[name][0].name
+        return name
+
+    def is_read_once(self, name: str) -> bool:
+        return len(self.users[name]) == 1 and name not in self.outputs
+
+    def passes(self, step: Step) -> bool:
+        if step.kind == "module":
+            return isinstance(self.network.get_submodule(step.target), _PASSES)
+        training = step.kwargs.get("training", step.args[2] if len(step.args) > 2 else True)
+        return step.target in _DROPOUTS and training in (False, TRAINING)
+
+
+@torch.no_grad()
+def _shapes(network: GraphNetwork, example: Tensor) -> Iterator[tuple[str, torch.Size]]:
+    """Of every result that is a tensor."""
+    (name,) = network.gfs_inputs
+    results = {TRAINING.name: False, name: example}
+    for step in network.gfs_program:
+        found = results[step.name] = network.run_step(step, results)
+        if isinstance(found, Tensor):
+            yield step.name, found.shape
+        for used in step.last_used:
+            del results[used]
+
+
+def _in_turn(sites: Sequence[Site], before: dict[str, frozenset[str]]) -> list[Site]:
+    """Of two sites whose outputs are added, the second alone can make up for the first.
+
+    The one with more behind it comes second (a block's last layer, not its shortcut's).
+    """
+    pairs: dict[str, list[Site]] = {}
+    for site in sites:
+        if site.other is not None:
+            pairs.setdefault(site.stream, []).append(site)
+    first = {
+        one
+        for pair in pairs.values()
+        for one, _ in pairwise(sorted(pair, key=lambda site: len(before[site.output])))
+    }
+    return [site.alone() if site in first else site for site in sites]
+
+
+def _in_order(sites: Iterable[Site], before: dict[str, frozenset[str]]) -> list[Site]:
+    by_output = {site.output: site for site in sites}
+    ordered: list[Site] = []
+    done: set[str] = set()
+
+    def visit(site: Site) -> None:
+        if site.output in done:
+            return
+        done.add(site.output)
+        needed_first = before[site.source]
+        if site.other is not None:
+            needed_first |= before[site.other]
+        for name in by_output:
+            if name in needed_first:
+                visit(by_output[name])
+        ordered.append(site)
+
+    for site in by_output.values():
+        visit(site)
+    return ordered
+
+
+def ancestors(network: GraphNetwork) -> dict[str, frozenset[str]]:
+    """For each step and input: itself and all that it is computed from."""
+    found = {name: frozenset([name]) for name in network.gfs_inputs}
+    for step in network.gfs_program:
+        above = [found[name] for name in step.needs if name in found]
+        found[step.name] = frozenset([step.name]).union(*above)
+    return found

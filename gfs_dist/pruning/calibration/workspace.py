@@ -1,0 +1,231 @@
+"""What all ranks share of one network being pruned: a folder of plain files.
+
+dense/             the dense network, as it is stored anywhere
+samples/           calibration samples and labels, chunk by chunk
+NAME/              results of stages, sums of moments, fitted weights of one pass
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gfs_dist import networks
+from gfs_dist.errors import ConfigError, DataError, InputError, NonFiniteError, ShapeError
+from gfs_dist.files import scratch
+from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.graph.json_values import UnstorableError
+from gfs_dist.networks.graph.record import record
+from gfs_dist.pruning.calibration.batches import (
+    CLASS_NUMBERS,
+    STACK,
+    WRAP,
+    Labels,
+    Row,
+    read_batches,
+)
+from gfs_dist.pruning.calibration.moments import Sums, add
+
+CPU = torch.device("cpu")
+CHUNK_BYTES = 2**25
+MAX_CHUNK = 64
+MAX_GROUPS = 16
+"""Parts into which a pass divides its samples, whatever the number of ranks: sums are added
+within a part, then over parts, so that any number of ranks gets the same bits."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder, and how many chunks of samples lie there.
+
+    Attributes:
+        folder: on storage that all ranks reach.
+        num_samples, num_chunks: of the calibration samples.
+        labelled: whether every sample has its class number.
+        instead: what came in their place; empty where nothing came.
+    """
+
+    folder: str
+    num_samples: int
+    num_chunks: int
+    labelled: bool = field(compare=False)
+    instead: str = field(default="", compare=False)
+
+    @classmethod
+    def create(cls, folder: Path | str, model: nn.Module, batches: Iterable[Any]) -> Workspace:
+        """Write the network and the samples.
+
+        Args:
+            folder: new.
+            model: the dense network.
+            batches: tensors or arrays, or pairs of these and class numbers (m,); what else comes
+                in the place of these is left aside. Read once, never held together.
+
+        Raises:
+            DataError: no samples.
+            ShapeError, TypeError: something that is no batch, or of another shape than the first,
+                or that the network does not take.
+            ConfigError: the network cannot be recorded; says what to do.
+            NonFiniteError: a sample holds NaN or infinity, or the network's output NaN.
+        """
+        root = Path(folder)
+        (root / "samples").mkdir(parents=True)
+        labels = Labels()
+        rows = read_batches(batches, labels)
+        count, chunks = 0, 0
+        first = next(rows, None)
+        if first is None:
+            raise DataError("batches: found no samples, accepted one or more")
+        per_chunk = chunk_size(first[0])
+        rows = itertools.chain([first], rows)
+        while part := list(itertools.islice(rows, per_chunk)):
+            _write_chunk(root, chunks, part, first[0], count)
+            count, chunks = count + len(part), chunks + 1
+        workspace = cls(str(root), count, chunks, False)
+        _write_dense(root / "dense", model, workspace.x(0)[:2])
+        outputs, num_samples = workspace._try_rows()
+        instead = labels.unusable(outputs, num_samples)
+        return replace(workspace, labelled=not instead, instead=instead if labels.given else "")
+
+    def require_labels(self, asker: str) -> None:
+        """Do nothing where every sample has its class number.
+
+        Raises:
+            InputError: names ``asker``, which needs them, and what came in their place.
+        """
+        if not self.labelled:
+            raise InputError(
+                f"batches: {asker} needs a label for every sample, found "
+                f"{self.instead or 'none'}, accepted are pairs (x, y), y {CLASS_NUMBERS}"
+            )
+
+    def x(self, chunk: int) -> Tensor:
+        """Inputs of one chunk."""
+        return self._chunk(chunk)["x"]
+
+    def labels(self, chunk: int) -> Tensor:
+        """Labels of one chunk, int64."""
+        return self._chunk(chunk)["labels"]
+
+    def batches(self, num_chunks: int | None = None) -> Iterable[tuple[Tensor, Tensor]]:
+        """Inputs and labels of the first chunks (default: all)."""
+        for chunk in range(num_chunks or self.num_chunks):
+            yield self.x(chunk), self.labels(chunk)
+
+    def groups(self) -> list[tuple[int, ...]]:
+        """The parts of a pass: chunk numbers, in order."""
+        parts = min(MAX_GROUPS, self.num_chunks)
+        edges = [round(i * self.num_chunks / parts) for i in range(parts + 1)]
+        return [tuple(range(a, b)) for a, b in itertools.pairwise(edges)]
+
+    def dense(self, device: torch.device = CPU) -> GraphNetwork:
+        """The dense network in recorded steps; read once a process and device."""
+        return _dense(self, device)
+
+    def path(self, *names: str) -> Path:
+        """A place in the folder, whose parent is there."""
+        found = Path(self.folder, *names)
+        found.parent.mkdir(parents=True, exist_ok=True)
+        return found
+
+    @torch.no_grad()
+    def _try_rows(self) -> tuple[Tensor, int]:
+        """Outputs of the network for a few samples, and how many.
+
+        Raises:
+            ShapeError: it does not take one sample more.
+        """
+        dense, x = self.dense(), self.x(0)[:2]
+        try:
+            dense(torch.cat([x, x[:1]]))
+        except Exception as error:  # the user's code may raise anything
+            raise ShapeError(
+                f"batches: the network takes {len(x)} samples of shape {tuple(x.shape[1:])} at "
+                f"once, but not {len(x) + 1}; accepted is any number along the first axis ({STACK})"
+            ) from error
+        return dense(x), len(x)
+
+    def _chunk(self, chunk: int) -> dict[str, Tensor]:
+        return load_file(Path(self.folder, "samples", f"{chunk:05d}.safetensors"))
+
+
+@functools.lru_cache(maxsize=2)
+def _dense(workspace: Workspace, device: torch.device) -> GraphNetwork:
+    if device != CPU:
+        return copy.deepcopy(workspace.dense()).to(device)
+    network = networks.load(Path(workspace.folder, "dense"))
+    try:
+        return record(network, workspace.x(0)[:2])
+    except UnstorableError as error:
+        raise ConfigError(f"model: it cannot be pruned: {error}") from error
+
+
+def chunk_size(sample: Tensor) -> int:
+    """Samples of a chunk: as many as make the first layers' results some tens of MiB."""
+    widest = 64 * sample.numel() * 4 // max(1, sample.shape[0] if sample.ndim else 1)
+    return max(1, min(MAX_CHUNK, CHUNK_BYTES // max(1, widest)))
+
+
+def _write_dense(folder: Path, model: nn.Module, example: Tensor) -> None:
+    """Store the network; errors are those of :meth:`Workspace.create`."""
+    try:
+        networks.save(folder, model, example=example)
+    except ShapeError as error:
+        cure = _cure(model, example, error)
+        raise ShapeError(f"batches: {error}; {cure}") from error
+    except ConfigError as error:
+        if not isinstance(error.__cause__, UnstorableError):
+            raise
+        reason = error.__cause__.args[0]  # of its graph: no pruning without one
+        raise ConfigError(f"model: it cannot be pruned: {reason}") from error
+
+
+def _cure(model: nn.Module, x: Tensor, error: ShapeError) -> str:
+    """What to do where the network refuses samples ``x``."""
+    wanted = networks.dtype_of(model)
+    if isinstance(error.__cause__, TypeError):
+        return WRAP
+    if x.dtype != wanted and "type" in str(error.__cause__):
+        return f"samples are {x.dtype}, weights {wanted}: convert one to the other"
+    return f"accepted are samples along the first axis; {STACK}"
+
+
+def write_sums(path: Path, sums: Sums) -> None:
+    """Sums of one part of a pass, for whoever adds them up."""
+    scratch.write_tensors(path, sums)
+
+
+def read_sums(paths: Sequence[Path], names: Sequence[str] | None = None) -> Sums:
+    """Sums of all parts together, added in their order: those named, or all."""
+    total: Sums | None = None
+    for path in paths:
+        with safe_open(path, "pt") as file:
+            total = add(total, {name: file.get_tensor(name) for name in names or file.keys()})
+    assert total is not None
+    return total
+
+
+def _write_chunk(root: Path, chunk: int, part: list[Row], first: Tensor, before: int) -> None:
+    for place, (x, _) in enumerate(part, start=before):
+        if (x.shape, x.dtype) != (first.shape, first.dtype):
+            raise ShapeError(
+                f"batches: sample {place} has shape {tuple(x.shape)}, {x.dtype}, the first "
+                f"{tuple(first.shape)}, {first.dtype}; all need the same (a pair alone: [(x, y)])"
+            )
+        if x.is_floating_point() and not torch.isfinite(x).all():
+            raise NonFiniteError(f"batches: sample {place} holds NaN or infinity")
+    tensors = {"x": torch.stack([x for x, _ in part])}
+    labels = [label for _, label in part if label is not None]
+    if len(labels) == len(part):
+        tensors["labels"] = torch.stack(labels)
+    scratch.write_tensors(root / "samples" / f"{chunk:05d}.safetensors", tensors)

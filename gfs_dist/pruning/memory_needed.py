@@ -1,0 +1,67 @@
+"""What a rank may hold at once while a network is pruned."""
+
+from __future__ import annotations
+
+from gfs_dist.pruning.calibration.sampling import Sampling
+from gfs_dist.pruning.calibration.staged_run import advance, make_stages
+from gfs_dist.pruning.objectives.evaluation_batches import TrialCosts, search_costs
+from gfs_dist.pruning.pruner import Pruner
+from gfs_dist.pruning.widths.budget import UNITS, Budget
+from gfs_dist.pruning.widths.choose import TRIAL_SAMPLES
+from gfs_dist.selection.objectives.factory import Recipe
+
+COPIES = 6
+"""Of the moments of one layer: sums, their centred form, damped, and what a solver makes of it."""
+
+RESULTS_BYTES = 2**27
+"""Of a chunk of samples on its way through the network."""
+
+
+def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int) -> int:
+    """Bytes a rank may hold at once besides Python and torch, about; not a bound.
+
+    The network twice, a chunk's results, and the most of what comes one after another: moments of
+    the layer with the most inputs; the streams of the samples that widths are measured on, the
+    dense network's and a smaller one's; trials by the loss of the network.
+    """
+    weights = sum(tensor.nbytes for tensor in pruner.dense.state_dict().values())
+    inputs = [_num_inputs(pruner, site.module) for site in pruner.sites]
+    phases = [COPIES * 8 * max(inputs, default=0) ** 2]
+    if budget.kind in UNITS:
+        phases.append(2 * min(num_samples, TRIAL_SAMPLES) * _stream_bytes(pruner))
+    if pruner.settings.objective == "network_loss":
+        phases.append(max(cost.memory_bytes for cost in layer_costs(pruner, num_samples)))
+    return 2 * weights + RESULTS_BYTES + max(phases)
+
+
+def layer_costs(pruner: Pruner, num_samples: int) -> list[TrialCosts]:
+    """What the search of each layer by the loss of the network takes."""
+    settings = pruner.settings
+    recipe = Recipe("squared", "auto", settings.weights, settings.replacement)
+    sampling = Sampling(candidates=settings.candidates, seed=settings.seed)
+    return [
+        search_costs(
+            pruner.dense,
+            layer,
+            pruner.example,
+            num_samples,
+            settings.steps or layer.num_candidates,
+            recipe,
+            sampling,
+        )
+        for layer in pruner.structure.layers
+    ]
+
+
+def _num_inputs(pruner: Pruner, module: str) -> int:
+    """Of one output of a convolution or linear layer, kernel positions counted."""
+    return pruner.dense.get_submodule(module).get_parameter("weight")[0].numel()
+
+
+def _stream_bytes(pruner: Pruner) -> int:
+    """Of one sample, what all consumers are aimed at."""
+    dense = pruner.dense
+    names = frozenset(site.stream for site in pruner.consumer_sites(pruner.structure.layers))
+    [stage] = make_stages(dense, [names])
+    results = advance(dense, stage, {dense.gfs_inputs[0]: pruner.example})
+    return sum(results[name].nbytes for name in names) // len(pruner.example)

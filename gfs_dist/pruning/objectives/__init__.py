@@ -1,0 +1,1 @@
+"""The objectives that pruning gives to the search."""

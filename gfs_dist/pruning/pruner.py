@@ -1,0 +1,390 @@
+"""One network pruned layer by layer: searched once, cut to any size.
+
+find what can go -> one path a layer -> widths for a budget -> cut, refit, check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.errors import NonFiniteError
+from gfs_dist.networks.graph.allowed import MODULE_NAMES
+from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.pruning.calibration.dense_pass import SMALL_SUMS, DensePass
+from gfs_dist.pruning.calibration.layer_sites import Site, find_sites
+from gfs_dist.pruning.calibration.pass_tasks import DenseTask, SweepTask, run_dense_pass, run_sweep
+from gfs_dist.pruning.calibration.sampling import Sampling
+from gfs_dist.pruning.calibration.workspace import Workspace, read_sums
+from gfs_dist.pruning.objectives.fisher import DerivativesTask, FisherProblem, join_derivatives
+from gfs_dist.pruning.objectives.moment_objectives import LayerProblem
+from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
+from gfs_dist.pruning.objectives.stored_moments import StoredMap, make_map, stored_products
+from gfs_dist.pruning.smaller import Choice, check_equal, expand, make_small
+from gfs_dist.pruning.structure.dependency_graph import is_layer
+from gfs_dist.pruning.structure.discover import find_structure, nothing_to_prune
+from gfs_dist.pruning.structure.structure import Layer, Skipped, Slice, Structure
+from gfs_dist.pruning.structure.trial_removal import rehearse
+from gfs_dist.pruning.widths.costs import Costs, measure_costs
+from gfs_dist.runtime import AnyProblem, Progress, Runtime
+from gfs_dist.selection.objectives.factory import Recipe
+from gfs_dist.selection.path import GreedyPath
+from gfs_dist.selection.stop import Stop
+
+Found = Callable[[Layer, AnyProblem, float], GreedyPath]
+"""Searches a layer; the number is what its losses are compared with between layers."""
+
+MAX_INPUTS = 12_288
+"""Inputs of a consumer, kernel positions counted, whose moments are still held: 1.2 GB."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How layers are searched and refitted.
+
+    Attributes:
+        objective: ``least_squares``, ``layer_output``, ``fisher`` or ``network_loss``.
+        weights: ``uniform`` or ``line_search``.
+        replacement: whether a channel may be picked again.
+        coupled: prune residual widths too.
+        target: what consumers are refitted to, ``stream`` or ``output``.
+        steps: picks in each layer at most; None for as many as it has candidates.
+        batch, candidates: ``network_loss``: samples of its mini-batch, and candidates scored at
+            each step; None for all.
+        seed: of mini-batches and candidates (``network_loss``).
+    """
+
+    objective: str = "least_squares"
+    weights: str = "uniform"
+    replacement: bool = False
+    coupled: bool = False
+    target: str = "stream"
+    steps: int | None = None
+    batch: int = 128
+    candidates: int | None = None
+    seed: int = 0
+
+    @property
+    def sampling(self) -> Sampling:
+        """What a step of ``network_loss`` looks at."""
+        return Sampling(batch=self.batch, candidates=self.candidates, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class LayerPath:
+    """The search of one layer.
+
+    Attributes:
+        path: picks in order.
+        loss: after each pick.
+        unit: what its losses are compared with between layers: the variance of the stream that
+            the layer's consumers write to (``fisher``, ``network_loss``: 1, they are losses of
+            the network).
+    """
+
+    path: GreedyPath
+    loss: list[float]
+    unit: float
+
+    @property
+    def errors(self) -> list[float]:
+        """Loss in units of the stream, after each pick."""
+        return [loss / self.unit for loss in self.loss]
+
+    @property
+    def curve(self) -> list[float]:
+        """Error with 1, 2, ... distinct channels."""
+        curve: list[float] = []
+        seen: set[int] = set()
+        for pick, error in zip(self.path.picks, self.errors, strict=True):
+            if pick in seen:
+                curve[-1] = min(curve[-1], error)
+            else:
+                seen.add(pick)
+                curve.append(error)
+        return curve
+
+
+@dataclass
+class Pruner:
+    """A network in its workspace, ready to be searched and cut.
+
+    Attributes:
+        workspace: the dense network and the calibration samples.
+        structure: what can be removed; layers that cannot be handled are among the skipped.
+        settings: how.
+        runtime: the ranks.
+        paths: layers searched so far.
+    """
+
+    workspace: Workspace
+    structure: Structure
+    settings: Settings
+    runtime: Runtime
+    paths: dict[str, LayerPath] = field(default_factory=dict)
+
+    @classmethod
+    def prepare(
+        cls,
+        model: nn.Module,
+        batches: Iterable[Any],
+        settings: Settings,
+        runtime: Runtime,
+        folder: Path | str,
+    ) -> Pruner:
+        """Write the workspace and find what can be pruned.
+
+        Args:
+            model: not modified.
+            batches: calibration samples; see :meth:`Workspace.create`.
+            folder: new; for scratch files, on storage that all ranks reach.
+
+        Raises:
+            InputError: nothing in the network can be pruned; names the first reasons. Or the
+                objective needs class numbers, and there are none.
+        """
+        workspace = Workspace.create(folder, model, batches)
+        if settings.objective in LABELLED:
+            workspace.require_labels(f"objective {settings.objective}")
+        example = workspace.x(0)[:2]
+        structure = find_structure(model, example, coupled=settings.coupled)
+        structure = _supported(model, workspace.dense(), structure, example)
+        if not structure.layers:
+            raise nothing_to_prune(type(model).__name__, structure)
+        return cls(workspace, structure, settings, runtime)
+
+    @cached_property
+    def dense(self) -> GraphNetwork:
+        """The dense network in recorded steps."""
+        return self.workspace.dense()
+
+    @cached_property
+    def example(self) -> Tensor:
+        """Two samples."""
+        return self.workspace.x(0)[:2]
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What any widths cost."""
+        return measure_costs(self.dense, self.example, self.structure)
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """All that can be refitted."""
+        return find_sites(self.dense, self.example)
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Candidates of each layer."""
+        return {layer.name: layer.num_candidates for layer in self.structure.layers}
+
+    def consumer_sites(self, layers: Sequence[Layer]) -> tuple[Site, ...]:
+        """Sites that read candidates of ``layers``."""
+        names = {part.module for layer in layers for part in layer.consumers}
+        return tuple(site for site in self.sites if site.module in names)
+
+    def search(
+        self,
+        *,
+        start: Callable[[str], GreedyPath | None] = lambda _: None,
+        on_progress: Callable[[str, Progress], None] = lambda *_: None,
+        on_layer: Callable[[str, LayerPath], None] = lambda *_: None,
+    ) -> None:
+        """Search every layer that has no path yet, in forward order.
+
+        Args:
+            start: picks already made of a layer, to be replayed and continued.
+            on_progress: called with the layer's name while it is searched.
+            on_layer: called with each path that is finished.
+        """
+        wanted = [layer for layer in self.structure.layers if layer.name not in self.paths]
+
+        def found(layer: Layer, problem: AnyProblem, unit: float) -> GreedyPath:
+            with search_of(layer.name):
+                path = self.runtime.search(
+                    problem,
+                    Stop(steps=self.settings.steps or layer.num_candidates),
+                    path=start(layer.name),
+                    on_progress=lambda progress: on_progress(layer.name, progress),
+                ).path
+                loss = path.loss
+                if isinstance(problem, LayerProblem) and problem.is_refitted:
+                    loss = problem.undamped_losses(path.picks)
+            self.paths[layer.name] = LayerPath(path, loss, unit)
+            on_layer(layer.name, self.paths[layer.name])
+            return path
+
+        if wanted:
+            PROBLEMS[self.settings.objective](self, wanted, found)
+        # What comes after goes through layers in this order, whenever they were searched.
+        self.paths = {name: self.paths[name] for name in self.channels}
+
+    def by_moments(self, wanted: Sequence[Layer], found: Found) -> None:
+        """Search layers by what their consumers read, as soon as one pass has seen it."""
+        sites = self.consumer_sites(wanted)
+        dense_pass = DensePass(self.dense, sites)
+        maps: dict[str, list[StoredMap]] = {layer.name: [] for layer in wanted}
+        units = dict.fromkeys(maps, 0.0)
+        samples = self.workspace.num_samples
+
+        def on_site(stage: int, files: Sequence[Path]) -> None:
+            reading = dense_pass.reading(stage, read_sums(files, SMALL_SUMS))
+            with stored_products(self.runtime, files) as pieces:
+                for layer, consumer in _reading(wanted, sites[stage].module):
+                    folder = self.workspace.path("maps", layer.name, consumer.module, "x").parent
+                    maps[layer.name].append(
+                        make_map(self.runtime, pieces, reading, consumer, samples, folder)
+                    )
+                    units[layer.name] += 2 * reading.variance / samples
+            for layer in wanted:
+                if layer.name not in self.paths and len(maps[layer.name]) == len(layer.consumers):
+                    problem = LayerProblem(
+                        self.settings.objective,
+                        layer.num_candidates,
+                        tuple(maps[layer.name]),
+                        self._recipe("panel"),
+                    )
+                    found(layer, problem, units[layer.name] or 1.0)
+                    for stored in maps[layer.name]:
+                        stored.remove()
+
+        run_dense_pass(DenseTask(self.workspace, sites), self.runtime, on_site)
+
+    def by_derivatives(self, wanted: Sequence[Layer], found: Found) -> None:
+        """Search layers by the derivatives of each sample's loss, after one pass back."""
+        task = DerivativesTask(self.workspace, self.structure)
+        parts = self.runtime.map(task, range(len(self.workspace.groups()))).values
+        file = self.workspace.path("derivatives", "all.safetensors")
+        join_derivatives(parts, file)
+        for layer in wanted:
+            problem = FisherProblem(
+                layer.name, layer.num_candidates, str(file), self._recipe("panel")
+            )
+            found(layer, problem, 1.0)
+        file.unlink()
+
+    def by_network_loss(self, wanted: Sequence[Layer], found: Found) -> None:
+        """Search layers by the loss of the whole network."""
+        for layer in wanted:
+            recipe, sampling = self._recipe("auto"), self.settings.sampling
+            found(layer, NetworkLossProblem(self.workspace, layer, recipe, sampling), 1.0)
+
+    def _recipe(self, method: str) -> Recipe:
+        return Recipe("squared", method, self.settings.weights, self.settings.replacement)
+
+    def choice(self, widths: Mapping[str, int], *, fold: bool) -> Choice:
+        """What is kept at some widths."""
+        paths = {name: found.path for name, found in self.paths.items()}
+        return Choice.of_paths(paths, widths, fold=fold)
+
+    def cut(self, choice: Choice) -> GraphNetwork:
+        """The smaller network, before any repair."""
+        return make_small(self.dense, self.structure, choice)
+
+    def refit(
+        self, choice: Choice, name: str, on_site: Callable[[int], None] = lambda _: None
+    ) -> GraphNetwork:
+        """The smaller network with every weight that comes after a cut fitted again.
+
+        Args:
+            choice: what is kept.
+            name: folder for this sweep's files, new in the workspace.
+            on_site: called with the number of sites that are done.
+        """
+        task = SweepTask(
+            self.workspace, self.structure, self.sites, choice, self.settings.target, name
+        )
+        return run_sweep(task, self.runtime, on_site)
+
+    def check(self, small: nn.Module, choice: Choice) -> float:
+        """The difference between the smaller network and the masked one on all samples.
+
+        Raises:
+            RunError: it is more than rounding.
+        """
+        masked = expand(small, self.dense, self.structure, choice)
+        chunks = range(self.workspace.num_chunks)
+        return check_equal(small, masked, (self.workspace.x(chunk) for chunk in chunks))
+
+
+@contextmanager
+def search_of(layer: str) -> Iterator[None]:
+    """Errors of the search's arithmetic, which knows no layers, get its name."""
+    try:
+        yield
+    except (NonFiniteError, torch.linalg.LinAlgError) as error:
+        if repr(layer) in str(error):
+            raise
+        raise NonFiniteError(f"layer {layer!r}: {error}") from error
+
+
+def _reading(layers: Sequence[Layer], module: str) -> Iterator[tuple[Layer, Slice]]:
+    """Layers that a module reads candidates of, and which channels of the module these are."""
+    for layer in layers:
+        for consumer in layer.consumers:
+            if consumer.module == module:
+                yield layer, consumer
+
+
+def _supported(
+    model: nn.Module, network: GraphNetwork, structure: Structure, example: Tensor
+) -> Structure:
+    """Layers that the recorded network can lose, and whose consumers can be fitted, stay.
+
+    The others are skipped, with the reason. What the code reads of a layer while it runs, such as
+    ``conv.out_channels``, is a fixed number in the recorded steps.
+    """
+    sites = {site.module for site in find_sites(network, example)}
+    reasons = {layer.name: _why_not(model, network, layer, sites) for layer in structure.layers}
+    reasons |= rehearse(network, [x for x in structure.layers if not reasons[x.name]], example)
+    layers = tuple(layer for layer in structure.layers if not reasons[layer.name])
+    skipped = [
+        Skipped(part.module, layer.num_candidates, reasons[layer.name])
+        for layer in structure.layers
+        if layer not in layers
+        for part in layer.producers
+    ]
+    return Structure(layers, (*structure.skipped, *skipped))
+
+
+def _why_not(model: nn.Module, network: GraphNetwork, layer: Layer, sites: set[str]) -> str:
+    recorded = {name for name, _ in network.named_modules(remove_duplicate=False)}
+    for part in (*layer.producers, *layer.carriers, *layer.consumers):
+        module = model.get_submodule(part.module)
+        # Of a norm of another class, the tensors are cut; one without any has no place.
+        alone = is_layer(module) or part.module not in recorded
+        if alone and type(module) not in MODULE_NAMES:
+            kind = type(module).__name__
+            return f"{part.module!r} is a {kind}, accepted are the layers of torch.nn themselves"
+    for consumer in layer.consumers:
+        module = network.get_submodule(consumer.module)
+        if consumer.module not in sites:
+            return (
+                f"read by {consumer.module!r}, a {type(module).__name__} whose weights cannot be "
+                "fitted (linear layers and ungrouped 2-d convolutions with zero padding can)"
+            )
+        inputs = module.get_parameter("weight")[0].numel()
+        if inputs > MAX_INPUTS:
+            return (
+                f"read by {consumer.module!r}, which has {inputs:,} inputs, accepted {MAX_INPUTS:,}"
+            )
+    return ""
+
+
+PROBLEMS: dict[str, Callable[[Pruner, Sequence[Layer], Found], None]] = {
+    "least_squares": Pruner.by_moments,
+    "layer_output": Pruner.by_moments,
+    "fisher": Pruner.by_derivatives,
+    "network_loss": Pruner.by_network_loss,
+}
+"""Objectives, and how each makes problems of layers."""
+
+LABELLED = ("fisher", "network_loss")
+"""Objectives that need the class number of every sample."""

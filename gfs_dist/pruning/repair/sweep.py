@@ -1,0 +1,207 @@
+"""One sweep from front to back: every site of a smaller network fitted to the dense one.
+
+The two networks go through the same samples side by side. A site of the smaller one reads what
+the sites before it, already fitted, make of the samples; it is aimed at the dense network's
+stream less what the smaller network's other summand brings, so that errors made before are
+mended rather than piled up. Where nothing but ReLUs reads the stream, all values below zero are
+alike: the target is then moved to the fit's own value wherever both are negative, and the fit
+repeated (the idea of Zhang et al. 2015, arXiv 1505.06798).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from gfs_dist.errors import NonFiniteError
+from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.pruning.calibration.activation_store import Environments
+from gfs_dist.pruning.calibration.determinism import in_threads, one_thread
+from gfs_dist.pruning.calibration.layer_sites import Site, ancestors
+from gfs_dist.pruning.calibration.moments import Geometry, Moments, Sums, add
+from gfs_dist.pruning.calibration.staged_run import (
+    Results,
+    advance,
+    keep,
+    make_stages,
+    output_names,
+)
+from gfs_dist.pruning.repair.least_squares import Fit
+
+TARGETS = ("stream", "output")
+REPEATS = 3
+"""Fits after the first where the stream is rectified. On ResNet20 at 35 % of its inner
+multiply-adds: none 80.7 %, one to three 81.1 to 82.3 %, six 82.9 % (CIFAR-10, no fine-tuning)."""
+
+Part = TypeVar("Part")
+
+DENSE, SMALL = "dense", "small"
+
+
+class Visit(NamedTuple):
+    """One pass over the samples: at which site, and whether its fit is there already."""
+
+    stage: int
+    is_repeat: bool
+
+
+@dataclass
+class Pair:
+    """A dense network and a smaller one of the same steps, run in the same stages.
+
+    Attributes:
+        dense, small: recorded networks.
+        sites: of both, in the order in which they are fitted; those that nothing removed can
+            reach are left out.
+        outputs: for a module that lost outputs, the numbers of those that it kept.
+        target: ``stream``: the dense network's residual stream; ``output``: the dense layer's
+            own (normed) output.
+        dense_results: the dense network's streams and output of each chunk, where they are known.
+    """
+
+    dense: GraphNetwork
+    small: GraphNetwork
+    sites: Sequence[Site]
+    outputs: Mapping[str, Tensor]
+    target: str = "stream"
+    dense_results: Mapping[int, Results] | None = None
+
+    def __post_init__(self) -> None:
+        self.sites = self._touched()
+        if self.target == "output":
+            self.sites = [site.alone() for site in self.sites]
+        last = output_names(self.dense)
+        aims = [frozenset([site.stream]) for site in self.sites]
+        reads = [
+            frozenset([site.source, *([site.other] if site.other else [])]) for site in self.sites
+        ]
+        self.stages = {
+            DENSE: make_stages(self.dense, [*aims, last]),
+            SMALL: make_stages(self.small, [*reads, last]),
+        }
+        self.asked = {DENSE: [*aims, last], SMALL: [*reads, last]}
+        self._tails = [
+            make_stages(self.small, [read, aim])[1] for read, aim in zip(reads, aims, strict=True)
+        ]
+
+    def enter(self, visit: Visit, chunk: int, envs: Environments) -> tuple[Results, Results]:
+        """Results of both networks that a visit needs; run and stored at the first one."""
+        if self.dense_results is None:
+            dense = self._enter_track(DENSE, visit, chunk, envs)
+        else:
+            dense = self.dense_results[chunk]
+        return dense, self._enter_track(SMALL, visit, chunk, envs)
+
+    def _enter_track(self, track: str, visit: Visit, chunk: int, envs: Environments) -> Results:
+        if visit.is_repeat:
+            return envs.load(track, visit.stage + 1, chunk)
+        network = self.dense if track == DENSE else self.small
+        stage = self.stages[track][visit.stage]
+        results = advance(network, stage, envs.load(track, visit.stage, chunk))
+        results = keep(results, stage.live | self.asked[track][visit.stage])
+        envs.save(track, visit.stage + 1, chunk, results)
+        return results
+
+    def sums(self, visit: Visit, chunk: int, envs: Environments) -> Sums:
+        """Moments' sums of one chunk at one site."""
+        site = self.sites[visit.stage]
+        dense, small = self.enter(visit, chunk, envs)
+        aimed = self._kept(site, dense[site.stream])
+        other = 0.0 if site.other is None else small[site.other]
+        if visit.is_repeat:
+            reached = advance(self.small, self._tails[visit.stage], small)[site.stream]
+            aimed = torch.where(aimed > 0, aimed, reached.clamp(max=0))
+        geometry = Geometry.of(self.small.get_submodule(site.module))
+        target = aimed - other
+        return geometry.sums(small[site.source], target, only_target=visit.is_repeat)
+
+    def logits(self, chunk: int, envs: Environments) -> tuple[Tensor, Tensor]:
+        """Outputs of both networks, after the last site."""
+        (name,) = output_names(self.dense)
+        dense, small = self.enter(Visit(len(self.sites), False), chunk, envs)
+        return dense[name], small[name]
+
+    def fit(self, stage: int, sums: Sums) -> Fit:
+        """The fit of a site from sums over all samples."""
+        site = self.sites[stage]
+        return Fit(self.small, site, self.moments(stage, sums))
+
+    def moments(self, stage: int, sums: Sums) -> Moments:
+        """The sums as moments.
+
+        Raises:
+            NonFiniteError: names the layer.
+        """
+        site = self.sites[stage]
+        module = self.small.get_submodule(site.module)
+        for part in sums.values():
+            if not torch.isfinite(part).all():
+                raise NonFiniteError(f"layer {site.module!r}: its moments hold NaN or infinity")
+        channels = module.get_parameter("weight").shape[1]
+        return Geometry.of(module).assemble(sums, channels)
+
+    def _touched(self) -> list[Site]:
+        """Sites that read, or are added to, what a module with fewer outputs has part in."""
+        program, above = self.small.gfs_program, ancestors(self.small)
+        changed = {s.name for s in program if s.kind == "module" and s.target in self.outputs}
+        return [
+            site
+            for site in self.sites
+            if changed & (above[site.source] | above[site.other or site.source])
+        ]
+
+    def _kept(self, site: Site, values: Tensor) -> Tensor:
+        kept = self.outputs.get(site.module)
+        if kept is None:
+            return values
+        axis = Geometry.of(self.small.get_submodule(site.module)).axis
+        return values.index_select(axis, kept.to(values.device))
+
+
+def sum_chunks(
+    work: Callable[[Part], Sums], parts: Iterable[Part], tick: Callable[[], None] = lambda: None
+) -> Sums:
+    """``work`` of several chunks, or of several together, added in their order."""
+    total: Sums | None = None
+    for sums in in_threads(work, parts):
+        total = add(total, sums)
+        tick()
+    assert total is not None
+    return total
+
+
+Sum = Callable[[Visit], Sums]
+
+
+def sweep(
+    pair: Pair,
+    sum_up: Sum,
+    *,
+    repeats: int = REPEATS,
+    on_fit: Callable[[int], None] = lambda _: None,
+    on_site: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Fit all sites of the smaller network, in place.
+
+    Args:
+        pair: the networks.
+        sum_up: moments' sums of one visit over all samples, in the order of chunks.
+        repeats: fits after the first where the stream is rectified.
+        on_fit, on_site: called with the stage after every fit, and after its last one.
+    """
+    for stage, site in enumerate(pair.sites):
+        sums = sum_up(Visit(stage, False))
+        with one_thread():
+            fit = pair.fit(stage, sums)
+            fit.solve()
+        on_fit(stage)
+        for _ in range(repeats if site.rectified else 0):
+            sums = sum_up(Visit(stage, True))
+            with one_thread():
+                fit.solve(pair.moments(stage, sums))
+            on_fit(stage)
+        on_site(stage)

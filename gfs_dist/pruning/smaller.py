@@ -1,0 +1,211 @@
+"""The smaller network: what it keeps, cut out of the dense one, checked against the masked one."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.errors import RunError
+from gfs_dist.networks import evaluating
+from gfs_dist.pruning.structure.dependency_graph import is_layer
+from gfs_dist.pruning.structure.shrink import outputs_axis, shrink
+from gfs_dist.pruning.structure.structure import Layer, Structure
+from gfs_dist.selection.path import GreedyPath
+
+Network = TypeVar("Network", bound=nn.Module)
+
+SAME = {torch.float16: 2e-2, torch.bfloat16: 0.15, torch.float32: 1e-4, torch.float64: 1e-9}
+"""Of the largest output: what rounding may change where products lose terms that are zero. Halves
+are rounded after every layer: some twenty last bits."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a smaller network keeps.
+
+    Attributes:
+        kept: by layer, sorted candidates.
+        factors: by layer, what each kept candidate counts (1: as in the dense network); a layer
+            that is absent is not scaled.
+    """
+
+    kept: Mapping[str, tuple[int, ...]]
+    factors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.kept.items()))
+
+    @classmethod
+    def of_paths(
+        cls, paths: Mapping[str, GreedyPath], widths: Mapping[str, int], *, fold: bool
+    ) -> Choice:
+        """The first picks of each path, as many as make the wanted widths.
+
+        Args:
+            paths: by layer.
+            widths: distinct candidates to keep; layers that are absent stay whole.
+            fold: let what a pick counts go into the consumers' weights: candidate ``i`` then
+                counts ``n c_i`` with coefficients ``c``, so that the mean of all n is the dense
+                output (equation 3).
+        """
+        kept, factors = {}, {}
+        for name, width in widths.items():
+            path = paths[name]
+            if width == path.num_candidates and path.num_kept == width and not fold:
+                continue
+            k = prefix_length(path, width)
+            kept[name] = tuple(path.support(k))
+            if fold:
+                counts = path.coefficients(k) * path.num_candidates
+                factors[name] = tuple(float(counts[i]) for i in kept[name])
+        return cls(kept, factors)
+
+    def outputs(self, structure: Structure, dense: nn.Module) -> dict[str, Tensor]:
+        """Outputs that each producer which loses some has left, those of no layer included.
+
+        A shortcut that pads its channels ties some outputs of a convolution to a layer; the
+        others stay.
+        """
+        found = {}
+        for name, lost in self.removed(structure)[0].items():
+            module = dense.get_submodule(name)
+            if lost and is_layer(module):
+                count = module.get_parameter("weight").shape[outputs_axis(module)]
+                found[name] = torch.tensor([i for i in range(count) if i not in lost])
+        return found
+
+    def removed(self, structure: Structure) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
+        """Outputs and inputs that each module loses; several layers may take from one."""
+        outputs: dict[str, set[int]] = {}
+        inputs: dict[str, set[int]] = {}
+        for layer in structure.layers:
+            every = set(range(layer.num_candidates))
+            gone = sorted(every - set(self.kept.get(layer.name, every)))
+            for part in (*layer.producers, *layer.carriers):
+                outputs.setdefault(part.module, set()).update(part.of(gone))
+            for part in layer.consumers:
+                inputs.setdefault(part.module, set()).update(part.of(gone))
+        return outputs, inputs
+
+
+def prefix_length(path: GreedyPath, width: int) -> int:
+    """Picks after which ``width`` distinct candidates, or all if there are fewer, do best.
+
+    With replacement several prefixes have as many; the first of least loss is taken.
+    """
+    width, best = min(width, path.num_kept), 0
+    seen: set[int] = set()
+    for k, (pick, loss) in enumerate(zip(path.picks, path.loss, strict=True), start=1):
+        seen.add(pick)
+        if len(seen) == width and (not best or loss < path.loss[best - 1]):
+            best = k
+    return best
+
+
+def make_small(dense: Network, structure: Structure, choice: Choice) -> Network:
+    """A copy of ``dense`` that keeps what ``choice`` says, its consumers scaled."""
+    scaled = dense
+    if choice.factors:
+        scaled = copy.deepcopy(dense)
+        for layer in structure.layers:
+            if layer.name in choice.factors:
+                _scale(scaled, layer, choice)
+    return cast(Network, shrink(scaled, structure, choice.kept))
+
+
+@torch.no_grad()
+def _scale(network: nn.Module, layer: Layer, choice: Choice) -> None:
+    pairs = zip(choice.kept[layer.name], choice.factors[layer.name], strict=True)
+    for candidate, factor in pairs:
+        for consumer in layer.consumers:
+            module = network.get_submodule(consumer.module)
+            channels = list(consumer.channels[candidate])
+            weight = module.get_parameter("weight")
+            if getattr(module, "transposed", False):
+                weight[channels] *= factor
+            else:
+                weight[:, channels] *= factor
+
+
+@torch.no_grad()
+def expand(small: nn.Module, dense: nn.Module, structure: Structure, choice: Choice) -> nn.Module:
+    """The masked network that ``small`` is to equal: dense shapes, its weights, zeros elsewhere.
+
+    What removed producers compute stays as it was in ``dense``; nobody reads it.
+    """
+    masked = copy.deepcopy(dense)
+    outputs, inputs = choice.removed(structure)
+    for name, module in masked.named_modules():
+        source = small.get_submodule(name)
+        own: dict[str, Tensor] = {
+            **dict(source.named_parameters(recurse=False)),
+            **dict(source.named_buffers(recurse=False)),
+        }
+        for key, new in own.items():
+            value = getattr(module, key)
+            if value.shape == new.shape:
+                value.copy_(new)
+                continue
+            if value.ndim > 1 and outputs_axis(module):
+                value, new = value.transpose(0, 1), new.transpose(0, 1)
+            _place(value, new, outputs.get(name, set()), inputs.get(name, set()))
+    return masked
+
+
+def _place(value: Tensor, new: Tensor, lost_rows: set[int], lost_columns: set[int]) -> None:
+    """``new`` into the rows and columns of ``value`` that were kept; zeros into lost columns."""
+    rows = torch.tensor([r for r in range(len(value)) if r not in lost_rows])
+    if value.ndim == 1 or not lost_columns:
+        value[rows] = new
+        return
+    columns = torch.tensor([c for c in range(value.shape[1]) if c not in lost_columns])
+    value[:, sorted(lost_columns)] = 0
+    value[rows[:, None], columns] = new
+
+
+def check_equal(small: nn.Module, masked: nn.Module, batches: Iterable[Tensor]) -> float:
+    """The largest difference of outputs, relative to the largest output.
+
+    It may be more than :data:`SAME` of the outputs' dtype where large terms cancel, such as means
+    a thousand deviations from zero and the biases that take them off. Float64 then decides.
+
+    Raises:
+        RunError: it is too large in float64 too.
+    """
+    worst = 0.0
+    with evaluating(small), evaluating(masked):
+        for x in batches:
+            difference, limit = _difference(small, masked, x)
+            close = difference <= limit or (
+                math.isfinite(difference) and _equal_in_float64(small, masked, x)
+            )
+            if not close:
+                raise RunError(
+                    f"the smaller network differs from the masked one by {difference:.1e} of the "
+                    f"largest output, accepted {limit:.0e}; nothing is written"
+                )
+            worst = max(worst, difference)
+    return worst
+
+
+def _difference(small: nn.Module, masked: nn.Module, x: Tensor) -> tuple[float, float]:
+    """Of the outputs, relative to the largest one, and what :data:`SAME` accepts."""
+    found, expected = small(x), masked(x)
+    sizes = expected.abs()  # real, where outputs are complex
+    largest = max(float(sizes.max()), torch.finfo(sizes.dtype).tiny)
+    return float((found - expected).abs().max()) / largest, SAME[sizes.dtype]
+
+
+def _equal_in_float64(small: nn.Module, masked: nn.Module, x: Tensor) -> bool:
+    one, other = (copy.deepcopy(network).double() for network in (small, masked))
+    try:
+        difference, limit = _difference(one, other, x.double() if x.is_floating_point() else x)
+    except RuntimeError:  # the network's own code insists on another dtype
+        return False
+    return difference <= limit

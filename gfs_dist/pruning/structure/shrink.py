@@ -1,0 +1,134 @@
+"""Candidates switched off (mask) or taken out for good (shrink)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from gfs_dist.errors import InputError
+from gfs_dist.pruning.structure.structure import Layer, Slice, Structure
+
+OUTPUTS = ("out_channels", "out_features", "num_features", "num_parameters")
+INPUTS = ("in_channels", "in_features")
+PER_OUTPUT = ("weight", "bias", "running_mean", "running_var")
+
+
+def mask(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[int]]) -> nn.Module:
+    """A copy in which nobody reads the candidates that are not kept.
+
+    Their input weights in all consumers are zero; shapes, and all other weights, stay.
+
+    Args:
+        model: the network, or one of the same shapes with other weights or added biases.
+        structure: what :func:`find_structure` found in it.
+        kept: layer to sorted candidate numbers; layers that are absent stay whole.
+
+    Raises:
+        InputError: ``kept`` names an unknown layer, or its numbers are none, unsorted or too large.
+    """
+    masked = copy.deepcopy(model)
+    for layer, removed in _removed(structure, kept):
+        for consumer in layer.consumers:
+            silence(masked.get_submodule(consumer.module), consumer.of(removed))
+    return masked
+
+
+def shrink(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[int]]) -> nn.Module:
+    """A physically smaller copy, equal to :func:`mask` of the same arguments on every input.
+
+    Training mode and ``requires_grad`` are those of ``model``. Arguments and errors: see
+    :func:`mask`.
+    """
+    smaller = copy.deepcopy(model)
+    outputs: dict[str, set[int]] = {}
+    inputs: dict[str, set[int]] = {}
+    for layer, removed in _removed(structure, kept):
+        _collect(outputs, (*layer.producers, *layer.carriers), removed)
+        _collect(inputs, layer.consumers, removed)
+    for name, channels in outputs.items():
+        _cut_outputs(smaller.get_submodule(name), channels)
+    for name, channels in inputs.items():
+        _cut_inputs(smaller.get_submodule(name), channels)
+    return smaller
+
+
+def outputs_axis(module: nn.Module) -> int:
+    """Where a weight has the module's outputs: 1 in a transposed convolution, 0 in all others.
+
+    A transposed depthwise convolution has a row for each channel too.
+    """
+    return int(getattr(module, "transposed", False) and module.groups == 1)
+
+
+@torch.no_grad()
+def silence(consumer: nn.Module, channels: list[int]) -> None:
+    """Zero the weights with which a convolution or linear layer reads these input channels."""
+    weight = consumer.get_parameter("weight")
+    if getattr(consumer, "transposed", False):
+        weight[channels] = 0
+    else:
+        weight[:, channels] = 0
+
+
+def _removed(
+    structure: Structure, kept: Mapping[str, Sequence[int]]
+) -> list[tuple[Layer, list[int]]]:
+    layers = {layer.name: layer for layer in structure.layers}
+    pairs = []
+    for name, candidates in kept.items():
+        if name not in layers:
+            raise InputError(f"kept: no layer {name!r}; this network has {', '.join(layers)}")
+        layer, stay = layers[name], list(candidates)
+        count = layer.num_candidates
+        if not stay or stay != sorted(set(stay)) or not 0 <= stay[0] <= stay[-1] < count:
+            raise InputError(
+                f"layer {name!r}: kept needs at least one of its {count} candidates, as sorted "
+                f"distinct numbers from 0 to {count - 1}; found {stay}"
+            )
+        pairs.append((layer, sorted(set(range(count)) - set(stay))))
+    return pairs
+
+
+def _collect(channels: dict[str, set[int]], slices: Sequence[Slice], removed: list[int]) -> None:
+    """Several layers can take channels from one module: a norm over a concatenation does."""
+    for part in slices:
+        channels.setdefault(part.module, set()).update(part.of(removed))
+
+
+def _cut_outputs(module: nn.Module, channels: set[int]) -> None:
+    """Take outputs out of a layer, or channels out of what has one weight for each.
+
+    A network in recorded steps holds the tensors of a class that it does not know in a plain
+    module: there are no sizes in it to be kept.
+    """
+    if getattr(module, "groups", 1) > 1:  # depthwise
+        _count_down(module, ("groups", *INPUTS), channels)
+    _count_down(module, OUTPUTS, channels)
+    for name in PER_OUTPUT:
+        tensor = getattr(module, name, None)
+        if tensor is not None:
+            _cut(module, name, outputs_axis(module) if tensor.ndim > 1 else 0, channels)
+
+
+def _cut_inputs(module: nn.Module, channels: set[int]) -> None:
+    _count_down(module, INPUTS, channels)
+    _cut(module, "weight", 1 - outputs_axis(module), channels)
+
+
+def _count_down(module: nn.Module, sizes: Sequence[str], channels: set[int]) -> None:
+    for size in sizes:
+        if hasattr(module, size):
+            setattr(module, size, getattr(module, size) - len(channels))
+
+
+@torch.no_grad()
+def _cut(module: nn.Module, name: str, axis: int, channels: set[int]) -> None:
+    old = getattr(module, name)
+    kept = [channel for channel in range(old.shape[axis]) if channel not in channels]
+    new = old.index_select(axis, torch.tensor(kept, device=old.device))
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, old.requires_grad)
+    setattr(module, name, new)

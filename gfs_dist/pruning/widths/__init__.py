@@ -1,0 +1,1 @@
+"""How many channels each layer keeps: budgets, costs, allocation, exchange."""

@@ -1,0 +1,170 @@
+"""What a network costs as a function of its widths, without building the smaller network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from gfs_dist.networks import count_params, macs_by_module
+from gfs_dist.pruning.structure.shrink import outputs_axis
+from gfs_dist.pruning.structure.structure import Structure
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One cost as a polynomial in the widths ``w`` of n layers, exact in 64-bit integers.
+
+        cost(w) = constant + linear . w + w' pairs w
+
+    The size of a module's weight is a product of its outputs and its inputs, and both are affine
+    in the widths: nothing of a higher degree occurs.
+
+    Attributes:
+        constant: what no width changes.
+        linear: (n,).
+        pairs: (n, n), zero below the diagonal.
+    """
+
+    constant: int
+    linear: Integers
+    pairs: Integers
+
+    def __call__(self, widths: Integers) -> int:
+        """The cost at widths (n,)."""
+        return self.constant + int(self.linear @ widths + widths @ self.pairs @ widths)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Multiply-adds for one input, and parameters, of a network whose layers have given widths.
+
+    Attributes:
+        channels: candidates of each layer, in forward order.
+        kinds: ``macs`` and ``params``.
+    """
+
+    channels: Mapping[str, int]
+    kinds: Mapping[str, Cost]
+
+    def macs(self, widths: Mapping[str, int]) -> int:
+        """Multiply-adds of convolutions and linear layers; absent layers are whole."""
+        return self.of("macs", widths)
+
+    def params(self, widths: Mapping[str, int]) -> int:
+        """Parameters; absent layers are whole."""
+        return self.of("params", widths)
+
+    def of(self, kind: str, widths: Mapping[str, int]) -> int:
+        """The cost of one kind, ``macs`` or ``params``; absent layers are whole."""
+        assert widths.keys() <= self.channels.keys(), widths.keys() - self.channels.keys()
+        every = [widths.get(name, channels) for name, channels in self.channels.items()]
+        return self.kinds[kind](np.array(every, np.int64))
+
+    def dense(self, kind: str) -> int:
+        """The cost of the network with nothing removed."""
+        return self.of(kind, {})
+
+
+def measure_costs(model: nn.Module, example: Tensor, structure: Structure) -> Costs:
+    """The costs of ``model`` shrunk along ``structure``.
+
+    The model runs once, to learn at how many positions each module works.
+
+    Args:
+        model: the dense network.
+        example: a batch of inputs, on the model's device.
+        structure: what was found in it.
+    """
+    macs = macs_by_module(model, example)
+    channels = {layer.name: layer.num_candidates for layer in structure.layers}
+    whole = np.array(list(channels.values()), np.int64)
+    products: dict[str, list[_Product]] = {"macs": [], "params": []}
+    for name, (out_slopes, in_slopes) in _slopes(structure).items():
+        shape = _Shape.of(model.get_submodule(name))
+        outputs = _Affine(shape.outputs - int(out_slopes @ whole), out_slopes)
+        inputs = _Affine(shape.inputs - int(in_slopes @ whole), in_slopes)
+        if shape.kernel:
+            per_pair = macs.get(name, 0) // (shape.outputs * shape.inputs)
+            products["macs"].append(_Product(per_pair, outputs, inputs))
+        one = _Affine(1, np.zeros_like(whole))
+        products["params"].append(_Product(shape.kernel, outputs, inputs))
+        products["params"].append(_Product(shape.per_output, outputs, one))
+    dense = {"macs": sum(macs.values()), "params": count_params(model)}
+    return Costs(channels, {kind: _expand(products[kind], whole, dense[kind]) for kind in dense})
+
+
+class _Shape(NamedTuple):
+    """What of a module grows with its channels.
+
+    Attributes:
+        outputs, inputs: channels (depthwise: one input for each output).
+        kernel: weights for each pair of them; 0 for norms and PReLUs.
+        per_output: other parameters for each output: biases, weights of norms.
+    """
+
+    outputs: int
+    inputs: int
+    kernel: int
+    per_output: int
+
+    @classmethod
+    def of(cls, module: Any) -> _Shape:
+        parameters = dict(module.named_parameters(recurse=False))
+        if not parameters:
+            return cls(0, 0, 0, 0)
+        weight = parameters["weight"]
+        outputs, inputs, kernel = len(weight), 0, 0
+        if weight.ndim > 1:
+            inputs = weight.shape[1]
+            kernel = weight.numel() // (outputs * inputs)
+            del parameters["weight"]
+            if outputs_axis(module):
+                outputs, inputs = inputs, outputs
+        others = sum(parameter.numel() for parameter in parameters.values())
+        return cls(outputs, inputs, kernel, others // outputs)
+
+
+class _Affine(NamedTuple):
+    """``constant + slopes . w``."""
+
+    constant: int
+    slopes: Integers
+
+
+class _Product(NamedTuple):
+    """``factor * outputs * inputs``."""
+
+    factor: int
+    outputs: _Affine
+    inputs: _Affine
+
+
+def _slopes(structure: Structure) -> dict[str, tuple[Integers, Integers]]:
+    """Outputs and inputs of each module that go with one candidate of each layer."""
+    count = len(structure.layers)
+    found: dict[str, tuple[Integers, Integers]] = {}
+    for number, layer in enumerate(structure.layers):
+        sides = [(0, part) for part in (*layer.producers, *layer.carriers)]
+        sides += [(1, part) for part in layer.consumers]
+        for side, part in sides:
+            zeros = np.zeros(count, np.int64), np.zeros(count, np.int64)
+            found.setdefault(part.module, zeros)[side][number] += len(part.channels[0])
+    return found
+
+
+def _expand(products: list[_Product], whole: Integers, dense: int) -> Cost:
+    """The sum of the products, and of what no width changes: ``dense`` is the whole network's."""
+    linear = np.zeros_like(whole)
+    pairs = np.zeros((len(whole), len(whole)), np.int64)
+    for factor, outputs, inputs in products:
+        linear += factor * (outputs.constant * inputs.slopes + inputs.constant * outputs.slopes)
+        pairs += factor * np.outer(outputs.slopes, inputs.slopes)
+    pairs = np.triu(pairs) + np.tril(pairs, -1).T
+    return Cost(dense - Cost(0, linear, pairs)(whole), linear, pairs)

@@ -1,0 +1,138 @@
+"""What widths are worth: the loss of the really cut and refitted network on some samples."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gfs_dist.pruning.calibration.activation_store import InMemory
+from gfs_dist.pruning.calibration.determinism import one_thread_each
+from gfs_dist.pruning.calibration.layer_sites import Site
+from gfs_dist.pruning.calibration.moments import Sums
+from gfs_dist.pruning.calibration.staged_run import (
+    Results,
+    advance,
+    keep,
+    make_stages,
+    output_names,
+)
+from gfs_dist.pruning.calibration.workspace import Workspace
+from gfs_dist.pruning.repair.sweep import SMALL, Pair, Visit, sum_chunks, sweep
+from gfs_dist.pruning.smaller import Choice, make_small
+from gfs_dist.pruning.structure.structure import Structure
+
+JOINED = {"cuda": 4}
+"""Chunks of samples that are one batch on a device: a GPU has little to do with one."""
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """Cuts, refits the consumers once, and compares outputs with the dense network's.
+
+    The value is the mean Kullback-Leibler divergence ``sum p log(p / q)`` of the softmax of the
+    outputs, in nats: what the cut network gets wrong of the dense one, without labels.
+
+    Attributes:
+        workspace, structure: of the network.
+        sites: of the consumers.
+        fitted: chunks that consumers are refitted on.
+        compared: chunks whose outputs are compared; others, where there are enough, since a fit
+            is better on its own samples than it is.
+    """
+
+    workspace: Workspace
+    structure: Structure
+    sites: tuple[Site, ...]
+    fitted: tuple[int, ...]
+    compared: tuple[int, ...]
+
+    def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> float:
+        """The divergence of one choice."""
+        assert isinstance(item, Choice)
+        dense = self.workspace.dense(device)
+        small = make_small(dense, self.structure, item)
+        kept = item.outputs(self.structure, dense)
+        pair = Pair(dense, small, self.sites, kept, dense_results=_dense_results(self, device))
+        envs = InMemory()
+        fitted = batches(self.fitted, device)
+        for place, chunks in enumerate(fitted):
+            envs.save(SMALL, 0, place, {dense.gfs_inputs[0]: self.x(chunks, device)})
+
+        def sum_up(visit: Visit) -> Sums:
+            tick()
+            return sum_chunks(lambda place: pair.sums(visit, place, envs), range(len(fitted)))
+
+        sweep(pair, sum_up, repeats=0, on_site=lambda stage: envs.drop(SMALL, stage))
+
+        def compare(chunks: Sequence[int], known: Tensor) -> tuple[float, int]:
+            with torch.no_grad():
+                return _divergence(known, small(self.x(chunks, device)))
+
+        compared = batches(self.compared, device)
+        with one_thread_each() as pool:
+            parts = list(pool.map(compare, compared, _dense_outputs(self, device)))
+        return sum(total for total, _ in parts) / sum(count for _, count in parts)
+
+    def x(self, chunks: Sequence[int], device: torch.device) -> Tensor:
+        """Inputs of a few chunks, one below the other; read when they are needed."""
+        return torch.cat([self.workspace.x(chunk) for chunk in chunks]).to(device)
+
+
+def batches(chunks: Sequence[int], device: torch.device) -> list[Sequence[int]]:
+    """Which chunks go through the network together."""
+    count = JOINED.get(device.type, 1)
+    return [chunks[at : at + count] for at in range(0, len(chunks), count)]
+
+
+@functools.lru_cache(maxsize=1)
+def _dense_outputs(task: TrialTask, device: torch.device) -> list[Tensor]:
+    """The dense network's outputs on the samples that are compared."""
+    network = task.workspace.dense(device)
+
+    def run(chunks: Sequence[int]) -> Tensor:
+        with torch.no_grad():
+            found: Tensor = network(task.x(chunks, device))
+            return found
+
+    with one_thread_each() as pool:
+        return list(pool.map(run, batches(task.compared, device)))
+
+
+@functools.lru_cache(maxsize=1)
+def _dense_results(task: TrialTask, device: torch.device) -> dict[int, Results]:
+    """The dense network's streams on the fitted samples, which all trials are aimed at."""
+    network = task.workspace.dense(device)
+    asked = [*(frozenset([site.stream]) for site in task.sites), output_names(network)]
+    stages = make_stages(network, asked)
+
+    def run(chunks: Sequence[int]) -> Results:
+        found: Results = {}
+        results: Results = {network.gfs_inputs[0]: task.x(chunks, device)}
+        for stage, names in zip(stages, asked, strict=True):
+            results = advance(network, stage, results)
+            found |= keep(results, names)
+            results = keep(results, stage.live)
+        return found
+
+    with one_thread_each() as pool:
+        return dict(enumerate(pool.map(run, batches(task.fitted, device))))
+
+
+def _divergence(dense: Tensor, small: Tensor) -> tuple[float, int]:
+    """Summed over a chunk's samples, and their number; outputs without classes: squared error.
+
+    Outputs that are no numbers are infinitely far: NaN would count as less than anything.
+    """
+    if not torch.isfinite(small).all():
+        return math.inf, len(small)
+    if dense.ndim != 2 or dense.shape[1] < 2:
+        difference = (dense.double() - small.double()).square().sum()
+        return float(difference / 2), len(dense)
+    p, q = dense.double().log_softmax(1), small.double().log_softmax(1)
+    return float((p.exp() * (p - q)).sum()), len(dense)

@@ -1,0 +1,1 @@
+"""How workers are started and called: processes of this machine, or Ray actors."""

@@ -1,0 +1,166 @@
+"""Worker processes on this machine, without Ray."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from gfs_dist.runtime.backends.base import PlacementError, WorkerDiedError
+from gfs_dist.runtime.store import Address
+
+LAST_WORDS_S = 1.0
+"""A process that the worker started itself may hold the connection open."""
+
+
+class LocalWorker:
+    """One process; two threads of this one carry calls to it and answers back."""
+
+    def __init__(self, name: str, slot: int, process: subprocess.Popen[bytes], fd: int) -> None:
+        self.name, self.slot, self.process = name, slot, process
+        self._connection = Connection(fd)
+        self._lock = threading.Lock()
+        self._asked: dict[int, Future[Any]] = {}
+        self._count = 0
+        self._death = ""
+        self._outgoing: queue.SimpleQueue[tuple[int, str, tuple[Any, ...]] | None]
+        self._outgoing = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=target, daemon=True, name=f"{name}-io")
+            for target in (self._send, self._receive)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def call(self, method: str, *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._death:
+                future.set_exception(WorkerDiedError(self._death))
+                return future
+            self._count += 1
+            number = self._count
+            self._asked[number] = future
+        self._outgoing.put((number, method, arguments))
+        return future
+
+    def post(self, *arguments: Any) -> None:
+        """Send what is not answered: the arguments of the host's constructor."""
+        self._outgoing.put((0, "", arguments))
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+
+    def join(self) -> None:
+        """Wait for the killed process and for both threads: what still runs when the interpreter
+        ends can end it with an error.
+        """
+        self.process.wait()
+        for thread in self._threads:
+            thread.join(LAST_WORDS_S)
+
+    def _send(self) -> None:
+        while (message := self._outgoing.get()) is not None:
+            try:
+                self._connection.send_bytes(pickle.dumps(message))
+            except OSError:  # the reader tells whoever waits
+                return
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                number, reply = pickle.loads(self._connection.recv_bytes())  # noqa: S301 - own child
+            except (EOFError, OSError):
+                break
+            with self._lock:
+                future = self._asked.pop(number)
+            if reply.error is None:
+                future.set_result(reply.value)
+            else:
+                future.set_exception(reply.error)
+        self._bury()
+
+    def _bury(self) -> None:
+        self.kill()  # a process that closed its socket is of no use
+        code = self.process.wait()
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        with self._lock:
+            self._death = f"process {self.process.pid} ended by {how}"
+            asked, self._asked = self._asked, {}
+        self._outgoing.put(None)
+        for future in asked.values():
+            future.set_exception(WorkerDiedError(self._death))
+        self._connection.close()
+
+
+def module_call(module: str, *words: str) -> dict[str, Any]:
+    """``args`` and ``env`` of ``python -m MODULE WORDS``, for :mod:`subprocess`.
+
+    It looks for modules where this process does, not in the current folder (``-P``).
+    """
+    path = os.pathsep.join(p or str(Path.cwd()) for p in sys.path)
+    return {
+        "args": [sys.executable, "-P", "-m", module, *words],
+        "env": {**os.environ, "PYTHONPATH": path},
+    }
+
+
+class LocalLauncher:
+    """Starts :mod:`~gfs_dist.runtime.backends.local_worker`; a user's main module is not run again.
+
+    Args:
+        device: passed through.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._workers: list[LocalWorker] = []
+        # Linux ends a worker with the thread that started it, so this thread must last.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
+
+    def open(self, num_workers: int) -> int:
+        return num_workers
+
+    def start(self, name: str, slot: int, address: Address) -> LocalWorker:
+        try:
+            worker = self._starter.submit(self._start, name, slot).result()
+        except OSError as error:
+            raise PlacementError(f"worker process {slot} could not be started: {error}") from error
+        worker.post(address, name)
+        self._workers.append(worker)
+        return worker
+
+    def _start(self, name: str, slot: int) -> LocalWorker:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            words = (str(theirs.fileno()), str(os.getpid()))
+            process = subprocess.Popen(
+                **module_call("gfs_dist.runtime.backends.local_worker", *words),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is the coordinator's to handle
+            )
+            return LocalWorker(name, slot, process, ours.detach())
+
+    def share(self, payload: bytes) -> bytes:
+        return payload
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+        for worker in self._workers:
+            worker.join()
+        self._starter.shutdown()

@@ -1,0 +1,392 @@
+"""Workers as Ray actors: on a Ray cluster that exists, or on one embedded in this process.
+
+The actors are placed together and live as long as the runtime; Ray restarts none of them, since
+a restarted actor would come back without its group and state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else workers get a copy of the venv
+import ray
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, RayError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from gfs_dist.errors import InputError, WorkersLostError
+from gfs_dist.runtime.backends.base import PlacementError, WorkerDiedError
+from gfs_dist.runtime.messages import Identity
+from gfs_dist.runtime.spec import RuntimeSpec
+from gfs_dist.runtime.store import Address
+from gfs_dist.urls import check_ray_address
+
+OBJECT_STORE_BYTES = 256 * 2**20
+FOLDER = "gfs-ray-"
+AUTH_MODES = ("token", "disabled")
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""The variable by which Ray tells the driver of a submitted job of its folder."""
+OTHER_CLUSTER = "WrongClusterID"
+"""How Ray says that behind the same address there is another cluster now."""
+STARTED_AGAIN = (
+    "the Ray cluster was started again while this ran, and its workers are gone; resume=RUN_DIR "
+    "goes on"
+)
+_LOG = logging.getLogger(__name__)
+
+
+def _actor_class() -> Any:
+    """The actor. Ray sends a class that is made in a function by value, so it can mend the
+    module search path of a worker before anything of ours is imported there.
+    """
+
+    class RankActor:
+        def __init__(self, path: list[str], address: Address, name: str) -> None:
+            import sys
+            from pathlib import Path
+
+            sys.path += [p for p in path if p not in sys.path and Path(p).exists()]
+            import ray
+
+            from gfs_dist.runtime.worker import RankHost
+
+            self.host = RankHost(address, name, ray.get_runtime_context().get_node_id())
+
+        def handle(self, method: str, *arguments: Any) -> Any:
+            return self.host.handle(method, *arguments)
+
+    return RankActor
+
+
+class RayWorker:
+    """One actor."""
+
+    def __init__(self, name: str, slot: int, actor: Any, node: str) -> None:
+        self.name, self.slot = name, slot
+        self._actor, self._node = actor, node
+        self._pid: int | None = None
+        self._lock = threading.Lock()
+        self._asked: set[Future[Any]] = set()
+        self._killed = False
+
+    def call(self, method: str, *arguments: Any) -> Future[Any]:
+        answer: Future[Any] = Future()
+        with self._lock:
+            if self._killed:
+                answer.set_exception(WorkerDiedError(f"actor {self.name} was ended"))
+                return answer
+            self._asked.add(answer)
+        reply = self._actor.handle.remote(method, *arguments).future()
+        reply.add_done_callback(lambda done: self._answer(answer, done))
+        return answer
+
+    def kill(self) -> None:
+        with self._lock:
+            self._killed = True
+            asked, self._asked = self._asked, set()
+        # Ray takes five seconds to end a stopped process; on this machine there is a faster way.
+        if self._pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+        with _gone_with_its_cluster():
+            ray.kill(self._actor, no_restart=True)
+        for answer in asked:
+            answer.set_exception(WorkerDiedError(f"actor {self.name} was ended"))
+
+    def _answer(self, answer: Future[Any], done: Future[Any]) -> None:
+        with self._lock:
+            if answer not in self._asked:
+                return
+            self._asked.discard(answer)
+        error = done.exception()
+        if isinstance(error, RayActorError):
+            answer.set_exception(WorkerDiedError(_first_line(error)))
+        elif _is_of_other_cluster(error):
+            answer.set_exception(WorkersLostError(STARTED_AGAIN))
+        elif error is not None:
+            answer.set_exception(error)
+        elif (reply := done.result()).error is not None:
+            answer.set_exception(reply.error)
+        else:
+            if isinstance(reply.value, Identity) and reply.value.node == self._node:
+                self._pid = reply.value.pid
+            answer.set_result(reply.value)
+
+
+class RayLauncher:
+    """Places actors on a cluster.
+
+    The cluster is, in this order: one that this process has joined already (it is left running),
+    ``spec.address``, Ray's own ``RAY_ADDRESS``, an embedded one that ends with :meth:`close`.
+    """
+
+    def __init__(self, spec: RuntimeSpec) -> None:
+        self.spec = spec
+        self._embedded: EmbeddedRay | None = None
+        self._joined = False
+        address = spec.address or os.environ.get("RAY_ADDRESS")
+        if not ray.is_initialized():
+            if address:
+                join_cluster(address)
+                self._joined = True
+            else:
+                self._embedded = EmbeddedRay(spec.workers + spec.spares)
+            _print_messages(False)
+        self.host = ray.util.get_node_ip_address()
+        self._node = ray.get_runtime_context().get_node_id()
+        self._group: PlacementGroup | None = None
+        self._workers: list[RayWorker] = []
+        self._actor = ray.remote(_actor_class())
+        gpus = ray.cluster_resources().get("GPU", 0)
+        if spec.device == "cuda" and not gpus:
+            self.close()
+            raise InputError("device: found 'cuda', but the Ray cluster has no GPU; accepted 'cpu'")
+        self._gpus = spec.device == "cuda" or (spec.device == "auto" and gpus >= spec.workers)
+        self.device = "cuda" if self._gpus else "cpu"
+
+    def open(self, num_workers: int) -> int:
+        cpus = ray.cluster_resources().get("CPU", 0.0)
+        share = min(1.0, int(100 * cpus / num_workers) / 100)
+        bundle = {"CPU": share} if share > 0 else {"CPU": 0.01}
+        if self._gpus:
+            bundle["GPU"] = 1.0
+        if self._place(bundle, num_workers):
+            return num_workers
+        free = ray.available_resources()
+        room = min(int(free.get(kind, 0.0) / need) for kind, need in bundle.items())
+        for fewer in range(min(room, num_workers - 1), 0, -1):
+            if self._place(bundle, fewer):
+                return fewer
+        raise PlacementError(
+            f"workers: no room for one on the Ray cluster within {self.spec.placement_timeout_s:g} "
+            f"s (each needs {bundle}); see `ray status`"
+        )
+
+    def _place(self, bundle: dict[str, float], num_workers: int) -> bool:
+        """Reserve places for so many; waits its turn where others hold what is enough for all."""
+        group = self._group = placement_group([bundle] * num_workers, strategy="PACK")
+        told = False
+        while True:
+            try:
+                ray.get(group.ready(), timeout=self.spec.placement_timeout_s)
+            except GetTimeoutError:
+                if self._embedded is not None or _room_of_nodes(bundle) < num_workers:
+                    remove_placement_group(group)
+                    self._group = None
+                    return False
+                if not told:
+                    _LOG.warning("waiting for room: other jobs hold the cluster")
+                    told = True
+            else:
+                return True
+
+    def start(self, name: str, slot: int, address: Address) -> RayWorker:
+        assert self._group is not None
+        bundle = self._group.bundle_specs[slot]
+        options = self._actor.options(
+            num_cpus=bundle["CPU"],
+            num_gpus=bundle.get("GPU", 0),
+            max_restarts=0,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=slot
+            ),
+        )
+        try:
+            actor = options.remote([p or str(Path.cwd()) for p in sys.path], address, name)
+        except AuthenticationError as error:
+            if _is_of_other_cluster(error):
+                raise WorkersLostError(STARTED_AGAIN) from error
+            raise
+        worker = RayWorker(name, slot, actor, self._node)
+        self._workers.append(worker)
+        return worker
+
+    def share(self, payload: bytes) -> Any:
+        return ray.put(payload)
+
+    def close(self) -> None:
+        if ray.is_initialized():
+            for worker in self._workers:
+                worker.kill()
+            if self._group is not None:
+                with _gone_with_its_cluster():
+                    remove_placement_group(self._group)
+        if self._embedded is not None:
+            self._embedded.close()
+        elif self._joined:
+            ray.shutdown()
+        if self._embedded is not None or self._joined:
+            _print_messages(True)
+
+
+class EmbeddedRay:
+    """A Ray of this process's own: no dashboard, its own token, its own folder, nothing left.
+
+    Args:
+        num_workers: workers that it will hold.
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        _sweep()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-"))
+        token = self.folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        paths = [*(p or str(Path.cwd()) for p in sys.path)]
+        ours = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PYTHONPATH": os.pathsep.join(paths),
+        }
+        self._before = {key: os.environ.get(key) for key in ours}
+        os.environ.update(ours)
+        _read_environment_again()
+        try:
+            with _sigterm_kept():
+                ray.init(
+                    address="local",
+                    job_config=_job_config(),
+                    num_cpus=num_workers,
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(self.folder),
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End its processes, remove its folder, restore the environment."""
+        ray.shutdown()
+        for key, value in self._before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+        _read_environment_again()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _is_of_other_cluster(error: BaseException | None) -> bool:
+    return isinstance(error, AuthenticationError) and OTHER_CLUSTER in str(error)
+
+
+@contextlib.contextmanager
+def _gone_with_its_cluster() -> Iterator[None]:
+    """Around the end of what the cluster holds: one that was started again holds it no more."""
+    try:
+        yield
+    except AuthenticationError as error:
+        if not _is_of_other_cluster(error):
+            raise
+
+
+def _room_of_nodes(bundle: dict[str, float]) -> int:
+    """How many bundles the nodes that are alive could hold if nobody else used them."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(min(int(n.get(kind, 0) / need) for kind, need in bundle.items()) for n in nodes)
+
+
+def _sweep() -> None:
+    """Remove what embedded Rays left whose process was killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*-*"):
+        pid = folder.name.removeprefix(FOLDER).split("-")[0]
+        if pid.isdigit() and folder.stat().st_uid == os.getuid() and not _runs(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def _read_environment_again() -> None:
+    """Ray reads its mode of authentication once, when imported, and a token when first needed;
+    there is no public way to change that.
+    """
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _print_messages(wanted: bool) -> None:
+    """Ray prints a paragraph on standard output for every worker that dies, whatever
+    ``log_to_driver`` says; its debugger silences it by this switch.
+    """
+    ray._private.worker._worker_logs_enabled = wanted  # noqa: SLF001 - there is no public way
+
+
+def _job_config() -> Any:
+    """Workers search for modules where this process does, see :func:`_actor_class`. Ray would put
+    the current folder, which may be anybody's, before all else, but for jobs of its client; there
+    is no public way to say so. A submitted job has its own folder, with the user's own code.
+    """
+    return ray.job_config.JobConfig(_client_job=SUBMITTED not in os.environ)
+
+
+def join_cluster(address: str) -> None:
+    """Connect to a Ray cluster that runs.
+
+    Raises:
+        InputError: nobody answers there (Ray itself would try for minutes), or it is not said
+            whether the cluster asks for a token (Ray would then show none).
+        PlacementError: Ray refused.
+    """
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or address  # as Ray has it
+    check_ray_address(address)
+    if os.environ.get("RAY_AUTH_MODE") not in AUTH_MODES:
+        raise InputError(
+            "runtime.address: RAY_AUTH_MODE is not set; set it to token and RAY_AUTH_TOKEN_PATH to "
+            "the file of the cluster's token (gfs up prints both), or to disabled for a cluster "
+            "without one, on which whoever reaches it can run code"
+        )
+    try:
+        with _sigterm_kept():
+            ray.init(
+                address=address,
+                job_config=_job_config(),
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+    except ConnectionError as error:
+        raise PlacementError(
+            f"Ray cluster at {address}: {_first_line(error)}; is its token that of "
+            "RAY_AUTH_TOKEN_PATH?"
+        ) from error
+    except (RuntimeError, RayError) as error:
+        raise PlacementError(f"Ray cluster at {address}: {' '.join(str(error).split())}") from error
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Put back the handler of SIGTERM: Ray's dumps the stack and exits where ours interrupts."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,1 @@
+"""The losses that a search lowers, and how each is evaluated fast."""

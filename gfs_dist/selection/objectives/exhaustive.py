@@ -1,0 +1,143 @@
+"""The oracle: every candidate's loss from scratch at every step. Slow and obvious.
+
+Used by the tests and by ``verify=true``; any loss, either rule for step sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gfs_dist.selection.objectives.contributions import TILE_NUMBERS, Deviations, check_finite
+from gfs_dist.selection.objectives.losses import Loss
+from gfs_dist.selection.objectives.owned_candidates import OwnCandidates
+from gfs_dist.selection.step_sizes import StepSizeRule, Uniform, quantise
+
+
+class Exhaustive(OwnCandidates):
+    """Holds the current output ``u`` and evaluates ``L[(1 - g) u + g psi_i]`` for every i.
+
+    Args:
+        source: contributions as the loss sees them.
+        loss: the loss of an output.
+        own: global indices of the own candidates.
+        weights: rule for step sizes.
+        replacement: whether a candidate may be picked again.
+    """
+
+    def __init__(
+        self,
+        source: Deviations,
+        loss: Loss,
+        own: Tensor,
+        weights: StepSizeRule,
+        replacement: bool,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(source.num_candidates, own, weights, replacement)
+        self._source, self._measure, self._tick = source, loss, tick
+        length = source.num_samples * source.num_outputs
+        self._output = torch.zeros(length, dtype=torch.float64, device=source.device)
+        self._rows = max(1, TILE_NUMBERS // length)
+        self._step_sizes = torch.zeros(len(own), dtype=torch.float64)
+        self._spread = 0.0
+        for part in self.own.split(self._rows):
+            tile = self._contributions(part)
+            check_finite(tile, tile.square().sum(1), part, 0, source.num_outputs)
+            tick()
+
+    def _contributions(self, candidates: Tensor) -> Tensor:
+        return self._source.tile(candidates, 0, self._source.num_samples)
+
+    def magnitude(self, loss: float) -> float:
+        return self._measure.magnitude(loss, self._spread)
+
+    def scores(self) -> Tensor:
+        if len(self.own) == 0:
+            return torch.empty(0, dtype=torch.float64)
+        scores = []
+        for n, part in enumerate(self.own.split(self._rows)):
+            values, steps = evaluate(
+                self._measure,
+                self._output,
+                self._contributions(part) - self._output,
+                self.weights,
+                self.position + 1,
+            )
+            scores.append(values)
+            self._step_sizes[n * self._rows : n * self._rows + len(part)] = steps
+            self._tick()
+        return self.exclude(torch.cat(scores))
+
+    def score(self, pick: int) -> float:
+        direction = self._contributions(torch.tensor([pick])) - self._output
+        k = self.position + 1
+        return float(evaluate(self._measure, self._output, direction, self.weights, k)[0])
+
+    def step_size(self, pick: int) -> float:
+        place = self.place(pick)
+        assert place is not None, "only the owner knows a step size"
+        return float(self._step_sizes[place])
+
+    def column(self, pick: int, k: int) -> Tensor | None:
+        if self.place(pick) is None:
+            return torch.empty_like(self._output)
+        return self._contributions(torch.tensor([pick]))[0].contiguous()
+
+    def add(self, pick: int, column: Tensor | None, step_size: float, loss: float) -> None:
+        assert column is not None, "a pick travels with its contribution"
+        length = float(column.square().sum() / self._source.num_samples) ** 0.5
+        self._spread += step_size * (length - self._spread)
+        self._output += step_size * (column - self._output)
+        self.advance(pick)
+
+
+def evaluate(
+    loss: Loss, output: Tensor, directions: Tensor, weights: StepSizeRule, k: int
+) -> tuple[Tensor, Tensor]:
+    """Loss after adding each candidate as pick ``k``, and its step size.
+
+    ``directions`` are the rows ``psi_i - output``.
+    """
+    if isinstance(weights, Uniform) or k == 1:
+        ones = torch.ones(len(directions), dtype=torch.float64, device=output.device)
+        steps = weights.step_sizes(k, ones, ones)
+    else:
+        steps = line_search(loss, output, directions)
+    return loss.values(torch.addcmul(output, steps.unsqueeze(1), directions)), steps
+
+
+def line_search(loss: Loss, output: Tensor, directions: Tensor) -> Tensor:
+    """The step size in [0, 1] at which the loss along each direction is least: (rows,).
+
+    Closed form for the squared loss. Else safeguarded Newton on the derivative, which is
+    increasing since the loss is convex, kept inside a shrinking bracket.
+    """
+    if loss.name == "squared":
+        slope = directions @ loss.gradient(output)
+        curvature = loss.curvatures(output, directions)
+        best = torch.where(curvature > 0, -slope / curvature, (slope < 0).double())
+        return quantise(best.clamp(0.0, 1.0))
+    steps = [_newton(loss, output, direction) for direction in directions]
+    return quantise(torch.tensor(steps, dtype=torch.float64, device=output.device))
+
+
+def _newton(loss: Loss, output: Tensor, direction: Tensor) -> float:
+    low, high, step = 0.0, 1.0, 0.5
+    if float(loss.gradient(output + direction) @ direction) <= 0.0:
+        return 1.0
+    if float(loss.gradient(output) @ direction) >= 0.0:
+        return 0.0
+    for _ in range(60):
+        at = output + step * direction
+        slope = float(loss.gradient(at) @ direction)
+        low, high = (step, high) if slope < 0.0 else (low, step)
+        curvature = float(loss.curvatures(at, direction.unsqueeze(0)))
+        newton = step - slope / curvature if curvature > 0.0 else 0.5 * (low + high)
+        following = newton if low < newton < high else 0.5 * (low + high)
+        if abs(following - step) < 1e-11:
+            return following
+        step = following
+    return step

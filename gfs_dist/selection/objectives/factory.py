@@ -1,0 +1,174 @@
+"""From names (loss, method, weights) to the objective of one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gfs_dist.errors import InputError, ShapeError
+from gfs_dist.selection.objective import ROUNDING, Objective
+from gfs_dist.selection.objectives.contributions import (
+    Contributions,
+    Deviations,
+    check_target,
+    chunks,
+)
+from gfs_dist.selection.objectives.exhaustive import Exhaustive
+from gfs_dist.selection.objectives.gram_columns import (
+    METHODS,
+    Moments,
+    check_moments,
+    choose_method,
+    make_columns,
+    memory_needed,
+)
+from gfs_dist.selection.objectives.losses import Loss, make_loss
+from gfs_dist.selection.objectives.screened import Screened
+from gfs_dist.selection.objectives.squared import Squared
+from gfs_dist.selection.step_sizes import WEIGHTS
+from gfs_dist.selection.stop import Stop
+
+LOSSES = ("squared", "bce", "cross_entropy")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to search for; plain words, the same on every rank.
+
+    Attributes:
+        loss: one of ``LOSSES``.
+        method: squared: ``panel``, ``lazy``, ``streaming``, ``exhaustive``; others:
+            ``screened``, ``exhaustive``. ``auto`` is settled by :func:`settle` before ranks
+            start, since all of them must use the same.
+        weights: ``uniform`` or ``line_search``.
+        replacement: whether a candidate may be picked again.
+    """
+
+    loss: str = "squared"
+    method: str = "auto"
+    weights: str = "uniform"
+    replacement: bool = True
+
+    def __post_init__(self) -> None:
+        methods = ("auto", *(METHODS if self.loss == "squared" else ("screened",)), "exhaustive")
+        for name, found, accepted in (
+            ("loss", self.loss, LOSSES),
+            ("weights", self.weights, tuple(WEIGHTS)),
+            ("method", self.method, methods),
+        ):
+            if found not in accepted:
+                raise InputError(f"{name}: found {found!r}, accepted {', '.join(accepted)}")
+
+
+def settle(
+    recipe: Recipe, source: Contributions, num_ranks: int, stop: Stop, memory_bytes: int
+) -> tuple[Recipe, str]:
+    """The recipe with ``auto`` replaced by a method, and why."""
+    method, reason = recipe.method, "as asked"
+    if method == "auto" and recipe.loss == "squared":
+        method, reason = choose_method(source, num_ranks, stop, memory_bytes, recipe.replacement)
+    elif method == "auto":
+        method, reason = "screened", "exact, most candidates are ruled out by bounds"
+    needed = memory_needed(source, num_ranks, stop)[method]
+    reason = f"{method}: {reason}; memory a rank {_mib(needed)} of {_mib(memory_bytes)}"
+    if needed > memory_bytes:
+        reason += ": it may not fit, more workers or precision=float32 need less"
+    return Recipe(recipe.loss, method, recipe.weights, recipe.replacement), reason
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.0f} MiB"
+
+
+def make_objective(
+    recipe: Recipe,
+    source: Contributions,
+    target: Tensor,
+    own: Tensor,
+    tick: Callable[[], None] = lambda: None,
+) -> Objective:
+    """The objective of a rank that owns ``own`` (int64, sorted).
+
+    Args:
+        recipe: a settled one.
+        source: contributions of all candidates.
+        target: (samples,) or (samples, outputs); class numbers (samples,) for cross_entropy.
+        tick: called after every tile of the set-up, to show that it goes on.
+
+    Raises:
+        ShapeError, NonFiniteError, InputError: as the message says.
+    """
+    weights = WEIGHTS[recipe.weights]
+    loss, deviations = _loss_and_deviations(recipe, source, target)
+    if recipe.loss == "squared" and recipe.method in METHODS:
+        columns = make_columns(recipe.method, deviations, own, tick)
+        return Squared(columns, weights, recipe.replacement)
+    kinds: dict[str, Callable[..., Objective]] = {"screened": Screened, "exhaustive": Exhaustive}
+    assert recipe.method in kinds, f"method {recipe.method!r} is not settled"
+    return kinds[recipe.method](deviations, loss, own, weights, recipe.replacement, tick)
+
+
+def dense_loss(recipe: Recipe, source: Contributions, target: Tensor) -> float:
+    """Loss of the mean of all contributions. Args and errors: as :func:`make_objective`."""
+    loss, deviations = _loss_and_deviations(recipe, source, target)
+    means = [deviations.tile(None, start, stop).mean(0) for start, stop in chunks(deviations)]
+    return float(loss.values(torch.cat(means).unsqueeze(0)))
+
+
+def _loss_and_deviations(
+    recipe: Recipe, source: Contributions, target: Tensor
+) -> tuple[Loss, Deviations]:
+    if recipe.loss == "cross_entropy":
+        if tuple(target.shape) != (source.num_samples,):
+            raise ShapeError(
+                f"target: found shape {tuple(target.shape)}, accepted ({source.num_samples},) "
+                "class numbers"
+            )
+        flat = target.to(source.device, torch.float64)
+    else:
+        flat = check_target(target, source)
+    loss = make_loss(recipe.loss, flat, source.num_samples, source.num_outputs)
+    return loss, Deviations(source, loss.shift)
+
+
+def moments_objective(
+    recipe: Recipe,
+    gram: Tensor,
+    correlation: Tensor,
+    energy: float,
+    own: Tensor,
+    *,
+    rounding: float = ROUNDING,
+) -> Objective:
+    """The squared objective from anybody's moments of all candidates, divided by the samples.
+
+    Args:
+        gram, correlation: (n, n) and (n,).
+        rounding: of a moment, relative to its terms.
+
+    Raises:
+        ShapeError, NonFiniteError, InputError: they cannot be moments.
+    """
+    if not energy >= 0 or energy == torch.inf:
+        raise InputError(f"energy: found {energy}, accepted a finite number of 0 or more")
+    gram, correlation = gram.double(), correlation.double()
+    check_moments(gram, correlation, energy, rounding)
+    whole = len(own) == len(gram)
+    columns = gram if whole else gram[:, own.to(gram.device)]
+    return panel_objective(recipe, columns, correlation, energy, own)
+
+
+def panel_objective(
+    recipe: Recipe, columns: Tensor, correlation: Tensor, energy: float, own: Tensor
+) -> Objective:
+    """The squared objective from a rank's own Gram columns.
+
+    Args:
+        columns: float64 (n, num_own).
+        correlation: float64 (n,), of all candidates.
+    """
+    moments = Moments(columns, correlation, energy, own)
+    return Squared(moments, WEIGHTS[recipe.weights], recipe.replacement)

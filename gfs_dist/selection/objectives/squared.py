@@ -1,0 +1,102 @@
+"""Squared loss in Gram form: ``L = |v|^2 / (2 m)`` over m samples, ``v`` the mean deviation.
+
+Coefficients sum to 1, so the output less the target is the same combination of the deviations
+``psi_i = phi_i - y`` that the output is of the contributions ``phi_i`` (PAPER: equations 9-11,
+residual and Gram form). The target and a common offset are gone before anything is multiplied.
+With inner products divided by m, ``c_i = <psi_i, v>``, ``D_i = |psi_i|^2``,
+``G_ij = <psi_i, psi_j>`` and ``E = <v, v> = 2 L``:
+
+    slope_i     = <v, psi_i - v>  = c_i - E
+    curvature_i = |psi_i - v|^2   = D_i - 2 c_i + E
+    L after i   = L + g slope_i + g^2 curvature_i / 2     (g = 1 at the first pick: D_i / 2)
+    c           <- c + g (G_:j - c)                       after pick j
+
+The methods differ only in how they obtain the Gram column ``G_:j`` (``columns.py``).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gfs_dist.selection.communicator import Communicator
+from gfs_dist.selection.objectives.gram_columns import Columns
+from gfs_dist.selection.objectives.owned_candidates import OwnCandidates
+from gfs_dist.selection.step_sizes import StepSizeRule
+
+
+class Squared(OwnCandidates):
+    """The squared loss for the candidates that ``columns`` were set up for.
+
+    Args:
+        columns: Gram columns and their diagonal, of the own candidates.
+        weights: rule for step sizes.
+        replacement: whether a candidate may be picked again.
+    """
+
+    def __init__(self, columns: Columns, weights: StepSizeRule, replacement: bool) -> None:
+        super().__init__(columns.num_candidates, columns.own, weights, replacement)
+        self.columns = columns
+        self._loss = self._spread = 0.0
+        self._inner = torch.zeros_like(columns.diagonal)
+        self._step_sizes = self._inner
+        self._lengths = torch.empty(0)
+
+    def join(self, communicator: Communicator) -> None:
+        """Learn the length of every candidate, ``sqrt(D_i)``, from the rank that owns it."""
+        lengths = torch.full((self.num_candidates,), torch.inf, dtype=torch.float64)
+        lengths[self.own] = self.columns.diagonal.sqrt().cpu()
+        self._lengths = communicator.minimum(lengths)
+
+    def magnitude(self, loss: float) -> float:
+        return squared_magnitude(loss, self._spread, self.columns.offset)
+
+    def scores(self) -> Tensor:
+        slope = self._inner - 2 * self._loss
+        curvature = torch.add(self.columns.diagonal, self._inner, alpha=-2.0)
+        curvature += 2 * self._loss
+        curvature.clamp_(min=0.0)
+        steps = self.weights.step_sizes(self.position + 1, slope, curvature)
+        self._step_sizes = steps
+        slope += (steps * curvature).mul_(0.5)
+        # A loss that is zero may come out as rounding below it.
+        return self.exclude(slope.mul_(steps).add_(self._loss).clamp_(min=0.0))
+
+    def score(self, pick: int) -> float:
+        place = self.place(pick)
+        assert place is not None, "only the owner scores a pick"
+        return float(self.scores()[place])
+
+    def step_size(self, pick: int) -> float:
+        place = self.place(pick)
+        assert place is not None, "only the owner knows a step size"
+        return float(self._step_sizes[place])
+
+    def column(self, pick: int, k: int) -> Tensor | None:
+        return self.columns.share(pick, self.place(pick), self.is_first(pick, k))
+
+    def add(self, pick: int, column: Tensor | None, step_size: float, loss: float) -> None:
+        self._inner += step_size * (self.columns.gram(pick, column) - self._inner)
+        self._spread += step_size * (float(self._lengths[pick]) - self._spread)
+        # Not accumulated: the loss is what all ranks agreed on.
+        self._loss = loss
+        self.advance(pick)
+
+
+def squared_magnitude(loss: float, spread: float, offset: float = 0.0) -> float:
+    """Terms that make up a squared loss: ``(2 S + sqrt(2 loss) + 6 offset)^2 / 2``.
+
+    A score is ``|(1 - g) v + g psi_i|^2 / 2`` multiplied out, ``v = sum_j w_j psi_j`` over the
+    picks; every inner product is off by no more than ``gamma`` times the product of the lengths,
+    so all of it by ``gamma ((1 - g) S + g |psi_i|)^2 / 2`` with the spread ``S = sum_j w_j
+    |psi_j|``. A candidate with this loss has ``g |psi_i| <= (1 - g) |v| + sqrt(2 loss)``, and
+    ``|v| <= S``. At the first pick that leaves the loss itself.
+
+    Args:
+        spread: ``S``, root mean square over samples; 0 before the first pick.
+        offset: root mean square of the target where the inner products are not those of
+            deviations: each length is then up to twice this longer.
+    """
+    return (2 * spread + math.sqrt(2 * max(loss, 0.0)) + 6 * offset) ** 2 / 2

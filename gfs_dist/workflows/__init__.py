@@ -1,0 +1,1 @@
+"""What jobs share: plans, run folders, training, measuring, results."""

@@ -1,0 +1,180 @@
+"""What jobs on deep networks share: images, networks by their keys, and what fits together."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gfs_dist import data, networks
+from gfs_dist.config import commands as schema
+from gfs_dist.data import DataSpec, Images
+from gfs_dist.errors import CheckpointError, ConfigError, ShapeError
+from gfs_dist.files import checkpoint
+from gfs_dist.networks.storage.store import ARCHITECTURE
+from gfs_dist.pruning.calibration.batches import WRAP
+
+ORIGIN = ("model", "num_classes", "in_channels", "factory", "kwargs")
+
+
+@functools.lru_cache(maxsize=1)
+def read_images(spec: DataSpec) -> Images:
+    """Both splits; read once a process."""
+    return data.load_images(spec)
+
+
+def describe(model: schema.Model, images: Images) -> dict[str, Any]:
+    """The architecture that the keys ``model.*`` name, with what the data decides of it.
+
+    Raises:
+        ConfigError: they name none, as where a folder is to say itself what it holds.
+    """
+    if isinstance(model, schema.Stored):
+        raise ConfigError(f"model: found {model.name}, accepted here the name of a network")
+    if isinstance(model, schema.Custom):
+        return {"model": "custom", "factory": model.factory, "kwargs": dict(model.kwargs)}
+    return {
+        "model": model.name,
+        "num_classes": images.num_classes,
+        "in_channels": images.x_train.shape[1],
+    }
+
+
+def architecture_of(place: Path, model: schema.Model, images: Images) -> dict[str, Any]:
+    """What a stored network says of itself; of a bare state dict the keys ``model.*`` do.
+
+    Raises:
+        CheckpointError: what it says cannot be read.
+        ConfigError: a bare state dict, and the keys name no deep network.
+    """
+    if (place / ARCHITECTURE).is_file():
+        return checkpoint.read_json(place / ARCHITECTURE)
+    if place.is_dir():
+        return checkpoint.read_json(place / checkpoint.STATE).get("architecture") or {}
+    if isinstance(model, schema.TwoLayer):
+        raise ConfigError(f"model: found {model.name}, accepted is the deep network of {place}")
+    return describe(model, images)
+
+
+def origin_of(architecture: dict[str, Any]) -> dict[str, Any] | None:
+    """What :func:`gfs_dist.networks.save` is told of where a network came from.
+
+    A network that was read from its graph is stored by it again: the factory that its file may
+    name was not called, and nobody has said that it may be.
+    """
+    if "graph" in architecture:
+        return None
+    return {key: architecture[key] for key in ORIGIN if key in architecture}
+
+
+def fresh_network(architecture: dict[str, Any], seed: int) -> nn.Module:
+    """A described network with weights drawn from ``seed`` alone.
+
+    Raises:
+        ConfigError: there is no such network, or its factory raises.
+    """
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        if architecture["model"] == "custom":
+            return networks.make_custom(architecture["factory"], architecture["kwargs"])
+        return networks.make(
+            architecture["model"], architecture["num_classes"], architecture["in_channels"]
+        )
+
+
+def read_network(path: Path, model: schema.Model, images: Images) -> nn.Module:
+    """One deep network, whatever it is stored as (see ``find_checkpoints``), on the CPU.
+
+    Args:
+        path: a ``models/NAME`` or checkpoint folder, which describe themselves, or a state dict.
+        model: the keys ``model.*``: they describe a state dict, and name the factory that a
+            folder may ask for.
+        images: decide the number of outputs and channels of a bare state dict.
+
+    Raises:
+        CheckpointError: damaged, unsafe, NaN, or not the described network.
+        ConfigError: a factory that makes no network, another network than the folder's, or one
+            whose factory only the folder names.
+    """
+    factory = model.factory if isinstance(model, schema.Custom) else None
+    if (path / ARCHITECTURE).is_file():
+        _refuse_another(model, checkpoint.read_json(path / ARCHITECTURE), path)
+        return networks.load(path, factory=factory)
+    found = checkpoint.load(path)
+    if not path.is_dir():
+        network = fresh_network(describe(model, images), 0)
+        networks.load_state(network, found.tensors, path)
+        return network.eval()
+    architecture = found.state.get("architecture")
+    architecture = architecture if isinstance(architecture, dict) else {}
+    _refuse_another(model, architecture, path)
+    try:
+        return networks.load_tensors(
+            architecture,
+            found.tensors,
+            path / checkpoint.MODEL,
+            factory=factory,
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{path / checkpoint.STATE}: {error}") from error
+
+
+def _refuse_another(model: schema.Model, architecture: dict[str, Any], path: Path) -> None:
+    """Do nothing unless the keys ``model.*`` name another network than the folder's own words, or
+    none where the folder, which may be anybody's, names code.
+
+    Two-layer networks are the default, said by nobody; a graph may have any name, and needs no
+    code.
+    """
+    by_code = architecture.get("model") == "custom" and "graph" not in architecture
+    if isinstance(model, schema.TwoLayer | schema.Stored):
+        if by_code:
+            factory = architecture.get("factory")
+            words = shlex.join(["model=custom", f"model.factory={factory}"])
+            raise ConfigError(
+                f"model: {path} is made by {factory}, which is imported only if the command line "
+                f"names it too: {words}"
+            )
+        return
+    told = {"model": model.name}
+    if isinstance(model, schema.Custom):
+        told["model.factory"] = model.factory
+    for key, said in told.items():
+        own = architecture.get(key.removeprefix("model."))
+        if own not in (None, "graph", said):
+            accepted = own if by_code else f"{own}, or no model= at all"
+            raise ConfigError(f"{key}: found {said}, but {path} has {own}; accepted {accepted}")
+
+
+def check_fits(network: nn.Module, images: Images, source: str) -> None:
+    """Refuse a network that cannot be asked for the classes of these images.
+
+    Raises:
+        ShapeError: it fails on an input, or gives other than a logit for every class; names
+            ``source``.
+    """
+    example = images.inputs(images.x_test[:1]).to(networks.device_of(network))
+    shape = tuple(example.shape[1:])
+    try:
+        with networks.evaluating(network):
+            logits = network(example)
+    except Exception as error:  # the user's code may raise anything
+        words = str(error).partition("\n")[0]
+        cure = f"; {WRAP}" if isinstance(error, TypeError) else ""
+        raise ShapeError(f"{source}: fails on an input of shape {shape}: {words}{cure}") from error
+    if getattr(logits, "ndim", 0) != 2 or logits.shape[1] < images.num_classes:
+        found = getattr(logits, "shape", None)
+        raise ShapeError(
+            f"{source}: for one input of shape {shape} its output is "
+            f"{type(logits).__name__ if found is None else tuple(found)}, accepted "
+            f"(1, {images.num_classes}), a logit for every class"
+        )
+
+
+def read_for_training(place: Path, model: schema.Model, spec: DataSpec) -> nn.Module:
+    """The network as training takes it: float32, whatever it was pruned in."""
+    return read_network(place, model, read_images(spec)).to(torch.float32).requires_grad_()

@@ -1,0 +1,84 @@
+"""What jobs on two-layer networks share: inputs that ranks can read, and what is measured."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gfs_dist import data, networks
+from gfs_dist.config import commands as schema
+from gfs_dist.config.command_line import data_words, model_words
+from gfs_dist.data import Dataset, DataSpec
+from gfs_dist.errors import ConfigError
+from gfs_dist.networks import TwoLayer
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The training split as a rank reads it: called, it gives ``(x, target)``.
+
+    Attributes:
+        spec: which data.
+        width, activation: of the planted network (synthetic data).
+        objective: decides the target, ``squared`` or ``bce``.
+    """
+
+    spec: DataSpec
+    width: int
+    activation: str
+    objective: str
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        dataset = self.dataset()
+        return dataset.x_train, data.target(dataset.labels_train, self.objective)
+
+    def dataset(self) -> Dataset:
+        """Both splits; read once a process."""
+        return _load(self.spec, self.width, self.activation)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(spec: DataSpec, width: int, activation: str) -> Dataset:
+    return data.load(spec, width=width, activation=networks.find_activation(activation))
+
+
+def two_layer(model: schema.Model) -> schema.TwoLayer:
+    """The keys ``model.*`` of a two-layer network.
+
+    Raises:
+        ConfigError: another network was chosen.
+    """
+    if not isinstance(model, schema.TwoLayer):
+        raise ConfigError(f"model: found {model.name}, accepted here two_layer")
+    return model
+
+
+def data_spec(config: schema.Data) -> DataSpec:
+    """The dataset that a configuration asks for."""
+    names = DataSpec.__dataclass_fields__
+    given = {key: value for key, value in vars(config).items() if key in names}
+    lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+    return DataSpec(**given | lists)
+
+
+def input_words(config: schema.Pretrain | schema.Prune) -> str:
+    """The words of a command line that name the same data and target once more."""
+    words = [data_words(config.data, config.seed), f"objective={config.objective}"]
+    if config.data.name == "synthetic":
+        words.append(model_words(config.model))
+    return " ".join(words)
+
+
+def measure(network: TwoLayer, inputs: Inputs) -> dict[str, float | int]:
+    """Loss on the training split, accuracy on the test split, multiply-adds, parameters."""
+    dataset = inputs.dataset()
+    x, target = inputs()
+    test_target = data.target(dataset.labels_test, inputs.objective)
+    return {
+        "loss": networks.mean_loss(networks.outputs(network, x), target, inputs.objective),
+        "accuracy": networks.accuracy(networks.outputs(network, dataset.x_test), test_target),
+        "macs": networks.macs(network),
+        "params": networks.params(network),
+    }
