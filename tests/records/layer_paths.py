@@ -22,7 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import GreedyPath as Path
+from pathlib import Path
 from typing import Any, Self
 
 import torch

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import GreedyPath as Path
+from pathlib import Path
 
 import pytest
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import GreedyPath as Path
+from pathlib import Path
 
 import pytest
 import torch
