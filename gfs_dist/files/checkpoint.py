@@ -21,7 +21,8 @@ from torch import Tensor
 from gfs_dist._environment import refuse_unsafe_environment
 from gfs_dist.errors import CheckpointError
 from gfs_dist.files import atomic
-from gfs_dist.files.facts import FORMAT, STATE, WEIGHTS, read_json
+from gfs_dist.files.facts import STATE, WEIGHTS, read_json
+from gfs_dist.records import FORMAT
 from gfs_dist.files.fingerprint import fingerprint
 from gfs_dist.runtime.resources import free_memory_bytes
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist.errors import CheckpointError
+from gfs_dist.records import FORMAT
 
-FORMAT = 1
 STATE = "state.json"
 """Of a checkpoint folder."""
 
