@@ -22,8 +22,8 @@ from gfs_dist._environment import refuse_unsafe_environment
 from gfs_dist.errors import CheckpointError
 from gfs_dist.files import atomic
 from gfs_dist.files.facts import STATE, WEIGHTS, read_json
-from gfs_dist.records import FORMAT
 from gfs_dist.files.fingerprint import fingerprint
+from gfs_dist.records import FORMAT
 from gfs_dist.runtime.resources import free_memory_bytes
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
