@@ -27,7 +27,7 @@ from gfs_dist.selection.objectives.factory import (
     settle,
 )
 from gfs_dist.selection.objectives.squared import squared_magnitude
-from gfs_dist.selection.partition import Partition, make_partition
+from gfs_dist.selection.partition import Partition, RankShare, make_partition
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop, default_steps
 
@@ -115,11 +115,7 @@ def select(
         if isinstance(partition, str)
         else Partition(partition).over(workers)
     )
-    if divided.num_candidates != problem.num_candidates:
-        raise InputError(
-            f"partition: found {divided.num_candidates} candidates, "
-            f"accepted {problem.num_candidates}"
-        )
+    divided.require(problem.num_candidates)
     with _travelling(problem, runtime) as packed, open_runtime(spec) as ranks:
         path = ranks.search(packed, stop, divided).path
     if isinstance(problem, MomentsProblem):
@@ -145,9 +141,11 @@ class ArrayProblem:
     num_candidates: int
     recipe: Recipe
 
-    def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
+    def objective(
+        self, share: RankShare, device: torch.device, tick: Callable[[], None]
+    ) -> Objective:
         source = ArrayContributions(_opened(self.contributions).to(device))
-        return make_objective(self.recipe, source, _opened(self.target).to(device), own, tick)
+        return make_objective(self.recipe, source, _opened(self.target).to(device), share.own, tick)
 
     def dense_loss(self) -> float:
         """Loss of the mean of all contributions."""
@@ -171,11 +169,13 @@ class MomentsProblem:
         """Neurons."""
         return len(self.gram)
 
-    def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
+    def objective(
+        self, share: RankShare, device: torch.device, tick: Callable[[], None]
+    ) -> Objective:
         del tick  # nothing is set up
         gram, correlation = self.gram.to(device), self.correlation.to(device)
         return moments_objective(
-            self.recipe, gram, correlation, self.energy, own, rounding=self.rounding
+            self.recipe, gram, correlation, self.energy, share.own, rounding=self.rounding
         )
 
     def dense_loss(self) -> float:

@@ -13,6 +13,7 @@ from gfs_dist.bench.two_layer_cell import Cell, make_data
 from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.objectives.contributions import ArrayContributions
 from gfs_dist.selection.objectives.factory import Recipe, make_objective
+from gfs_dist.selection.partition import RankShare
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,15 @@ class CellProblem:
         """Neurons."""
         return self.cell.neurons
 
-    def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
+    def objective(
+        self, share: RankShare, device: torch.device, tick: Callable[[], None]
+    ) -> Objective:
         contributions, targets = _made(self.cell)
         source = ArrayContributions(contributions.to(device))
         recipe = Recipe(self.cell.objective, self.cell.method)
-        return make_objective(recipe, source, targets[self.cell.objective].to(device), own, tick)
+        return make_objective(
+            recipe, source, targets[self.cell.objective].to(device), share.own, tick
+        )
 
 
 @functools.lru_cache(maxsize=1)

@@ -17,7 +17,6 @@ from gfs_dist.bench.two_layer_cell import Cell
 from gfs_dist.bench.two_layer_search import cell
 from gfs_dist.runtime import Peers, Runtime, Tick
 from gfs_dist.runtime.collectives import GroupCommunicator
-from gfs_dist.runtime.division import Holding, divide
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.stop import Stop
@@ -53,9 +52,9 @@ class LoopExchanges:
 
     def run(self, peers: Peers, device: torch.device, tick: Tick) -> tuple[float, float]:
         """Seconds of exchanges a step: on the rank that comes last to each, and on this one."""
-        partition, stopwatch = divide(self.problem, peers.num_ranks), Stopwatch()
-        holding = Holding.of(partition, peers.rank)
-        objective = holding.objective(self.problem, device, lambda: tick(0))
+        partition = Partition.contiguous(self.problem.num_candidates, peers.num_ranks)
+        objective = self.problem.objective(partition.share(peers.rank), device, lambda: tick(0))
+        stopwatch = Stopwatch()
         path = greedy(objective, self.stop, stopwatch, partition)
         least, own = sum(least_over_ranks(stopwatch.seconds)), sum(stopwatch.seconds)
         return least / len(path), own / len(path)

@@ -13,7 +13,6 @@ from typing import Any, Self
 import torch
 
 from gfs_dist.bench.replay import RankTiming, Record, record, replay
-from gfs_dist.runtime.division import divide
 from gfs_dist.runtime.in_process import InProcessRuntime
 from gfs_dist.runtime.progress import (
     GroupResult,
@@ -23,7 +22,7 @@ from gfs_dist.runtime.progress import (
     OnProgress,
     SearchResult,
 )
-from gfs_dist.runtime.spec import AnyProblem, GroupTask, RuntimeSpec, Task
+from gfs_dist.runtime.spec import GroupTask, Problem, RuntimeSpec, Task
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
@@ -59,7 +58,7 @@ class OneByOne:
 
     def search(
         self,
-        problem: AnyProblem,
+        problem: Problem,
         stop: Stop,
         partition: Partition | None = None,
         *,
@@ -77,7 +76,7 @@ class OneByOne:
         timings = {1: [whole]}
         for ranks in self.ranks:
             if ranks > 1:
-                parts = divide(problem, ranks)
+                parts = Partition.contiguous(problem.num_candidates, ranks)
                 timings[ranks] = [
                     replay(problem, stop, parts, rank, told, self.device) for rank in range(ranks)
                 ]

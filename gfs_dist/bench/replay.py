@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from gfs_dist.errors import PicksDifferError
-from gfs_dist.runtime.division import Holding, divide
 from gfs_dist.runtime.resources import forget_peak, peak_bytes
-from gfs_dist.runtime.spec import AnyProblem
+from gfs_dist.runtime.spec import Problem
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import GreedyPath
@@ -148,15 +147,17 @@ class Replayed(_Clocked):
             )
 
 
-def record(problem: AnyProblem, stop: Stop, device: torch.device) -> tuple[Record, RankTiming]:
+def record(problem: Problem, stop: Stop, device: torch.device) -> tuple[Record, RankTiming]:
     """Search by one rank; what others would have been told, and how long it took."""
     recorder = Recorder()
-    path, timing = _run(problem, stop, divide(problem, 1), recorder, device)
+    path, timing = _run(
+        problem, stop, Partition.contiguous(problem.num_candidates, 1), recorder, device
+    )
     return Record(path, recorder.answers), timing
 
 
 def replay(
-    problem: AnyProblem,
+    problem: Problem,
     stop: Stop,
     partition: Partition,
     rank: int,
@@ -175,7 +176,7 @@ def replay(
 
 
 def _run(
-    problem: AnyProblem,
+    problem: Problem,
     stop: Stop,
     partition: Partition,
     communicator: Recorder | Replayed,
@@ -183,8 +184,7 @@ def _run(
 ) -> tuple[GreedyPath, RankTiming]:
     forget_peak()
     began = time.perf_counter()
-    holding = Holding.of(partition, communicator.rank)
-    objective = holding.objective(problem, device, lambda: None)
+    objective = problem.objective(partition.share(communicator.rank), device, lambda: None)
     _finish(device)
     setup_s = time.perf_counter() - began
     communicator.begin()
@@ -209,7 +209,7 @@ class ReplayTask:
         told: by its record.
     """
 
-    problem: AnyProblem
+    problem: Problem
     stop: Stop
     partition: Partition
     told: Record

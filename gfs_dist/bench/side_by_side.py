@@ -22,7 +22,7 @@ from gfs_dist.pruning.structure.structure import Layer
 from gfs_dist.runtime import Runtime
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objectives.factory import Recipe
-from gfs_dist.selection.partition import Portion
+from gfs_dist.selection.partition import RankShare
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 
@@ -47,7 +47,8 @@ class LayerSearch:
 
     def run(self, layer: Layer, device: torch.device, tick: Callable[[], None]) -> GreedyPath:
         """Its path."""
-        return greedy(self.problem(layer).shared_objective(Portion(), device, tick), self.stop)
+        share = RankShare.whole(layer.num_candidates)
+        return greedy(self.problem(layer).objective(share, device, tick), self.stop)
 
 
 def side_by_side_row(

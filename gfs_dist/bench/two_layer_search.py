@@ -18,6 +18,7 @@ from gfs_dist.bench.two_layer_cell import Cell
 from gfs_dist.runtime import Runtime
 from gfs_dist.runtime.resources import forget_peak, peak_bytes
 from gfs_dist.selection.loop import greedy
+from gfs_dist.selection.partition import RankShare
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 from gfs_dist.workflows.process import use_threads
@@ -158,8 +159,8 @@ def _steps(cell: Cell, device: torch.device, repeats: int) -> tuple[list[float],
     """Seconds of all steps of a search whose set-up is done, some times."""
     seconds = []
     for _ in range(1 + repeats):
-        own = torch.arange(cell.neurons)
-        objective = CellProblem(cell).objective(own, device, lambda: None)
+        share = RankShare.whole(cell.neurons)
+        objective = CellProblem(cell).objective(share, device, lambda: None)
         began = time.perf_counter()
         path = greedy(objective, Stop(cell.picks))
         seconds.append(time.perf_counter() - began)

@@ -33,12 +33,12 @@ from gfs_dist.pruning.structure.discover import find_structure, nothing_to_prune
 from gfs_dist.pruning.structure.structure import Layer, Skipped, Slice, Structure
 from gfs_dist.pruning.structure.trial_removal import rehearse
 from gfs_dist.pruning.widths.costs import Costs, measure_costs
-from gfs_dist.runtime import AnyProblem, Progress, Runtime
+from gfs_dist.runtime import Problem, Progress, Runtime
 from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 
-Found = Callable[[Layer, AnyProblem, float], GreedyPath]
+Found = Callable[[Layer, Problem, float], GreedyPath]
 """Searches a layer; the number is what its losses are compared with between layers."""
 
 MAX_INPUTS = 12_288
@@ -206,7 +206,7 @@ class Pruner:
         """
         wanted = [layer for layer in self.structure.layers if layer.name not in self.paths]
 
-        def found(layer: Layer, problem: AnyProblem, unit: float) -> GreedyPath:
+        def found(layer: Layer, problem: Problem, unit: float) -> GreedyPath:
             with search_of(layer.name):
                 path = self.runtime.search(
                     problem,

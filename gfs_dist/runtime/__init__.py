@@ -28,11 +28,9 @@ from gfs_dist.runtime.progress import (
     SearchResult,
 )
 from gfs_dist.runtime.spec import (
-    AnyProblem,
     GroupTask,
     Problem,
     RuntimeSpec,
-    SharedProblem,
     Task,
     Tick,
 )
@@ -42,7 +40,6 @@ from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 
 __all__ = [
-    "AnyProblem",
     "Fault",
     "Graph",
     "GroupProgress",
@@ -57,7 +54,6 @@ __all__ = [
     "Runtime",
     "RuntimeSpec",
     "SearchResult",
-    "SharedProblem",
     "Task",
     "Tick",
     "make_graph",
@@ -73,7 +69,7 @@ class Runtime(Protocol):
 
     def search(
         self,
-        problem: AnyProblem,
+        problem: Problem,
         stop: Stop,
         partition: Partition | None = None,
         *,

@@ -12,7 +12,6 @@ from typing import Any, Self
 import torch
 
 from gfs_dist.errors import InputError
-from gfs_dist.runtime.division import Holding, divide
 from gfs_dist.runtime.event_log import Journal, Row
 from gfs_dist.runtime.fault_injection import Fault
 from gfs_dist.runtime.group_journal import GroupJournal
@@ -27,11 +26,11 @@ from gfs_dist.runtime.progress import (
     OnProgress,
     SearchResult,
 )
-from gfs_dist.runtime.spec import AnyProblem, GroupTask, RuntimeSpec, Task
+from gfs_dist.runtime.spec import GroupTask, Problem, RuntimeSpec, Task
 from gfs_dist.runtime.timing import Timing, peak_rss_bytes, summary
 from gfs_dist.runtime.tracker import Tracker
 from gfs_dist.selection.loop import greedy
-from gfs_dist.selection.partition import Partition
+from gfs_dist.selection.partition import Partition, RankShare
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 
@@ -67,7 +66,7 @@ class InProcessRuntime:
 
     def search(
         self,
-        problem: AnyProblem,
+        problem: Problem,
         stop: Stop,
         partition: Partition | None = None,
         *,
@@ -81,8 +80,8 @@ class InProcessRuntime:
         self._begin(tracker)
         tracker.report("setup")
         began = time.perf_counter()
-        whole = Holding.of(divide(problem, 1), 0)
-        objective = whole.objective(problem, self.device, lambda: None)
+        share = RankShare.whole(problem.num_candidates)
+        objective = problem.objective(share, self.device, lambda: None)
         timing = Timing(setup_s=time.perf_counter() - began)
 
         def on_step(_: GreedyPath) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gfs_dist.runtime.division import Holding
 from gfs_dist.runtime.fault_injection import Fault
 from gfs_dist.runtime.graph import Graph
 from gfs_dist.runtime.news import Piece
 from gfs_dist.runtime.timing import Timing
-from gfs_dist.selection.partition import Partition
+from gfs_dist.selection.partition import Partition, RankShare
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 
@@ -54,10 +53,10 @@ class Post:
 
 
 @dataclass(frozen=True)
-class Share:
-    """What a rank is to hold for a search, which will go on at the end of ``path``."""
+class SearchSetup:
+    """What a rank computes in a search that will continue at the end of ``path``."""
 
-    holding: Holding
+    share: RankShare
     path: GreedyPath
 
 

@@ -23,7 +23,7 @@ from gfs_dist.runtime.progress import (
     Progress,
     SearchResult,
 )
-from gfs_dist.runtime.spec import AnyProblem, GroupTask, Task
+from gfs_dist.runtime.spec import GroupTask, Problem, Task
 from gfs_dist.runtime.worker_runtime import WorkersRuntime
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import GreedyPath
@@ -113,7 +113,7 @@ class MeteredRuntime(WorkersRuntime):
 
     def search(
         self,
-        problem: AnyProblem,
+        problem: Problem,
         stop: Stop,
         partition: Partition | None = None,
         *,

@@ -6,10 +6,9 @@ from typing import Any
 
 from gfs_dist.runtime.cargo import Cargo
 from gfs_dist.runtime.crew import Crew
-from gfs_dist.runtime.division import Holding
 from gfs_dist.runtime.graph import Graph
 from gfs_dist.runtime.group import Generations, Verdict
-from gfs_dist.runtime.messages import Order, Share
+from gfs_dist.runtime.messages import Order, SearchSetup
 from gfs_dist.runtime.placement import graph_for
 from gfs_dist.runtime.progress import OnProgress, SearchResult
 from gfs_dist.runtime.tracker import Tracker
@@ -24,7 +23,7 @@ class Searching(Generations):
     Args:
         crew, cargo: who searches what.
         stop: when to end.
-        partition: who owns what.
+        partition: candidates of each rank.
         path: picks already made; changed.
         on_progress: called in this thread.
     """
@@ -56,7 +55,7 @@ class Searching(Generations):
             self.partition = self.partition.over(num_ranks)
 
     def share(self, rank: int) -> tuple[Any, ...]:
-        return (Share(Holding.of(self.partition, rank), self.path),)
+        return (SearchSetup(self.partition.share(rank), self.path),)
 
     def order(self) -> tuple[Any, ...]:
         self.journal.begin(self.crew.generation, self.path.prefix(self.reached), len(self.posts))

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from gfs_dist.runtime.collectives import CommunicationError, GroupCommunicator
 from gfs_dist.runtime.desk import Desk, Rank
-from gfs_dist.runtime.division import Holding
 from gfs_dist.runtime.graph import GraphCommunicator
-from gfs_dist.runtime.messages import Finished, Interrupted, Order, Post, Share
+from gfs_dist.runtime.messages import Finished, Interrupted, Order, Post, SearchSetup
 from gfs_dist.runtime.news import PathNews
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objective import Objective
+from gfs_dist.selection.partition import RankShare
 from gfs_dist.selection.path import GreedyPath
 
 log = logging.getLogger(__name__)
@@ -24,17 +24,17 @@ class _Held:
     """An objective, and what it was built for and brought to."""
 
     problem: int
-    holding: Holding
+    share: RankShare
     device: str
     objective: Objective
     path: GreedyPath = field(default_factory=lambda: GreedyPath(0))
 
-    def fits(self, problem: int, device: str, share: Share) -> bool:
-        """Whether it can go on where ``share`` does."""
-        k, path = self.objective.position, share.path
+    def fits(self, problem: int, device: str, setup: SearchSetup) -> bool:
+        """Whether it can go on where ``setup`` does."""
+        k, path = self.objective.position, setup.path
         return (
             (self.problem, self.device) == (problem, device)
-            and self.holding.serves(self.objective, share.holding)
+            and self.share.equals(setup.share)
             and k <= len(path)
             and self.path.picks[:k] == path.picks[:k]
             and self.path.step_sizes[:k] == path.step_sizes[:k]
@@ -54,17 +54,17 @@ class SearchRank(Rank):
             self.held = None
         super().load(number, packed)
 
-    def prepare(self, post: Post, problem: int, packed: bytes | None, share: Share) -> None:
+    def prepare(self, post: Post, problem: int, packed: bytes | None, setup: SearchSetup) -> None:
         """Build the objective, unless what is held still fits."""
         desk = self.desk
         desk.take(post)
         self.load(problem, packed)
-        if self.held is not None and self.held.fits(problem, post.device, share):
+        if self.held is not None and self.held.fits(problem, post.device, setup):
             log.info("rank %d: goes on with what it holds", post.rank)
             return
         self.held, began = None, time.perf_counter()
-        objective = share.holding.objective(self.thing, desk.device, desk.pulse.tick)
-        self.held = _Held(problem, share.holding, post.device, objective)
+        objective = self.thing.objective(setup.share, desk.device, desk.pulse.tick)
+        self.held = _Held(problem, setup.share, post.device, objective)
         desk.timing.setup_s += time.perf_counter() - began
         log.info("rank %d: holds its share of %d candidates", post.rank, objective.num_candidates)
 

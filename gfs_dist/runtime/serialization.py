@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import cloudpickle
+
 from gfs_dist.errors import InputError
 
 
@@ -23,10 +25,8 @@ def pack(thing: Any, what: str) -> bytes:
             return packed
     except Exception:  # noqa: BLE001, S110 - whatever the methods of a user's class may raise
         pass
-    from gfs_dist.runtime.backends.ray import ray  # half a second to import, and needed here only
-
     try:
-        by_value: bytes = ray.cloudpickle.dumps(thing)
+        by_value: bytes = cloudpickle.dumps(thing)
     except Exception as error:
         raise InputError(
             f"{what}: found {type(thing).__name__}, accepted what can be pickled to be sent "

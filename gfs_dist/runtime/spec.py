@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from gfs_dist.errors import InputError
 from gfs_dist.runtime.peers import Peers
 from gfs_dist.selection.objective import Objective
-from gfs_dist.selection.partition import Portion
+from gfs_dist.selection.partition import RankShare
 
 KINDS = ("ray", "local", "none")
 DEVICES = ("auto", "cpu", "cuda")
@@ -20,38 +19,20 @@ Edges = str | Sequence[tuple[int, int]]
 
 
 class Problem(Protocol):
-    """What every rank needs to build its objective; travels to the workers by pickle."""
+    """A loss and its data, from which every rank builds its objective; travels by pickle."""
 
     @property
     def num_candidates(self) -> int: ...
 
-    def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
-        """The loss for the candidates ``own`` (sorted int64); no rank is asked anything here.
-
-        ``tick`` says "still working"; call it from long loops, also later from ``scores``.
-        """
-        ...
-
-
-@runtime_checkable
-class SharedProblem(Protocol):
-    """A problem whose losses are sums over samples, which all ranks compute together: each has a
-    portion of the pairs of a part of the samples and a candidate. Travels by pickle.
-    """
-
-    @property
-    def num_candidates(self) -> int: ...
-
-    def shared_objective(
-        self, portion: Portion, device: torch.device, tick: Callable[[], None]
+    def objective(
+        self, share: RankShare, device: torch.device, tick: Callable[[], None]
     ) -> Objective:
-        """The loss for all candidates, of which a rank computes ``portion``; see :class:`Problem`
-        for ``tick``, and that no rank is asked anything here.
+        """The objective of one rank, built without exchanges.
+
+        ``tick`` reports that the rank still works; call it from long loops, also later from
+        ``scores``.
         """
         ...
-
-
-AnyProblem = Problem | SharedProblem
 
 
 class Task(Protocol):

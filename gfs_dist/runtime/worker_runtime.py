@@ -8,7 +8,6 @@ from typing import Any, Self
 
 from gfs_dist.runtime.backends.base import Launcher
 from gfs_dist.runtime.crew import Crew
-from gfs_dist.runtime.division import divide
 from gfs_dist.runtime.fault_injection import Fault
 from gfs_dist.runtime.map import Mapping
 from gfs_dist.runtime.progress import (
@@ -20,7 +19,7 @@ from gfs_dist.runtime.progress import (
     SearchResult,
 )
 from gfs_dist.runtime.search import Searching
-from gfs_dist.runtime.spec import AnyProblem, GroupTask, RuntimeSpec, Task
+from gfs_dist.runtime.spec import GroupTask, Problem, RuntimeSpec, Task
 from gfs_dist.runtime.together import Together
 from gfs_dist.runtime.watchdog import Watch
 from gfs_dist.selection.partition import Partition
@@ -61,7 +60,7 @@ class WorkersRuntime:
 
     def search(
         self,
-        problem: AnyProblem,
+        problem: Problem,
         stop: Stop,
         partition: Partition | None = None,
         *,
@@ -73,7 +72,7 @@ class WorkersRuntime:
         Args:
             problem: what to search; the same object again keeps what workers hold of it.
             stop: when to end.
-            partition: who owns what; None for contiguous parts, and for a shared problem.
+            partition: candidates of each rank; None for contiguous parts.
             path: picks already made; replayed and checked.
             on_progress: called in this thread.
 
@@ -83,7 +82,8 @@ class WorkersRuntime:
         """
         path = path or GreedyPath(problem.num_candidates)
         cargo = self.crew.cargo["search"]
-        parts = divide(problem, self.num_ranks, partition)
+        parts = partition or Partition.contiguous(problem.num_candidates, self.num_ranks)
+        parts.require(problem.num_candidates)
         search = Searching(self.crew, cargo, stop, parts, path.prefix(len(path)), on_progress)
         with self._job("search", problem, search.watch):
             return search.result()

@@ -44,7 +44,7 @@ def greedy(
         objective: the loss, for the candidates this rank owns, or of which it computes a share.
         stop: when to end.
         communicator: joins the ranks; None for a search by one rank.
-        partition: who owns what; None if this rank owns all.
+        partition: candidates of each rank; None if this rank owns all.
         path: picks already made (recovery): replayed, their losses compared, then continued.
         on_step: called after every new pick, on every rank.
 
@@ -144,7 +144,7 @@ def _replay(
     behind, checked = _reached(objective, communicator)
     for position in range(behind, len(path)):
         pick, loss = path.picks[position], path.loss[position]
-        mine = partition.owner(pick) == communicator.rank or objective.is_shared
+        mine = partition.owner(pick) == communicator.rank or objective.divides_samples
         asked = mine and position >= checked and objective.position == position
         if asked and not abs(
             (found := objective.score(pick)) - loss
@@ -158,11 +158,11 @@ def _replay(
 
 
 def _reached(objective: Objective, communicator: Communicator) -> tuple[int, int]:
-    """Picks that every rank has added, and picks whose losses cannot be asked for any more: what
-    all compute together takes all of them, and those that are ahead have seen it.
+    """Picks that every rank has added, and picks whose losses can no longer be recomputed: where
+    ranks divide the samples it takes all of them, and ranks that are ahead have verified them.
     """
     least = int(communicator.minimum(torch.tensor([objective.position])))
-    if not objective.is_shared:
+    if not objective.divides_samples:
         return least, 0
     return least, -int(communicator.minimum(torch.tensor([-objective.position])))
 

@@ -39,15 +39,15 @@ class Objective(Protocol):
         num_candidates: candidates of all ranks together.
         weights: the rule that gives a pick its step size.
         position: picks added so far.
-        is_shared: whether losses are computed by all ranks together. Then each owns all candidates,
-            and ``score`` and ``scores`` are called by all of them at once.
+        divides_samples: whether ranks divide the samples, not the candidates. Then each owns all
+            candidates, and ``score`` and ``scores`` are collective: all ranks call them at once.
     """
 
     own: Tensor
     num_candidates: int
     weights: StepSizeRule
     position: int
-    is_shared: bool
+    divides_samples: bool
 
     def join(self, communicator: Communicator) -> None:
         """From now on the ranks of ``communicator`` search; called before anything is asked."""

@@ -1,9 +1,9 @@
-"""Who does what: candidates of one's own, or a portion of what all ranks compute together."""
+"""Which rank computes what: its own candidates, and its slice of work that all ranks share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -60,6 +60,21 @@ class Partition:
         """The rank that owns ``candidate``."""
         return int(self._owner[candidate])
 
+    def share(self, rank: int) -> RankShare:
+        """What ``rank`` computes."""
+        return RankShare(self.parts[rank], rank, self.num_ranks)
+
+    def require(self, num_candidates: int) -> None:
+        """Refuse a partition of another number of candidates.
+
+        Raises:
+            InputError: says both numbers.
+        """
+        if self.num_candidates != num_candidates:
+            raise InputError(
+                f"partition: found {self.num_candidates} candidates, accepted {num_candidates}"
+            )
+
     def over(self, num_ranks: int) -> Partition:
         """The same division for another number of ranks: parts too many are shared out in turn."""
         if num_ranks >= self.num_ranks:
@@ -96,23 +111,39 @@ def make_partition(kind: str, num_candidates: int, num_ranks: int) -> Partition:
     return getattr(Partition, kind)(num_candidates, num_ranks)
 
 
-class Portion(NamedTuple):
-    """One rank's run of the cells of a table, row by row: as many as every other's, give or take
-    one.
+@dataclass(frozen=True, eq=False)
+class RankShare:
+    """The part of a search that one rank computes.
+
+    An objective divides either the candidates, of which a rank has its :attr:`own`, or the cells
+    of a table (such as batches of samples by candidates), of which a rank has a contiguous slice in
+    row-major order, as long as every other rank's up to one cell.
 
     Attributes:
-        rank, num_ranks: whose.
+        own: candidates of this rank, sorted int64.
+        rank, num_ranks: of the search.
     """
 
+    own: Tensor
     rank: int = 0
     num_ranks: int = 1
 
+    @classmethod
+    def whole(cls, num_candidates: int) -> RankShare:
+        """The share of a search by one rank."""
+        return cls(torch.arange(num_candidates))
+
+    def equals(self, other: RankShare) -> bool:
+        """Whether both name the same work."""
+        same_rank = (self.rank, self.num_ranks) == (other.rank, other.num_ranks)
+        return same_rank and torch.equal(self.own, other.own)
+
     def cells(self, num_cells: int) -> range:
-        """Those of this rank."""
+        """This rank's slice of the cells of a table."""
         first, after = self.rank * num_cells, (self.rank + 1) * num_cells
         return range(first // self.num_ranks, after // self.num_ranks)
 
     def rows(self, num_rows: int) -> range:
-        """Rows in which cells of this rank may lie, however many columns there are."""
+        """Rows of a table in which cells of this rank may lie, for any number of columns."""
         first, after = self.rank * num_rows, (self.rank + 1) * num_rows
         return range(first // self.num_ranks, -(-after // self.num_ranks))

@@ -7,7 +7,6 @@ from typing import Any, Self
 
 from gfs_dist.files import RunFolder
 from gfs_dist.runtime import (
-    AnyProblem,
     GroupResult,
     GroupTask,
     MapProgress,
@@ -15,6 +14,7 @@ from gfs_dist.runtime import (
     OnDone,
     OnGroupProgress,
     OnProgress,
+    Problem,
     Progress,
     Runtime,
     SearchResult,
@@ -51,7 +51,7 @@ class Watched:
 
     def search(
         self,
-        problem: AnyProblem,
+        problem: Problem,
         stop: Stop,
         partition: Partition | None = None,
         *,

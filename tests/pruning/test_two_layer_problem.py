@@ -9,6 +9,7 @@ from gfs_dist.networks import ACTIVATIONS, TwoLayer
 from gfs_dist.pruning.objectives.two_layer import TwoLayerContributions, TwoLayerProblem
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objectives.factory import Recipe
+from gfs_dist.selection.partition import RankShare
 from gfs_dist.selection.stop import Stop
 
 
@@ -43,8 +44,8 @@ def test_the_smaller_network_has_the_loss_of_the_path(method, weights) -> None:
     network, x = network_and_inputs()
     target = torch.sin(3 * x[:, 0])
     problem = TwoLayerProblem(lambda: (x, target), network, Recipe("squared", method, weights))
-    own = torch.arange(problem.num_candidates)
-    path = greedy(problem.objective(own, torch.device("cpu"), lambda: None), Stop(12))
+    share = RankShare.whole(problem.num_candidates)
+    path = greedy(problem.objective(share, torch.device("cpu"), lambda: None), Stop(12))
     small = network.shrink(path.coefficients())
     assert small.width == path.num_kept
     loss = float((small(x).detach() - target).square().mean()) / 2

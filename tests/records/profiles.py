@@ -64,13 +64,13 @@ def memory() -> list[Row]:
     import torch
 
     from gfs_dist.selection.loop import greedy
-    from gfs_dist.selection.partition import Partition
+    from gfs_dist.selection.partition import Partition, RankShare
     from gfs_dist.selection.stop import Stop
     from tests.runtime.problems import matrix_problem
 
     problem = matrix_problem(0, SAMPLES, NEURONS, "exhaustive")
     own = torch.arange(NEURONS // 2)
-    objective = problem.objective(own, torch.device("cpu"), lambda: None)
+    objective = problem.objective(RankShare(own), torch.device("cpu"), lambda: None)
     before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     greedy(objective, Stop(STEPS), partition=Partition([own]))
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)

@@ -126,7 +126,7 @@ def bare_rank(case: Case, rank: int, port: int) -> None:
     problem = case.problem()
     partition = Partition.contiguous(problem.num_candidates, RANKS)
     for number, _ in enumerate(sys.stdin):
-        objective = problem.objective(partition.parts[rank], torch.device("cpu"), lambda: None)
+        objective = problem.objective(partition.share(rank), torch.device("cpu"), lambda: None)
         process_group.join((HOST, port), f"search{number}", rank, RANKS, "gloo")
         began = time.perf_counter()
         path = greedy(objective, Stop(case.steps), GroupCommunicator(), partition)

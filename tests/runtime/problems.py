@@ -12,6 +12,7 @@ from torch import Tensor
 from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.objectives.contributions import ArrayContributions
 from gfs_dist.selection.objectives.factory import Recipe, make_objective
+from gfs_dist.selection.partition import RankShare
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,11 @@ class MatrixProblem:
     def num_candidates(self) -> int:
         return self.contributions.shape[1]
 
-    def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
+    def objective(
+        self, share: RankShare, device: torch.device, tick: Callable[[], None]
+    ) -> Objective:
         source = ArrayContributions(self.contributions.to(device))
-        made = make_objective(self.recipe, source, self.target.to(device), own, tick)
+        made = make_objective(self.recipe, source, self.target.to(device), share.own, tick)
         if self.step_s:
             _slow_down(made, self.step_s)
         return made

@@ -11,7 +11,7 @@ from gfs_dist.bench.replay import Record, ReplayTask, record, replay
 from gfs_dist.errors import PicksDifferError
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.selection.loop import greedy
-from gfs_dist.selection.partition import Partition
+from gfs_dist.selection.partition import Partition, RankShare
 from gfs_dist.selection.stop import Stop
 from tests.runtime.problems import MatrixProblem, matrix_problem
 from tests.selection.ranks import search
@@ -21,7 +21,7 @@ STOP = Stop(12)
 
 
 def alone(problem: MatrixProblem) -> list[int]:
-    objective = problem.objective(torch.arange(problem.num_candidates), CPU, lambda: None)
+    objective = problem.objective(RankShare.whole(problem.num_candidates), CPU, lambda: None)
     return greedy(objective, STOP).picks
 
 
@@ -46,7 +46,7 @@ def test_record_holds_what_ranks_really_exchange() -> None:
     problem = MatrixProblem(given.contributions + noise, given.target, given.recipe)
     told, _ = record(problem, STOP, CPU)
     _, threads = search(
-        lambda own: problem.objective(own, CPU, lambda: None),
+        lambda own: problem.objective(RankShare(own), CPU, lambda: None),
         Partition.contiguous(problem.num_candidates, 2),
         STOP,
     )

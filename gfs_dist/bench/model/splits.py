@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gfs_dist.bench.model.exchange import Exchange
-from gfs_dist.selection.partition import Portion
+from gfs_dist.selection.partition import Partition
 
 NUMBER_BYTES = 8
 
@@ -57,7 +57,8 @@ class LayerWork:
 
     def row_share(self, ranks: int) -> float:
         """Of all rows, those that the rank which has most of them touches."""
-        return max(len(Portion(r, ranks).rows(self.rows)) for r in range(ranks)) / self.rows
+        shares = map(Partition.contiguous(self.rows, ranks).share, range(ranks))
+        return max(len(share.rows(self.rows)) for share in shares) / self.rows
 
     def cell_share(self, ranks: int) -> float:
         """Of all cells, those of the rank that has most."""

@@ -34,6 +34,7 @@ from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.objectives.contributions import ArrayContributions
 from gfs_dist.selection.objectives.factory import Recipe, make_objective
+from gfs_dist.selection.partition import RankShare
 
 Derivatives = dict[str, Tensor]
 
@@ -54,7 +55,9 @@ class FisherProblem:
     file: str
     recipe: Recipe
 
-    def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
+    def objective(
+        self, share: RankShare, device: torch.device, tick: Callable[[], None]
+    ) -> Objective:
         derivatives = read_derivatives(self.file, self.layer).to(device, torch.float64)
         source = ArrayContributions(self.num_candidates * derivatives)
         recipe = self.recipe
@@ -62,7 +65,7 @@ class FisherProblem:
             recipe = replace(
                 recipe, method="panel"
             )  # far fewer candidates than samples, or as many
-        return make_objective(recipe, source, derivatives.sum(1), own, tick)
+        return make_objective(recipe, source, derivatives.sum(1), share.own, tick)
 
 
 @dataclass(frozen=True)

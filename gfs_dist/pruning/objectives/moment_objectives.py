@@ -15,6 +15,7 @@ from gfs_dist.pruning.objectives.stored_moments import LinearMap, StoredMap
 from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.objectives.block_least_squares import BlockLeastSquares
 from gfs_dist.selection.objectives.factory import Recipe, panel_objective
+from gfs_dist.selection.partition import RankShare
 
 PICKS_AT_ONCE, COLUMNS = 16, 512
 """How much is worked on at once. The sizes decide last bits; the number of threads does not."""
@@ -47,8 +48,10 @@ class LayerProblem:
         maps = [stored.read(n, torch.arange(n)) for stored in self.maps]
         return undamped_losses(maps, n, picks)
 
-    def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
-        n = self.num_candidates
+    def objective(
+        self, share: RankShare, device: torch.device, tick: Callable[[], None]
+    ) -> Objective:
+        n, own = self.num_candidates, share.own
         maps = [stored.read(n, own).on(device) for stored in self.maps]
         tick()
         if self.is_refitted:

@@ -33,7 +33,7 @@ from gfs_dist.pruning.structure.structure import Layer
 from gfs_dist.selection.communicator import Communicator, SingleRank
 from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.objectives.owned_candidates import OwnCandidates
-from gfs_dist.selection.partition import Portion
+from gfs_dist.selection.partition import RankShare
 from gfs_dist.selection.step_sizes import WEIGHTS, LineSearch, StepSizeRule, quantise
 
 PADDING = Trial(0, 0.0)
@@ -93,10 +93,10 @@ class NetworkLossProblem:
         """Channels or hidden units of the layer."""
         return self.layer.num_candidates
 
-    def shared_objective(
-        self, portion: Portion, device: torch.device, tick: Callable[[], None]
+    def objective(
+        self, share: RankShare, device: torch.device, tick: Callable[[], None]
     ) -> NetworkLoss:
-        """The loss as one rank computes its portion of it."""
+        """The loss of which one rank computes its slice of samples and candidates."""
 
         def read(rows: Tensor) -> tuple[Tensor, Tensor]:
             x, labels = read_rows(self.workspace, rows)
@@ -106,7 +106,7 @@ class NetworkLossProblem:
             Replaced(self.workspace.dense(device), self.layer),
             read,
             self.workspace.num_samples,
-            portion,
+            share,
             self.sampling,
             WEIGHTS[self.recipe.weights],
             self.recipe.replacement,
@@ -115,7 +115,7 @@ class NetworkLossProblem:
 
 
 class NetworkLoss(OwnCandidates):
-    """The network's loss for all candidates, of which one rank computes its portion.
+    """The network's loss for all candidates, of which one rank computes its slice.
 
     Every rank knows the path. What travels are the losses of every candidate summed over each
     chunk, of which each rank fills in its own and leaves infinity in the places of others: the
@@ -129,7 +129,7 @@ class NetworkLoss(OwnCandidates):
         replaced: the layer.
         read: inputs and labels of sorted rows, on the device.
         num_samples: to draw from.
-        portion: of this rank.
+        share: of this rank.
         sampling: samples and candidates of each step.
         weights, replacement: of the search.
         tick: called while it works.
@@ -139,14 +139,14 @@ class NetworkLoss(OwnCandidates):
             labels.
     """
 
-    is_shared = True
+    divides_samples = True
 
     def __init__(
         self,
         replaced: Replaced,
         read: Callable[[Tensor], tuple[Tensor, Tensor]],
         num_samples: int,
-        portion: Portion,
+        share: RankShare,
         sampling: Sampling,
         weights: StepSizeRule,
         replacement: bool,
@@ -156,7 +156,7 @@ class NetworkLoss(OwnCandidates):
         super().__init__(replaced.num_candidates, everything, weights, replacement)
         self._replaced, self._read, self._tick = replaced, read, tick
         self._sampling, self._num_samples = sampling, num_samples
-        self._portion = portion
+        self._share = share
         self._communicator: Communicator = SingleRank()
         self._coefficients = torch.zeros(self.num_candidates, dtype=torch.float64)
         self._picked = torch.zeros(self.num_candidates, dtype=torch.bool)
@@ -238,7 +238,7 @@ class NetworkLoss(OwnCandidates):
         for number, trial in enumerate(trials):
             queues[batching.places.get(trial.candidate, 0)].append(number)
         batches = list(itertools.zip_longest(*queues))
-        cells = self._portion.cells(self._num_chunks * len(batches))
+        cells = self._share.cells(self._num_chunks * len(batches))
         items = [divmod(cell, len(batches)) for cell in cells]
 
         def work(item: tuple[int, int]) -> Tensor:
@@ -271,7 +271,7 @@ class NetworkLoss(OwnCandidates):
         if not torch.equal(whole[mine], own):
             raise PicksDifferError(
                 f"layer {self._replaced.name!r}, step {self.position + 1}: the losses that rank "
-                f"{self._portion.rank} of {self._portion.num_ranks} computes are not those of all"
+                f"{self._share.rank} of {self._share.num_ranks} computes are not those of all"
             )
         return whole
 
@@ -333,7 +333,7 @@ class NetworkLoss(OwnCandidates):
         """
         layer, size = self._replaced, self._sizes.samples
         silent = torch.zeros_like(self._coefficients)
-        own = self._portion.rows(self._num_chunks)
+        own = self._share.rows(self._num_chunks)
         samples = self._sampling.rows(self._num_samples, k)[own.start * size : own.stop * size]
 
         def work(x: Tensor, labels: Tensor, number: int) -> tuple[Chunk, Tensor]:

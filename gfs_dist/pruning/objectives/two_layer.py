@@ -12,6 +12,7 @@ from torch import Tensor
 from gfs_dist.networks.models.two_layer import DTYPES, TwoLayer
 from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.objectives.factory import Recipe, make_objective
+from gfs_dist.selection.partition import RankShare
 
 
 class TwoLayerContributions:
@@ -63,8 +64,10 @@ class TwoLayerProblem:
         """Hidden neurons of the dense network."""
         return self.network.width
 
-    def objective(self, own: Tensor, device: torch.device, tick: Callable[[], None]) -> Objective:
-        """The objective of the rank that owns ``own``."""
+    def objective(
+        self, share: RankShare, device: torch.device, tick: Callable[[], None]
+    ) -> Objective:
+        """The objective of one rank."""
         x, target = self.inputs()
         source = TwoLayerContributions(self.network, x.to(device), DTYPES[self.precision])
-        return make_objective(self.recipe, source, target.to(device), own, tick)
+        return make_objective(self.recipe, source, target.to(device), share.own, tick)

@@ -71,7 +71,7 @@ class BlockLeastSquares:
     Source: orthogonal least squares (Chen, Billings, Luo 1989), a block at a time.
     """
 
-    is_shared = False
+    divides_samples = False
 
     def __init__(self, maps: Sequence[BlockMoments], num_candidates: int, own: Tensor) -> None:
         self.own, self.num_candidates = own, num_candidates

@@ -13,7 +13,7 @@ from gfs_dist.selection.step_sizes import MAX_CANDIDATES, StepSizeRule
 class OwnCandidates:
     """Book-keeping of one rank: what it owns, what has been picked."""
 
-    is_shared = False
+    divides_samples = False
 
     def __init__(
         self, num_candidates: int, own: Tensor, weights: StepSizeRule, replacement: bool

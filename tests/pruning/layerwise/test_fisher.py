@@ -18,7 +18,7 @@ from gfs_dist.pruning.objectives.fisher import (
 )
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objectives.factory import Recipe
-from gfs_dist.selection.partition import Partition
+from gfs_dist.selection.partition import Partition, RankShare
 from gfs_dist.selection.stop import Stop
 from tests import oracles
 from tests.pruning.layerwise.problems import CPU, MAKERS, Problem, make
@@ -109,7 +109,7 @@ def test_a_search_is_the_squared_one_on_scaled_derivatives(
     )
     for ranks in (1, 2, 3, 4):
         paths, _ = search(
-            lambda own: fisher.objective(own, CPU, lambda: None),
+            lambda own: fisher.objective(RankShare(own), CPU, lambda: None),
             Partition.strided(n, ranks),
             Stop(steps=steps),
         )
@@ -126,7 +126,7 @@ def test_every_width_is_reached_without_replacement(tmp_path: FilePath) -> None:
     for layer in problem.structure.layers:
         n = layer.num_candidates
         fisher = FisherProblem(layer.name, n, str(file), Recipe(replacement=False))
-        path = greedy(fisher.objective(torch.arange(n), CPU, lambda: None), Stop(steps=1000))
+        path = greedy(fisher.objective(RankShare.whole(n), CPU, lambda: None), Stop(steps=1000))
         assert sorted(path.picks) == list(range(n))
         # All candidates at once are the dense network, of which nothing is lost.
         assert path.loss[-1] <= 1e-12 * max(path.loss[0], 1e-12)

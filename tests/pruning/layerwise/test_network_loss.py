@@ -17,7 +17,7 @@ from gfs_dist.selection.communicator import SingleRank
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.objectives.factory import Recipe
-from gfs_dist.selection.partition import Partition, Portion
+from gfs_dist.selection.partition import Partition, RankShare
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 from tests.pruning.layerwise.problems import CPU, MAKERS, Problem, average, make
@@ -29,7 +29,7 @@ EVERYTHING = Sampling()
 
 
 def whole(problem: NetworkLossProblem) -> NetworkLoss:
-    found = problem.shared_objective(Portion(), CPU, lambda: None)
+    found = problem.objective(RankShare.whole(problem.num_candidates), CPU, lambda: None)
     found.join(SingleRank())
     return found
 
@@ -42,12 +42,11 @@ def by_ranks(
     objectives: list[Objective] | None = None,
 ) -> list[GreedyPath]:
     """A path of each rank."""
+    partition = Partition.contiguous(problem.num_candidates, num_ranks)
     if objectives is None:
         objectives = [
-            problem.shared_objective(Portion(rank, num_ranks), CPU, lambda: None)
-            for rank in range(num_ranks)
+            problem.objective(partition.share(rank), CPU, lambda: None) for rank in range(num_ranks)
         ]
-    partition = Partition.contiguous(problem.num_candidates, num_ranks)
     return search(None, partition, stop, path, objectives)[0]
 
 
@@ -135,7 +134,7 @@ def test_ranks_that_are_ahead_go_on_with_one_that_begins(
     alone = greedy(whole(search_for), Stop(steps=9))
 
     def new(rank: int) -> NetworkLoss:
-        return search_for.shared_objective(Portion(rank, 3), CPU, lambda: None)
+        return search_for.objective(Partition.contiguous(40, 3).share(rank), CPU, lambda: None)
 
     survivors: list[Objective] = [new(rank) for rank in range(3)]
     known = by_ranks(search_for, 3, Stop(steps=4), objectives=survivors)[0]
@@ -170,11 +169,12 @@ def test_a_rank_whose_losses_are_not_those_of_all_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 8, 9, 40])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 32), (5, 7), (8, 4), (8, 1), (3, 1)])
 def test_ranks_divide_a_table_evenly(num_ranks: int, rows: int, columns: int) -> None:
-    cells = [Portion(rank, num_ranks).cells(rows * columns) for rank in range(num_ranks)]
+    shares = [*map(Partition.contiguous(rows, num_ranks).share, range(num_ranks))]
+    cells = [share.cells(rows * columns) for share in shares]
     assert [cell for own in cells for cell in own] == [*range(rows * columns)]
     assert max(map(len, cells)) - min(map(len, cells)) <= 1
     for rank, own in enumerate(cells):
-        touched = Portion(rank, num_ranks).rows(rows)
+        touched = shares[rank].rows(rows)
         assert {cell // columns for cell in own} <= set(touched)
         assert len(touched) <= -(-rows // num_ranks) + 1
 
@@ -195,7 +195,7 @@ def test_a_rank_runs_the_samples_of_its_cells_alone(
     search_for = build(tmp_path, problem, "first")
     for num_ranks, samples in ((1, 16), (2, 8), (3, 6), (8, 2), (16, 2)):
         seen.clear()
-        search_for.shared_objective(Portion(0, num_ranks), CPU, lambda: None)
+        search_for.objective(Partition.contiguous(40, num_ranks).share(0), CPU, lambda: None)
         assert sum(seen) == samples
 
 

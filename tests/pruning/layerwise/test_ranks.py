@@ -22,7 +22,7 @@ from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.runtime import Fault, Runtime, RuntimeSpec, open_runtime
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objectives.factory import Recipe
-from gfs_dist.selection.partition import Partition, Portion
+from gfs_dist.selection.partition import Partition, RankShare
 from gfs_dist.selection.stop import Stop
 from tests.pruning.layerwise.problems import CPU, make
 
@@ -40,13 +40,13 @@ def test_three_workers_find_the_path_of_one(workers: Runtime, tmp_path: Path) ->
     search = NetworkLossProblem(
         problem.workspace(tmp_path), problem.layer("first"), RECIPE, Sampling(batch=7)
     )
-    alone = greedy(search.shared_objective(Portion(), CPU, lambda: None), Stop(steps=10))
+    alone = greedy(search.objective(RankShare.whole(40), CPU, lambda: None), Stop(steps=10))
     found = workers.search(search, Stop(steps=10)).path
     assert (found.picks, found.loss) == (alone.picks, alone.loss)
-    with pytest.raises(
-        InputError, match="partition: the losses of NetworkLossProblem are computed"
-    ):
-        workers.search(search, Stop(steps=10), Partition.contiguous(40, 3))
+    strided = workers.search(search, Stop(steps=10), Partition.strided(40, 3)).path
+    assert (strided.picks, strided.loss) == (alone.picks, alone.loss)
+    with pytest.raises(InputError, match="partition: found 39 candidates, accepted 40"):
+        workers.search(search, Stop(steps=10), Partition.contiguous(39, 3))
 
 
 def test_a_worker_that_is_lost_changes_no_loss(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_worker_that_is_lost_changes_no_loss(tmp_path: Path) -> None:
     search = NetworkLossProblem(
         problem.workspace(tmp_path), problem.layer("first"), RECIPE, Sampling(batch=7)
     )
-    alone = greedy(search.shared_objective(Portion(), CPU, lambda: None), Stop(steps=12))
+    alone = greedy(search.objective(RankShare.whole(40), CPU, lambda: None), Stop(steps=12))
     faults = [Fault(rank=1, step=4), Fault(rank=0, step=8, generation=1)]
     spec = RuntimeSpec(kind="local", workers=3, threads=1, spares=1)
     with open_runtime(spec, faults) as runtime:
@@ -89,6 +89,6 @@ def test_derivatives_made_by_three_workers_are_those_of_one(
     for layer in problem.structure.layers:
         assert torch.equal(read_derivatives(joined, layer.name), alone[layer.name])
         fisher = FisherProblem(layer.name, layer.num_candidates, str(joined), RECIPE)
-        everyone = torch.arange(layer.num_candidates)
-        path = greedy(fisher.objective(everyone, CPU, lambda: None), Stop(steps=99))
+        whole = RankShare.whole(layer.num_candidates)
+        path = greedy(fisher.objective(whole, CPU, lambda: None), Stop(steps=99))
         assert workers.search(fisher, Stop(steps=99)).path.picks == path.picks

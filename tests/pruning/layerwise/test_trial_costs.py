@@ -23,7 +23,7 @@ from gfs_dist.pruning.objectives.layer_replacement import Replaced
 from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.selection.communicator import SingleRank
 from gfs_dist.selection.objectives.factory import Recipe
-from gfs_dist.selection.partition import Portion
+from gfs_dist.selection.partition import RankShare
 from tests.pruning.layerwise.problems import CPU, Problem, average, make
 
 UNIFORM = Recipe(replacement=False)
@@ -62,7 +62,7 @@ def test_trials_go_one_by_one_where_samples_cannot_be_stacked(
     assert sizes.samples == 6
     assert trials_at_once(40, sizes, 1) == 5
     search = NetworkLossProblem(problem.workspace(tmp_path), layer, UNIFORM, Sampling())
-    found = search.shared_objective(Portion(), CPU, lambda: None)
+    found = search.objective(RankShare.whole(40), CPU, lambda: None)
     found.join(SingleRank())
     scores = found.scores()
     expected = [problem.loss(layer, average([i], 40)) for i in range(40)]
