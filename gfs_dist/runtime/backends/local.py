@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import queue
-import signal
 import socket
-import subprocess
-import sys
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from gfs_dist.runtime.backends.base import PlacementError, WorkerDiedError
+from gfs_dist.runtime.backends.server_process import ForkedProcess, WorkerServer
 from gfs_dist.runtime.store import Address
 
 LAST_WORDS_S = 1.0
@@ -25,7 +21,7 @@ LAST_WORDS_S = 1.0
 class LocalWorker:
     """One process; two threads of this one carry calls to it and answers back."""
 
-    def __init__(self, name: str, slot: int, process: subprocess.Popen[bytes], fd: int) -> None:
+    def __init__(self, name: str, slot: int, process: ForkedProcess, fd: int) -> None:
         self.name, self.slot, self.process = name, slot, process
         self._connection = Connection(fd)
         self._lock = threading.Lock()
@@ -58,8 +54,7 @@ class LocalWorker:
         self._outgoing.put((0, "", arguments))
 
     def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
+        self.process.kill()
 
     def join(self) -> None:
         """Wait for the killed process and for both threads: what still runs when the interpreter
@@ -92,31 +87,18 @@ class LocalWorker:
 
     def _bury(self) -> None:
         self.kill()  # a process that closed its socket is of no use
-        code = self.process.wait()
-        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        death = self.process.wait()
         with self._lock:
-            self._death = f"process {self.process.pid} ended by {how}"
+            self._death = death
             asked, self._asked = self._asked, {}
         self._outgoing.put(None)
         for future in asked.values():
-            future.set_exception(WorkerDiedError(self._death))
+            future.set_exception(WorkerDiedError(death))
         self._connection.close()
 
 
-def module_call(module: str, *words: str) -> dict[str, Any]:
-    """``args`` and ``env`` of ``python -m MODULE WORDS``, for :mod:`subprocess`.
-
-    It looks for modules where this process does, not in the current folder (``-P``).
-    """
-    path = os.pathsep.join(p or str(Path.cwd()) for p in sys.path)
-    return {
-        "args": [sys.executable, "-P", "-m", module, *words],
-        "env": {**os.environ, "PYTHONPATH": path},
-    }
-
-
 class LocalLauncher:
-    """Starts :mod:`~gfs_dist.runtime.backends.local_worker`; a user's main module is not run again.
+    """Starts worker processes; the user's main module is not run again in them.
 
     Args:
         device: passed through.
@@ -127,33 +109,21 @@ class LocalLauncher:
     def __init__(self, device: str) -> None:
         self.device = device
         self._workers: list[LocalWorker] = []
-        # Linux ends a worker with the thread that started it, so this thread must last.
-        self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
 
     def open(self, num_workers: int) -> int:
         return num_workers
 
     def start(self, name: str, slot: int, address: Address) -> LocalWorker:
         try:
-            worker = self._starter.submit(self._start, name, slot).result()
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                process = WorkerServer.shared().fork(theirs)
+                worker = LocalWorker(name, slot, process, ours.detach())
         except OSError as error:
             raise PlacementError(f"worker process {slot} could not be started: {error}") from error
         worker.post(address, name)
         self._workers.append(worker)
         return worker
-
-    def _start(self, name: str, slot: int) -> LocalWorker:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            words = (str(theirs.fileno()), str(os.getpid()))
-            process = subprocess.Popen(
-                **module_call("gfs_dist.runtime.backends.local_worker", *words),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is the coordinator's to handle
-            )
-            return LocalWorker(name, slot, process, ours.detach())
 
     def share(self, payload: bytes) -> bytes:
         return payload
@@ -163,4 +133,3 @@ class LocalLauncher:
             worker.kill()
         for worker in self._workers:
             worker.join()
-        self._starter.shutdown()
