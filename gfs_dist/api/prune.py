@@ -22,7 +22,7 @@ from gfs_dist.pruning.facts import layer_rows, picks_sha256
 from gfs_dist.pruning.pruner import PROBLEMS, LayerPath, Pruner, Settings
 from gfs_dist.pruning.structure.shrink import shrink
 from gfs_dist.pruning.widths.budget import Budget
-from gfs_dist.pruning.widths.choose import check_feasible, size
+from gfs_dist.pruning.widths.choose import check_feasible, choose_widths
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.selection.step_sizes import WEIGHTS
 
@@ -184,10 +184,10 @@ class _Source:
     def cut(self, budget: Budget) -> Pruned:
         """Size, cut, mend, report."""
         self.sizes += 1
-        sizing = size(self.pruner, budget, quick=self.sizes > 1)
+        chosen = choose_widths(self.pruner, budget, quick=self.sizes > 1)
         made = cut(
             self.pruner,
-            sizing.widths,
+            chosen.widths,
             self.repairs,
             name=f"cut_{self.sizes}",
             evaluate=self._evaluate(),
@@ -195,17 +195,17 @@ class _Source:
         measured = self._measure(made.network)
         report = {
             "objective": self.pruner.settings.objective,
-            "kept": sum(sizing.widths.values()),
-            "widths": sizing.widths,
-            "rule": sizing.rule,
-            "reason": sizing.reason,
-            "compared": sizing.compared,
+            "kept": sum(chosen.widths.values()),
+            "widths": chosen.widths,
+            "rule": chosen.rule,
+            "reason": chosen.reason,
+            "compared": chosen.compared,
             "dense": self._measure(self.pruner.dense),
             **measured,
             "accuracy_after": made.accuracies(measured.get("accuracy")),
             "difference_from_masked": made.difference,
             "picks_sha256": picks_sha256(self.pruner),
-            "layers": layer_rows(self.pruner, made.network, sizing.widths),
+            "layers": layer_rows(self.pruner, made.network, chosen.widths),
             "settings": asdict(self.pruner.settings),
         }
         return Pruned(self._adopt(made), report, self)
@@ -230,7 +230,7 @@ class _Source:
 
     def _adopt(self, made: CutResult) -> nn.Module:
         """The network that was given, cut the same way and with the fitted weights."""
-        smaller = shrink(self.model, self.pruner.structure, made.choice.kept)
+        smaller = shrink(self.model, self.pruner.structure, made.kept.candidates)
         own = {**dict(smaller.named_parameters()), **dict(smaller.named_buffers())}
         fitted = {**dict(made.network.named_parameters()), **dict(made.network.named_buffers())}
         with torch.no_grad():

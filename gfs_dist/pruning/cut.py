@@ -10,7 +10,7 @@ from torch import nn
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.repair.batch_norm import recalibrate
-from gfs_dist.pruning.smaller import Choice
+from gfs_dist.pruning.smaller import KeptChannels
 
 Evaluate = Callable[[nn.Module], float | None]
 
@@ -40,7 +40,7 @@ class CutResult:
 
     Attributes:
         network: in recorded steps.
-        choice: what it keeps.
+        kept: what it keeps.
         widths: by layer.
         accuracy_after: ``cut`` and each repair that was asked for, as ``evaluate`` found it; of
             the last one None, since whoever takes the network measures it as it is kept.
@@ -48,7 +48,7 @@ class CutResult:
     """
 
     network: GraphNetwork
-    choice: Choice
+    kept: KeptChannels
     widths: Mapping[str, int]
     accuracy_after: dict[str, float | None] = field(default_factory=dict)
     difference: float = 0.0
@@ -81,16 +81,16 @@ def cut(
         RunError: the smaller network differs from the masked one.
     """
     fold = repairs.fold and pruner.settings.objective != "least_squares"
-    choice = pruner.choice(widths, fold=fold)
-    network = pruner.cut(choice)
+    kept = pruner.keep(widths, fold=fold)
+    network = pruner.cut(kept)
     accuracy_after: dict[str, float | None] = {"cut": None}
     if repairs.refit:
         accuracy_after = {"cut": evaluate(network), "refit": None}
-        network = pruner.refit(choice, name, on_site)
+        network = pruner.refit(kept, name, on_site)
     if not repairs.refit if repairs.batch_norm is None else repairs.batch_norm:
         before, workspace = next(reversed(accuracy_after)), pruner.workspace
         accuracy_after |= {before: evaluate(network), "batch_norm": None}
         batches = (workspace.x(chunk) for chunk in range(workspace.num_chunks))
         recalibrate(network, batches, workspace.folder)
-    difference = pruner.check(network, choice)
-    return CutResult(network, choice, dict(widths), accuracy_after, difference)
+    difference = pruner.check(network, kept)
+    return CutResult(network, kept, dict(widths), accuracy_after, difference)

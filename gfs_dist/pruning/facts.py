@@ -13,7 +13,7 @@ from torch import nn
 from gfs_dist.networks import macs_by_module
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.pruner import Pruner
-from gfs_dist.pruning.smaller import Choice
+from gfs_dist.pruning.smaller import KeptChannels
 from gfs_dist.pruning.widths.budget import UNITS
 
 MOST_TOLD, LEAST_TOLD, REASON = 3, 0.01, 160
@@ -74,7 +74,7 @@ def what_stays(pruner: Pruner, kind: str, least: Mapping[str, int]) -> str:
         in words a few modules with their shares of the dense network's cost; empty where none has
         a share worth telling.
     """
-    small = pruner.cut(Choice({name: tuple(range(width)) for name, width in least.items()}))
+    small = pruner.cut(KeptChannels({name: tuple(range(width)) for name, width in least.items()}))
     costs = Counter(macs_by_module(small, pruner.example) if kind == "macs" else _params(small))
     reasons = {skip.name: skip.reason for skip in pruner.structure.skipped}
     for layer in pruner.structure.layers:

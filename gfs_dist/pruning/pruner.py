@@ -27,11 +27,11 @@ from gfs_dist.pruning.objectives.fisher import DerivativesTask, FisherProblem, j
 from gfs_dist.pruning.objectives.moment_objectives import LayerProblem
 from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.pruning.objectives.stored_moments import StoredMap, make_map, stored_products
-from gfs_dist.pruning.smaller import Choice, check_equal, expand, make_small
+from gfs_dist.pruning.smaller import KeptChannels, check_equal, expand, make_smaller
 from gfs_dist.pruning.structure.dependency_graph import is_layer
 from gfs_dist.pruning.structure.discover import find_structure, nothing_to_prune
 from gfs_dist.pruning.structure.structure import Layer, Skipped, Slice, Structure
-from gfs_dist.pruning.structure.trial_removal import rehearse
+from gfs_dist.pruning.structure.trial_removal import try_removal
 from gfs_dist.pruning.widths.costs import Costs, measure_costs
 from gfs_dist.runtime import Problem, Progress, Runtime
 from gfs_dist.selection.objectives.factory import Recipe
@@ -279,37 +279,37 @@ class Pruner:
     def _recipe(self, method: str) -> Recipe:
         return Recipe("squared", method, self.settings.weights, self.settings.replacement)
 
-    def choice(self, widths: Mapping[str, int], *, fold: bool) -> Choice:
+    def keep(self, widths: Mapping[str, int], *, fold: bool) -> KeptChannels:
         """What is kept at some widths."""
         paths = {name: found.path for name, found in self.paths.items()}
-        return Choice.of_paths(paths, widths, fold=fold)
+        return KeptChannels.of_paths(paths, widths, fold=fold)
 
-    def cut(self, choice: Choice) -> GraphNetwork:
+    def cut(self, kept: KeptChannels) -> GraphNetwork:
         """The smaller network, before any repair."""
-        return make_small(self.dense, self.structure, choice)
+        return make_smaller(self.dense, self.structure, kept)
 
     def refit(
-        self, choice: Choice, name: str, on_site: Callable[[int], None] = lambda _: None
+        self, kept: KeptChannels, name: str, on_site: Callable[[int], None] = lambda _: None
     ) -> GraphNetwork:
         """The smaller network with every weight that comes after a cut fitted again.
 
         Args:
-            choice: what is kept.
+            kept: what is kept.
             name: folder for this sweep's files, new in the workspace.
             on_site: called with the number of sites that are done.
         """
         task = SweepTask(
-            self.workspace, self.structure, self.sites, choice, self.settings.target, name
+            self.workspace, self.structure, self.sites, kept, self.settings.target, name
         )
         return run_sweep(task, self.runtime, on_site)
 
-    def check(self, small: nn.Module, choice: Choice) -> float:
+    def check(self, small: nn.Module, kept: KeptChannels) -> float:
         """The difference between the smaller network and the masked one on all samples.
 
         Raises:
             RunError: it is more than rounding.
         """
-        masked = expand(small, self.dense, self.structure, choice)
+        masked = expand(small, self.dense, self.structure, kept)
         chunks = range(self.workspace.num_chunks)
         return check_equal(small, masked, (self.workspace.x(chunk) for chunk in chunks))
 
@@ -343,7 +343,7 @@ def _supported(
     """
     sites = {site.module for site in find_sites(network, example)}
     reasons = {layer.name: _why_not(model, network, layer, sites) for layer in structure.layers}
-    reasons |= rehearse(network, [x for x in structure.layers if not reasons[x.name]], example)
+    reasons |= try_removal(network, [x for x in structure.layers if not reasons[x.name]], example)
     layers = tuple(layer for layer in structure.layers if not reasons[layer.name])
     skipped = [
         Skipped(part.module, layer.num_candidates, reasons[layer.name])

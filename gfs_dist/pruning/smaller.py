@@ -26,25 +26,25 @@ are rounded after every layer: some twenty last bits."""
 
 
 @dataclass(frozen=True)
-class Choice:
+class KeptChannels:
     """What a smaller network keeps.
 
     Attributes:
-        kept: by layer, sorted candidates.
+        candidates: by layer, sorted candidates.
         factors: by layer, what each kept candidate counts (1: as in the dense network); a layer
             that is absent is not scaled.
     """
 
-    kept: Mapping[str, tuple[int, ...]]
+    candidates: Mapping[str, tuple[int, ...]]
     factors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __hash__(self) -> int:
-        return hash(tuple(self.kept.items()))
+        return hash(tuple(self.candidates.items()))
 
     @classmethod
     def of_paths(
         cls, paths: Mapping[str, GreedyPath], widths: Mapping[str, int], *, fold: bool
-    ) -> Choice:
+    ) -> KeptChannels:
         """The first picks of each path, as many as make the wanted widths.
 
         Args:
@@ -86,7 +86,7 @@ class Choice:
         inputs: dict[str, set[int]] = {}
         for layer in structure.layers:
             every = set(range(layer.num_candidates))
-            gone = sorted(every - set(self.kept.get(layer.name, every)))
+            gone = sorted(every - set(self.candidates.get(layer.name, every)))
             for part in (*layer.producers, *layer.carriers):
                 outputs.setdefault(part.module, set()).update(part.of(gone))
             for part in layer.consumers:
@@ -108,20 +108,20 @@ def prefix_length(path: GreedyPath, width: int) -> int:
     return best
 
 
-def make_small(dense: Network, structure: Structure, choice: Choice) -> Network:
-    """A copy of ``dense`` that keeps what ``choice`` says, its consumers scaled."""
+def make_smaller(dense: Network, structure: Structure, kept: KeptChannels) -> Network:
+    """A copy of ``dense`` that keeps what ``kept`` says, its consumers scaled."""
     scaled = dense
-    if choice.factors:
+    if kept.factors:
         scaled = copy.deepcopy(dense)
         for layer in structure.layers:
-            if layer.name in choice.factors:
-                _scale(scaled, layer, choice)
-    return cast(Network, shrink(scaled, structure, choice.kept))
+            if layer.name in kept.factors:
+                _scale(scaled, layer, kept)
+    return cast(Network, shrink(scaled, structure, kept.candidates))
 
 
 @torch.no_grad()
-def _scale(network: nn.Module, layer: Layer, choice: Choice) -> None:
-    pairs = zip(choice.kept[layer.name], choice.factors[layer.name], strict=True)
+def _scale(network: nn.Module, layer: Layer, kept: KeptChannels) -> None:
+    pairs = zip(kept.candidates[layer.name], kept.factors[layer.name], strict=True)
     for candidate, factor in pairs:
         for consumer in layer.consumers:
             module = network.get_submodule(consumer.module)
@@ -134,13 +134,15 @@ def _scale(network: nn.Module, layer: Layer, choice: Choice) -> None:
 
 
 @torch.no_grad()
-def expand(small: nn.Module, dense: nn.Module, structure: Structure, choice: Choice) -> nn.Module:
+def expand(
+    small: nn.Module, dense: nn.Module, structure: Structure, kept: KeptChannels
+) -> nn.Module:
     """The masked network that ``small`` is to equal: dense shapes, its weights, zeros elsewhere.
 
     What removed producers compute stays as it was in ``dense``; nobody reads it.
     """
     masked = copy.deepcopy(dense)
-    outputs, inputs = choice.removed(structure)
+    outputs, inputs = kept.removed(structure)
     for name, module in masked.named_modules():
         source = small.get_submodule(name)
         own: dict[str, Tensor] = {

@@ -17,7 +17,7 @@ from gfs_dist.pruning.cut import CutResult, Repairs, cut
 from gfs_dist.pruning.facts import layer_rows, picks_sha256
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.widths.budget import Budget
-from gfs_dist.pruning.widths.choose import Sizing, size
+from gfs_dist.pruning.widths.choose import ChosenWidths, choose_widths
 from gfs_dist.workflows.images_and_networks import read_network
 from gfs_dist.workflows.layer_records import LayerRecords
 from gfs_dist.workflows.measures import Measures, OnBatch
@@ -76,8 +76,8 @@ class ResultMaker:
             budget: can be met.
             facts: what else the row says; ``dense`` among it.
         """
-        sizing = self._size(name, pruner, budget)
-        found = self._cut(name, pruner, sizing)
+        chosen = self._size(name, pruner, budget)
+        found = self._cut(name, pruner, chosen)
         small, measured = self.store(name, found.network)
         times, dense_times = self.measures.latencies(small, network)
         return {
@@ -86,15 +86,15 @@ class ResultMaker:
             "dense": {**facts["dense"], "latency": dense_times},
             "objective": pruner.settings.objective,
             "budget": budget_title(budget),
-            "kept": sum(sizing.widths.values()),
+            "kept": sum(chosen.widths.values()),
             **measured,
             "latency": times,
             "accuracy_after": found.accuracies(measured["accuracy"]),
             "path": records.place,
             "model": self.folder.relative(self.folder.model(name)),
             "picks_sha256": picks_sha256(pruner),
-            "layers": layer_rows(pruner, found.network, sizing.widths),
-            "sizing": vars(sizing) | {"widths": dict(sizing.widths)},
+            "layers": layer_rows(pruner, found.network, chosen.widths),
+            "sizing": vars(chosen) | {"widths": dict(chosen.widths)},
             "difference": found.difference,
         }
 
@@ -146,16 +146,16 @@ class ResultMaker:
                 write(network, images.inputs(images.x_test[:2]), folder / file)
         return bool(missing)
 
-    def _size(self, name: str, pruner: Pruner, budget: Budget) -> Sizing:
+    def _size(self, name: str, pruner: Pruner, budget: Budget) -> ChosenWidths:
         self.reporter.phase(f"size {name}")
-        return size(
+        return choose_widths(
             pruner,
             budget,
             lambda done, most, best: self.reporter.step(done, best, at_most=most),
             quick=self.quick,
         )
 
-    def _cut(self, name: str, pruner: Pruner, sizing: Sizing) -> CutResult:
+    def _cut(self, name: str, pruner: Pruner, chosen: ChosenWidths) -> CutResult:
         self.reporter.phase(f"cut {name}")
         repairs = Repairs(
             fold=bool(self.config.repair.fold),
@@ -170,7 +170,7 @@ class ResultMaker:
 
         return cut(
             pruner,
-            sizing.widths,
+            chosen.widths,
             repairs,
             name=f"cut_{name}",
             evaluate=evaluate,

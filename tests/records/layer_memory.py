@@ -55,10 +55,10 @@ def measure(model: str, images: int, size: int, refit: bool) -> dict[str, Any]:
         row["searched_mib"] = peak_rss_bytes() / MIB
         if refit:
             half = {name: n // 2 for name, n in work.channels.items()}
-            choice = work.choice(half, fold=False)
-            small = work.refit(choice, "refit")
+            kept = work.keep(half, fold=False)
+            small = work.refit(kept, "refit")
             row["refitted_mib"] = peak_rss_bytes() / MIB
-            work.check(small, choice)
+            work.check(small, kept)
             row["checked_mib"] = peak_rss_bytes() / MIB
     return row
 

@@ -32,10 +32,10 @@ from gfs_dist.files.find import find_checkpoints
 from gfs_dist.networks.measure import classify
 from gfs_dist.pruning.pruner import LayerPath, Pruner, Settings
 from gfs_dist.pruning.repair.batch_norm import recalibrate
-from gfs_dist.pruning.smaller import Choice
+from gfs_dist.pruning.smaller import KeptChannels
 from gfs_dist.pruning.widths.allocate import proportional
 from gfs_dist.pruning.widths.budget import Budget
-from gfs_dist.pruning.widths.choose import by_curves, size
+from gfs_dist.pruning.widths.choose import by_curves, choose_widths
 from gfs_dist.runtime import Runtime, RuntimeSpec, open_runtime
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.training import DeepSpec, train_deep
@@ -105,29 +105,29 @@ class Bench:
         )
         return classify(network, batches).accuracy
 
-    def measure(self, what: str, facts: Cell, choice: Choice) -> Cell:
-        """The cell of one choice: ``cut``, or ``refit``."""
+    def measure(self, what: str, facts: Cell, kept: KeptChannels) -> Cell:
+        """The cell of one kept: ``cut``, or ``refit``."""
         name = "/".join([what, *map(str, facts.values())])
         make = self._cut if what == "cut" else self._refit
-        return self.cells.once(name, lambda: {**facts, **make(choice)})
+        return self.cells.once(name, lambda: {**facts, **make(kept)})
 
-    def _cut(self, choice: Choice) -> Cell:
+    def _cut(self, kept: KeptChannels) -> Cell:
         """Multiply-adds, and accuracy as cut and with batch norms measured again."""
         costs = self.pruner.costs
-        macs = costs.macs(baselines.widths_of(choice.kept)) / costs.dense("macs")
-        network = self.pruner.cut(choice).to(self.device)
+        macs = costs.macs(baselines.widths_of(kept.candidates)) / costs.dense("macs")
+        network = self.pruner.cut(kept).to(self.device)
         row = {"macs": macs, "cut": self.accuracy(network)}
         recalibrate(network, (x for x, _ in self.batches))
         return {**row, "batch_norm": self.accuracy(network)}
 
-    def _refit(self, choice: Choice) -> Cell:
+    def _refit(self, kept: KeptChannels) -> Cell:
         """Accuracy with every layer after a cut fitted again."""
-        return {"refit": self.accuracy(self.refitted(choice))}
+        return {"refit": self.accuracy(self.refitted(kept))}
 
-    def refitted(self, choice: Choice) -> nn.Module:
+    def refitted(self, kept: KeptChannels) -> nn.Module:
         """The network with every layer after a cut fitted again."""
         folder = tempfile.mkdtemp(dir=self.pruner.workspace.folder)
-        return self.pruner.refit(choice, Path(folder).name)
+        return self.pruner.refit(kept, Path(folder).name)
 
 
 def inner_shares(pruner: Pruner, shares: Sequence[str]) -> tuple[Fraction, ...]:
@@ -152,9 +152,9 @@ def measure_score(bench: Bench, name: str) -> None:
         cuts = {}
         for widths, keeper in KEEPERS.items():
             for draw in draws:
-                choice = Choice(keeper(scores[draw], bench.pruner.costs, bench.limit(budget)))
+                kept = KeptChannels(keeper(scores[draw], bench.pruner.costs, bench.limit(budget)))
                 facts = {**_facts(budget, name, widths), "draw": draw}
-                cuts[widths, draw] = facts, choice, bench.measure("cut", facts, choice)
+                cuts[widths, draw] = facts, kept, bench.measure("cut", facts, kept)
         better = max(
             KEEPERS, key=lambda widths: sum(cuts[widths, draw][2]["batch_norm"] for draw in draws)
         )
@@ -182,10 +182,10 @@ def measure_objective(bench: Bench, objective: str, rules: Sequence[str]) -> Non
         for budget in bench.budgets:
             for rule in rules:
                 widths = _widths(bench, pruner, name, rule, budget)
-                choice = pruner.choice(widths, fold=objective != "least_squares")
+                kept = pruner.keep(widths, fold=objective != "least_squares")
                 facts = _facts(budget, name, rule)
-                bench.measure("cut", facts, choice)
-                bench.measure("refit", facts, choice)
+                bench.measure("cut", facts, kept)
+                bench.measure("refit", facts, kept)
 
 
 def _searched(bench: Bench, name: str, objective: str, weights: str) -> Pruner:
@@ -211,7 +211,7 @@ def _widths(bench: Bench, pruner: Pruner, name: str, rule: str, budget: Fraction
         return dict(bench.cells.found[f"widths/least_squares/measured/{budget}"]["widths"])
     most = {layer: len(found.curve) for layer, found in pruner.paths.items()}
     makers: dict[str, Callable[[], Mapping[str, int]]] = {
-        "measured": lambda: size(pruner, Budget("macs", budget)).widths,
+        "measured": lambda: choose_widths(pruner, Budget("macs", budget)).widths,
         "curves": lambda: by_curves(pruner, limit),
         "same share": lambda: proportional(pruner.costs, limit, most=most),
     }
@@ -226,14 +226,14 @@ def measure_tuned(bench: Bench, spec: DeepSpec) -> None:
     for budget in bench.budgets:
         pruner = _searched(bench, "least_squares", "least_squares", "")
         widths = _widths(bench, pruner, "least_squares", "measured", budget)
-        ours = pruner.choice(widths, fold=False)
+        ours = pruner.keep(widths, fold=False)
         _tune(bench, spec, _facts(budget, "least_squares", "measured"), bench.refitted(ours))
         facts = quality_rows.best_score(bench.cells.found, _facts(budget, "", "")["budget"])
         if facts is None:
             continue
         scores = _scores(bench, facts["method"], facts["draw"])
         kept = KEEPERS[facts["widths"]](scores, bench.pruner.costs, bench.limit(budget))
-        network = bench.pruner.cut(Choice(kept)).to(bench.device)
+        network = bench.pruner.cut(KeptChannels(kept)).to(bench.device)
         recalibrate(network, (x for x, _ in bench.batches))
         _tune(bench, spec, facts, network)
 

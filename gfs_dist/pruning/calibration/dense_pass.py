@@ -19,7 +19,7 @@ from gfs_dist.pruning.calibration.activation_store import Environments
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.moments import Geometry, Sums
 from gfs_dist.pruning.calibration.staged_run import advance, keep, make_stages, output_names
-from gfs_dist.pruning.repair.least_squares import Scaling
+from gfs_dist.pruning.repair.least_squares import OutputScale
 from gfs_dist.pruning.repair.sweep import DENSE
 
 MIN_POSITIONS = 384
@@ -149,7 +149,7 @@ class DensePass:
         variance = float(sums["energy"])
         noise = count * float((NOISE * sums["target_mean"]).square().sum())
         module = self.network.get_submodule(site.module)
-        scaling = Scaling.of(self.network, site)
+        scaling = OutputScale.of(self.network, site)
         flat = module.get_parameter("weight").detach().cpu().double().flatten(1).T
         return Reading(
             Patches(Geometry.of(module), mean, inside.repeat(len(mean) // len(inside)), count),

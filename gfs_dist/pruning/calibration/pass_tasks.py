@@ -18,8 +18,8 @@ from gfs_dist.pruning.calibration.dense_pass import DensePass
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.moments import Sums
 from gfs_dist.pruning.calibration.workspace import CPU, Workspace, read_sums, write_sums
-from gfs_dist.pruning.repair.sweep import DENSE, SMALL, Pair, Visit, sum_chunks, sweep
-from gfs_dist.pruning.smaller import Choice, make_small
+from gfs_dist.pruning.repair.sweep import DENSE, SMALL, NetworkPair, Visit, sum_chunks, sweep
+from gfs_dist.pruning.smaller import KeptChannels, make_smaller
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.runtime import MapResult, Runtime
 
@@ -69,15 +69,15 @@ class SweepTask:
         workspace: of the network.
         structure: what can be removed from it.
         sites: in the order in which they are fitted.
-        choice: what the smaller network keeps.
-        target: see :class:`gfs_dist.pruning.repair.sweep.Pair`.
+        kept: what the smaller network keeps.
+        target: see :class:`gfs_dist.pruning.repair.sweep.NetworkPair`.
         name: folder of this sweep in the workspace.
     """
 
     workspace: Workspace
     structure: Structure
     sites: tuple[Site, ...]
-    choice: Choice
+    kept: KeptChannels
     target: str
     name: str
 
@@ -102,14 +102,14 @@ class SweepTask:
         """Where this sweep's files are."""
         return self.workspace.path(self.name, "x").parent
 
-    def make_pair(self, device: torch.device = CPU) -> Pair:
+    def make_pair(self, device: torch.device = CPU) -> NetworkPair:
         """The networks before the first fit."""
         dense = self.workspace.dense(device)
-        small = make_small(dense, self.structure, self.choice)
-        kept = self.choice.outputs(self.structure, dense)
-        return Pair(dense, small, self.sites, kept, self.target)
+        small = make_smaller(dense, self.structure, self.kept)
+        outputs = self.kept.outputs(self.structure, dense)
+        return NetworkPair(dense, small, self.sites, outputs, self.target)
 
-    def _pair_after(self, fits: int, device: torch.device) -> Pair:
+    def _pair_after(self, fits: int, device: torch.device) -> NetworkPair:
         fitted = _fitted(self.folder)
         if fitted.pair is None or fitted.fits > fits:
             fitted.pair, fitted.fits = self.make_pair(device), 0
@@ -124,7 +124,7 @@ class _Fitted:
     """What a process holds of the sweep it last worked on."""
 
     folder: Path
-    pair: Pair | None = None
+    pair: NetworkPair | None = None
     fits: int = 0
 
 

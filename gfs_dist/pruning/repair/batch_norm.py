@@ -29,18 +29,18 @@ ARGUMENTS = ("input", "running_mean", "running_var")
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class NormStatistics:
     """What a norm saw of some samples: values a channel, their mean and squared deviations."""
 
     count: int
     mean: Tensor
     squares: Tensor
 
-    def __add__(self, more: Seen) -> Seen:
+    def __add__(self, more: NormStatistics) -> NormStatistics:
         count, step = self.count + more.count, more.mean - self.mean
         mean = self.mean + step * (more.count / count)
         between = step.square() * (self.count * more.count / count)
-        return Seen(count, mean, self.squares + more.squares + between)
+        return NormStatistics(count, mean, self.squares + more.squares + between)
 
 
 def recalibrate(
@@ -72,7 +72,7 @@ def recalibrate(
             envs.save(TRACK, 0, chunks, {network.gfs_inputs[0]: x})
             chunks += 1
 
-        def see(stage: int, chunk: int) -> Seen:
+        def see(stage: int, chunk: int) -> NormStatistics:
             results = advance(network, stages[stage], envs.load(TRACK, stage, chunk))
             envs.save(TRACK, stage + 1, chunk, keep(results, stages[stage].live))
             return _seen(results[norms[stage].source])
@@ -120,18 +120,18 @@ def _argument(step: Step, place: int, name: str) -> Any:
     return step.args[place] if place < len(step.args) else step.kwargs.get(name)
 
 
-def _seen(x: Tensor) -> Seen:
+def _seen(x: Tensor) -> NormStatistics:
     others = [dim for dim in range(x.ndim) if dim != 1]
     mean, count = x.mean(others, dtype=torch.float64), x.numel() // x.shape[1]
     near = mean.to(x.dtype)  # not the mean, where that is far from zero
     deviations = (x.transpose(1, -1) - near).transpose(1, -1)
     squares = torch.linalg.vector_norm(deviations, dim=others, dtype=torch.float64).square()
     squares -= count * (mean - near.double()).square()
-    return Seen(count, mean, squares.clamp(min=0))
+    return NormStatistics(count, mean, squares.clamp(min=0))
 
 
 @torch.no_grad()
-def _set(norm: _Norm, seen: Seen) -> None:
+def _set(norm: _Norm, seen: NormStatistics) -> None:
     if seen.count == 1:
         return
     variance = seen.squares / (seen.count - 1)

@@ -31,7 +31,7 @@ that could mend the stream would be enormous."""
 
 
 @dataclass(frozen=True)
-class Scaling:
+class OutputScale:
     """What a site's batch norm does: ``stream = scale (W x) + offset``.
 
     Attributes:
@@ -45,7 +45,7 @@ class Scaling:
     has_offset: bool
 
     @classmethod
-    def of(cls, network: GraphNetwork, site: Site) -> Scaling:
+    def of(cls, network: GraphNetwork, site: Site) -> OutputScale:
         """Read from the network."""
         module = network.get_submodule(site.module)
         if site.norm is None:
@@ -105,7 +105,7 @@ class Fit:
 
     def __init__(self, network: GraphNetwork, site: Site, moments: Moments) -> None:
         self.network, self.site = network, site
-        self.scaling = Scaling.of(network, site)
+        self.scaling = OutputScale.of(network, site)
         self._moments = moments
         self._inputs = moments.inputs if self.scaling.has_offset else moments.raw_inputs()
         spread = moments.spread

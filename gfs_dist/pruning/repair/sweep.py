@@ -50,7 +50,7 @@ class Visit(NamedTuple):
 
 
 @dataclass
-class Pair:
+class NetworkPair:
     """A dense network and a smaller one of the same steps, run in the same stages.
 
     Attributes:
@@ -178,7 +178,7 @@ Sum = Callable[[Visit], Sums]
 
 
 def sweep(
-    pair: Pair,
+    pair: NetworkPair,
     sum_up: Sum,
     *,
     repeats: int = REPEATS,

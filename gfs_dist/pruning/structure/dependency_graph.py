@@ -29,7 +29,7 @@ MIXERS = (OPTYPE.LN, OPTYPE.GN)
 
 
 @dataclass
-class Group:
+class ChannelGroup:
     """What goes with the output channels of one module: one candidate a channel.
 
     Attributes:
@@ -45,7 +45,7 @@ class Group:
     added_to: str = ""
 
 
-class Couplings:
+class ChannelDependencies:
     """Who shares channels with whom; built by one forward pass over a copy of the network.
 
     Args:
@@ -99,10 +99,10 @@ class Couplings:
         module: Any = self.module(name)
         return module.out_features if isinstance(module, nn.Linear) else module.out_channels
 
-    def group(self, name: str) -> Group:
+    def group(self, name: str) -> ChannelGroup:
         """Everything that is coupled to the outputs of the module ``name``."""
         module = self.module(name)
-        group = Group(obstacle=self.fault(name))
+        group = ChannelGroup(obstacle=self.fault(name))
         if group.obstacle:
             return group
         if module not in self._graph.module2node:
@@ -156,7 +156,7 @@ class Couplings:
                     stack.append((dep.target, dep.handler, node))
         return list(dict.fromkeys(node for node, _ in seen))
 
-    def _add(self, group: Group, item: Any, count: int) -> str:
+    def _add(self, group: ChannelGroup, item: Any, count: int) -> str:
         """Put one item of torch-pruning's group in its place; says what forbids its removal."""
         node: Node = item.dep.target
         module: Any = node.module
@@ -221,7 +221,7 @@ class Couplings:
                     return module, name
         raise AssertionError("torch-pruning knows a parameter that the network does not have")
 
-    def _join(self, name: str, group: Group, nodes: Sequence[Node]) -> None:
+    def _join(self, name: str, group: ChannelGroup, nodes: Sequence[Node]) -> None:
         """Note the first producer that an operation with several inputs joins to ``name``."""
         for node in nodes:
             operation = _operation(node)

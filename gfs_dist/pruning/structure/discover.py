@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import InputError
-from gfs_dist.pruning.structure.dependency_graph import Couplings, Group
+from gfs_dist.pruning.structure.dependency_graph import ChannelDependencies, ChannelGroup
 from gfs_dist.pruning.structure.structure import Layer, Skipped, Structure
-from gfs_dist.pruning.structure.trial_removal import rehearse
+from gfs_dist.pruning.structure.trial_removal import try_removal
 
 
 @torch.inference_mode(mode=False)
@@ -29,29 +29,29 @@ def find_structure(model: nn.Module, example: Tensor, *, coupled: bool = False) 
         InputError: the network cannot be copied, refuses the example, or does not compute its
             output from its weights by differentiable operations.
     """
-    couplings = Couplings(model, example[:2])
+    dependencies = ChannelDependencies(model, example[:2])
     layers: list[Layer] = []
     reasons: dict[str, str] = {}
     losers: set[str] = set()
-    for name in couplings.order:
+    for name in dependencies.order:
         if name in losers:
             continue
-        group = couplings.group(name)
+        group = dependencies.group(name)
         reasons[name] = _reason(group, losers, coupled)
         if not reasons[name]:
             layers.append(_layer(group))
             losers |= _losers(layers[-1])
-    faults = rehearse(model, layers, example[:2])
+    faults = try_removal(model, layers, example[:2])
     for layer in layers:
         if layer.name in faults:
             reasons |= dict.fromkeys(_losers(layer), faults[layer.name])
-    layers.sort(key=lambda layer: couplings.order.index(layer.name))
+    layers.sort(key=lambda layer: dependencies.order.index(layer.name))
     sound = [layer for layer in layers if layer.name not in faults]
     losers = set().union(*map(_losers, sound))
-    skipped = [name for name in couplings.order if name not in losers]
+    skipped = [name for name in dependencies.order if name not in losers]
     return Structure(
         tuple(sound),
-        tuple(Skipped(name, couplings.channels(name), reasons[name]) for name in skipped),
+        tuple(Skipped(name, dependencies.channels(name), reasons[name]) for name in skipped),
     )
 
 
@@ -66,7 +66,7 @@ def nothing_to_prune(network: str, structure: Structure) -> InputError:
     )
 
 
-def _reason(group: Group, losers: set[str], coupled: bool) -> str:
+def _reason(group: ChannelGroup, losers: set[str], coupled: bool) -> str:
     """Why a group is not a layer; empty if it is one."""
     if group.obstacle:
         return group.obstacle
@@ -81,7 +81,7 @@ def _reason(group: Group, losers: set[str], coupled: bool) -> str:
     return ""
 
 
-def _layer(group: Group) -> Layer:
+def _layer(group: ChannelGroup) -> Layer:
     first = group.producers[0]
     return Layer(
         name=first.module,

@@ -18,7 +18,7 @@ TOLERANCE = 1e-9
 TOLERANCE_FLOAT32 = 1e-4
 
 
-def rehearse(model: nn.Module, layers: Sequence[Layer], example: Tensor) -> dict[str, str]:
+def try_removal(model: nn.Module, layers: Sequence[Layer], example: Tensor) -> dict[str, str]:
     """Remove a seeded half of the candidates of every layer and compare with the masked network.
 
     All layers at once; if that fails, halves of them, down to the ones at fault, so that a sound

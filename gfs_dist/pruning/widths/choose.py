@@ -12,12 +12,12 @@ from gfs_dist.networks import latency
 from gfs_dist.networks.measure.classify import classify
 from gfs_dist.pruning.facts import what_stays
 from gfs_dist.pruning.pruner import Pruner
-from gfs_dist.pruning.smaller import Choice
+from gfs_dist.pruning.smaller import KeptChannels
 from gfs_dist.pruning.widths.allocate import allocate, proportional
 from gfs_dist.pruning.widths.budget import UNITS, Budget
-from gfs_dist.pruning.widths.exchange import Exchange, Widths
 from gfs_dist.pruning.widths.latency import check_latency, widths_within
-from gfs_dist.pruning.widths.trial import TrialTask
+from gfs_dist.pruning.widths.width_exchange import WidthExchange, Widths
+from gfs_dist.pruning.widths.width_trial import WidthTrial
 from gfs_dist.pruning.widths.widths import allowed_widths, least_widths, uniform
 
 TRIAL_SAMPLES = 256
@@ -38,7 +38,7 @@ OnTrial = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
-class Sizing:
+class ChosenWidths:
     """Widths, and why these.
 
     Attributes:
@@ -74,13 +74,13 @@ def check_feasible(pruner: Pruner, budget: Budget) -> None:
         raise BudgetError(f"{error}; {stays}" if stays else str(error)) from error
 
 
-def size(
+def choose_widths(
     pruner: Pruner,
     budget: Budget,
     on_trial: OnTrial = lambda *_: None,
     *,
     quick: bool = False,
-) -> Sizing:
+) -> ChosenWidths:
     """Widths that meet a budget.
 
     ``macs`` and ``params``: widths by the curves (errors in units of the stream, added up) and
@@ -107,7 +107,7 @@ def size(
     else:
         widths = _tolerant(pruner, budget, on_trial)
         reason = "layer by layer the fewest channels within the tolerance of top-1 (the paper's)"
-    return Sizing(_reached(pruner, widths, budget.round_to), budget.kind, reason)
+    return ChosenWidths(_reached(pruner, widths, budget.round_to), budget.kind, reason)
 
 
 def _reached(pruner: Pruner, widths: Widths, round_to: int) -> Widths:
@@ -120,7 +120,7 @@ def _reached(pruner: Pruner, widths: Widths, round_to: int) -> Widths:
     return found
 
 
-def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) -> Sizing:
+def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) -> ChosenWidths:
     limit, costs = budget.limit(pruner.costs), pruner.costs
     task, trials = _trials(pruner)
     trials = budget.trials or (QUICK if quick else trials)
@@ -128,14 +128,14 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) ->
 
     def measure(wanted: Sequence[Widths]) -> list[float]:
         nonlocal done, best
-        items = [pruner.choice(widths, fold=False) for widths in wanted]
+        items = [pruner.keep(widths, fold=False) for widths in wanted]
         losses = list(pruner.runtime.map(task, items).values)
         done, best = done + len(losses), min(best, *losses)
         on_trial(done, trials, best)
         return losses
 
     most = {name: len(found.curve) for name, found in pruner.paths.items()}
-    exchange = Exchange(costs, budget.kind, limit, measure, trials, most, budget.round_to)
+    exchange = WidthExchange(costs, budget.kind, limit, measure, trials, most, budget.round_to)
     starts = {
         "curves": by_curves(pruner, limit, budget.kind, budget.round_to),
         "same share": proportional(costs, limit, budget.kind, budget.round_to, most),
@@ -153,7 +153,7 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) ->
         f"{samples} samples after one refit (errors of single layers added up: "
         f"{compared[0]['loss']:.4f}, the same share of every layer: {compared[1]['loss']:.4f})"
     )
-    return Sizing(found.widths, "measured", reason, compared)
+    return ChosenWidths(found.widths, "measured", reason, compared)
 
 
 def by_curves(pruner: Pruner, limit: int, kind: str = "macs", round_to: int = 1) -> Widths:
@@ -162,7 +162,7 @@ def by_curves(pruner: Pruner, limit: int, kind: str = "macs", round_to: int = 1)
     return allocate(curves, pruner.costs, limit, kind, round_to)
 
 
-def _trials(pruner: Pruner) -> tuple[TrialTask, int]:
+def _trials(pruner: Pruner) -> tuple[WidthTrial, int]:
     workspace = pruner.workspace
     per_chunk = len(workspace.x(0))
     chunks = min(workspace.num_chunks, max(1, TRIAL_SAMPLES // per_chunk))
@@ -170,7 +170,7 @@ def _trials(pruner: Pruner) -> tuple[TrialTask, int]:
     others = tuple(range(chunks, min((1 + COMPARED) * chunks, workspace.num_chunks)))
     compared = others if len(others) * 2 >= chunks else fitted
     sites = pruner.consumer_sites(pruner.structure.layers)
-    task = TrialTask(workspace, pruner.structure, sites, fitted, compared)
+    task = WidthTrial(workspace, pruner.structure, sites, fitted, compared)
     each = pruner.costs.dense("macs") * per_chunk * (len(fitted) + len(compared))
     return task, max(LEAST_TRIALS * len(pruner.channels), min(1000, TRIAL_MULTIPLY_ADDS // each))
 
@@ -178,7 +178,7 @@ def _trials(pruner: Pruner) -> tuple[TrialTask, int]:
 def _seconds(pruner: Pruner, widths: Widths, budget: Budget) -> float:
     """Median of five forward passes of a network of these widths (any channels)."""
     kept = {name: tuple(range(width)) for name, width in widths.items()}
-    network = pruner.cut(Choice(kept))
+    network = pruner.cut(KeptChannels(kept))
     x = pruner.example[:1].expand(budget.batch, *pruner.example.shape[1:]).contiguous()
     return latency(network, x, repeats=5).median_s
 
@@ -207,7 +207,7 @@ def _tolerant(pruner: Pruner, budget: Budget, on_trial: OnTrial) -> Widths:
     def top1(chosen: Widths) -> float:
         nonlocal tried
         fold = pruner.settings.objective != "least_squares"
-        network = pruner.cut(pruner.choice(chosen, fold=fold))
+        network = pruner.cut(pruner.keep(chosen, fold=fold))
         tried += 1
         return classify(network, pruner.workspace.batches()).accuracy
 

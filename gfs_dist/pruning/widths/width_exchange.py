@@ -15,7 +15,7 @@ TRIED = 4
 
 
 @dataclass(frozen=True)
-class Exchanged:
+class ExchangedWidths:
     """Widths, their measured loss, and how many trials that took."""
 
     widths: Widths
@@ -23,7 +23,7 @@ class Exchanged:
     trials: int
 
 
-class Exchange:
+class WidthExchange:
     """A search over widths within a limit.
 
     Every round measures for each layer what a step up would gain and a step down would cost.
@@ -63,7 +63,7 @@ class Exchange:
         """Trials so far."""
         return len(self._known)
 
-    def run(self, starts: Sequence[Widths]) -> Exchanged:
+    def run(self, starts: Sequence[Widths]) -> ExchangedWidths:
         """From the best of several widths within the limit to widths that no exchange betters."""
         losses = self.losses(starts)
         loss, place = min((loss, i) for i, loss in enumerate(losses))
@@ -81,7 +81,7 @@ class Exchange:
                 if max(steps.values()) == 1:
                     break
                 steps = {name: max(1, step // 2) for name, step in steps.items()}
-        return Exchanged(widths, loss, self.used)
+        return ExchangedWidths(widths, loss, self.used)
 
     def losses(self, wanted: Sequence[Widths]) -> list[float]:
         """Measured once for each widths."""

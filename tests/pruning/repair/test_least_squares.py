@@ -14,7 +14,7 @@ from gfs_dist.networks.graph.record import record
 from gfs_dist.pruning.calibration.layer_sites import Site, find_sites
 from gfs_dist.pruning.calibration.moments import Geometry, Moments, add
 from gfs_dist.pruning.repair import least_squares as refit
-from gfs_dist.pruning.repair.least_squares import Fit, Scaling
+from gfs_dist.pruning.repair.least_squares import Fit, OutputScale
 
 INPUTS, OUTPUTS = 3, 4
 KINDS = {
@@ -89,7 +89,7 @@ def oracle(problem: Problem, target: Tensor) -> np.ndarray:
     """The stream that ridge regression towards the present weights gives, from patches."""
     layer = problem.layer
     inputs, inside = patches(layer, problem.x), patches(layer, torch.ones_like(problem.x))
-    scaling = Scaling.of(problem.network, problem.site)
+    scaling = OutputScale.of(problem.network, problem.site)
     start = (layer.weight.flatten(1).T * scaling.scale).numpy()
     aimed = rows(target)
     shift_x = inputs.mean(0) if scaling.has_offset else 0.0
@@ -150,7 +150,7 @@ def test_a_second_target_is_fitted_as_if_it_were_the_first(kind: str) -> None:
 )
 def test_an_intercept_is_stored_where_there_is_a_place(kind: str, has_offset: bool) -> None:
     problem = Problem(kind)
-    assert Scaling.of(problem.network, problem.site).has_offset == has_offset
+    assert OutputScale.of(problem.network, problem.site).has_offset == has_offset
     problem.fit(problem.stream + 3).solve()
     mean = (problem.forward() - problem.stream).mean()
     assert (float(mean) == pytest.approx(3, rel=1e-9)) == has_offset
@@ -212,7 +212,7 @@ def test_twice_the_same_input_shares_the_weight() -> None:
 
 def test_a_site_knows_where_its_scale_comes_from() -> None:
     problem = Problem("biased convolution and norm")
-    scale = Scaling.of(problem.network, problem.site).scale
+    scale = OutputScale.of(problem.network, problem.site).scale
     norm_layer = problem.network.get_submodule("1")
     expected = norm_layer.weight / (norm_layer.running_var + norm_layer.eps).sqrt()
     torch.testing.assert_close(scale, expected)

@@ -9,7 +9,7 @@ import pytest
 
 from gfs_dist.pruning.widths.allocate import proportional
 from gfs_dist.pruning.widths.costs import Cost, Costs
-from gfs_dist.pruning.widths.exchange import Exchange, Widths
+from gfs_dist.pruning.widths.width_exchange import WidthExchange, Widths
 from gfs_dist.pruning.widths.widths import allowed_widths, least_widths
 
 
@@ -47,7 +47,7 @@ def test_widths_get_better_and_no_layer_could_have_more(seed: int) -> None:
     case = Case(seed)
     costs, most, round_to = case.costs, case.most, case.round_to
     start = proportional(costs, case.limit, round_to=round_to, most=most)
-    found = Exchange(costs, "macs", case.limit, case.measure, case.trials, most, round_to).run(
+    found = WidthExchange(costs, "macs", case.limit, case.measure, case.trials, most, round_to).run(
         [start]
     )
     assert found.trials == case.measured <= case.trials

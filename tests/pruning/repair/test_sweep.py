@@ -21,8 +21,16 @@ from gfs_dist.pruning.calibration.layer_sites import find_sites
 from gfs_dist.pruning.calibration.moments import Sums
 from gfs_dist.pruning.calibration.staged_run import advance, keep, make_stages, output_names
 from gfs_dist.pruning.repair import least_squares as refit
-from gfs_dist.pruning.repair.sweep import DENSE, SMALL, TARGETS, Pair, Visit, sum_chunks, sweep
-from gfs_dist.pruning.smaller import Choice, make_small
+from gfs_dist.pruning.repair.sweep import (
+    DENSE,
+    SMALL,
+    TARGETS,
+    NetworkPair,
+    Visit,
+    sum_chunks,
+    sweep,
+)
+from gfs_dist.pruning.smaller import KeptChannels, make_smaller
 from gfs_dist.pruning.structure.discover import find_structure
 from tests.pruning import zoo
 
@@ -60,13 +68,13 @@ class Cut:
             }
         else:
             kept = dict(keep_share)
-        self.choice = Choice(kept)
-        self.small = make_small(self.dense, self.structure, self.choice)
+        self.kept = KeptChannels(kept)
+        self.small = make_smaller(self.dense, self.structure, self.kept)
         self.sites = find_sites(self.dense, self.x[:2])
 
-    def pair(self, target: str = "stream", **more: object) -> Pair:
-        outputs = self.choice.outputs(self.structure, self.dense)
-        return Pair(self.dense, self.small, self.sites, outputs, target, **more)  # type: ignore[arg-type]
+    def pair(self, target: str = "stream", **more: object) -> NetworkPair:
+        outputs = self.kept.outputs(self.structure, self.dense)
+        return NetworkPair(self.dense, self.small, self.sites, outputs, target, **more)  # type: ignore[arg-type]
 
     def environments(self, envs: Environments | None = None) -> Environments:
         envs = envs or InMemory()
@@ -77,7 +85,7 @@ class Cut:
 
     def sweep(
         self, target: str = "stream", repeats: int = 2, envs: Environments | None = None
-    ) -> tuple[Pair, Environments]:
+    ) -> tuple[NetworkPair, Environments]:
         pair, envs = self.pair(target), self.environments(envs)
         chunks = range(SAMPLES // CHUNK)
 
@@ -283,7 +291,7 @@ def test_known_results_of_the_dense_network_change_nothing() -> None:
         if known:
             envs.drop(DENSE, 0)
 
-        def sum_up(visit: Visit, pair: Pair = pair, envs: Environments = envs) -> Sums:
+        def sum_up(visit: Visit, pair: NetworkPair = pair, envs: Environments = envs) -> Sums:
             return sum_chunks(lambda chunk: pair.sums(visit, chunk, envs), range(3))
 
         sweep(pair, sum_up, repeats=1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from gfs_dist.pruning.widths.trial import _divergence
+from gfs_dist.pruning.widths.width_trial import _divergence
 
 
 def test_the_divergence_is_that_of_the_classes_summed_over_samples() -> None:

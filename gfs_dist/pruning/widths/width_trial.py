@@ -23,8 +23,8 @@ from gfs_dist.pruning.calibration.staged_run import (
     output_names,
 )
 from gfs_dist.pruning.calibration.workspace import Workspace
-from gfs_dist.pruning.repair.sweep import SMALL, Pair, Visit, sum_chunks, sweep
-from gfs_dist.pruning.smaller import Choice, make_small
+from gfs_dist.pruning.repair.sweep import SMALL, NetworkPair, Visit, sum_chunks, sweep
+from gfs_dist.pruning.smaller import KeptChannels, make_smaller
 from gfs_dist.pruning.structure.structure import Structure
 
 JOINED = {"cuda": 4}
@@ -32,7 +32,7 @@ JOINED = {"cuda": 4}
 
 
 @dataclass(frozen=True)
-class TrialTask:
+class WidthTrial:
     """Cuts, refits the consumers once, and compares outputs with the dense network's.
 
     The value is the mean Kullback-Leibler divergence ``sum p log(p / q)`` of the softmax of the
@@ -53,12 +53,14 @@ class TrialTask:
     compared: tuple[int, ...]
 
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> float:
-        """The divergence of one choice."""
-        assert isinstance(item, Choice)
+        """The divergence of one kept."""
+        assert isinstance(item, KeptChannels)
         dense = self.workspace.dense(device)
-        small = make_small(dense, self.structure, item)
-        kept = item.outputs(self.structure, dense)
-        pair = Pair(dense, small, self.sites, kept, dense_results=_dense_results(self, device))
+        small = make_smaller(dense, self.structure, item)
+        outputs = item.outputs(self.structure, dense)
+        pair = NetworkPair(
+            dense, small, self.sites, outputs, dense_results=_dense_results(self, device)
+        )
         envs = InMemory()
         fitted = batches(self.fitted, device)
         for place, chunks in enumerate(fitted):
@@ -91,7 +93,7 @@ def batches(chunks: Sequence[int], device: torch.device) -> list[Sequence[int]]:
 
 
 @functools.lru_cache(maxsize=1)
-def _dense_outputs(task: TrialTask, device: torch.device) -> list[Tensor]:
+def _dense_outputs(task: WidthTrial, device: torch.device) -> list[Tensor]:
     """The dense network's outputs on the samples that are compared."""
     network = task.workspace.dense(device)
 
@@ -105,7 +107,7 @@ def _dense_outputs(task: TrialTask, device: torch.device) -> list[Tensor]:
 
 
 @functools.lru_cache(maxsize=1)
-def _dense_results(task: TrialTask, device: torch.device) -> dict[int, Results]:
+def _dense_results(task: WidthTrial, device: torch.device) -> dict[int, Results]:
     """The dense network's streams on the fitted samples, which all trials are aimed at."""
     network = task.workspace.dense(device)
     asked = [*(frozenset([site.stream]) for site in task.sites), output_names(network)]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import RunError
 from gfs_dist.pruning.pruner import LayerPath
-from gfs_dist.pruning.smaller import Choice, check_equal, make_small, prefix_length
+from gfs_dist.pruning.smaller import KeptChannels, check_equal, make_smaller, prefix_length
 from gfs_dist.pruning.structure.discover import find_structure
 from gfs_dist.selection.path import GreedyPath
 from tests.pruning import zoo
@@ -39,12 +39,12 @@ def test_folded_counts_give_the_mean_of_the_picked_contributions(width: int) -> 
     model, x = nn.Sequential(first, nn.Tanh(), second), torch.randn(5, 4).double()
     path = a_path([4, 4, 1, 4, 1, 1, 0, 4], [9.0, 9.0, 5.0, 4.0, 3.0, 6.0, 2.0, 2.5])
     structure = find_structure(model, x)
-    choice = Choice.of_paths({"0": path}, {"0": width}, fold=True)
+    kept = KeptChannels.of_paths({"0": path}, {"0": width}, fold=True)
     hidden = torch.tanh(first(x))
     picked = path.picks[: prefix_length(path, width)]
     contributions = [6 * hidden[:, [i]] @ second.weight[:, [i]].T for i in picked]
     expected = sum(contributions, torch.zeros(())) / len(picked) + second.bias
-    small = make_small(model, structure, choice)
+    small = make_smaller(model, structure, kept)
     assert small[0].out_features == width
     torch.testing.assert_close(small(x), expected)
 
@@ -54,7 +54,7 @@ def test_channels_that_a_shortcut_pads_with_zeros_are_left() -> None:
     torch.manual_seed(0)
     model = zoo.zero_pad_resnet()
     structure = find_structure(model, zoo.images(), coupled=True)
-    outputs = Choice({"conv1": (0, 2)}).outputs(structure, model)
+    outputs = KeptChannels({"conv1": (0, 2)}).outputs(structure, model)
     assert outputs["conv1"].tolist() == [0, 2]
     assert outputs["blocks.1.conv2"].tolist() == [0, 1, 2, 3, 4, 6, 12, 13, 14, 15]
     assert "blocks.0.conv1" not in outputs

@@ -12,7 +12,7 @@ from gfs_dist.errors import InputError
 from gfs_dist.pruning.structure.dependency_graph import is_layer
 from gfs_dist.pruning.structure.discover import find_structure, nothing_to_prune
 from gfs_dist.pruning.structure.structure import Layer, Slice, Structure
-from gfs_dist.pruning.structure.trial_removal import rehearse
+from gfs_dist.pruning.structure.trial_removal import try_removal
 from tests.pruning.oddities import other_networks
 from tests.pruning.zoo import images, mobilenet, plain_cnn, ten_networks, vgg
 
@@ -365,7 +365,7 @@ def test_a_layer_that_is_wrong_is_found_among_sound_ones() -> None:
     (consumer,) = layers[2].consumers
     swapped = Slice(consumer.module, consumer.channels[::-1])
     layers[2] = Layer("7", 16, layers[2].producers, layers[2].carriers, (swapped,))
-    faults = rehearse(network, layers, x)
+    faults = try_removal(network, layers, x)
     assert list(faults) == ["7"]
     assert "removing its channels changes the rest of the network" in faults["7"]
 
@@ -379,7 +379,7 @@ def test_a_forgotten_norm_is_found_though_its_branch_is_silent() -> None:
     (consumer,) = layers[0].consumers
     shifted = Slice(consumer.module, (*consumer.channels[1:], consumer.channels[0]))
     layers[0] = Layer(layers[0].name, 8, layers[0].producers, layers[0].carriers, (shifted,))
-    assert list(rehearse(network, layers, x)) == ["blocks.0.conv1"]
+    assert list(try_removal(network, layers, x)) == ["blocks.0.conv1"]
 
 
 def test_a_network_without_anything_to_prune_is_an_error() -> None:
