@@ -20,7 +20,7 @@ from gfs_dist.bench.model import (
     choose_split,
     costs_of_splits,
 )
-from gfs_dist.networks.measure.sizes import macs_by_module
+from gfs_dist.networks.measure.costs import macs_by_module
 from gfs_dist.pruning.calibration.moments import Geometry, multiply_adds
 from gfs_dist.pruning.objectives.evaluation_batches import batch_sizes, search_costs, trials_at_once
 from gfs_dist.pruning.objectives.layer_replacement import Replaced

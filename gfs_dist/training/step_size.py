@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gfs_dist.errors import DataError
 from gfs_dist.networks import TwoLayer
-from gfs_dist.networks.measure.two_layer import row_chunks
+from gfs_dist.networks.measure.loss_and_accuracy import row_chunks
 from gfs_dist.networks.models.two_layer import ACTIVATIONS
 from gfs_dist.training.spec import TrainSpec
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gfs_dist.errors import DataError, RunError, ShapeError
 from gfs_dist.networks import TwoLayer, loss_sum
-from gfs_dist.networks.measure.two_layer import row_chunks
+from gfs_dist.networks.measure.loss_and_accuracy import row_chunks
 from gfs_dist.training.order import batch_rows
 from gfs_dist.training.spec import TrainSpec, TrainState
 from gfs_dist.training.step_size import default_lr

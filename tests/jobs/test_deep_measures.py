@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.data import Images
-from gfs_dist.networks import batch_size, prefer_channels_last
-from gfs_dist.networks.measure import batching, classify
+from gfs_dist.networks import batch_size, classify, prefer_channels_last
+from gfs_dist.networks.measure import evaluation
 from gfs_dist.workflows.measures import Measures
 
 
@@ -57,7 +57,7 @@ def test_a_batch_is_as_large_as_the_largest_result_lets_it_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     threads = torch.get_num_threads()
-    monkeypatch.setattr(batching, "BYTES_PER_THREAD", 40_000)
+    monkeypatch.setattr(evaluation, "BYTES_PER_THREAD", 40_000)
     network = nn.Sequential(nn.Linear(100, 1000), nn.Linear(1000, 10))
     assert batch_size(network, torch.zeros(1, 100)) == 10 * threads  # 4,000 bytes a sample
     assert network.training

@@ -17,7 +17,7 @@ from gfs_dist.networks.graph.build import build, make_layer
 from gfs_dist.networks.graph.describe import describe
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.graph.json_values import UnstorableError
-from gfs_dist.networks.storage.tensors import assign, named_tensors
+from gfs_dist.networks.graph.tensors import assign, named_tensors
 from tests.networks import nets
 
 

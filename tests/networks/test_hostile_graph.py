@@ -18,7 +18,7 @@ from gfs_dist.errors import CheckpointError, ConfigError
 from gfs_dist.networks.graph.build import build
 from gfs_dist.networks.graph.describe import describe
 from gfs_dist.networks.graph.json_values import MAX_PARTS, decode
-from gfs_dist.networks.storage.tensors import named_tensors
+from gfs_dist.networks.graph.tensors import named_tensors
 from tests.networks import nets
 
 

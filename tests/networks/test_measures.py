@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from gfs_dist import networks
 from gfs_dist.errors import ConfigError
 from gfs_dist.networks import TwoLayer
-from gfs_dist.networks.measure import two_layer as measures
+from gfs_dist.networks.measure import costs, loss_and_accuracy
 from tests.oracles import LOSSES
 
 
@@ -35,15 +35,15 @@ def test_accuracy_asks_for_the_right_side_of_zero(positive_negative: tuple[float
 def test_outputs_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     network, x = TwoLayer.initialise(8, 3), torch.rand(50, 3, dtype=torch.float64)
     whole = networks.outputs(network, x)
-    monkeypatch.setattr(measures, "CHUNK_ELEMENTS", 56)
-    assert len(measures.row_chunks(50, 8)) == 8
+    monkeypatch.setattr(loss_and_accuracy, "CHUNK_ELEMENTS", 56)
+    assert len(loss_and_accuracy.row_chunks(50, 8)) == 8
     torch.testing.assert_close(networks.outputs(network, x), whole, rtol=1e-14, atol=1e-15)
     assert networks.outputs(network, x[:0]).shape == (0,)
 
 
 def test_sizes_count_both_layers() -> None:
     network = TwoLayer(10, 64)
-    assert networks.macs(network) == networks.params(network) == 10 * 64 + 10
+    assert network.macs == networks.count_params(network) == 10 * 64 + 10
 
 
 def test_latency_of_any_network_is_timed_in_evaluation_mode_and_its_own_dtype() -> None:
@@ -62,7 +62,7 @@ def test_latency_of_any_network_is_timed_in_evaluation_mode_and_its_own_dtype() 
     found = networks.latency(network, torch.rand(5, 3), repeats=4)
     assert found.batch == 5
     assert set(seen) == {(False, torch.float64, False)}
-    assert len(seen) == 4 + measures.WARM_UP
+    assert len(seen) == 4 + costs.WARM_UP
     assert network.training
 
 

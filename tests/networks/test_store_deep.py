@@ -21,7 +21,7 @@ from gfs_dist import networks
 from gfs_dist.errors import CheckpointError, ConfigError, NonFiniteError, ShapeError
 from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.networks.storage.removals import fresh
+from gfs_dist.networks.storage.rebuild import make_unpruned
 from gfs_dist.pruning.structure.discover import find_structure
 from gfs_dist.pruning.structure.shrink import shrink
 from tests.networks import nets
@@ -69,7 +69,9 @@ OWN = {"model": "custom", "factory": "own_nets:OneWay", "kwargs": {"hidden": 6}}
 
 
 def own(**kwargs: int) -> nn.Module:
-    return fresh({**OWN, "kwargs": {"hidden": 6, **kwargs}}, named="own_nets:OneWay")
+    return make_unpruned(
+        {**OWN, "kwargs": {"hidden": 6, **kwargs}}, allowed_factory="own_nets:OneWay"
+    )
 
 
 def same(one: nn.Module, two: nn.Module, x: Tensor) -> bool:

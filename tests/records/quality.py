@@ -29,7 +29,7 @@ from gfs_dist.data import Images
 from gfs_dist.data.balanced import calibration_rows
 from gfs_dist.files import fingerprint
 from gfs_dist.files.find import find_checkpoints
-from gfs_dist.networks.measure import classify
+from gfs_dist.networks import classify
 from gfs_dist.pruning.pruner import LayerPath, Pruner, Settings
 from gfs_dist.pruning.repair.batch_norm import recalibrate
 from gfs_dist.pruning.smaller import KeptChannels

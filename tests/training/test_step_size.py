@@ -49,7 +49,7 @@ def test_the_kernel_is_that_of_autograd(activation: str, monkeypatch: pytest.Mon
     x = DIGITS.x_train[:25]
     expected = kernel_by_autograd(network, x)
     torch.testing.assert_close(tangent_kernel(network, x), expected, rtol=1e-11, atol=1e-15)
-    monkeypatch.setattr("gfs_dist.networks.measure.two_layer.CHUNK_ELEMENTS", 25 * 7)
+    monkeypatch.setattr("gfs_dist.networks.measure.loss_and_accuracy.CHUNK_ELEMENTS", 25 * 7)
     torch.testing.assert_close(tangent_kernel(network, x), expected, rtol=1e-11, atol=1e-15)
     assert all(parameter.grad is None for parameter in network.parameters())
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from gfs_dist.errors import ConfigError, DataError, RunError, ShapeError
 from gfs_dist.networks import TwoLayer
-from gfs_dist.networks.measure import two_layer as measures
+from gfs_dist.networks.measure import loss_and_accuracy
 from gfs_dist.training import TrainSpec, TrainState, risen, train
 
 X = torch.rand(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -91,7 +91,7 @@ def test_two_runs_are_the_same() -> None:
 def test_checkpoints_know_the_loss_over_all_samples(loss: str) -> None:
     for spec in (GD, SGD):
         for network, state in run(start(), spec, loss).values():
-            expected = measures.mean_loss(network(X), TARGET, loss)
+            expected = loss_and_accuracy.mean_loss(network(X), TARGET, loss)
             assert state.loss == pytest.approx(expected, rel=1e-13)
 
 
@@ -111,7 +111,7 @@ def test_no_iterations_leave_the_network_as_it_is() -> None:
 def test_chunks_bound_memory_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, parts = start(), start()
     run(whole, GD)
-    monkeypatch.setattr(measures, "CHUNK_ELEMENTS", 8 * 7)
+    monkeypatch.setattr(loss_and_accuracy, "CHUNK_ELEMENTS", 8 * 7)
     run(parts, GD)
     torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-12, atol=1e-14)
 

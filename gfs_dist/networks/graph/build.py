@@ -1,4 +1,4 @@
-"""From a description back to a network; the description may come from anyone.
+"""From a description in JSON back to a network; the description may come from anyone.
 
 Nothing is imported, evaluated or allocated: layers are those of
 :data:`gfs_dist.networks.graph.allowed.MODULES`, made on the meta device, where tensors have shapes
@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import ConfigError
 from gfs_dist.networks.graph.allowed import FUNCTIONS, MODULES
-from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.networks.graph.json_values import NAMED, checked_dict, decode
-from gfs_dist.networks.storage.tensors import as_parameter, empty_tensor, named_tensors, split_name
+from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
+from gfs_dist.networks.graph.json_values import NAMED, checked, decode
+from gfs_dist.networks.graph.tensors import as_parameter, empty_tensor, named_tensors, split_name
 
-STEPS = ("inputs", "nodes", "output", "evaluation_only")
 MAX_LEVELS = 32
 
 
@@ -26,24 +25,24 @@ def build(graph: Any) -> GraphNetwork:
     """The described network on the meta device.
 
     Args:
-        graph: what :func:`gfs_dist.networks.graph.describe` gives; anything else is refused.
+        graph: of :func:`gfs_dist.networks.graph.describe.describe`; anything else is refused.
 
     Raises:
         ConfigError: names the part that is malformed or unknown.
     """
-    graph = checked_dict(graph, "graph")
-    layers = checked_dict(graph.get("modules"), "graph.modules")
-    own = checked_dict(graph.get("tensors"), "graph.tensors")
-    network = GraphNetwork({key: graph[key] for key in STEPS if key in graph})
+    graph = checked(dict, graph, "graph")
+    layers = checked(dict, graph.get("modules"), "graph.modules")
+    own = checked(dict, graph.get("tensors"), "graph.tensors")
+    network = _network(graph)
     with torch.device("meta"):
         made: dict[str, nn.Module] = {}
-        for name, facts in layers.items():
-            made[name] = _layer_or_alias(facts, made, f"graph.modules: layer {name[:60]!r}")
+        for name, content in layers.items():
+            made[name] = _layer_or_alias(content, made, f"graph.modules: layer {name[:60]!r}")
             _place(network, name, made[name])
-        for name, facts in own.items():
-            _place(network, name, *_tensor(facts, f"graph.tensors: {name[:60]!r}"))
+        for name, content in own.items():
+            _place(network, name, *_tensor(content, f"graph.tensors: {name[:60]!r}"))
     tensors = named_tensors(network)
-    for name, original in checked_dict(graph.get("tied"), "graph.tied").items():
+    for name, original in checked(dict, graph.get("tied"), "graph.tied").items():
         _tie(network, tensors, name, original)
     there: dict[str, Any] = {"module": layers, "tensor": tensors, "call": FUNCTIONS}
     for step in network.gfs_program:
@@ -53,17 +52,47 @@ def build(graph: Any) -> GraphNetwork:
     return network
 
 
-def make_layer(facts: dict[str, Any], where: str) -> nn.Module:
+def _network(graph: dict[str, Any]) -> GraphNetwork:
+    """The steps alone, without layers and tensors."""
+    inputs = checked(list, graph.get("inputs"), "graph.inputs")
+    if not all(isinstance(name, str) for name in inputs) or len(set(inputs)) < len(inputs):
+        raise ConfigError(f"graph.inputs: found {str(inputs)[:60]}, accepted different names")
+    output = decode(graph.get("output"), "graph.output")
+    steps = [_step(node) for node in checked(list, graph.get("nodes"), "graph.nodes")]
+    only = bool(graph.get("evaluation_only"))
+    return GraphNetwork(inputs, steps, output, evaluation_only=only)
+
+
+def _step(node: Any) -> Step:
+    content = checked(dict, node, "graph.nodes")
+    name = content.get("name")
+    where = f"graph.nodes: step {str(name)[:60]!r}"
+    targets = {kind: content[kind] for kind in ("module", "tensor", "call") if kind in content}
+    if not isinstance(name, str) or len(targets) != 1:
+        raise ConfigError(f"{where}: accepted is a name and one of module, tensor, call")
+    kind, target = targets.popitem()
+    if not isinstance(target, str):
+        raise ConfigError(f"{where}: found {kind} {str(target)[:60]}, accepted a name")
+    args = checked(list, content.get("args"), f"{where}, args")
+    kwargs = checked(dict, content.get("kwargs"), f"{where}, kwargs")
+    return Step(
+        *(name, kind, target),
+        args=[decode(value, f"{where}, argument {place}") for place, value in enumerate(args)],
+        kwargs={key: decode(value, f"{where}, {key}") for key, value in kwargs.items()},
+    )
+
+
+def make_layer(content: dict[str, Any], where: str) -> nn.Module:
     """A layer from its ``class`` and ``arguments``, on the current device.
 
     Raises:
         ConfigError: an unknown class, or what its constructor says.
     """
-    name = facts.get("class")
+    name = content.get("class")
     if not isinstance(name, str) or name not in MODULES:
         raise ConfigError(f"{where}: found class {str(name)[:60]!r}, accepted layers of torch.nn")
     arguments = {}
-    for key, value in checked_dict(facts.get("arguments"), f"{where}, arguments").items():
+    for key, value in checked(dict, content.get("arguments"), f"{where}, arguments").items():
         if not is_argument(key):
             raise ConfigError(f"{where}: found argument {key[:60]!r}, which no description has")
         arguments[key] = decode(value, f"{where}, {key[:60]}")
@@ -75,42 +104,42 @@ def make_layer(facts: dict[str, Any], where: str) -> nn.Module:
 
 
 def is_argument(name: str) -> bool:
-    """Whether a description has it: where a layer lies and its dtype are no part of one."""
+    """Whether a description holds this argument; it leaves out a layer's device and dtype."""
     return name not in ("device", "dtype") and not name.startswith("_")
 
 
-def _layer_or_alias(facts: Any, made: dict[str, nn.Module], where: str) -> nn.Module:
-    facts = checked_dict(facts, where)
-    if "same_as" not in facts:
-        return make_layer(facts, where)
-    original = facts["same_as"]
+def _layer_or_alias(content: Any, made: dict[str, nn.Module], where: str) -> nn.Module:
+    content = checked(dict, content, where)
+    if "same_as" not in content:
+        return make_layer(content, where)
+    original = content["same_as"]
     if not isinstance(original, str) or original not in made:
         raise ConfigError(f"{where}: same_as {str(original)[:60]!r} is no layer before it")
     return made[original]
 
 
-def _tensor(facts: Any, where: str) -> tuple[Tensor, bool]:
+def _tensor(content: Any, where: str) -> tuple[Tensor, bool]:
     """An empty tensor, and whether it belongs to the state dict."""
-    facts = checked_dict(facts, where)
-    kind = facts.get("kind")
+    content = checked(dict, content, where)
+    kind = content.get("kind")
     if kind not in ("parameter", "buffer", "constant"):
         raise ConfigError(
             f"{where}: found {str(kind)[:60]!r}, accepted parameter, buffer, constant"
         )
-    dtype = facts.get("dtype", "float32")
+    dtype = content.get("dtype", "float32")
     if not isinstance(dtype, str) or dtype not in NAMED["dtype"]:
         raise ConfigError(
             f"{where}: found dtype {str(dtype)[:60]!r}, accepted {', '.join(NAMED['dtype'])}"
         )
-    tensor = empty_tensor(facts.get("shape"), where, NAMED["dtype"][dtype])
+    tensor = empty_tensor(content.get("shape"), where, NAMED["dtype"][dtype])
     return (as_parameter(tensor) if kind == "parameter" else tensor), kind != "constant"
 
 
 def _place(network: nn.Module, name: str, part: nn.Module | Tensor, stored: bool = True) -> None:
-    """Register a layer or tensor under its name; plain modules are made to hold it.
+    """Register a layer or tensor under its name, and plain modules for the names before the last.
 
     Raises:
-        ConfigError: the name is taken, malformed, or leads through what holds nothing.
+        ConfigError: the name is taken, malformed, or leads through something that is no module.
     """
     *owners, own_name = name.split(".")
     holder: Any = network

@@ -11,7 +11,7 @@ and not only another value of an argument, the steps of evaluation are kept and 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,35 +22,37 @@ from torch.overrides import resolve_name
 from gfs_dist.networks.graph.allowed import FUNCTION_NAMES, FUNCTIONS, MODULE_NAMES
 from gfs_dist.networks.graph.build import is_argument, make_layer
 from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.networks.graph.json_values import ALONE, UnstorableError, encode
+from gfs_dist.networks.graph.json_values import SPLIT_IT, UnstorableError, encode
+from gfs_dist.networks.graph.tensors import copied, named_tensors, split_name
 from gfs_dist.networks.graph.tracer import trace
-from gfs_dist.networks.storage.tensors import copied, named_tensors, split_name
 
 
 def describe(
-    network: nn.Module, inputs: Sequence[Tensor]
+    network: nn.Module, inputs: Sequence[Tensor], *, training: bool = True
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The graph of a network, and its tensors.
 
     Args:
-        network: not modified; what :func:`gfs_dist.load` gave describes itself again.
-        inputs: what ``forward`` is given by position, on the network's device.
+        network: not modified; one that :func:`gfs_dist.load` gave describes itself again.
+        inputs: of ``forward`` by position, on the network's device.
+        training: record what differs in training, too.
 
     Returns:
-        what :func:`gfs_dist.networks.graph.build.build` reads; the state dict and, where there are
-        any, tensors outside it that ``forward`` uses.
+        the description that :func:`gfs_dist.networks.graph.build.build` reads; the state dict and,
+        where there are any, tensors outside it that ``forward`` uses.
 
     Raises:
         UnstorableError: names the layer or step, and why.
     """
     traced = network
     if isinstance(network, GraphNetwork):
-        steps = network.gfs_steps
+        steps = _recorded_steps(network)
     else:
         traced = copied(network).eval()
         steps = _steps(traced, inputs)
         try:
-            steps = _joined(steps, _steps(copied(network).train(), inputs))
+            if training:
+                steps = _joined(steps, _steps(copied(network).train(), inputs))
         except UnstorableError:
             steps = {**steps, "evaluation_only": True}
     layers = _layers(traced)
@@ -58,6 +60,27 @@ def describe(
     own = _own_tensors(traced, tensors, layers, steps["nodes"])
     graph = {"modules": layers, "tensors": own, "tied": _tied(tensors, layers), **steps}
     return graph, {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _recorded_steps(network: GraphNetwork) -> dict[str, Any]:
+    nodes = [_node(s.name, s.kind, s.target, s.args, s.kwargs) for s in network.gfs_program]
+    steps = {"inputs": network.gfs_inputs, "nodes": nodes, "output": encode(network.gfs_output)}
+    return {**steps, "evaluation_only": True} if network.gfs_evaluation_only else steps
+
+
+def _node(
+    name: str, kind: str, target: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    try:
+        encoded = {key: encode(value) for key, value in kwargs.items()}
+        return {
+            "name": name,
+            kind: target,
+            "args": [encode(arg) for arg in args],
+            "kwargs": encoded,
+        }
+    except UnstorableError as error:
+        raise UnstorableError(f"step {name!r}: {error}: {SPLIT_IT}") from error
 
 
 def _steps(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
@@ -77,7 +100,7 @@ def _steps(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
 
 
 def _keep_assigned(network: nn.Module, tensors: dict[str, Tensor], graph: fx.Graph) -> None:
-    """Record that results assigned to buffers (``self.calls += 1``) end up in them.
+    """Record assignments to buffers (``self.calls += 1``) as copies into them.
 
     Assigned were stand-ins; the tensors themselves are put back.
     """
@@ -91,38 +114,26 @@ def _keep_assigned(network: nn.Module, tensors: dict[str, Tensor], graph: fx.Gra
 
 
 def _step(node: fx.Node, network: nn.Module) -> dict[str, Any]:
-    args = node.args
     if node.op == "call_module":
         layer = network.get_submodule(str(node.target))
         if type(layer) not in MODULE_NAMES:
-            raise UnstorableError(
-                f"layer {node.target!r} is a {type(layer).__name__}{_cure(layer)}"
-            )
-        what = {"module": str(node.target)}
-    elif node.op == "get_attr":
+            cure = f", which cannot be recorded: {SPLIT_IT}"
+            if is_parametrized(layer):
+                cure = (
+                    " whose tensors are computed from others (weight norm, spectral norm); make "
+                    "them plain by torch.nn.utils.parametrize.remove_parametrizations first"
+                )
+            raise UnstorableError(f"layer {node.target!r} is a {type(layer).__name__}{cure}")
+        return _node(node.name, "module", str(node.target), node.args, node.kwargs)
+    if node.op == "get_attr":
         owner, name = split_name(network, str(node.target))
         if not isinstance(getattr(owner, name, None), Tensor):
             raise UnstorableError(
-                f"step {node.name!r} uses {node.target!r}, which is no tensor: {ALONE}"
+                f"step {node.name!r} uses {node.target!r}, which is no tensor: {SPLIT_IT}"
             )
-        what = {"tensor": str(node.target)}
-    else:
-        function, args = _function(node)
-        what = {"call": function}
-    try:
-        kwargs = {name: encode(value) for name, value in node.kwargs.items()}
-        return {"name": node.name, **what, "args": [encode(arg) for arg in args], "kwargs": kwargs}
-    except UnstorableError as error:
-        raise UnstorableError(f"step {node.name!r}: {error}: {ALONE}") from error
-
-
-def _cure(layer: nn.Module) -> str:
-    if not is_parametrized(layer):
-        return f", which cannot be recorded: {ALONE}"
-    return (
-        " whose tensors are computed from others (weight norm, spectral norm); make them plain by "
-        "torch.nn.utils.parametrize.remove_parametrizations first"
-    )
+        return _node(node.name, "tensor", str(node.target), node.args, node.kwargs)
+    function, args = _function(node)
+    return _node(node.name, "call", function, args, node.kwargs)
 
 
 def _function(node: fx.Node) -> tuple[str, tuple[Any, ...]]:
@@ -139,7 +150,7 @@ def _function(node: fx.Node) -> tuple[str, tuple[Any, ...]]:
         found = FUNCTION_NAMES.get(function) or resolve_name(function) or own_name
     if found not in FUNCTIONS:
         raise UnstorableError(
-            f"step {node.name!r} calls {found}, which cannot be recorded: {ALONE}"
+            f"step {node.name!r} calls {found}, which cannot be recorded: {SPLIT_IT}"
         )
     return found, args
 
@@ -203,29 +214,29 @@ def _layers(network: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def _layer(name: str, module: nn.Module) -> dict[str, Any]:
-    facts = {"class": MODULE_NAMES[type(module)], "arguments": _arguments(module)}
+    content = {"class": MODULE_NAMES[type(module)], "arguments": _arguments(module)}
     with torch.device("meta"):
-        again = make_layer(facts, f"layer {name!r}")
+        again = make_layer(content, f"layer {name!r}")
     # In any order: a tensor that was removed and set again comes last.
     found, accepted = (
         {name: tuple(tensor.shape) for name, tensor in named_tensors(layer).items()}
         for layer in (module, again)
     )
     if found != accepted or repr(again) != repr(module):
+        shapes = [
+            ", ".join(f"{name} {shape}" for name, shape in tensors.items()) or "no tensors"
+            for tensors in (found, accepted)
+        ]
         raise UnstorableError(
-            f"layer {name!r} is no plain {type(module).__name__}: found {_shapes(found)}, but "
-            f"{again!r} has {_shapes(accepted)}: make it one, as "
-            "torch.nn.utils.remove_spectral_norm and prune.remove do"
+            f"layer {name!r} is no plain {type(module).__name__}: found {shapes[0]}, but "
+            f"{again!r} has {shapes[1]}: make it one, as torch.nn.utils.remove_spectral_norm and "
+            "prune.remove do"
         )
-    return facts
-
-
-def _shapes(tensors: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {shape}" for name, shape in tensors.items()) or "no tensors"
+    return content
 
 
 def _arguments(module: nn.Module) -> dict[str, Any]:
-    """What its class has to be called with, read from its attributes; defaults are left out."""
+    """Arguments of its class, read from its attributes; defaults are left out."""
     arguments = {}
     for name, parameter in inspect.signature(type(module)).parameters.items():
         if not is_argument(name) or not hasattr(module, name):

@@ -1,8 +1,9 @@
-"""A network that goes through recorded steps, without the code that first made it.
+"""A network that runs recorded steps, without the code that first made it.
 
-The steps are data, and what they may call is looked up in :mod:`gfs_dist.networks.graph.allowed`.
-(``torch.fx.GraphModule`` would write Python source from them and run it; it also forgets layers
-that no step uses when it is copied, and keeps names such as ``code`` and ``graph`` from layers.)
+The steps are data, and the functions that they call are looked up in
+:mod:`gfs_dist.networks.graph.allowed`. (``torch.fx.GraphModule`` would write Python source from
+them and run it; it also forgets layers that no step uses when it is copied, and keeps names such
+as ``code`` and ``graph`` from layers.)
 """
 
 from __future__ import annotations
@@ -15,15 +16,7 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import ConfigError, ShapeError
 from gfs_dist.networks.graph.allowed import FUNCTIONS
-from gfs_dist.networks.graph.json_values import (
-    TRAINING,
-    Result,
-    checked_dict,
-    checked_list,
-    decode,
-    fill,
-    needed,
-)
+from gfs_dist.networks.graph.json_values import TRAINING, StepOutput, fill, needed
 
 
 @dataclass(frozen=True)
@@ -34,7 +27,7 @@ class Step:
         name: of its result.
         kind: ``module``, ``tensor`` or ``call``.
         target: name of the layer or tensor in the network, or a key of :data:`FUNCTIONS`.
-        args, kwargs: its arguments, with stand-ins for the results of earlier steps.
+        args, kwargs: its arguments, with a :class:`StepOutput` for each result of an earlier step.
         last_used: results that no later step needs.
     """
 
@@ -58,7 +51,8 @@ class Step:
     @cached_property
     def plain(self) -> bool:
         """Whether results are positional arguments themselves and none lies inside another."""
-        return not needed([[arg for arg in self.args if not isinstance(arg, Result)], self.kwargs])
+        others = [arg for arg in self.args if not isinstance(arg, StepOutput)]
+        return not needed([others, self.kwargs])
 
 
 class GraphNetwork(nn.Module):
@@ -66,28 +60,28 @@ class GraphNetwork(nn.Module):
 
     ``forward`` takes the tensors that the original was recorded with, by position. Layers and
     tensors are looked up when they are used, so that they can be replaced as in any network.
+    Attributes begin with ``gfs_``, since the original's layers and tensors lie beside them.
 
     Args:
-        steps: ``inputs``, ``nodes`` and ``output`` of a description, see
-            :func:`gfs_dist.networks.graph.describe`.
+        inputs: different names of the inputs.
+        steps: in the order they run.
+        output: a decoded value with a :class:`StepOutput` for each result.
+        evaluation_only: training took other steps, which were not recorded.
 
     Raises:
-        ConfigError: they are malformed, or a step uses what is not computed before it.
+        ConfigError: two results of one name, or one used that no earlier step has.
     """
 
-    def __init__(self, steps: dict[str, Any]) -> None:
+    def __init__(
+        self, inputs: list[str], steps: list[Step], output: Any, *, evaluation_only: bool = False
+    ) -> None:
         super().__init__()
-        # Prefixed, since the original's layers and tensors come to lie beside them.
-        self.gfs_steps = steps
-        self.gfs_inputs = _input_names(steps)
-        self.gfs_output = decode(steps.get("output"), "graph.output")
-        nodes = checked_list(steps.get("nodes"), "graph.nodes")
-        self.gfs_program = _ordered(
-            self.gfs_inputs, [_read(node) for node in nodes], needed(self.gfs_output)
-        )
+        self.gfs_inputs, self.gfs_output = inputs, output
+        self.gfs_program = ordered(inputs, steps, output)
+        self.gfs_evaluation_only = evaluation_only
 
     def forward(self, *inputs: Tensor) -> Any:
-        """What the original computes."""
+        """The outputs of the original."""
         if len(inputs) != len(self.gfs_inputs):
             raise ShapeError(f"inputs: found {len(inputs)}, accepted {len(self.gfs_inputs)}")
         results: dict[str, Any] = dict(zip(self.gfs_inputs, inputs, strict=True))
@@ -107,40 +101,14 @@ class GraphNetwork(nn.Module):
             if step.kind == "tensor":
                 return found
         if step.plain:  # nearly every step, and five times as quick
-            args = [results[arg.name] if type(arg) is Result else arg for arg in step.args]
+            args = [results[arg.name] if type(arg) is StepOutput else arg for arg in step.args]
             return found(*args, **step.kwargs)
         args = fill(step.args, results)
         return found(*args, **fill(step.kwargs, results))
 
 
-def _input_names(steps: dict[str, Any]) -> list[str]:
-    names = checked_list(steps.get("inputs"), "graph.inputs")
-    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise ConfigError(f"graph.inputs: found {str(names)[:60]}, accepted different names")
-    return names
-
-
-def _read(node: Any) -> Step:
-    facts = checked_dict(node, "graph.nodes")
-    name = facts.get("name")
-    where = f"graph.nodes: step {str(name)[:60]!r}"
-    targets = {kind: facts[kind] for kind in ("module", "tensor", "call") if kind in facts}
-    if not isinstance(name, str) or len(targets) != 1:
-        raise ConfigError(f"{where}: accepted is a name and one of module, tensor, call")
-    kind, target = targets.popitem()
-    if not isinstance(target, str):
-        raise ConfigError(f"{where}: found {kind} {str(target)[:60]}, accepted a name")
-    args = checked_list(facts.get("args"), f"{where}, args")
-    kwargs = checked_dict(facts.get("kwargs"), f"{where}, kwargs")
-    return Step(
-        *(name, kind, target),
-        args=[decode(value, f"{where}, argument {place}") for place, value in enumerate(args)],
-        kwargs={key: decode(value, f"{where}, {key}") for key, value in kwargs.items()},
-    )
-
-
-def _ordered(inputs: list[str], steps: list[Step], kept: set[str]) -> list[Step]:
-    """Steps with what each is the last to need.
+def ordered(inputs: list[str], steps: list[Step], output: Any) -> list[Step]:
+    """The steps with :attr:`Step.last_used`.
 
     Raises:
         ConfigError: two results of one name, or one used that no earlier step has.
@@ -152,12 +120,13 @@ def _ordered(inputs: list[str], steps: list[Step], kept: set[str]) -> list[Step]
             fault = f"uses {missing[0]!r} before it is there" if missing else "is there twice"
             raise ConfigError(f"graph.nodes: step {step.name[:60]!r} {fault}")
         known.add(step.name)
+    kept = needed(output)
     if not kept <= known:
         raise ConfigError(f"graph.output: found {min(kept - known)!r}, which no step gives")
     later = kept | {TRAINING.name}
-    ordered = []
+    backwards = []
     for step in reversed(steps):
         mine = step.needs | {step.name}
-        ordered.append(replace(step, last_used=tuple(sorted(mine - later))))
+        backwards.append(replace(step, last_used=tuple(sorted(mine - later))))
         later |= mine
-    return ordered[::-1]
+    return backwards[::-1]

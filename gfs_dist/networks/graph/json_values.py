@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx
@@ -21,13 +21,13 @@ from gfs_dist.files.checkpoint import STORED
 
 
 @dataclass(frozen=True)
-class Result:
+class StepOutput:
     """Stands for the result of the step called ``name``."""
 
     name: str
 
 
-TRAINING = Result("training?")
+TRAINING = StepOutput("training?")
 """Whether the network is training: a result that is there before the first step."""
 
 
@@ -53,15 +53,17 @@ MAX_WHOLE = 2**62
 MAX_PARTS = 50_000
 
 
-ALONE = "leave it out, and give the modules around it one by one, each with its own inputs"
-"""What to do about a part that cannot be described."""
+SPLIT_IT = "leave it out, and give the modules around it one by one, each with its own inputs"
+"""Cure for a part that cannot be recorded."""
 
-UNSEEN = "take hooks, changing attributes, random numbers and changes of parts of tensors out of it"
-"""What to do where recorded steps are not the whole truth."""
+MAKE_IT_PURE = (
+    "take hooks, changing attributes, random numbers and changes of parts of tensors out of it"
+)
+"""Cure for a network that computes something else than its recorded steps."""
 
 
 class UnstorableError(Exception):
-    """A network, or a part of it, cannot be described: why, for each way of describing it."""
+    """A network, or a part of it, cannot be stored; a reason for each kind of architecture."""
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.args))
@@ -85,14 +87,14 @@ def encode(value: Any) -> Any:
                 return {kind: name}
     if isinstance(value, slice):
         return {"slice": [encode(part) for part in (value.start, value.stop, value.step)]}
-    if isinstance(value, fx.Node):
-        return {"node": value.name}
+    if isinstance(value, fx.Node | StepOutput):
+        return {"mode": "training"} if value == TRAINING else {"node": value.name}
     if isinstance(value, torch.device):
         return {"device": str(value)}
-    return _encode_group(value)
+    return _encode_container(value)
 
 
-def _encode_group(value: Any) -> Any:
+def _encode_container(value: Any) -> Any:
     # fx has lists and dicts of its own kind; a tuple with names for its parts is something else.
     if isinstance(value, list):
         return [encode(part) for part in value]
@@ -105,7 +107,7 @@ def _encode_group(value: Any) -> Any:
 
 
 def decode(content: Any, where: str, depth: int = 0) -> Any:
-    """The value that :func:`encode` wrote, with :class:`Result` in the places of results.
+    """The value that :func:`encode` wrote, with :class:`StepOutput` in the places of results.
 
     Raises:
         ConfigError: nothing that :func:`encode` writes, or nested too deeply; names ``where``.
@@ -133,7 +135,7 @@ def decode(content: Any, where: str, depth: int = 0) -> Any:
 
 def _decode_name(kind: str, name: str, where: str) -> Any:
     if kind == "node":
-        return Result(name)
+        return StepOutput(name)
     if kind == "device" and _DEVICE.fullmatch(name):
         return torch.device(name)
     if name in NAMED.get(kind, {}):
@@ -144,7 +146,7 @@ def _decode_name(kind: str, name: str, where: str) -> Any:
 def fill(template: Any, results: dict[str, Any]) -> Any:
     """A decoded value with results in the places of their stand-ins."""
     kind = type(template)  # compared by identity: this runs for every argument of every step
-    if kind is Result:
+    if kind is StepOutput:
         return results[template.name]
     if kind is list:
         return [fill(part, results) for part in template]
@@ -160,7 +162,7 @@ def fill(template: Any, results: dict[str, Any]) -> Any:
 
 def needed(template: Any) -> set[str]:
     """The results that :func:`fill` looks up for a decoded value."""
-    if isinstance(template, Result):
+    if isinstance(template, StepOutput):
         return {template.name}
     if isinstance(template, slice):
         template = [template.start, template.stop, template.step]
@@ -171,30 +173,19 @@ def needed(template: Any) -> set[str]:
     return set()
 
 
-def checked_list(found: Any, where: str) -> list[Any]:
-    """``found``, a list of at most :data:`MAX_PARTS`.
+Kind = TypeVar("Kind", dict[str, Any], list[Any])
+
+
+def checked(kind: type[Kind], found: object, where: str) -> Kind:
+    """``found``, a list or object of at most :data:`MAX_PARTS`.
 
     Raises:
         ConfigError: it is something else.
     """
-    if not isinstance(found, list) or len(found) > MAX_PARTS:
-        raise ConfigError(f"{where}: found {_size(found)}, accepted a list of {MAX_PARTS} or less")
-    return found
-
-
-def checked_dict(found: Any, where: str) -> dict[str, Any]:
-    """``found``, an object of at most :data:`MAX_PARTS` keys.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    if not isinstance(found, dict) or len(found) > MAX_PARTS:
-        raise ConfigError(
-            f"{where}: found {_size(found)}, accepted an object of at most {MAX_PARTS}"
-        )
-    return found
-
-
-def _size(found: Any) -> str:
+    if isinstance(found, kind) and len(found) <= MAX_PARTS:
+        return found
     size = f" of {len(found)}" if isinstance(found, list | dict) else ""
-    return type(found).__name__ + size
+    name = "a list" if kind is list else "an object"
+    raise ConfigError(
+        f"{where}: found {type(found).__name__}{size}, accepted {name} of {MAX_PARTS} or less"
+    )

@@ -8,9 +8,8 @@ from functools import partial
 from torch import nn
 
 from gfs_dist.errors import ConfigError
-from gfs_dist.networks.models.cifar_resnet import CifarResNet
 from gfs_dist.networks.models.mobilenet_v2 import MobileNetV2
-from gfs_dist.networks.models.resnet import BasicBlock, Bottleneck, ResNet
+from gfs_dist.networks.models.resnet import BasicBlock, Bottleneck, CifarResNet, ResNet
 
 _RESNETS = {
     "resnet18": partial(ResNet, BasicBlock, (2, 2, 2, 2)),

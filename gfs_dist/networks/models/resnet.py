@@ -1,13 +1,49 @@
-"""ResNet-18, -34 and -50 in the ImageNet and the CIFAR form; torchvision's names of tensors.
+"""ResNets: 18, 34 and 50 for ImageNet and CIFAR, and the 6n + 2 layers that were made for CIFAR.
 
 Blocks read no width of their own, so that a network works on after channels were removed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+def projected(in_channels: int, channels: int, stride: int) -> nn.Module:
+    """A shortcut: identity, or a 1x1 convolution where the shape changes."""
+    if stride == 1 and in_channels == channels:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+    )
+
+
+class PaddedShortcut(nn.Module):
+    """Every ``stride``-th pixel, and ``pad`` channels of zeros on each side."""
+
+    def __init__(self, stride: int, pad: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.pad = pad
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        return functional.pad(x, (0, 0, 0, 0, self.pad, self.pad))
+
+
+def padded(in_channels: int, channels: int, stride: int) -> nn.Module:
+    """A shortcut without parameters: identity, or a :class:`PaddedShortcut`."""
+    if stride == 1 and in_channels == channels:
+        return nn.Identity()
+    return PaddedShortcut(stride, (channels - in_channels) // 2)
+
+
+Shortcut = Callable[[int, int, int], nn.Module]
+"""Makes a shortcut from its input channels, output channels and stride."""
 
 
 class BasicBlock(nn.Module):
@@ -15,13 +51,15 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, shortcut: Shortcut = projected
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = _shortcut(in_channels, channels, stride)
+        self.downsample = shortcut(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = functional.relu(self.bn1(self.conv1(x)))
@@ -43,7 +81,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
-        self.downsample = _shortcut(in_channels, out_channels, stride)
+        self.downsample = projected(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = functional.relu(self.bn1(self.conv1(x)))
@@ -76,18 +114,19 @@ class ResNet(nn.Module):
         cifar: bool,
     ) -> None:
         super().__init__()
+        expansion = block.expansion
         if cifar:
             self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
         else:
             self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.Identity() if cifar else nn.MaxPool2d(3, 2, padding=1)
-        self.layer1 = _stage(block, 64, 64, depths[0], 1)
-        self.layer2 = _stage(block, 64 * block.expansion, 128, depths[1], 2)
-        self.layer3 = _stage(block, 128 * block.expansion, 256, depths[2], 2)
-        self.layer4 = _stage(block, 256 * block.expansion, 512, depths[3], 2)
+        self.layer1 = _stage(block, 64, 64, depths[0], 1, expansion)
+        self.layer2 = _stage(block, 64 * expansion, 128, depths[1], 2, expansion)
+        self.layer3 = _stage(block, 128 * expansion, 256, depths[2], 2, expansion)
+        self.layer4 = _stage(block, 256 * expansion, 512, depths[3], 2, expansion)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(512 * block.expansion, num_classes)
+        self.fc = nn.Linear(512 * expansion, num_classes)
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,6 +134,37 @@ class ResNet(nn.Module):
         x = self.maxpool(functional.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+class CifarResNet(nn.Module):
+    """A stem of 16 channels, three stages of 16, 32 and 64, global average pooling, linear.
+
+    Args:
+        depth: blocks in each stage, n.
+        num_classes: outputs.
+        in_channels: of the images.
+
+    Source: He et al. 2015, arXiv:1512.03385, section 4.2 (shortcuts of option A); names of
+    tensors as in github.com/akamaster/pytorch_resnet_cifar10.
+    """
+
+    def __init__(self, depth: int, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        block = partial(BasicBlock, shortcut=padded)
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = _stage(block, 16, 16, depth, 1)
+        self.layer2 = _stage(block, 16, 32, depth, 2)
+        self.layer3 = _stage(block, 32, 64, depth, 2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(64, num_classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (m, classes) of images (m, channels, height, width)."""
+        x = functional.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(torch.flatten(self.avgpool(x), 1))
 
 
 def initialise(network: nn.Module) -> None:
@@ -105,19 +175,14 @@ def initialise(network: nn.Module) -> None:
 
 
 def _stage(
-    block: type[BasicBlock | Bottleneck], in_channels: int, channels: int, depth: int, stride: int
+    block: Callable[[int, int, int], nn.Module],
+    in_channels: int,
+    channels: int,
+    depth: int,
+    stride: int,
+    expansion: int = 1,
 ) -> nn.Sequential:
     """``depth`` blocks, the first with the stride."""
+    width = channels * expansion
     first = block(in_channels, channels, stride)
-    width = channels * block.expansion
     return nn.Sequential(first, *(block(width, channels, 1) for _ in range(depth - 1)))
-
-
-def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """Identity, or a 1x1 convolution where the shape changes."""
-    if stride == 1 and in_channels == out_channels:
-        return nn.Identity()
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-        nn.BatchNorm2d(out_channels),
-    )

@@ -1,4 +1,4 @@
-"""Whether two networks compute the same, to the last bit."""
+"""Comparing two networks to the last bit: copies that compute alike, outputs, differences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gfs_dist.networks.storage.tensors import copied, named_tensors
+from gfs_dist.networks.graph.tensors import copied, named_tensors
 
 
 @torch.no_grad()
@@ -17,18 +17,18 @@ def plain_copy(network: nn.Module) -> nn.Module:
 
     How numbers lie in memory decides which kernel multiplies them, and so the last bits.
     """
-    same = copied(network).cpu().eval()
-    for tensor in {id(tensor): tensor for tensor in named_tensors(same).values()}.values():
-        tensor.data = plain(tensor)
+    copy = copied(network).cpu().eval()
+    for tensor in {id(tensor): tensor for tensor in named_tensors(copy).values()}.values():
+        tensor.data = contiguous_copy(tensor)
         tensor.grad = None
-    for module in same.modules():  # tensors that are plain attributes do not move with the others
+    for module in copy.modules():  # tensors that are plain attributes do not move with the others
         for name, value in list(vars(module).items()):
             if isinstance(value, Tensor):
-                setattr(module, name, plain(value))
-    return same
+                setattr(module, name, contiguous_copy(value))
+    return copy
 
 
-def plain(tensor: Tensor) -> Tensor:
+def contiguous_copy(tensor: Tensor) -> Tensor:
     """A contiguous copy on the CPU that shares memory with nothing."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 

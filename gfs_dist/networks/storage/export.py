@@ -20,7 +20,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from gfs_dist.errors import ConfigError, RunError
 from gfs_dist.files import atomic
-from gfs_dist.networks.storage.equality import outputs_of, plain, plain_copy
+from gfs_dist.networks.storage.equality import contiguous_copy, outputs_of, plain_copy
 
 TOLERANCE = 1e-4
 """Largest difference between outputs, in units of the largest output."""
@@ -104,7 +104,7 @@ def export_onnx(network: nn.Module, example: Tensor | Sequence[Tensor], path: Pa
 
 def _several_rows(example: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """Inputs of at least two rows: the exporter takes a single one for the only number there is."""
-    inputs = [plain(x) for x in ([example] if isinstance(example, Tensor) else example)]
+    inputs = [contiguous_copy(x) for x in ([example] if isinstance(example, Tensor) else example)]
     return [torch.cat([x, x]) if len(x) == 1 else x for x in inputs]
 
 

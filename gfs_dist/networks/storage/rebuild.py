@@ -1,8 +1,11 @@
-"""From the content of ``architecture.json`` and tensors to a network."""
+"""From the content of ``architecture.json`` and tensors to a network.
+
+A deep one is built from its recorded graph, or made again by the code that first made it and cut
+to size (:mod:`gfs_dist.networks.storage.removals`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import ConfigError
-from gfs_dist.networks.graph.build import build as build_graph
+from gfs_dist.networks.graph.build import build
 from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.networks.models.catalog import CATALOG
+from gfs_dist.networks.graph.tensors import assign, named_tensors
+from gfs_dist.networks.models.catalog import CATALOG, make
+from gfs_dist.networks.models.custom import make_custom
 from gfs_dist.networks.models.two_layer import DTYPES, TwoLayer
-from gfs_dist.networks.storage import removals as replay
-from gfs_dist.networks.storage.tensors import assign, named_tensors
+from gfs_dist.networks.storage.removals import remove
 
-
-def build(architecture: dict[str, Any]) -> TwoLayer:
-    """An empty two-layer network (all zeros) of the given description.
-
-    Args:
-        architecture: ``{"model": "two_layer", "width", "features", "activation", "dtype"}``.
-
-    Raises:
-        ConfigError: unknown model, a fact that is missing, unknown or of the wrong type.
-    """
-    model = architecture.get("model")
-    if not isinstance(model, str) or model not in MODELS:
-        raise ConfigError(f"model: found {model!r}, accepted {', '.join(MODELS)}")
-    return MODELS[model](architecture)
+MAX_SIZE = 2**28
+"""Of a layer; keeps hostile numbers from overflowing sizes of tensors."""
 
 
 def load_tensors(
@@ -40,10 +32,10 @@ def load_tensors(
     *,
     factory: str | None = None,
 ) -> nn.Module:
-    """A network of the given description with the given weights, evaluating.
+    """A network of the given architecture with the given tensors, evaluating.
 
-    Shapes are compared before anything is allocated. Two-layer networks get the described dtype,
-    others keep that of the weights.
+    Shapes are compared before anything is allocated. Two-layer networks get the dtype of their
+    architecture, others keep that of the tensors.
 
     Args:
         architecture: the content of ``architecture.json``.
@@ -52,7 +44,7 @@ def load_tensors(
         factory: that of a custom network, see :func:`gfs_dist.networks.load`.
 
     Raises:
-        ConfigError: the description is malformed or unknown.
+        ConfigError: the architecture is malformed or unknown.
         CheckpointError: a tensor is missing, too many, of another shape or kind; names ``source``
             and the first that differs.
     """
@@ -60,48 +52,86 @@ def load_tensors(
     stored = named_tensors(network)
     if not isinstance(network, GraphNetwork):  # others bring what is outside the state dict
         stored = {name: stored[name] for name in network.state_dict() if name in stored}
-    described_dtype = network.hidden.weight.dtype if isinstance(network, TwoLayer) else None
+    dtype = network.hidden.weight.dtype if isinstance(network, TwoLayer) else None
     assign(network, stored, tensors, source)
-    return network.to(described_dtype).eval()
+    return network.to(dtype).eval()
 
 
 def _empty(
     architecture: dict[str, Any], tensors: dict[str, Tensor], factory: str | None
 ) -> nn.Module:
-    """The described network, its weights without numbers or with others."""
+    """The network of an architecture; its weights are on the meta device, or still to replace."""
     model = architecture.get("model")
     if "graph" in architecture:
-        return build_graph(architecture["graph"])
-    if isinstance(model, str) and model in MODELS:
-        with torch.device("meta"):
-            return build(architecture)
+        return build(architecture["graph"])
+    if model == "two_layer":
+        return _empty_two_layer(architecture)
     if model != "custom" and (not isinstance(model, str) or model not in CATALOG):
-        accepted = ", ".join([*MODELS, "custom", *CATALOG])
+        accepted = ", ".join(["two_layer", "custom", *CATALOG])
         raise ConfigError(f"model: found {model!r}, accepted {accepted}")
-    network = replay.fresh(architecture, named=factory)
+    network = make_unpruned(architecture, allowed_factory=factory)
     if model == "custom":
-        network = network.cpu()  # one of the catalog has no numbers yet to be moved
-    replay.cut(network, architecture.get("removals", {"sizes": {}, "shapes": {}}))
+        network = network.cpu()  # one of the catalog is on the meta device
+    remove(network, architecture.get("removals", {"sizes": {}, "shapes": {}}))
     # What the factory makes besides weights, such as masks, has to be of their dtype.
     dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     return network.to(dtypes.pop()) if len(dtypes) == 1 else network
 
 
-def _two_layer(architecture: dict[str, Any]) -> TwoLayer:
-    for key in ("width", "features"):
-        value = architecture.get(key)
-        # bool counts as int in Python; 2**28 keeps hostile numbers from overflowing sizes.
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**28:
+def _empty_two_layer(architecture: dict[str, Any]) -> TwoLayer:
+    sizes = [architecture.get(key) for key in ("width", "features")]
+    for key, value in zip(("width", "features"), sizes, strict=True):
+        if not _is_size(value):
             raise ConfigError(f"model.{key}: found {value!r}, accepted a whole number from 1")
     dtype = architecture.get("dtype", "float64")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ConfigError(f"model.dtype: found {dtype!r}, accepted {', '.join(DTYPES)}")
-    return TwoLayer(
-        architecture["width"],
-        architecture["features"],
-        str(architecture.get("activation", "tanh")),
-        DTYPES[dtype],
-    )
+    activation = str(architecture.get("activation", "tanh"))
+    with torch.device("meta"):
+        return TwoLayer(architecture["width"], architecture["features"], activation, DTYPES[dtype])
 
 
-MODELS: dict[str, Callable[[dict[str, Any]], TwoLayer]] = {"two_layer": _two_layer}
+def make_unpruned(origin: dict[str, Any], *, allowed_factory: str | None = None) -> nn.Module:
+    """The network as it was before anything was removed; one of the catalog on the meta device.
+
+    Args:
+        origin: ``{"model": NAME, "num_classes", "in_channels"}`` with a name of the catalog, or
+            ``{"model": "custom", "factory", "kwargs"}``.
+        allowed_factory: the factory that the caller names; no other is imported.
+
+    Raises:
+        ConfigError: neither of these, or a factory that cannot be called or was not named.
+    """
+    name = origin.get("model")
+    if name == "custom":
+        return _make_custom(origin.get("factory"), origin.get("kwargs", {}), allowed_factory)
+    if not isinstance(name, str) or name not in CATALOG:
+        raise ConfigError(f"model: found {name!r}, accepted custom, {', '.join(CATALOG)}")
+    counts: tuple[Any, Any] = (origin.get("num_classes"), origin.get("in_channels", 3))
+    if not all(map(_is_size, counts)):
+        found = f"{str(counts)[:60]} classes and channels"
+        raise ConfigError(f"model={name}: found {found}, accepted whole numbers from 1")
+    with torch.device("meta"):
+        return make(name, *counts)
+
+
+def _make_custom(factory: Any, kwargs: Any, allowed: str | None) -> nn.Module:
+    if not isinstance(factory, str) or not isinstance(kwargs, dict):
+        found = f"{str(factory)[:60]!r} with {str(kwargs)[:60]}"
+        raise ConfigError(f"model.factory: found {found}, accepted package.module:function")
+    if factory != allowed:  # the file may be anybody's, and importing a module runs it
+        raise ConfigError(
+            f"model.factory: its file names {factory!r}, which is imported only if you name it "
+            f"too: factory={factory!r}"
+        )
+    try:
+        return make_custom(factory, kwargs)
+    except ConfigError as error:
+        if not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        cure = f"put the folder of {factory.partition('.')[0].partition(':')[0]} on PYTHONPATH"
+        raise ConfigError(f"{error}; this network is made again by {factory}: {cure}") from error
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 1 <= value < MAX_SIZE  # True is no count

@@ -13,11 +13,11 @@ from gfs_dist.errors import CheckpointError, ConfigError
 from gfs_dist.files import atomic, checkpoint
 from gfs_dist.files.facts import ARCHITECTURE
 from gfs_dist.networks.graph.json_values import UnstorableError
+from gfs_dist.networks.graph.tensors import refuse_non_finite
 from gfs_dist.networks.models.two_layer import TwoLayer
-from gfs_dist.networks.storage.equality import plain, plain_copy
+from gfs_dist.networks.storage.equality import contiguous_copy, plain_copy
 from gfs_dist.networks.storage.rebuild import load_tensors
-from gfs_dist.networks.storage.tensors import refuse_non_finite
-from gfs_dist.networks.storage.verified import described
+from gfs_dist.networks.storage.verified import verified_architecture
 
 LINE = 160
 
@@ -46,27 +46,29 @@ def save(
         StorageError: disk full, no permission, missing parent folder.
     """
     if isinstance(network, TwoLayer):
-        facts, tensors = network.architecture, dict(network.state_dict())
+        architecture, tensors = network.architecture, dict(network.state_dict())
         refuse_non_finite(tensors)
     elif example is None:
         raise ConfigError("example: found None, accepted what the network takes: tensors")
     else:
-        inputs = [plain(x) for x in ([example] if isinstance(example, Tensor) else example)]
+        inputs = [
+            contiguous_copy(x) for x in ([example] if isinstance(example, Tensor) else example)
+        ]
         try:
-            facts, tensors = described(plain_copy(network), inputs, origin)
+            architecture, tensors = verified_architecture(plain_copy(network), inputs, origin)
         except UnstorableError as error:
             raise ConfigError(f"model: it cannot be stored: {error}") from error
     with atomic.folder(folder) as aside:
-        facts = {"format": checkpoint.FORMAT, **facts}
-        atomic.write_text(aside / ARCHITECTURE, _readable(facts) + "\n")
-        checkpoint.write_tensors(aside / checkpoint.MODEL, _apart(tensors))
+        content = {"format": checkpoint.FORMAT, **architecture}
+        atomic.write_text(aside / ARCHITECTURE, _readable(content) + "\n")
+        checkpoint.write_tensors(aside / checkpoint.MODEL, tensors)
 
 
 def load(folder: Path | str, *, factory: str | None = None) -> nn.Module:
     """Read a network that :func:`save` wrote; it evaluates until ``.train()`` is called.
 
     A network whose graph could not be recorded is made again by the factory that its file names.
-    The file may be anybody's, so that factory is imported and called only if you name it too.
+    The file may come from anyone, so that factory is imported and called only if you name it too.
 
     Args:
         folder: ``models/NAME``.
@@ -85,17 +87,6 @@ def load(folder: Path | str, *, factory: str | None = None) -> nn.Module:
         return load_tensors(architecture, tensors, folder / checkpoint.MODEL, factory=factory)
     except ConfigError as error:
         raise CheckpointError(f"{folder / ARCHITECTURE}: {error}") from error
-
-
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, those that share memory copied: a file holds each name's own numbers."""
-    seen: set[int] = set()
-    apart = {}
-    for name, tensor in tensors.items():
-        place = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.clone() if place in seen else tensor
-        seen.add(place)
-    return apart
 
 
 def _readable(content: Any, margin: str = "") -> str:

@@ -1,7 +1,7 @@
-"""A description of a deep network, seen to make the same network again.
+"""The architecture of a deep network as JSON, verified to make the same network again.
 
 There are two kinds: the recorded graph (:mod:`gfs_dist.networks.graph.describe`), which needs
-nobody's code, and what made the network together with what was removed
+no other code, and the origin of the network with what was removed from it
 (:mod:`gfs_dist.networks.storage.removals`). Networks of the catalog prefer the second, all others
 the first.
 """
@@ -17,36 +17,37 @@ from torch import Tensor, nn
 from gfs_dist.errors import ConfigError, InputError, NonFiniteError, ShapeError
 from gfs_dist.files import atomic
 from gfs_dist.networks.graph.describe import describe
-from gfs_dist.networks.graph.json_values import UNSEEN, UnstorableError
-from gfs_dist.networks.measure.non_finite import first_non_finite
+from gfs_dist.networks.graph.json_values import MAKE_IT_PURE, UnstorableError
+from gfs_dist.networks.graph.tensors import copied, named_tensors, refuse_non_finite
+from gfs_dist.networks.measure.evaluation import first_non_finite
 from gfs_dist.networks.models.catalog import CATALOG
-from gfs_dist.networks.storage import removals as replay
 from gfs_dist.networks.storage.equality import difference, outputs_of
-from gfs_dist.networks.storage.rebuild import load_tensors
-from gfs_dist.networks.storage.tensors import copied, named_tensors, refuse_non_finite
+from gfs_dist.networks.storage.rebuild import load_tensors, make_unpruned
+from gfs_dist.networks.storage.removals import removals
 
 UNKNOWN = {"model": "graph"}
 """The origin of a network that came as an object."""
 
-Described = tuple[dict[str, Any], dict[str, Tensor]]
+Architecture = tuple[dict[str, Any], dict[str, Tensor]]
+"""The content of ``architecture.json``, and the tensors for it."""
 
 
-def described(
+def verified_architecture(
     network: nn.Module, inputs: list[Tensor], origin: dict[str, Any] | None = None
-) -> Described:
-    """A description that was seen to make the same network again, and the tensors for it.
+) -> Architecture:
+    """An architecture from which the same network was made again, and the tensors for it.
 
     Args:
         network: a :func:`plain_copy`.
         inputs: its example.
-        origin: what made it, see :func:`gfs_dist.networks.save`.
+        origin: of the network before anything was removed, see :func:`gfs_dist.networks.save`.
 
     Raises:
         UnstorableError: there is none.
         ShapeError: the network does not take the example.
         NonFiniteError: a tensor holds NaN or infinity, or the output NaN; names tensor or layer.
     """
-    origin = _json(origin or UNKNOWN)
+    origin = _as_read(origin or UNKNOWN)
     for name, value in network.state_dict().items():
         if not isinstance(value, Tensor):
             raise UnstorableError(
@@ -54,6 +55,32 @@ def described(
                 "get_extra_state, and a quantized network as it was before"
             )
         refuse_non_finite({name: value})
+    examples = _examples(network, inputs)
+    kinds = [lambda: _by_graph(network, inputs, origin), lambda: _by_origin(network, origin)]
+    evaluation_only: list[Architecture] = []
+    reasons = []
+    for kind in kinds[::-1] if origin.get("model") in CATALOG else kinds:
+        try:
+            architecture, tensors = kind()
+            _verify(architecture, tensors, network, examples)
+        except (UnstorableError, InputError) as reason:
+            reasons.append(str(reason))
+            continue
+        if not architecture.get("graph", {}).get("evaluation_only"):
+            return architecture, tensors
+        evaluation_only.append((architecture, tensors))
+    if evaluation_only:
+        return evaluation_only[0]
+    raise UnstorableError(*reasons)
+
+
+def _examples(network: nn.Module, inputs: list[Tensor]) -> list[tuple[list[Tensor], list[Any]]]:
+    """Inputs and the outputs on them: of the whole example, and of its first row if that runs.
+
+    Raises:
+        ShapeError: the network does not take the example.
+        NonFiniteError: an output is NaN; names the first layer.
+    """
     running = copied(network)  # a forward pass may count its calls in a buffer
     try:
         examples = [(inputs, outputs_of(running, inputs))]
@@ -64,44 +91,29 @@ def described(
     if any(isinstance(leaf, Tensor) and leaf.isnan().any() for leaf in examples[0][1]):
         layer = first_non_finite(network, *inputs)
         raise NonFiniteError(f"model: its output is NaN, first after layer {layer!r}")
-    with suppress(Exception):  # a network may need several rows; else any number has to do
+    with suppress(Exception):  # some networks need several rows; others have to take any number
         row = [x[:1] for x in inputs]
         examples.append((row, outputs_of(running, row)))
-    ways = [lambda: _by_graph(network, inputs, origin), lambda: _by_origin(network, origin)]
-    weaker: list[Described] = []
-    reasons = []
-    for way in ways[::-1] if origin.get("model") in CATALOG else ways:
-        try:
-            facts, tensors = way()
-            _check(facts, tensors, network, examples)
-        except (UnstorableError, InputError) as reason:
-            reasons.append(str(reason))
-            continue
-        if not facts.get("graph", {}).get("evaluation_only"):
-            return facts, tensors
-        weaker.append((facts, tensors))
-    if weaker:
-        return weaker[0]
-    raise UnstorableError(*reasons)
+    return examples
 
 
-def _by_graph(network: nn.Module, inputs: list[Tensor], origin: dict[str, Any]) -> Described:
+def _by_graph(network: nn.Module, inputs: list[Tensor], origin: dict[str, Any]) -> Architecture:
     graph, tensors = describe(network, inputs)
     refuse_non_finite(tensors)  # constants of the forward pass too
     return {**origin, "graph": graph}, tensors
 
 
-def _by_origin(network: nn.Module, origin: dict[str, Any]) -> Described:
+def _by_origin(network: nn.Module, origin: dict[str, Any]) -> Architecture:
     if origin == UNKNOWN:
         raise UnstorableError("its factory, which could make it again, is not known")
-    before = replay.fresh(origin, named=origin.get("factory"))
+    unpruned = make_unpruned(origin, allowed_factory=origin.get("factory"))
     own = named_tensors(network)
     tensors = {name: own[name].detach() for name in network.state_dict() if name in own}
-    return {**origin, "removals": replay.removals(before, network)}, tensors
+    return {**origin, "removals": removals(unpruned, network)}, tensors
 
 
-def _check(
-    facts: dict[str, Any],
+def _verify(
+    architecture: dict[str, Any],
     tensors: dict[str, Tensor],
     network: nn.Module,
     examples: list[tuple[list[Tensor], list[Any]]],
@@ -112,20 +124,21 @@ def _check(
         UnstorableError: it is not the same.
     """
     try:
-        again = load_tensors(_json(facts), tensors, "model", factory=facts.get("factory"))
+        factory = architecture.get("factory")
+        again = load_tensors(_as_read(architecture), tensors, "model", factory=factory)
         wrong = [difference(wanted, outputs_of(again, inputs)) for inputs, wanted in examples]
-    except Exception as error:  # a description that is not the whole truth may raise anything
-        raise UnstorableError(f"made again: {error}: {UNSEEN}") from error
+    except Exception as error:  # an architecture that leaves something out may raise anything
+        raise UnstorableError(f"made again: {error}: {MAKE_IT_PURE}") from error
     for name in network.state_dict().keys() ^ again.state_dict().keys():
         raise UnstorableError(f"made again, {name!r} is not in both")
     for words in filter(None, wrong):
-        raise UnstorableError(f"made again, it {words}: {UNSEEN}")
+        raise UnstorableError(f"made again, it {words}: {MAKE_IT_PURE}")
 
 
-def _json(facts: dict[str, Any]) -> dict[str, Any]:
-    """As a file gives them back."""
+def _as_read(content: dict[str, Any]) -> dict[str, Any]:
+    """JSON content as it is read from a file."""
     try:
-        read: dict[str, Any] = json.loads(atomic.json_text(facts))
+        read: dict[str, Any] = json.loads(atomic.json_text(content))
     except TypeError as error:
         raise ConfigError(f"model: {error}, accepted is what JSON has") from error
     return read

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from gfs_dist.errors import InputError
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
-from gfs_dist.networks.graph.json_values import Result
-from gfs_dist.networks.measure.sizes import CONVOLUTIONS, TRANSPOSED
+from gfs_dist.networks.graph.json_values import StepOutput
+from gfs_dist.networks.measure.costs import CONVOLUTIONS, TRANSPOSED
 from gfs_dist.pruning.structure.structure import Layer, Slice
 
 
@@ -110,7 +110,7 @@ def _reader(network: GraphNetwork, layer: str, consumer: Slice) -> Reader:
         (step,) = steps
         source = step.args[0] if step.args else step.kwargs.get("input")
         kinds = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
-        if isinstance(source, Result) and isinstance(module, kinds):
+        if isinstance(source, StepOutput) and isinstance(module, kinds):
             return Reader(step, source.name, module, consumer.channels)
     raise InputError(
         f"layer {layer!r}: its consumer {consumer.module!r} is called {len(steps)} times, accepted "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
-from gfs_dist.networks.graph.json_values import TRAINING, Result, needed
+from gfs_dist.networks.graph.json_values import TRAINING, StepOutput, needed
 
 _SUMS = {"operator.add", "torch.add", "Tensor.add"}
 _RECTIFIERS = {
@@ -155,7 +155,7 @@ class _Finder:
     def other_summand(self, reader: Step, summand: str) -> str | None:
         if reader.kind != "call" or reader.target not in _SUMS or reader.kwargs:
             return None
-        names = [arg.name for arg in reader.args if isinstance(arg, Result)]
+        names = [arg.name for arg in reader.args if isinstance(arg, StepOutput)]
         others = [name for name in names if name != summand]
         return others[0] if len(names) == 2 and len(others) == 1 else None
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.networks.measure.sizes import macs_by_module
+from gfs_dist.networks.measure.costs import macs_by_module
 from gfs_dist.pruning.calibration.sampling import Sampling
 from gfs_dist.pruning.objectives.layer_replacement import Replaced
 from gfs_dist.pruning.structure.structure import Layer

@@ -25,7 +25,7 @@ from gfs_dist.errors import InputError, NonFiniteError
 from gfs_dist.files import atomic
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.graph.json_values import TRAINING
-from gfs_dist.networks.measure.classify import check_outputs
+from gfs_dist.networks.measure.loss_and_accuracy import check_outputs
 from gfs_dist.pruning.calibration.consumers import Reader, find_readers
 from gfs_dist.pruning.calibration.determinism import one_thread_each
 from gfs_dist.pruning.calibration.staged_run import output_names

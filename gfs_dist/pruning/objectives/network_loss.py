@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from gfs_dist.errors import InputError, NonFiniteError, PicksDifferError
-from gfs_dist.networks.measure.classify import check_outputs
+from gfs_dist.networks.measure.loss_and_accuracy import check_outputs
 from gfs_dist.pruning.calibration.determinism import one_thread, one_thread_each
 from gfs_dist.pruning.calibration.sampling import Sampling, read_rows
 from gfs_dist.pruning.calibration.workspace import Workspace

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks import device_of
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
-from gfs_dist.networks.graph.json_values import Result
+from gfs_dist.networks.graph.json_values import StepOutput
 from gfs_dist.pruning.calibration.activation_store import Environments, InFiles
 from gfs_dist.pruning.calibration.determinism import one_thread_each
 from gfs_dist.pruning.calibration.staged_run import advance, keep, make_stages
@@ -111,7 +111,7 @@ def _norms(network: GraphNetwork) -> list[_Norm]:
         match statistics:
             case [Tensor() as mean, Tensor() as variance]:
                 name = step.target if module else step.name
-                found.append(_Norm(name, mean, variance, cast(Result, x).name))
+                found.append(_Norm(name, mean, variance, cast(StepOutput, x).name))
     calls = Counter(id(norm.mean) for norm in found)
     return [norm for norm in found if calls[id(norm.mean)] == 1]
 

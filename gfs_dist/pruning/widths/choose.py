@@ -9,7 +9,7 @@ from typing import Any
 
 from gfs_dist.errors import BudgetError
 from gfs_dist.networks import latency
-from gfs_dist.networks.measure.classify import classify
+from gfs_dist.networks.measure.loss_and_accuracy import classify
 from gfs_dist.pruning.facts import what_stays
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.smaller import KeptChannels

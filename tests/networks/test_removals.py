@@ -10,7 +10,8 @@ from torch import nn
 from gfs_dist import networks
 from gfs_dist.errors import CheckpointError, ConfigError
 from gfs_dist.networks.graph.json_values import UnstorableError
-from gfs_dist.networks.storage.removals import SIZES, cut, fresh, removals
+from gfs_dist.networks.storage.rebuild import make_unpruned
+from gfs_dist.networks.storage.removals import SIZES, removals, remove
 from tests.networks import nets
 
 CATALOG = {"model": "resnet20_cifar", "num_classes": 10, "in_channels": 3}
@@ -27,7 +28,7 @@ def narrow() -> nn.Module:
 
 
 def test_the_record_says_what_changed_and_nothing_else() -> None:
-    record = removals(fresh(CATALOG), narrow())
+    record = removals(make_unpruned(CATALOG), narrow())
     assert record == {
         "shapes": {
             "layer1.0.conv1.weight": [5, 16, 3, 3],
@@ -43,12 +44,12 @@ def test_the_record_says_what_changed_and_nothing_else() -> None:
             "layer1.0.conv2": {"in_channels": 5},
         },
     }
-    assert removals(fresh(CATALOG), fresh(CATALOG)) == {"shapes": {}, "sizes": {}}
+    assert removals(make_unpruned(CATALOG), make_unpruned(CATALOG)) == {"shapes": {}, "sizes": {}}
 
 
 def test_replaying_the_record_gives_the_same_layers() -> None:
-    network, again = narrow(), fresh(CATALOG)
-    cut(again, removals(again, network))
+    network, again = narrow(), make_unpruned(CATALOG)
+    remove(again, removals(again, network))
     assert repr(again) == repr(network)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     assert {name: tensor.shape for name, tensor in again.state_dict().items()} == shapes
@@ -58,7 +59,7 @@ def test_a_shared_tensor_is_cut_once() -> None:
     network = nets.Shared()
     kept = copy.deepcopy(network)
     shape = [5, 12]
-    cut(network, {"sizes": {}, "shapes": {"encode.weight": shape, "tied.weight": shape}})
+    remove(network, {"sizes": {}, "shapes": {"encode.weight": shape, "tied.weight": shape}})
     assert network.tied.weight is network.encode.weight
     assert network.tied.weight.shape == (5, 12)
     assert network.inner.weight is not kept.inner.weight
@@ -83,7 +84,7 @@ def test_a_shared_tensor_is_cut_once() -> None:
 )
 def test_an_impossible_origin_is_refused(origin: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        fresh(origin, named=origin.get("factory"))
+        make_unpruned(origin, allowed_factory=origin.get("factory"))
 
 
 @pytest.mark.parametrize(
@@ -106,12 +107,12 @@ def test_an_impossible_origin_is_refused(origin: dict[str, Any], message: str) -
 )
 def test_an_impossible_record_is_refused(record: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        cut(fresh(CATALOG), record)
+        remove(make_unpruned(CATALOG), record)
 
 
 def test_weights_are_compared_with_the_record() -> None:
     network = narrow()
-    architecture = {**CATALOG, "removals": removals(fresh(CATALOG), network)}
+    architecture = {**CATALOG, "removals": removals(make_unpruned(CATALOG), network)}
     tensors = network.state_dict()
     assert networks.load_tensors(architecture, tensors, "file").training is False
     architecture["removals"]["shapes"]["layer1.0.bn1.bias"] = [2**40]
@@ -124,9 +125,9 @@ def test_other_layers_are_no_removals() -> None:
     more = narrow()
     more.add_module("more", nn.ReLU())
     with pytest.raises(UnstorableError, match="layer 'more' is missing in what its factory makes"):
-        removals(fresh(CATALOG), more)
+        removals(make_unpruned(CATALOG), more)
     with pytest.raises(UnstorableError, match="layer 'more' is missing in the pruned network"):
-        removals(more, fresh(CATALOG))
+        removals(more, make_unpruned(CATALOG))
 
 
 def test_sizes_are_attributes_of_torch_layers() -> None:

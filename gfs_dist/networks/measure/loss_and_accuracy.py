@@ -1,4 +1,4 @@
-"""Loss and accuracy of networks that classify."""
+"""Loss and accuracy: of classifiers over batches, of two-layer networks over whole datasets."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gfs_dist.errors import DataError, NonFiniteError, ShapeError
-from gfs_dist.networks.measure.modes import device_of, evaluating
-from gfs_dist.networks.measure.non_finite import first_non_finite
+from gfs_dist.errors import ConfigError, DataError, NonFiniteError, ShapeError
+from gfs_dist.networks.measure.evaluation import device_of, evaluating, first_non_finite
+from gfs_dist.networks.models.two_layer import TwoLayer
+
+LOSSES = ("squared", "bce")
+CHUNK_ELEMENTS = 2**23
 
 
 class Classified(NamedTuple):
@@ -71,9 +74,45 @@ def check_outputs(logits: object, labels: Tensor, before: int = 0) -> None:
 
 
 def _where(model: nn.Module, x: Tensor, logits: Tensor, before: int) -> str:
-    """What to say of a batch whose outputs are not all finite."""
+    """Sample and layer of the first output that is not finite, for the message."""
     first = int((~torch.isfinite(logits)).any(1).nonzero()[0])
     if not torch.isfinite(x[first]).all():
         return f"inputs: NaN or infinity at sample {before + first}"
     layer = first_non_finite(model, x)
     return f"outputs: NaN or infinity at sample {before + first}, first after layer {layer!r}"
+
+
+def loss_sum(outputs: Tensor, target: Tensor, loss: str) -> Tensor:
+    """Loss summed over samples, a scalar: ``sum (u - y)^2 / 2``, or BCE of logits.
+
+    Raises:
+        ConfigError: unknown loss.
+    """
+    if loss == "squared":
+        return (outputs - target).square().sum() / 2
+    if loss == "bce":
+        return functional.binary_cross_entropy_with_logits(outputs, target, reduction="sum")
+    raise ConfigError(f"objective: found {loss!r}, accepted {', '.join(LOSSES)}")
+
+
+def mean_loss(outputs: Tensor, target: Tensor, loss: str) -> float:
+    """Loss averaged over samples: ``sum (u - y)^2 / (2 m)``, or mean BCE of logits."""
+    return float(loss_sum(outputs.detach(), target, loss)) / len(target)
+
+
+def accuracy(outputs: Tensor, target: Tensor) -> float:
+    """Share of samples on the right side: ``f > 0`` where the target is positive."""
+    return float(((outputs > 0) == (target > 0)).double().mean())
+
+
+def row_chunks(num_samples: int, width: int) -> list[slice]:
+    """Fixed ranges of samples whose hidden layer takes at most 64 MiB in float64."""
+    rows = max(1, CHUNK_ELEMENTS // width)
+    return [slice(start, start + rows) for start in range(0, num_samples, rows)]
+
+
+@torch.no_grad()
+def outputs(network: TwoLayer, x: Tensor) -> Tensor:
+    """Outputs float64 (m,) of a network for any number of inputs (m, d), chunk by chunk."""
+    parts = [network(x[rows]).double() for rows in row_chunks(len(x), network.width)]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)

@@ -1,0 +1,92 @@
+"""Size and speed of a network: parameters, multiply-adds, latency."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.networks.measure.evaluation import dtype_of, evaluating, run_with_hook
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+WARM_UP = 3
+
+
+def count_params(model: nn.Module) -> int:
+    """Numbers in all parameters, a shared one counted once; buffers are none."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, example: Tensor) -> int:
+    """Multiply-adds of convolutions and linear layers for one input: see :func:`macs_by_module`."""
+    return sum(macs_by_module(model, example).values())
+
+
+def macs_by_module(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """Multiply-adds for one input, of each convolution and linear module, in forward order.
+
+    An output number of a convolution costs ``c_in / groups * kernel`` multiply-adds (transposed:
+    an input number costs ``c_out / groups * kernel``), of a linear layer ``c_in``; biases, norms
+    and functions without a module count nothing. A module that is called twice counts twice. The
+    model runs once, in evaluation mode, and is left as it was.
+
+    Args:
+        model: any network.
+        example: a batch of inputs, on the model's device.
+
+    Returns:
+        Qualified name to multiply-adds of the whole forward pass over the number of inputs.
+    """
+    totals: dict[str, int] = {}
+
+    def add(name: str, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Linear):
+            macs = output.numel() * module.in_features
+        elif isinstance(module, TRANSPOSED):
+            kernel = math.prod(module.kernel_size)
+            macs = inputs[0].numel() * module.out_channels // module.groups * kernel
+        elif isinstance(module, CONVOLUTIONS):
+            kernel = math.prod(module.kernel_size)
+            macs = output.numel() * module.in_channels // module.groups * kernel
+        else:
+            return
+        totals[name] = totals.get(name, 0) + macs
+
+    run_with_hook(model, [example], add)
+    return {name: total // len(example) for name, total in totals.items()}
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds one forward pass takes: median, least and most of ``repeats`` after a warm-up."""
+
+    batch: int
+    repeats: int
+    median_s: float
+    min_s: float
+    max_s: float
+
+
+def latency(network: nn.Module, x: Tensor, repeats: int = 30) -> Latency:
+    """Time the forward pass in evaluation mode on inputs (batch, ...), on the device they are on.
+
+    Floating inputs are taken in the network's dtype. The network is left as it was.
+    """
+    if x.is_floating_point():
+        x = x.to(dtype_of(network))
+    times = []
+    with evaluating(network):
+        for _ in range(repeats + WARM_UP):
+            start = time.perf_counter()
+            network(x)
+            if x.is_cuda:
+                torch.cuda.synchronize(x.device)
+            times.append(time.perf_counter() - start)
+    times = times[WARM_UP:]
+    return Latency(len(x), repeats, statistics.median(times), min(times), max(times))
