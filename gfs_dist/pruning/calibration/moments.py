@@ -7,13 +7,13 @@ samples and positions are
     e = sum |t - mean t|^2,   mean x,   mean t,   n
 
 Deviations are multiplied, never values: where a mean is a thousand deviations from zero, products
-of values round by more than the deviations' are. They are formed in float32, or in float64 where
-the input is, or where squares would overflow or vanish; sums over chunks of samples are float64.
+of values round by more than the deviations are large. Products are float32, or float64 where the
+input is or where squares would overflow or vanish; sums over chunks of samples are float64.
 
-At stride 1 with padding that keeps the size ``C`` comes from products of shifted inputs, see
-:mod:`gfs_dist.pruning.calibration.shifted_products`: three to five times as fast for a 3x3 kernel,
-and no patch is ever written to memory. What is summed over samples are then those products, and
-:meth:`Geometry.assemble` makes ``C`` of their sums.
+At stride 1 with padding that keeps the size, ``C`` comes from products of shifted inputs
+(:mod:`gfs_dist.pruning.calibration.shifted_products`), three to five times as fast for a 3x3
+kernel: these products are summed over samples, and :meth:`Geometry.assemble` makes ``C`` of the
+sums.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gfs_dist.pruning.calibration.shifted_products import Window, flat, large_means, put_back
+from gfs_dist.pruning.calibration.shifted_products import Window, flat, put_back
 
 Sums = dict[str, Tensor]
-"""Of some samples, by name, float64. ``count`` (1,): n. ``input_mean`` (c k k,), channel by
+"""Sums over some samples by name, float64. ``count`` (1,): n. ``input_mean`` (c k k,), channel by
 channel; ``inside`` (k k,): how often each kernel position lies inside the image; ``products``:
 ``C``, or (products, c, c) of shifted inputs, whose means are not taken off. ``target_mean``
 (outputs,); ``energy`` (1,): e; ``cross`` (c k k, outputs): D."""
 
+_MEANS = ("input_mean", "target_mean")
+
 SQUARABLE = 1e-6, 1e15
-"""Largest values between which squares in float32, and their sums, neither vanish nor overflow."""
+"""Between these largest values, float32 squares and their sums neither vanish nor overflow."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Moments:
     """Second moments about the means, over samples and positions; float64.
 
     Attributes:
-        inputs: ``C`` (c k k, c k k), channel by channel; empty where the target alone was summed.
+        inputs: ``C`` (c k k, c k k), channel by channel; empty if only the target was summed.
         target: ``D`` (c k k, outputs).
         input_mean, target_mean: ``mean x``, ``mean t``.
         energy: ``e``.
@@ -78,8 +80,8 @@ class Moments:
 def spread(diagonal: Tensor, mean: Tensor, inside: Tensor, count: float) -> Tensor:
     """Squared deviations of each input from its mean inside the image, summed.
 
-    Padding makes an input vary with its mean, which says nothing of what the input carries: with
-    ``m`` of ``n`` positions inside, ``C_ii - n mean_i^2 (n / m - 1)`` is left without it.
+    Padding makes an input vary by its mean, which is no information it carries: with ``m`` of
+    ``n`` positions inside, ``C_ii - n mean_i^2 (n / m - 1)`` is what remains without that.
 
     Args:
         diagonal: of ``C``.
@@ -92,11 +94,11 @@ def spread(diagonal: Tensor, mean: Tensor, inside: Tensor, count: float) -> Tens
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a layer reads its input; a linear layer is a 1x1 convolution of one position a row.
+    """How a layer reads its input; a linear layer is a 1x1 convolution of one-pixel images.
 
     Attributes:
         kernel, stride, padding, dilation: along rows and columns.
-        axis: that of channels: 1, of linear layers -1.
+        axis: of the channels: 1, in linear layers -1.
     """
 
     kernel: tuple[int, int]
@@ -107,7 +109,7 @@ class Geometry:
 
     @classmethod
     def of(cls, module: nn.Module) -> Geometry:
-        """That of a fittable module."""
+        """The geometry of a fittable module."""
         if isinstance(module, nn.Linear):
             return cls((1, 1), (1, 1), (0, 0), (1, 1), -1)
         assert isinstance(module, nn.Conv2d)
@@ -118,14 +120,14 @@ class Geometry:
 
     @property
     def window(self) -> Window | None:
-        """Where it is padded to visit every position once, so that patches are shifts."""
+        """The window of a padded layer that visits every position once; None for others."""
         same = all(2 * p == k - 1 for p, k in zip(self.padding, self.kernel, strict=True))
         visits_all = same and self.stride == (1, 1) and self.dilation == (1, 1)
         return Window(*self.padding) if visits_all and self.is_padded else None
 
     @property
     def is_padded(self) -> bool:
-        """Whether some inputs lie outside the image."""
+        """Whether some patches reach outside the image."""
         return any(self.padding)
 
     def sums(self, x: Tensor, target: Tensor, *, only_target: bool = False) -> Sums:
@@ -134,24 +136,24 @@ class Geometry:
         Args:
             x: (m, c, h, w), or (..., features) of a linear layer.
             target: (m, outputs, h', w'), or (..., outputs).
-            only_target: leave out ``products``, which do not depend on the target.
+            only_target: omit ``products``, which do not depend on the target.
         """
-        x, target = workable(self.as_images(x), self.as_images(target))
+        x, target = squarable(self.as_images(x), self.as_images(target))
         assert len(x) == len(target), (x.shape, target.shape)
-        read = _Batch(self, x)
-        facts, deviations = _about_mean(target)
-        sums = {**facts, **read.means(), "cross": read.cross(target, deviations)}
-        return sums if only_target else {**sums, "products": read.products()}
+        batch = _Batch(self, x)
+        sums, deviations = _about_mean(target)
+        sums |= {**batch.means(), "cross": batch.cross(target, deviations)}
+        return sums if only_target else {**sums, "products": batch.products()}
 
     def target_sums(self, target: Tensor) -> Sums:
-        """Those that the target alone gives."""
-        return _about_mean(*workable(self.as_images(target)))[0]
+        """The sums that need the target alone."""
+        return _about_mean(*squarable(self.as_images(target)))[0]
 
     def input_sums(self, x: Tensor) -> Sums:
-        """Those that the input alone gives."""
-        (x,) = workable(self.as_images(x))
-        read = _Batch(self, x)
-        return {**read.means(), "products": read.products()}
+        """The sums that need the input alone."""
+        (x,) = squarable(self.as_images(x))
+        batch = _Batch(self, x)
+        return {**batch.means(), "products": batch.products()}
 
     def assemble(self, sums: Sums, channels: int) -> Moments:
         """Moments from sums over all samples."""
@@ -180,7 +182,7 @@ class Geometry:
         return torch.cat([part if self.axis == 1 else part.flatten(0, -2) for part in parts])
 
     def patches(self, x: Tensor) -> Tensor:
-        """Of images (m, c, h, w): (c k k, m positions)."""
+        """The patches of images (m, c, h, w): (c k k, m positions)."""
         if self.kernel == (1, 1) and not self.is_padded:
             return flat(x[:, :, :: self.stride[0], :: self.stride[1]])
         patches = functional.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
@@ -189,14 +191,14 @@ class Geometry:
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a layer reads of a batch: ``patches = deviations + large u``.
+    """The sums of one batch of inputs, ``patches = deviations + large u``.
 
-    ``u`` says where a kernel position lies inside the image: 1 there, 0 in the padding. Where
-    there is padding, what large means add to products follows in float64.
+    ``u`` is 1 where a kernel position lies inside the image, 0 in the padding. In padded layers,
+    large means are taken off before products are formed; what they add follows in float64.
 
     Attributes:
         geometry: of the layer.
-        x: (m, c, h, w), workable.
+        x: (m, c, h, w), squarable.
     """
 
     geometry: Geometry
@@ -204,7 +206,19 @@ class _Batch:
 
     @cached_property
     def _large(self) -> Tensor | None:
-        return large_means(self.x) if self.geometry.is_padded else None
+        """Means of channels whose mean is larger than their deviation from it, 0 for the others:
+        (c,); None where all are 0.
+
+        Products of such channels round by far more than remains once the means' share is taken
+        off: with half of 128 channels constant, float32 sums over 65,536 positions leave
+        eigenvalues below zero by 5e-4 of the diagonal.
+        """
+        if not self.geometry.is_padded:
+            return None
+        means = self.x.mean((0, 2, 3), dtype=torch.float64)
+        lengths = torch.linalg.vector_norm(self.x, dim=(0, 2, 3), dtype=torch.float64)
+        large = 2 * means.square() > lengths.square() / (self.x.numel() // len(means))
+        return (means * large).to(self.x.dtype) if large.any() else None
 
     @cached_property
     def _inside(self) -> Tensor:
@@ -223,37 +237,37 @@ class _Batch:
 
     @cached_property
     def _patches(self) -> tuple[Tensor, Tensor]:
-        """Of the deviations, less their mean, and that mean."""
+        """Patches of the deviations less their mean, and that mean."""
         patches = self.geometry.patches(self._deviations)
         mean = patches.mean(1, dtype=torch.float64)
         return patches - mean[:, None].to(patches.dtype), mean
 
     @cached_property
     def _mean(self) -> Tensor:
-        """Of the deviations' patches, float64."""
+        """Mean of the deviations' patches, float64."""
         if not self.geometry.window:
             return self._patches[1]
         total = self.geometry.window.sums(self._deviations).T.flatten()
         return total / (len(self.x) * self._inside.shape[1])
 
     def means(self) -> Sums:
-        """What sums say of the input but for its products."""
+        """The input's sums other than products."""
         mean = self._mean
         if self._large is not None:
             mean = mean + torch.outer(self._large.double(), self._inside.mean(1)).flatten()
         return {"input_mean": mean, "inside": len(self.x) * self._inside.sum(1)}
 
     def products(self) -> Tensor:
-        """About the means, or terms of a window about zero."""
+        """``C`` of the batch, or a window's products about zero."""
         if self.geometry.window:
-            return self.geometry.window.terms(self.x, self._large)
+            return self.geometry.window.products(self.x, self._large)
         patches, _ = self._patches
         products = patches @ patches.T
         if self._large is None:
             return products
         eye = torch.eye(len(self._uneven), dtype=torch.float64, device=self.x.device)
         means = torch.kron(self._large.double()[:, None], eye)
-        # Rounded deviations would do where they meet deviations, but not where they meet means.
+        # Float32 deviations are exact enough among themselves, but not times large means.
         total = self._deviations.sum(0, keepdim=True, dtype=torch.float64)
         here = self.geometry.patches(total) @ self._uneven.T
         there = here + len(self.x) * means @ (self._uneven @ self._uneven.T)
@@ -262,11 +276,11 @@ class _Batch:
         return products
 
     def cross(self, target: Tensor, deviations: Tensor) -> Tensor:
-        """With a target (m, outputs, h', w'), whose deviations from its mean are given too."""
+        """``D`` with a target (m, outputs, h', w'), given also as deviations from its mean."""
         if self.geometry.window:
             cross = self.geometry.window.cross(self._deviations, deviations)
             cross = cross.transpose(0, 1).flatten(0, 1)
-            rest = deviations.sum((0, 2, 3), dtype=torch.float64)  # of a rounded mean
+            rest = deviations.sum((0, 2, 3), dtype=torch.float64)  # 0 but for a rounded mean
             cross.addr_(self._mean.to(cross), rest.to(cross), alpha=-1)
         else:
             cross = self._patches[0] @ flat(deviations).T
@@ -277,7 +291,7 @@ class _Batch:
 
 
 def _about_mean(target: Tensor) -> tuple[Sums, Tensor]:
-    """What sums say of a target (m, outputs, h, w) alone, and its deviations from its mean."""
+    """The sums of a target (m, outputs, h, w) alone, and its deviations from its mean."""
     mean = target.mean((0, 2, 3), dtype=torch.float64)
     deviations = target - mean[:, None, None].to(target.dtype)
     energy = torch.linalg.vector_norm(deviations, dtype=torch.float64).square()
@@ -285,7 +299,7 @@ def _about_mean(target: Tensor) -> tuple[Sums, Tensor]:
     return {"count": count, "target_mean": mean, "energy": energy[None]}, deviations
 
 
-def workable(*values: Tensor) -> tuple[Tensor, ...]:
+def squarable(*values: Tensor) -> tuple[Tensor, ...]:
     """Values in one dtype in which squares neither overflow nor vanish, float32 or float64."""
     least, most = SQUARABLE
     largest = [float(torch.linalg.vector_norm(part, torch.inf)) for part in values]
@@ -295,16 +309,15 @@ def workable(*values: Tensor) -> tuple[Tensor, ...]:
 
 
 def add(total: Sums | None, more: Sums, rows: slice = slice(None)) -> Sums:
-    """Sums with those of one more part of the samples, float64; always in the same order.
+    """Add the sums of one more part of the samples, float64; callers keep one order of parts.
 
     Moments about two means become moments about the mean of both (Chan, Golub, LeVeque 1979):
 
         C = C_1 + C_2 + n_1 n_2 / (n_1 + n_2) (mean_2 - mean_1)(mean_2 - mean_1)'
 
     Args:
-        total: changed in place; None for the first part.
-        more: of the same names.
-        rows: of ``C`` that ``products`` hold.
+        total: changed in place and returned; None for the first part.
+        rows: rows of ``C`` that ``products`` hold.
     """
     if total is None:
         return {name: part.to(torch.float64, copy=True) for name, part in more.items()}
@@ -326,11 +339,8 @@ def add(total: Sums | None, more: Sums, rows: slice = slice(None)) -> Sums:
     return total
 
 
-_MEANS = ("input_mean", "target_mean")
-
-
 def multiply_adds(geometry: Geometry, channels: int, outputs: int, positions: int) -> int:
-    """Of :meth:`Geometry.sums`, for the plan."""
+    """Multiply-adds of :meth:`Geometry.sums`."""
     kernel = math.prod(geometry.kernel)
-    squares = geometry.window.num_products if geometry.window else kernel * kernel
+    squares = geometry.window.num_whole_products if geometry.window else kernel * kernel
     return positions * channels * (squares * channels + kernel * outputs)

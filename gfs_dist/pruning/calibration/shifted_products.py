@@ -1,58 +1,100 @@
-"""Moments of the patches of a window that visits every position, without the patches.
+"""Second moments of a window's patches, from products of the input with itself, shifted.
 
-The block of ``A = sum x x'`` for the window's offsets ``p`` and ``q`` is a sum over the input's
-positions ``v = centre + p``:
+For two offsets ``p`` and ``q`` of a window that visits every position, the block ``A_pq`` of
+``A = sum x x'`` is a sum over input positions ``v = centre + p``, with the shift ``s = q - p``:
 
-    A_pq = sum_v x(v) x(v + q - p)'
+    A_pq = sum_v x(v) x(v + s)'
 
-It depends on the shift ``q - p`` alone, but for the lines of the border where the centre ``v - p``
-would lie outside. Along rows and along columns, ``v`` takes all positions less the missed lines,
-so a block is
+over all ``v`` with ``v + s`` inside the image, less those *missed*, whose centre ``v - p`` lies
+outside. Rows and columns are independent. With ``P(R, C)`` the sum over rows ``R`` and columns
+``C``
 
-    all x all  -  lines x all  -  all x lines  +  lines x lines
+    A_pq = P(all, all) - P(missed, all) - P(all, missed) + P(missed, missed)
 
-and most of these terms serve several blocks: for a 3x3 window 13 products of the whole input with
-itself, 12 of single lines and 4 of corners stand for 45 blocks of patches.
+``P(all, all)`` depends on ``s`` alone, and swapping ``p`` and ``q`` transposes each product, so
+that most products serve several blocks: for a 3x3 window 13 products of whole images, 12 of single
+lines and 4 of corners replace 45 blocks of patches, and no patch is written to memory.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 Offset = tuple[int, int]
 
-All = int
-"""All positions that have a partner inside at this shift."""
 
-Lines = tuple[int, int]
-"""Those of them that offset ``p`` misses, though with ``q`` they have a partner: ``(p, q)``."""
+class Positions(NamedTuple):
+    """Positions ``v`` along one axis with ``v + shift`` inside the image.
 
-Part = All | Lines
-Term = tuple[Part, Part]
-"""Along rows and along columns: ``sum x(v) x(v + shift)'`` over the positions of both."""
+    Attributes:
+        shift: ``s``.
+        missed_by: the offset ``p`` if only the positions it misses are meant; 0: all.
+    """
+
+    shift: int
+    missed_by: int = 0
+
+    @property
+    def swapped(self) -> Positions:
+        """The same pairs of positions, counted from the other end."""
+        return Positions(-self.shift, self.missed_by and self.missed_by + self.shift)
+
+    def within(self, length: int) -> slice:
+        """These positions of an axis of ``length``."""
+        start, stop = max(0, -self.shift), length - max(0, self.shift)
+        if self.missed_by > 0:
+            stop = min(stop, self.missed_by)
+        elif self.missed_by < 0:
+            start = max(start, length + self.missed_by)
+        return slice(start, max(start, stop))
 
 
-@dataclass(frozen=True)
-class Use:
-    """One term in one block of ``A``."""
+class ShiftedProduct(NamedTuple):
+    """``P(rows, columns) = sum_v x(v) x(v + s)'``."""
 
-    place: int
+    rows: Positions
+    columns: Positions
+
+    @property
+    def shift(self) -> Offset:
+        return self.rows.shift, self.columns.shift
+
+    @property
+    def transposed(self) -> ShiftedProduct:
+        """The product whose value is the transpose of this one's."""
+        return ShiftedProduct(self.rows.swapped, self.columns.swapped)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is ``P(all, all)``; the others sum over few positions."""
+        return not (self.rows.missed_by or self.columns.missed_by)
+
+    def operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``x(v)`` and ``x(v + s)`` of images (..., h, w)."""
+        rows, columns = self.rows.within(x.shape[-2]), self.columns.within(x.shape[-1])
+        dy, dx = self.shift
+        shifted = x[..., rows.start + dy : rows.stop + dy, columns.start + dx : columns.stop + dx]
+        return x[..., rows, columns], shifted
+
+
+class Summand(NamedTuple):
+    """One product in the sum that makes a block of ``A``."""
+
     sign: int
+    place: int
     is_transposed: bool
 
 
 @dataclass(frozen=True)
 class Window:
-    """``(2 rows + 1) x (2 columns + 1)`` offsets around a centre that visits every position.
-
-    Attributes:
-        rows, columns: how far it reaches.
-    """
+    """``(2 rows + 1) x (2 columns + 1)`` offsets around a centre that visits every position."""
 
     rows: int
     columns: int
@@ -61,210 +103,141 @@ class Window:
     def offsets(self) -> list[Offset]:
         """In the order of a layer's weights."""
         ys, xs = range(-self.rows, self.rows + 1), range(-self.columns, self.columns + 1)
-        return [(y, x) for y in ys for x in xs]
+        return list(itertools.product(ys, xs))
 
     @property
-    def num_products(self) -> int:
-        """Terms over the whole input; the others are thin."""
-        return sum(isinstance(rows, int) and isinstance(cols, int) for rows, cols in _plan(self)[0])
+    def num_whole_products(self) -> int:
+        """Products of whole images, which take nearly all of the time."""
+        return sum(product.is_whole for product in _expansion(self)[0])
+
+    def products(self, x: Tensor, means: Tensor | None = None) -> Tensor:
+        """All distinct products ``P`` of ``x`` (m, c, h, w): (products, c, c), its dtype.
+
+        Args:
+            means: (c,), taken off the channels before they are multiplied; what they add follows
+                in float64, which the result then has.
+        """
+        deviations = x if means is None else x - means[:, None, None]
+        laid_out = self._laid_out(deviations)
+        products, _ = _expansion(self)
+        found = x.new_empty(len(products), x.shape[1], x.shape[1])
+        for out, product in zip(found, products, strict=True):
+            if product.is_whole:
+                _multiply(laid_out, laid_out, self._memory_offset(x, product.shift), out)
+            else:
+                here, there = product.operands(deviations)
+                torch.mm(flat(here), flat(there).T, out=out)
+        if means is None:
+            return found
+        found, means = found.double(), means.double()[:, None]
+        total = x.sum(0, dtype=torch.float64)
+        for out, product in zip(found, products, strict=True):
+            here, there = product.operands(total)
+            count = len(x) * here[0].numel()
+            here, there = here.sum((1, 2))[:, None], there.sum((1, 2))[:, None]
+            put_back(out, means, here, there - count * means)
+        return found
 
     def cross(self, x: Tensor, target: Tensor) -> Tensor:
-        """``sum x t'`` for each offset.
+        """``sum x t'`` for each offset: (offsets, c, outputs), in the dtype of ``x``.
 
         Args:
             x: (m, c, h, w).
             target: (m, outputs, h, w).
-
-        Returns:
-            (offsets, c, outputs), in the dtype of ``x``.
         """
         read, aimed = self._laid_out(x), self._laid_out(target)
         found = x.new_empty(len(self.offsets), x.shape[1], target.shape[1])
         for out, offset in zip(found, self.offsets, strict=True):
-            _product(read, aimed, -self._offset(x, offset), out)
+            _multiply(read, aimed, -self._memory_offset(x, offset), out)
         return found
-
-    def terms(self, x: Tensor, means: Tensor | None = None) -> Tensor:
-        """All terms for ``x`` (m, c, h, w): (terms, c, c), in its dtype or float64.
-
-        Args:
-            means: what :func:`large_means` gives.
-        """
-        if means is None:
-            return self._products(x)
-        found = self._products(x - means[:, None, None]).double()
-        self._put_back(found, x, means.double()[:, None])
-        return found
-
-    def _products(self, x: Tensor) -> Tensor:
-        laid_out = self._laid_out(x)
-        terms, _ = _plan(self)
-        found = x.new_empty(len(terms), x.shape[1], x.shape[1])
-        for out, (along_rows, along_columns) in zip(found, terms, strict=True):
-            if isinstance(along_rows, int) and isinstance(along_columns, int):
-                offset = self._offset(x, (along_rows, along_columns))
-                _product(laid_out, laid_out, offset, out)
-            else:
-                _border_product(x, along_rows, along_columns, out)
-        return found
-
-    def _put_back(self, found: Tensor, x: Tensor, means: Tensor) -> None:
-        """Make terms of ``x - means`` those of ``x``, in place."""
-        total = x.sum(0, dtype=torch.float64)
-        for out, term in zip(found, _plan(self)[0], strict=True):
-            here, there = _partners(total, *term)
-            count = len(x) * here[0].numel()
-            here, there = here.sum((1, 2))[:, None], there.sum((1, 2))[:, None]
-            put_back(out, means, here, there - count * means)
 
     def sums(self, x: Tensor) -> Tensor:
-        """``sum x`` of what each offset meets: float64 (offsets, c)."""
+        """``sum x`` of the positions each offset meets: float64 (offsets, c)."""
         total = x.sum(0, dtype=torch.float64)
-        seen = [
-            total[:, _span(-dy, x.shape[2]), _span(-dx, x.shape[3])].sum((1, 2))
-            for dy, dx in self.offsets
-        ]
-        return torch.stack(seen)
+        rows, columns = x.shape[2:]
+        return torch.stack(
+            [
+                total[:, Positions(-dy).within(rows), Positions(-dx).within(columns)].sum((1, 2))
+                for dy, dx in self.offsets
+            ]
+        )
 
-    def assemble(self, terms: Sequence[Tensor], own: Sequence[int] | None = None) -> Tensor:
-        """``A``, channel by channel, from the terms' sums over samples.
+    def assemble(self, products: Sequence[Tensor], own: Sequence[int] | None = None) -> Tensor:
+        """``A``, channel by channel, from products summed over samples.
 
         Args:
-            terms: each (c, c).
+            products: each (c, c), in the order of :meth:`products`.
             own: channels whose rows are wanted; None for all.
 
         Returns:
             (own offsets, c offsets).
         """
         chosen = slice(None) if own is None else torch.tensor(own)
-        rows, columns = [term[chosen] for term in terms], [term.T[chosen] for term in terms]
-        size, channels = len(self.offsets), len(terms[0])
-        inputs = terms[0].new_empty(len(rows[0]), size, channels, size)
-        for (i, j), uses in _plan(self)[1].items():
-            inputs[:, i, :, j] = _signed_sum(uses, rows, columns)
+        rows, columns = [p[chosen] for p in products], [p.T[chosen] for p in products]
+        size, channels = len(self.offsets), len(products[0])
+        inputs = products[0].new_empty(len(rows[0]), size, channels, size)
+        for (i, j), summands in _expansion(self)[1].items():
+            inputs[:, i, :, j] = _signed_sum(summands, rows, columns)
             if i != j:
-                inputs[:, j, :, i] = _signed_sum(uses, columns, rows)
+                inputs[:, j, :, i] = _signed_sum(summands, columns, rows)
         return inputs.view(-1, channels * size)
 
     def _laid_out(self, x: Tensor) -> Tensor:
-        """(c, positions), so that a shift is an offset in memory: see :meth:`_offset`.
+        """(c, positions), so that a shift is an offset in memory: see :meth:`_memory_offset`.
 
-        Rows lie outermost, images within them; zeros end each line of an image, so that what is
-        shifted over its end meets nothing.
+        Rows lie outermost, images within them; zeros end each line of an image, so that a position
+        shifted past its end meets a zero.
         """
         m, c, h, w = x.shape
         laid_out = x.new_zeros(c, h, m, w + 2 * self.columns)
         laid_out[..., :w] = x.permute(1, 2, 0, 3)
         return laid_out.flatten(1)
 
-    def _offset(self, x: Tensor, shift: Offset) -> int:
+    def _memory_offset(self, x: Tensor, shift: Offset) -> int:
         row = x.shape[0] * (x.shape[3] + 2 * self.columns)
         return shift[0] * row + shift[1]
 
 
-def _signed_sum(uses: Sequence[Use], terms: list[Tensor], transposed: list[Tensor]) -> Tensor:
-    total = torch.zeros_like(terms[0])
-    for use in uses:
-        part = transposed if use.is_transposed else terms
-        total.add_(part[use.place], alpha=use.sign)
+def _signed_sum(summands: Sequence[Summand], products: list[Tensor], other: list[Tensor]) -> Tensor:
+    """``other``: the products transposed."""
+    total = torch.zeros_like(products[0])
+    for sign, place, is_transposed in summands:
+        total.add_((other if is_transposed else products)[place], alpha=sign)
     return total
 
 
 @cache
-def _plan(window: Window) -> tuple[tuple[Term, ...], dict[tuple[int, int], tuple[Use, ...]]]:
-    """Distinct terms, and which of them make up the block of each pair of offsets.
-
-    A term and its opposite are each other's transpose; one of them is enough.
-    """
-    places: dict[Term, int] = {}
-    blocks: dict[tuple[int, int], tuple[Use, ...]] = {}
+def _expansion(
+    window: Window,
+) -> tuple[tuple[ShiftedProduct, ...], dict[tuple[int, int], tuple[Summand, ...]]]:
+    """Distinct products, one of each transposed pair, and the summands of each block ``p, q``."""
+    places: dict[ShiftedProduct, int] = {}
+    blocks: dict[tuple[int, int], tuple[Summand, ...]] = {}
     offsets = window.offsets
     for i, p in enumerate(offsets):
         for j, q in enumerate(offsets[i:], start=i):
-            uses = []
-            for sign, term in _terms(p, q):
-                opposite = _opposite(term)
-                chosen = max(term, opposite, key=_order)
-                place = places.setdefault(chosen, len(places))
-                uses.append(Use(place, sign, is_transposed=chosen != term))
-            blocks[i, j] = tuple(uses)
+            signed_rows, signed_columns = map(_all_less_missed, p, q)
+            summands = []
+            for (a, rows), (b, columns) in itertools.product(signed_rows, signed_columns):
+                product = ShiftedProduct(rows, columns)
+                stored = max(product, product.transposed, key=lambda one: one.shift)
+                place = places.setdefault(stored, len(places))
+                summands.append(Summand(a * b, place, stored != product))
+            blocks[i, j] = tuple(summands)
     return tuple(places), blocks
 
 
-def _terms(p: Offset, q: Offset) -> list[tuple[int, Term]]:
-    """The block of two offsets, as signed terms."""
-    parts: list[list[tuple[int, Part]]] = []
-    for one, other in zip(p, q, strict=True):
-        misses = one * other > 0
-        parts.append([(1, other - one), *([(-1, (one, other))] if misses else [])])
-    return [(a * b, (rows, columns)) for a, rows in parts[0] for b, columns in parts[1]]
+def _all_less_missed(p: int, q: int) -> list[tuple[int, Positions]]:
+    """Signed positions along one axis; none is missed where the centre lies between both offsets."""
+    every, missed = (1, Positions(q - p)), (-1, Positions(q - p, missed_by=p))
+    return [every, missed] if p * q > 0 else [every]
 
 
-def _opposite(term: Term) -> Term:
-    """The term whose products are transposed."""
-    rows, columns = ((-part if isinstance(part, int) else part[::-1]) for part in term)
-    return rows, columns
-
-
-def _order(term: Term) -> tuple[int, int]:
-    return _shift(term[0]), _shift(term[1])
-
-
-def _shift(part: Part) -> int:
-    return part if isinstance(part, int) else part[1] - part[0]
-
-
-def _span(part: Part, length: int) -> slice:
-    """Positions of a part along one side of the input."""
-    shift = _shift(part)
-    start, stop = max(0, -shift), length - max(0, shift)
-    if not isinstance(part, int):
-        if part[0] > 0:
-            stop = min(stop, part[0])
-        else:
-            start = max(start, length + part[0])
-    return slice(start, max(start, stop))
-
-
-def _product(left: Tensor, right: Tensor, shift: int, out: Tensor) -> None:
+def _multiply(left: Tensor, right: Tensor, shift: int, out: Tensor) -> None:
     """``sum_u left(u) right(u + shift)'`` over one long row of positions."""
     size = max(0, left.shape[1] - abs(shift))
     left, right = left[:, max(0, -shift) :], right[:, max(0, shift) :]
     torch.mm(left[:, :size], right[:, :size].T, out=out)
-
-
-def _border_product(x: Tensor, along_rows: Part, along_columns: Part, out: Tensor) -> None:
-    """The same over a few lines."""
-    here, there = _partners(x, along_rows, along_columns)
-    torch.mm(flat(here), flat(there).T, out=out)
-
-
-def _partners(values: Tensor, along_rows: Part, along_columns: Part) -> tuple[Tensor, Tensor]:
-    """Of (..., h, w) the positions of a term, and what lies a shift from them."""
-    ys, xs = _span(along_rows, values.shape[-2]), _span(along_columns, values.shape[-1])
-    dy, dx = _shift(along_rows), _shift(along_columns)
-    there = values[..., ys.start + dy : ys.stop + dy, xs.start + dx : xs.stop + dx]
-    return values[..., ys, xs], there
-
-
-def large_means(x: Tensor) -> Tensor | None:
-    """Means of channels whose mean is larger than their deviation from it, 0 for the others.
-
-    Products of such channels round by far more than is left once the means' share is taken off:
-    half of 128 channels constant, and float32 sums over 65,536 positions leave eigenvalues below
-    zero by 5e-4 of the diagonal. So their deviations are multiplied, and what the means add
-    follows in float64 (:func:`put_back`).
-
-    Args:
-        x: (m, c, h, w).
-
-    Returns:
-        (c,), in their dtype; None where all are 0.
-    """
-    means = x.mean((0, 2, 3), dtype=torch.float64)
-    lengths = torch.linalg.vector_norm(x, dim=(0, 2, 3), dtype=torch.float64)
-    large = 2 * means.square() > lengths.square() / (x.numel() // len(means))
-    return (means * large).to(x.dtype) if large.any() else None
 
 
 def put_back(products: Tensor, means: Tensor, here: Tensor, there: Tensor) -> None:

@@ -204,9 +204,9 @@ def test_nothing_given_is_modified() -> None:
 
 def test_a_3x3_window_takes_13_products_and_16_thin_ones() -> None:
     window = Window(1, 1)
-    assert window.num_products == 13
-    assert len(window.terms(torch.zeros(1, 1, 4, 4))) == 29
-    assert [Window(r, r).num_products for r in range(4)] == [
+    assert window.num_whole_products == 13
+    assert len(window.products(torch.zeros(1, 1, 4, 4))) == 29
+    assert [Window(r, r).num_whole_products for r in range(4)] == [
         math.ceil((4 * r + 1) ** 2 / 2) for r in range(4)
     ]
 
