@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.graph.allowed import MODULE_NAMES
 from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.pruning.calibration.dense_pass import SMALL_SUMS, DensePass
+from gfs_dist.pruning.calibration.dense_pass import SMALL_SUMS, DensePass, DenseTask, run_dense_pass
 from gfs_dist.pruning.calibration.layer_sites import Site, find_sites
-from gfs_dist.pruning.calibration.pass_tasks import DenseTask, SweepTask, run_dense_pass, run_sweep
 from gfs_dist.pruning.calibration.sampling import Sampling
 from gfs_dist.pruning.calibration.workspace import Workspace, read_sums
 from gfs_dist.pruning.objectives.fisher import DerivativesTask, FisherProblem, join_derivatives
 from gfs_dist.pruning.objectives.moment_objectives import LayerProblem
 from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.pruning.objectives.stored_moments import StoredMap, make_map, stored_products
+from gfs_dist.pruning.repair.sweep_task import SweepTask, run_sweep
 from gfs_dist.pruning.smaller import KeptChannels, check_equal, expand, make_smaller
 from gfs_dist.pruning.structure.dependency_graph import is_layer
 from gfs_dist.pruning.structure.discover import find_structure, nothing_to_prune

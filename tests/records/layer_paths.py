@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from gfs_dist import networks
 from gfs_dist.pruning.calibration import moments
-from gfs_dist.pruning.calibration.pass_tasks import DenseTask
+from gfs_dist.pruning.calibration.dense_pass import DenseTask
 from gfs_dist.pruning.calibration.sampling import Sampling
 from gfs_dist.pruning.objectives.evaluation_batches import (
     MOST_CELLS,

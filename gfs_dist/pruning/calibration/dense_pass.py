@@ -1,43 +1,55 @@
 """The dense network once over all samples: second moments of what each consumer reads.
 
-A layer's candidates and its target then come from the same inputs, so that the target is a linear
-map of them and no cross moment has to be summed: with the dense weights ``V0``, ``B = A V0``.
+A layer's candidates and its target come from the same inputs, so that the target is a linear map
+of them and no cross moment has to be summed: with the dense weights ``V0``, ``B = A V0``.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError
+from gfs_dist.files import scratch
 from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.pruning.calibration.activation_store import Environments
 from gfs_dist.pruning.calibration.layer_sites import Site
-from gfs_dist.pruning.calibration.moments import Geometry, Sums
-from gfs_dist.pruning.calibration.staged_run import advance, keep, make_stages, output_names
+from gfs_dist.pruning.calibration.moments import Geometry, Sums, sum_chunks
+from gfs_dist.pruning.calibration.staged_run import (
+    DENSE,
+    ActivationStore,
+    FileStore,
+    advance,
+    keep,
+    make_stages,
+    output_names,
+)
+from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.repair.least_squares import OutputScale
-from gfs_dist.pruning.repair.sweep import DENSE
+from gfs_dist.runtime import Runtime
 
 MIN_POSITIONS = 384
-"""Products of fewer positions take no less to be added up than to be formed."""
+"""Adding up the products of fewer positions takes as long as forming them."""
 
 SMALL_SUMS = ("count", "input_mean", "inside", "target_mean", "energy")
-"""Names of a part's sums, but for the products of patches, which are large."""
+"""Names of all sums but the products of patches, which are large."""
 
 NOISE = 2.0**-50
-"""Of its mean: how far a stream that does not vary may be seen to do so."""
+"""A stream's deviations below this share of its mean are rounding."""
 
 
 @dataclass(frozen=True)
 class Patches:
-    """What a layer reads, over samples and positions, but for products.
+    """The patches that a layer reads, over samples and positions, except for products.
 
     Attributes:
-        geometry: how.
+        geometry: of the layer.
         mean: (inputs,).
         inside: positions at which each input lies inside the image (inputs,).
         positions: ``n``.
@@ -48,22 +60,18 @@ class Patches:
     inside: Tensor
     positions: float
 
-    @property
-    def kernel(self) -> int:
-        """Inputs of a channel."""
-        return math.prod(self.geometry.kernel)
-
     def rows(self, channels: Sequence[int]) -> Tensor:
         """Places of some channels' inputs, channel by channel."""
-        first = torch.tensor(channels, dtype=torch.int64)[:, None] * self.kernel
-        return (first + torch.arange(self.kernel)).flatten()
+        kernel = math.prod(self.geometry.kernel)
+        first = torch.tensor(channels, dtype=torch.int64)[:, None] * kernel
+        return (first + torch.arange(kernel)).flatten()
 
     def inputs(self, products: Sequence[Tensor], own: Sequence[int]) -> Tensor:
         """Rows of moments about the mean of own channels, in memory of their own.
 
         Args:
-            products: summed over samples: all terms of a window, or else the rows asked for, in
-                rising order.
+            products: summed over samples: all of a window, or else the rows asked for, in rising
+                order.
         """
         rows = self.rows(own)
         if self.geometry.window:
@@ -74,14 +82,13 @@ class Patches:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one consumer makes of its patches in the dense network.
+    """How one consumer reads its patches in the dense network.
 
     Attributes:
         patches: that it reads.
         weights: ``V0`` (inputs, outputs), in units of the stream.
         centred: whether an intercept takes part.
-        variance: of the stream, summed over its channels and positions: what an error is
-            compared with.
+        variance: of the stream, summed over its channels and positions: the unit of errors.
     """
 
     patches: Patches
@@ -100,11 +107,10 @@ class DensePass:
 
     def __init__(self, network: GraphNetwork, sites: Sequence[Site]) -> None:
         self.network, self.sites = network, list(sites)
-        self._asked = [frozenset([site.source, site.stream]) for site in sites]
-        self._asked.append(output_names(network))
-        self._stages = make_stages(network, self._asked)
+        asked = [frozenset([site.source, site.stream]) for site in sites]
+        self._stages = make_stages(network, [*asked, output_names(network)])
 
-    def sums(self, stage: int, chunks: Sequence[int], envs: Environments) -> Sums:
+    def sums(self, stage: int, chunks: Sequence[int], store: ActivationStore) -> Sums:
         """Sums of a few chunks at one site: of the stream as target, and of the patches.
 
         Raises:
@@ -112,38 +118,34 @@ class DensePass:
         """
         site = self.sites[stage]
         geometry = Geometry.of(self.network.get_submodule(site.module))
-        names = frozenset([site.source, site.stream])
-        found = [keep(self._enter(stage, chunk, envs), names) for chunk in chunks]
-        source, stream = (
-            geometry.joined([results[name] for results in found])
-            for name in (site.source, site.stream)
-        )
-        sums = {**geometry.target_sums(stream), **geometry.input_sums(source)}
-        for kind, name, mean in (
-            ("input", site.source, "input_mean"),
-            ("output", site.stream, "target_mean"),
+        asked = self._stages[stage].asked
+        found = [keep(self._run(stage, chunk, store), asked) for chunk in chunks]
+        sources, streams = ([r[name] for r in found] for name in (site.source, site.stream))
+        sums = geometry.target_sums(geometry.joined(streams))
+        sums |= geometry.input_sums(geometry.joined(sources))
+        for kind, values, mean in (
+            ("input", sources, "input_mean"),
+            ("output", streams, "target_mean"),
         ):
             if not torch.isfinite(sums[mean]).all():
-                sample, chunk = _first([results[name] for results in found], chunks)
+                sample, chunk = _first_not_finite(values, chunks)
                 raise NonFiniteError(
                     f"layer {site.module!r}: its {kind} holds NaN or infinity, first at sample "
                     f"{sample} of chunk {chunk}"
                 )
         return sums
 
-    def run_group(self, stage: int, chunks: Sequence[int], samples: int) -> list[Sequence[int]]:
-        """Chunks of ``samples`` each, as :meth:`sums` is best given them."""
+    def batches(self, stage: int, chunks: Sequence[int], samples: int) -> list[Sequence[int]]:
+        """Chunks of ``samples`` each, joined so that :meth:`sums` has enough positions."""
         count = -(-MIN_POSITIONS // (samples * self.sites[stage].positions))
         return [chunks[at : at + count] for at in range(0, len(chunks), count)]
 
-    def outputs(self, chunk: int, envs: Environments) -> Tensor:
-        """The network's output, after the last site."""
-        (name,) = output_names(self.network)
-        found: Tensor = self._enter(len(self.sites), chunk, envs)[name]
-        return found
-
     def reading(self, stage: int, sums: Mapping[str, Tensor]) -> Reading:
-        """What sums over all samples, but for the products, say of one site."""
+        """How the consumer at one site reads its patches.
+
+        Args:
+            sums: over all samples; those of ``SMALL_SUMS``.
+        """
         site = self.sites[stage]
         mean, inside, count = sums["input_mean"], sums["inside"], float(sums["count"])
         variance = float(sums["energy"])
@@ -158,15 +160,72 @@ class DensePass:
             variance if variance > noise else 0.0,
         )
 
-    def _enter(self, stage: int, chunk: int, envs: Environments) -> dict[str, Tensor]:
-        results = advance(self.network, self._stages[stage], envs.load(DENSE, stage, chunk))
-        envs.save(DENSE, stage + 1, chunk, keep(results, self._stages[stage].live))
+    def _run(self, stage: int, chunk: int, store: ActivationStore) -> dict[str, Tensor]:
+        results = advance(self.network, self._stages[stage], store.load(DENSE, stage, chunk))
+        store.save(DENSE, stage + 1, chunk, keep(results, self._stages[stage].live))
         return results
 
 
-def _first(values: Sequence[Tensor], chunks: Sequence[int]) -> tuple[int, int]:
+def _first_not_finite(values: Sequence[Tensor], chunks: Sequence[int]) -> tuple[int, int]:
+    """Sample and chunk of the first value that is NaN or infinite."""
     for part, chunk in zip(values, chunks, strict=True):
         bad = (~torch.isfinite(part)).flatten(1).any(1)
         if bad.any():
             return int(bad.nonzero()[0]), chunk
     raise AssertionError("sums of finite values are finite in float64")
+
+
+@dataclass(frozen=True)
+class DenseTask:
+    """One stage of the dense pass on one part of the samples.
+
+    Attributes:
+        sites: of the consumers, in order.
+        name: folder of the files in the workspace.
+    """
+
+    workspace: Workspace
+    sites: tuple[Site, ...]
+    name: str = "dense_pass"
+
+    @property
+    def folder(self) -> Path:
+        return self.workspace.path(self.name, "x").parent
+
+    def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> str:
+        """The file of the sums of ``item``: stage and part."""
+        stage, part = item
+        dense = _dense_pass(self, device)
+        store = FileStore(self.folder, device)
+        chunks = self.workspace.groups()[part]
+        if stage == 0:
+            for chunk in chunks:
+                start = {dense.network.gfs_inputs[0]: self.workspace.x(chunk)}
+                store.save(DENSE, 0, chunk, start)
+        samples = -(-self.workspace.num_samples // self.workspace.num_chunks)
+        batches = dense.batches(stage, chunks, samples)
+        sums = sum_chunks(lambda batch: dense.sums(stage, batch, store), batches, tick)
+        path = self.folder / f"sums_{stage:04d}_{part:02d}.safetensors"
+        scratch.write_tensors(path, sums)
+        return str(path)
+
+
+@functools.lru_cache(maxsize=1)
+def _dense_pass(task: DenseTask, device: torch.device) -> DensePass:
+    return DensePass(task.workspace.dense(device), task.sites)
+
+
+def run_dense_pass(
+    task: DenseTask, runtime: Runtime, on_site: Callable[[int, Sequence[Path]], None]
+) -> None:
+    """Run all stages; ``on_site`` gets the files of each site's sums, in order of the sites.
+
+    The files are removed after it.
+    """
+    parts, store = range(len(task.workspace.groups())), FileStore(task.folder)
+    for stage in range(len(task.sites)):
+        files = [Path(path) for path in runtime.map(task, [(stage, part) for part in parts]).values]
+        store.drop(DENSE, stage)
+        on_site(stage, files)
+        for file in files:
+            file.unlink()

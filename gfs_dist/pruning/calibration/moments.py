@@ -19,7 +19,7 @@ sums.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gfs_dist.pruning.calibration.determinism import Item, in_threads
 from gfs_dist.pruning.calibration.shifted_products import Window, flat, put_back
 
 Sums = dict[str, Tensor]
@@ -336,6 +337,18 @@ def add(total: Sums | None, more: Sums, rows: slice = slice(None)) -> Sums:
     if "products" in more and more["products"].ndim == 2:
         step = steps["input_mean"]
         total["products"].addr_(step[rows], step, alpha=weight)
+    return total
+
+
+def sum_chunks(
+    work: Callable[[Item], Sums], chunks: Iterable[Item], tick: Callable[[], None] = lambda: None
+) -> Sums:
+    """``work`` of each chunk, or of several together, added in their order."""
+    total: Sums | None = None
+    for sums in in_threads(work, chunks):
+        total = add(total, sums)
+        tick()
+    assert total is not None
     return total
 
 

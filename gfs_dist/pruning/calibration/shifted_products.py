@@ -228,7 +228,7 @@ def _expansion(
 
 
 def _all_less_missed(p: int, q: int) -> list[tuple[int, Positions]]:
-    """Signed positions along one axis; none is missed where the centre lies between both offsets."""
+    """Signed positions along one axis; offsets on both sides of the centre miss none."""
     every, missed = (1, Positions(q - p)), (-1, Positions(q - p, missed_by=p))
     return [every, missed] if p * q > 0 else [every]
 

@@ -1,67 +1,188 @@
-"""A network run in stages: each gives what it is asked for and keeps what is needed later."""
+"""A network run in stages over chunks of samples, and the store its results wait in between.
+
+A stage runs the steps that the results asked of it need and no earlier stage has run. Results
+before each stage are stored for each chunk, so that a stage can be run again from there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
+from safetensors import safe_open
+from torch import Tensor
 
+from gfs_dist.files import scratch
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
 from gfs_dist.networks.graph.json_values import TRAINING, needed
 from gfs_dist.pruning.calibration.layer_sites import ancestors
 
 Results = dict[str, Any]
+"""Results of steps, and inputs of the network, by name."""
+
+DENSE, SMALL = "dense", "small"
+"""Names under which results of the dense network and of a smaller one are stored."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps to run, and the results that later stages need."""
+    """Steps of a network, and the results that remain after them.
+
+    Attributes:
+        steps: to run, in order.
+        asked: results the stage has to give.
+        live: results that later stages need.
+    """
 
     steps: tuple[Step, ...]
-    live: frozenset[str]
+    asked: frozenset[str]
+    live: frozenset[str] = frozenset()
+
+    @cached_property
+    def schedule(self) -> list[tuple[Step, frozenset[str]]]:
+        """Each step with the results that can be freed after it."""
+        later = self.asked | self.live | {TRAINING.name}
+        schedule = []
+        for step in reversed(self.steps):
+            used = step.needs | {step.name}
+            schedule.append((step, frozenset(used - later)))
+            later |= used
+        return schedule[::-1]
 
 
 def make_stages(network: GraphNetwork, asked: Sequence[frozenset[str]]) -> list[Stage]:
-    """Which steps each stage has to run so that the results it is asked for are there.
-
-    Args:
-        network: recorded.
-        asked: results that each stage is to give, in order.
-    """
+    """One stage for each set of results asked for, in order."""
     above = ancestors(network)
     done = set(network.gfs_inputs)
     runs: list[tuple[Step, ...]] = []
     for names in asked:
-        wanted = frozenset().union(*(above[name] for name in names))
-        steps = tuple(s for s in network.gfs_program if s.name in wanted and s.name not in done)
-        done |= {step.name for step in steps}
-        runs.append(steps)
+        wanted = frozenset().union(*(above[name] for name in names)) - done
+        runs.append(tuple(step for step in network.gfs_program if step.name in wanted))
+        done |= wanted
     stages: list[Stage] = []
     later: set[str] = set()
-    for steps, names in zip(reversed(runs), reversed(list(asked)), strict=True):
-        stages.append(Stage(steps, frozenset(later)))
-        for step in steps:
-            later |= step.needs
-        later |= names
+    for steps, names in zip(reversed(runs), reversed(asked), strict=True):
+        stages.append(Stage(steps, names, frozenset(later)))
+        later.update(names, *(step.needs for step in steps))
     return stages[::-1]
-
-
-@torch.no_grad()
-def advance(network: GraphNetwork, stage: Stage, results: Results) -> Results:
-    """All results after a stage, those that nobody needs any more included."""
-    results = {TRAINING.name: False, **results}
-    for step in stage.steps:
-        results[step.name] = network.run_step(step, results)
-    return results
-
-
-def keep(results: Results, names: frozenset[str]) -> Results:
-    """Those of the results that have one of the names."""
-    return {name: value for name, value in results.items() if name in names}
 
 
 def output_names(network: GraphNetwork) -> frozenset[str]:
     """The results that make up the network's output."""
     return frozenset(needed(network.gfs_output))
+
+
+def advance(
+    network: GraphNetwork,
+    stage: Stage,
+    results: Results,
+    substitute: Callable[[Step, Results], Results] = lambda _, results: results,
+    *,
+    gradients: bool = False,
+) -> Results:
+    """Run a stage; returns the results asked of it and the live ones, frees others at once.
+
+    Args:
+        results: before it; not modified.
+        substitute: for a step and the results so far, gives the results that the step reads.
+        gradients: whether to record what a backward pass needs.
+    """
+    results = {TRAINING.name: False, **results}
+    with torch.set_grad_enabled(gradients):
+        for step, freed in stage.schedule:
+            results[step.name] = network.run_step(step, substitute(step, results))
+            for name in freed:
+                results.pop(name, None)
+    return keep(results, stage.asked | stage.live)
+
+
+def keep(results: Results, names: frozenset[str]) -> Results:
+    """The results that have one of the names."""
+    return {name: value for name, value in results.items() if name in names}
+
+
+class ActivationStore(Protocol):
+    """Results before each stage of a network (``dense``, ``small``), for each chunk of samples."""
+
+    def load(self, network: str, stage: int, chunk: int) -> Results: ...
+
+    def save(self, network: str, stage: int, chunk: int, results: Results) -> None: ...
+
+    def drop(self, network: str, stage: int) -> None:
+        """Forget the results before a stage."""
+        ...
+
+
+class MemoryStore:
+    """Holds the results of few samples."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, int, int], Results] = {}
+
+    def load(self, network: str, stage: int, chunk: int) -> Results:
+        return dict(self._held[network, stage, chunk])
+
+    def save(self, network: str, stage: int, chunk: int, results: Results) -> None:
+        self._held[network, stage, chunk] = dict(results)
+
+    def drop(self, network: str, stage: int) -> None:
+        self._held = {k: held for k, held in self._held.items() if k[:2] != (network, stage)}
+
+
+class FileStore:
+    """A file for each chunk: memory holds only chunks being computed, and processes can share them.
+
+    Args:
+        folder: scratch space that exists.
+        device: where results are loaded to.
+    """
+
+    def __init__(self, folder: Path | str, device: torch.device | str = "cpu") -> None:
+        self.folder, self.device = Path(folder), device
+
+    def load(self, network: str, stage: int, chunk: int) -> Results:
+        with safe_open(self._file(network, stage, chunk), "pt", str(self.device)) as file:
+            layout = json.loads(file.metadata()["layout"])
+            return {name: _unpack(part, file) for name, part in layout.items()}
+
+    def save(self, network: str, stage: int, chunk: int, results: Results) -> None:
+        tensors: dict[str, Tensor] = {}
+        layout = {name: _pack(value, tensors) for name, value in results.items()}
+        path = self._file(network, stage, chunk)
+        scratch.write_tensors(path, tensors, {"layout": json.dumps(layout)})
+
+    def drop(self, network: str, stage: int) -> None:
+        for file in self.folder.glob(f"{network}_{stage:04d}_*.safetensors"):
+            file.unlink(missing_ok=True)
+
+    def _file(self, network: str, stage: int, chunk: int) -> Path:
+        return self.folder / f"{network}_{stage:04d}_{chunk:05d}.safetensors"
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """JSON in which numbers stand for tensors, which are added to ``tensors``."""
+    if isinstance(value, Tensor):
+        # safetensors refuses views of one memory.
+        tensors[str(len(tensors))] = value.detach().cpu().contiguous().clone()
+        return {"tensor": str(len(tensors) - 1)}
+    if isinstance(value, list | tuple):  # a torch.Size, or the parts of chunk()
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_pack(part, tensors) for part in value]}
+    assert value is None or isinstance(value, bool | int | float | str), type(value)
+    return {"plain": value}
+
+
+def _unpack(packed: Any, file: Any) -> Any:
+    ((kind, inner),) = packed.items()
+    if kind == "tensor":
+        # An aligned copy: a tensor's place in a file can decide last bits.
+        return file.get_tensor(inner).clone()
+    if kind == "plain":
+        return inner
+    parts = [_unpack(part, file) for part in inner]
+    return parts if kind == "list" else tuple(parts)

@@ -200,13 +200,8 @@ def _cure(model: nn.Module, x: Tensor, error: ShapeError) -> str:
     return f"accepted are samples along the first axis; {STACK}"
 
 
-def write_sums(path: Path, sums: Sums) -> None:
-    """Sums of one part of a pass, for whoever adds them up."""
-    scratch.write_tensors(path, sums)
-
-
 def read_sums(paths: Sequence[Path], names: Sequence[str] | None = None) -> Sums:
-    """Sums of all parts together, added in their order: those named, or all."""
+    """Sums in the files of all parts, added in their order: those named, or all."""
     total: Sums | None = None
     for path in paths:
         with safe_open(path, "pt") as file:

@@ -88,9 +88,9 @@ class Replaced:
         needed = set().union(*(step.needs for step in inner)) - {TRAINING.name}
         before = frozenset(needed - {step.name for step in inner})
         prefix, suffix = make_stages(network, [before, frozenset([self._output])])
-        self._prefix = _freeing(prefix, prefix.live)
+        self._prefix = prefix
         rest = tuple(step for step in suffix.steps if step.name not in done)
-        self._rest = _freeing(Stage(rest, frozenset()), frozenset([self._output]))
+        self._rest = Stage(rest, frozenset([self._output]))
         carried = {self._output}.union(*(step.needs for step in rest)) & before
         fixed = {name for name in before if not above[name] & set(network.gfs_inputs)}
         self._carried, self._fixed = carried - fixed, carried & fixed
@@ -99,7 +99,7 @@ class Replaced:
     def enter(self, x: Tensor, labels: Tensor) -> Chunk:
         """Run samples up to the consumers; at present these read no candidate."""
         (name,) = self.network.gfs_inputs
-        chunk = Chunk(self._run(self._prefix, {name: x}), labels)
+        chunk = Chunk(advance(self.network, self._prefix, {name: x}), labels)
         empty = self._read(chunk, torch.zeros(self.num_candidates, dtype=torch.float64))
         chunk.outputs = [(output, output) for output in empty]
         return chunk
@@ -136,7 +136,14 @@ class Replaced:
         factors = self._factors(coefficients, trials).to(chunk.labels.device)
         if count > 1:
             factors = factors.repeat_interleave(samples, 0)
-        return self._run(self._rest, results, factors)[self._output]
+
+        def gate(step: Step, results: Results) -> Results:
+            if (reader := self._gated.get(step.name)) is None:
+                return results
+            gated = reader.gated(results[reader.source], reader.gates(factors))
+            return {**results, reader.source: gated}
+
+        return advance(self.network, self._rest, results, gate)[self._output]
 
     def _moved(
         self, reader: Reader, x: Tensor, outputs: tuple[Tensor, Tensor], trials: Sequence[Trial]
@@ -157,19 +164,6 @@ class Replaced:
         chosen = [trial.candidate for trial in trials]
         factors[range(len(trials)), chosen] += steps
         return factors * self.num_candidates
-
-    def _run(self, steps: _Freeing, results: Results, factors: Tensor | None = None) -> Results:
-        results = {TRAINING.name: False, **results}
-        for step, unneeded in steps:
-            given = results
-            if (reader := self._gated.get(step.name)) is not None:
-                assert factors is not None, "a consumer lies behind the prefix"
-                gated = reader.gated(results[reader.source], reader.gates(factors))
-                given = {**results, reader.source: gated}
-            results[step.name] = self.network.run_step(step, given)
-            for name in unneeded:
-                results.pop(name, None)
-        return results
 
     @torch.no_grad()
     def separable(self, chunk: Chunk) -> bool:
@@ -197,7 +191,7 @@ class Replaced:
             by_module: of the network: see :func:`gfs_dist.networks.macs_by_module`.
         """
         split = sum(by_module.get(reader.step.target, 0) for reader in self._split)
-        rest = sum(by_module.get(step.target, 0) for step, _ in self._rest)
+        rest = sum(by_module.get(step.target, 0) for step in self._rest.steps)
         return rest + split // self.num_candidates, 2 * split
 
     def bytes_needed(self, x: Tensor) -> Bytes:
@@ -207,11 +201,12 @@ class Replaced:
             x: a few samples, which are run.
         """
         (name,) = self.network.gfs_inputs
-        program, sizes = _program(self.network), _sizes(self.network, _Like(x))
+        sizes = _sizes(self.network, _Like(x))
+        program = Stage(tuple(self.network.gfs_program), frozenset([self._output]))
         outputs = sum(sizes[reader.step.name] for reader in self._split)
         carried = sum(sizes[result] for result in self._carried)
         read = sum(sizes[name] for name in {reader.source for reader in self._split})
-        network = _most(_freeing(program, frozenset([self._output])), sizes, sizes[name])
+        network = _most(program, sizes, sizes[name])
         trial = _most(self._rest, sizes, outputs + carried)
         held = carried + read + 2 * outputs
         return Bytes(network // len(x), trial // len(x), held // len(x))
@@ -243,27 +238,13 @@ class Bytes(NamedTuple):
     held: int
 
 
-_Freeing = tuple[tuple[Step, tuple[str, ...]], ...]
-
-
-def _freeing(stage: Stage, kept: frozenset[str]) -> _Freeing:
-    """The steps of a stage, each with the results of this stage that are not needed after it."""
-    later = set(kept)
-    found = []
-    for step in reversed(stage.steps):
-        mine = step.needs | {step.name}
-        found.append((step, tuple(sorted(mine - later - {TRAINING.name}))))
-        later |= mine
-    return tuple(found[::-1])
-
-
-def _most(steps: _Freeing, sizes: dict[str, int], start: int) -> int:
-    """Bytes that are held at the worst moment of a run."""
+def _most(stage: Stage, sizes: dict[str, int], start: int) -> int:
+    """Bytes held at the worst moment of a stage that starts with ``start``."""
     held = most = start
-    for step, unneeded in steps:
+    for step, freed in stage.schedule:
         held += sizes[step.name]
         most = max(most, held)
-        held -= sum(sizes[name] for name in unneeded if name in sizes)
+        held -= sum(sizes[name] for name in freed if name in sizes)
     return most
 
 
@@ -285,12 +266,9 @@ class _Like:
 def _sizes(network: GraphNetwork, like: _Like) -> dict[str, int]:
     """Bytes of every result of a network; run once for all of its layers."""
     (name,) = network.gfs_inputs
-    results = advance(network, _program(network), {name: like.x})
+    everything = frozenset([name, *(step.name for step in network.gfs_program)])
+    results = advance(network, Stage(tuple(network.gfs_program), everything), {name: like.x})
     return {step: _bytes(result) for step, result in results.items()}
-
-
-def _program(network: GraphNetwork) -> Stage:
-    return Stage(tuple(network.gfs_program), frozenset())
 
 
 def _bytes(result: Any) -> int:

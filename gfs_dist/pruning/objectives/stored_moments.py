@@ -185,7 +185,7 @@ class RowsTask:
             own = _joined(self.channels[first:last])
             inputs = self.patches.inputs(self._read(own), own)
             rows, columns = self.patches.rows(own), self.patches.rows(_joined(self.channels))
-            start = len(_joined(self.channels[:first])) * self.patches.kernel
+            start = len(self.patches.rows(_joined(self.channels[:first])))
             if not torch.equal(columns, torch.arange(inputs.shape[1])):
                 inputs = inputs[:, columns]
             mean, inside, count = self.patches.mean, self.patches.inside, self.patches.positions

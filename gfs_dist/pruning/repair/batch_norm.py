@@ -18,9 +18,8 @@ from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks import device_of
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
 from gfs_dist.networks.graph.json_values import StepOutput
-from gfs_dist.pruning.calibration.activation_store import Environments, InFiles
 from gfs_dist.pruning.calibration.determinism import one_thread_each
-from gfs_dist.pruning.calibration.staged_run import advance, keep, make_stages
+from gfs_dist.pruning.calibration.staged_run import FileStore, advance, keep, make_stages
 
 TRACK = "measured"
 FUNCTION = "torch.nn.functional.batch_norm"
@@ -66,21 +65,21 @@ def recalibrate(
     asked = [frozenset([norm.source]) for norm in norms]
     stages = make_stages(network, asked)
     with tempfile.TemporaryDirectory(dir=folder) as scratch, one_thread_each() as pool:
-        envs: Environments = InFiles(scratch, device_of(network))
+        store = FileStore(scratch, device_of(network))
         chunks = 0
         for x in batches:
-            envs.save(TRACK, 0, chunks, {network.gfs_inputs[0]: x})
+            store.save(TRACK, 0, chunks, {network.gfs_inputs[0]: x})
             chunks += 1
 
         def see(stage: int, chunk: int) -> NormStatistics:
-            results = advance(network, stages[stage], envs.load(TRACK, stage, chunk))
-            envs.save(TRACK, stage + 1, chunk, keep(results, stages[stage].live))
+            results = advance(network, stages[stage], store.load(TRACK, stage, chunk))
+            store.save(TRACK, stage + 1, chunk, keep(results, stages[stage].live))
             return _seen(results[norms[stage].source])
 
         for stage, norm in enumerate(norms):
             first, *others = pool.map(partial(see, stage), range(chunks))
             _set(norm, sum(others, start=first))
-            envs.drop(TRACK, stage)
+            store.drop(TRACK, stage)
 
 
 class _Norm(NamedTuple):

@@ -10,23 +10,24 @@ repeated (the idea of Zhang et al. 2015, arXiv 1505.06798).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.pruning.calibration.activation_store import Environments
-from gfs_dist.pruning.calibration.determinism import in_threads, one_thread
+from gfs_dist.pruning.calibration.determinism import one_thread
 from gfs_dist.pruning.calibration.layer_sites import Site, ancestors
-from gfs_dist.pruning.calibration.moments import Geometry, Moments, Sums, add
+from gfs_dist.pruning.calibration.moments import Geometry, Moments, Sums
 from gfs_dist.pruning.calibration.staged_run import (
+    DENSE,
+    SMALL,
+    ActivationStore,
     Results,
     advance,
-    keep,
     make_stages,
     output_names,
 )
@@ -36,10 +37,6 @@ TARGETS = ("stream", "output")
 REPEATS = 3
 """Fits after the first where the stream is rectified. On ResNet20 at 35 % of its inner
 multiply-adds: none 80.7 %, one to three 81.1 to 82.3 %, six 82.9 % (CIFAR-10, no fine-tuning)."""
-
-Part = TypeVar("Part")
-
-DENSE, SMALL = "dense", "small"
 
 
 class Visit(NamedTuple):
@@ -83,33 +80,31 @@ class NetworkPair:
             DENSE: make_stages(self.dense, [*aims, last]),
             SMALL: make_stages(self.small, [*reads, last]),
         }
-        self.asked = {DENSE: [*aims, last], SMALL: [*reads, last]}
         self._tails = [
             make_stages(self.small, [read, aim])[1] for read, aim in zip(reads, aims, strict=True)
         ]
 
-    def enter(self, visit: Visit, chunk: int, envs: Environments) -> tuple[Results, Results]:
+    def enter(self, visit: Visit, chunk: int, store: ActivationStore) -> tuple[Results, Results]:
         """Results of both networks that a visit needs; run and stored at the first one."""
         if self.dense_results is None:
-            dense = self._enter_track(DENSE, visit, chunk, envs)
+            dense = self._enter_track(DENSE, visit, chunk, store)
         else:
             dense = self.dense_results[chunk]
-        return dense, self._enter_track(SMALL, visit, chunk, envs)
+        return dense, self._enter_track(SMALL, visit, chunk, store)
 
-    def _enter_track(self, track: str, visit: Visit, chunk: int, envs: Environments) -> Results:
+    def _enter_track(self, track: str, visit: Visit, chunk: int, store: ActivationStore) -> Results:
         if visit.is_repeat:
-            return envs.load(track, visit.stage + 1, chunk)
+            return store.load(track, visit.stage + 1, chunk)
         network = self.dense if track == DENSE else self.small
         stage = self.stages[track][visit.stage]
-        results = advance(network, stage, envs.load(track, visit.stage, chunk))
-        results = keep(results, stage.live | self.asked[track][visit.stage])
-        envs.save(track, visit.stage + 1, chunk, results)
+        results = advance(network, stage, store.load(track, visit.stage, chunk))
+        store.save(track, visit.stage + 1, chunk, results)
         return results
 
-    def sums(self, visit: Visit, chunk: int, envs: Environments) -> Sums:
+    def sums(self, visit: Visit, chunk: int, store: ActivationStore) -> Sums:
         """Moments' sums of one chunk at one site."""
         site = self.sites[visit.stage]
-        dense, small = self.enter(visit, chunk, envs)
+        dense, small = self.enter(visit, chunk, store)
         aimed = self._kept(site, dense[site.stream])
         other = 0.0 if site.other is None else small[site.other]
         if visit.is_repeat:
@@ -119,10 +114,10 @@ class NetworkPair:
         target = aimed - other
         return geometry.sums(small[site.source], target, only_target=visit.is_repeat)
 
-    def logits(self, chunk: int, envs: Environments) -> tuple[Tensor, Tensor]:
+    def logits(self, chunk: int, store: ActivationStore) -> tuple[Tensor, Tensor]:
         """Outputs of both networks, after the last site."""
         (name,) = output_names(self.dense)
-        dense, small = self.enter(Visit(len(self.sites), False), chunk, envs)
+        dense, small = self.enter(Visit(len(self.sites), False), chunk, store)
         return dense[name], small[name]
 
     def fit(self, stage: int, sums: Sums) -> Fit:
@@ -160,18 +155,6 @@ class NetworkPair:
             return values
         axis = Geometry.of(self.small.get_submodule(site.module)).axis
         return values.index_select(axis, kept.to(values.device))
-
-
-def sum_chunks(
-    work: Callable[[Part], Sums], parts: Iterable[Part], tick: Callable[[], None] = lambda: None
-) -> Sums:
-    """``work`` of several chunks, or of several together, added in their order."""
-    total: Sums | None = None
-    for sums in in_threads(work, parts):
-        total = add(total, sums)
-        tick()
-    assert total is not None
-    return total
 
 
 Sum = Callable[[Visit], Sums]

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gfs_dist.pruning.calibration.activation_store import InMemory
 from gfs_dist.pruning.calibration.determinism import one_thread_each
 from gfs_dist.pruning.calibration.layer_sites import Site
-from gfs_dist.pruning.calibration.moments import Sums
+from gfs_dist.pruning.calibration.moments import Sums, sum_chunks
 from gfs_dist.pruning.calibration.staged_run import (
+    SMALL,
+    MemoryStore,
     Results,
     advance,
     keep,
@@ -23,7 +24,7 @@ from gfs_dist.pruning.calibration.staged_run import (
     output_names,
 )
 from gfs_dist.pruning.calibration.workspace import Workspace
-from gfs_dist.pruning.repair.sweep import SMALL, NetworkPair, Visit, sum_chunks, sweep
+from gfs_dist.pruning.repair.sweep import NetworkPair, Visit, sweep
 from gfs_dist.pruning.smaller import KeptChannels, make_smaller
 from gfs_dist.pruning.structure.structure import Structure
 
@@ -61,16 +62,16 @@ class WidthTrial:
         pair = NetworkPair(
             dense, small, self.sites, outputs, dense_results=_dense_results(self, device)
         )
-        envs = InMemory()
+        store = MemoryStore()
         fitted = batches(self.fitted, device)
         for place, chunks in enumerate(fitted):
-            envs.save(SMALL, 0, place, {dense.gfs_inputs[0]: self.x(chunks, device)})
+            store.save(SMALL, 0, place, {dense.gfs_inputs[0]: self.x(chunks, device)})
 
         def sum_up(visit: Visit) -> Sums:
             tick()
-            return sum_chunks(lambda place: pair.sums(visit, place, envs), range(len(fitted)))
+            return sum_chunks(lambda place: pair.sums(visit, place, store), range(len(fitted)))
 
-        sweep(pair, sum_up, repeats=0, on_site=lambda stage: envs.drop(SMALL, stage))
+        sweep(pair, sum_up, repeats=0, on_site=lambda stage: store.drop(SMALL, stage))
 
         def compare(chunks: Sequence[int], known: Tensor) -> tuple[float, int]:
             with torch.no_grad():

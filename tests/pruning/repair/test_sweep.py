@@ -16,20 +16,20 @@ from torch.nn import functional
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.graph.record import record
-from gfs_dist.pruning.calibration.activation_store import Environments, InFiles, InMemory
 from gfs_dist.pruning.calibration.layer_sites import find_sites
-from gfs_dist.pruning.calibration.moments import Sums
-from gfs_dist.pruning.calibration.staged_run import advance, keep, make_stages, output_names
-from gfs_dist.pruning.repair import least_squares as refit
-from gfs_dist.pruning.repair.sweep import (
+from gfs_dist.pruning.calibration.moments import Sums, sum_chunks
+from gfs_dist.pruning.calibration.staged_run import (
     DENSE,
     SMALL,
-    TARGETS,
-    NetworkPair,
-    Visit,
-    sum_chunks,
-    sweep,
+    ActivationStore,
+    FileStore,
+    MemoryStore,
+    advance,
+    make_stages,
+    output_names,
 )
+from gfs_dist.pruning.repair import least_squares as refit
+from gfs_dist.pruning.repair.sweep import TARGETS, NetworkPair, Visit, sweep
 from gfs_dist.pruning.smaller import KeptChannels, make_smaller
 from gfs_dist.pruning.structure.discover import find_structure
 from tests.pruning import zoo
@@ -76,24 +76,24 @@ class Cut:
         outputs = self.kept.outputs(self.structure, self.dense)
         return NetworkPair(self.dense, self.small, self.sites, outputs, target, **more)  # type: ignore[arg-type]
 
-    def environments(self, envs: Environments | None = None) -> Environments:
-        envs = envs or InMemory()
+    def environments(self, store: ActivationStore | None = None) -> ActivationStore:
+        store = store or MemoryStore()
         for chunk, part in enumerate(self.x.split(CHUNK)):
             for track in (DENSE, SMALL):
-                envs.save(track, 0, chunk, {self.dense.gfs_inputs[0]: part})
-        return envs
+                store.save(track, 0, chunk, {self.dense.gfs_inputs[0]: part})
+        return store
 
     def sweep(
-        self, target: str = "stream", repeats: int = 2, envs: Environments | None = None
-    ) -> tuple[NetworkPair, Environments]:
-        pair, envs = self.pair(target), self.environments(envs)
+        self, target: str = "stream", repeats: int = 2, store: ActivationStore | None = None
+    ) -> tuple[NetworkPair, ActivationStore]:
+        pair, store = self.pair(target), self.environments(store)
         chunks = range(SAMPLES // CHUNK)
 
         def sum_up(visit: Visit) -> Sums:
-            return sum_chunks(lambda chunk: pair.sums(visit, chunk, envs), chunks)
+            return sum_chunks(lambda chunk: pair.sums(visit, chunk, store), chunks)
 
         sweep(pair, sum_up, repeats=repeats)
-        return pair, envs
+        return pair, store
 
     def error(self, name: str | None = None) -> float:
         """Of the smaller network's result (default: output), relative to the dense one's."""
@@ -138,10 +138,10 @@ def test_a_sweep_mends_the_cut_and_sees_only_fitted_layers(name: str, target: st
     cut = Cut(NETWORKS[name]())
     dense_before = copy.deepcopy(cut.dense.state_dict())
     before = cut.error()
-    pair, envs = cut.sweep(target)
+    pair, store = cut.sweep(target)
     assert cut.error() < 0.9 * before
     for chunk, part in enumerate(cut.x.split(CHUNK)):
-        dense, small = pair.logits(chunk, envs)
+        dense, small = pair.logits(chunk, store)
         assert torch.equal(dense, cut.dense(part))
         torch.testing.assert_close(small, cut.small(part), rtol=1e-5, atol=1e-5)
     for key, tensor in cut.dense.state_dict().items():
@@ -250,9 +250,9 @@ def test_a_network_that_lost_nothing_has_nothing_to_fit() -> None:
     torch.manual_seed(6)
     cut = Cut(zoo.resnet18(), {})
     before = copy.deepcopy(cut.small.state_dict())
-    pair, envs = cut.sweep()
+    pair, store = cut.sweep()
     assert pair.sites == []
-    dense, small = pair.logits(0, envs)
+    dense, small = pair.logits(0, store)
     assert torch.equal(dense, small)
     assert all(torch.equal(t, before[key]) for key, t in cut.small.state_dict().items())
 
@@ -268,8 +268,8 @@ def test_weights_are_the_same_bits_for_any_number_of_threads(tmp_path: Path, one
         torch.manual_seed(7)
         cut = Cut(zoo.resnet18())
         torch.set_num_threads(threads)
-        envs = InFiles(tmp_path) if threads == 2 else None
-        cut.sweep(envs=envs)
+        store = FileStore(tmp_path) if threads == 2 else None
+        cut.sweep(store=store)
         found.append(weights_of(cut))
         assert torch.get_num_threads() == threads
     for other in found[1:]:
@@ -284,15 +284,13 @@ def test_known_results_of_the_dense_network_change_nothing() -> None:
         asked = frozenset(site.stream for site in cut.sites) | output_names(cut.dense)
         (stage,) = make_stages(cut.dense, [asked])
         name = cut.dense.gfs_inputs[0]
-        results = [
-            keep(advance(cut.dense, stage, {name: part}), asked) for part in cut.x.split(CHUNK)
-        ]
-        pair, envs = cut.pair(dense_results=results if known else None), cut.environments()
+        results = [advance(cut.dense, stage, {name: part}) for part in cut.x.split(CHUNK)]
+        pair, store = cut.pair(dense_results=results if known else None), cut.environments()
         if known:
-            envs.drop(DENSE, 0)
+            store.drop(DENSE, 0)
 
-        def sum_up(visit: Visit, pair: NetworkPair = pair, envs: Environments = envs) -> Sums:
-            return sum_chunks(lambda chunk: pair.sums(visit, chunk, envs), range(3))
+        def sum_up(visit: Visit, pair: NetworkPair = pair, store: ActivationStore = store) -> Sums:
+            return sum_chunks(lambda chunk: pair.sums(visit, chunk, store), range(3))
 
         sweep(pair, sum_up, repeats=1)
         found.append(weights_of(cut))
@@ -325,11 +323,11 @@ def test_chunks_are_added_in_their_order_whoever_is_done_first(one_thread) -> No
 def test_every_fit_and_every_site_is_told() -> None:
     torch.manual_seed(9)
     cut = Cut(zoo.plain_cnn())
-    pair, envs = cut.pair(), cut.environments()
+    pair, store = cut.pair(), cut.environments()
     told: list[tuple[str, int]] = []
     sweep(
         pair,
-        lambda visit: sum_chunks(lambda chunk: pair.sums(visit, chunk, envs), range(3)),
+        lambda visit: sum_chunks(lambda chunk: pair.sums(visit, chunk, store), range(3)),
         repeats=2,
         on_fit=lambda stage: told.append(("fit", stage)),
         on_site=lambda stage: told.append(("site", stage)),

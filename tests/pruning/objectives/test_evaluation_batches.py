@@ -24,7 +24,7 @@ from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.selection.communicator import SingleRank
 from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.partition import RankShare
-from tests.pruning.layerwise.problems import CPU, Problem, average, make
+from tests.pruning.problems import CPU, Problem, average, make
 
 UNIFORM = Recipe(replacement=False)
 LINE_SEARCH = Recipe(weights="line_search", replacement=False)

@@ -24,7 +24,7 @@ from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.partition import Partition, RankShare
 from gfs_dist.selection.stop import Stop
-from tests.pruning.layerwise.problems import CPU, make
+from tests.pruning.problems import CPU, make
 
 RECIPE = Recipe(replacement=False)
 

@@ -21,7 +21,7 @@ from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.partition import Partition, RankShare
 from gfs_dist.selection.stop import Stop
 from tests import oracles
-from tests.pruning.layerwise.problems import CPU, MAKERS, Problem, make
+from tests.pruning.problems import CPU, MAKERS, Problem, make
 from tests.selection.ranks import search
 
 

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.graph.record import record
-from gfs_dist.pruning.calibration.activation_store import InMemory
 from gfs_dist.pruning.calibration.dense_pass import MIN_POSITIONS, DensePass
 from gfs_dist.pruning.calibration.layer_sites import find_sites
 from gfs_dist.pruning.calibration.moments import add
-from gfs_dist.pruning.repair.sweep import DENSE
+from gfs_dist.pruning.calibration.staged_run import DENSE, MemoryStore
 from tests.pruning import zoo
 
 
@@ -32,7 +31,7 @@ class Tokens(nn.Module):
 NETWORKS = {"plain CNN": (zoo.plain_cnn, (3, 8, 8)), "tokens": (Tokens, (4, 5))}
 
 
-def make_pass(name: str) -> tuple[DensePass, InMemory]:
+def make_pass(name: str) -> tuple[DensePass, MemoryStore]:
     """On three chunks, the last of fewer samples."""
     torch.manual_seed(0)
     maker, shape = NETWORKS[name]
@@ -40,19 +39,19 @@ def make_pass(name: str) -> tuple[DensePass, InMemory]:
     x = torch.randn(8, *shape, dtype=torch.float64)
     recorded = record(network, x[:2])
     dense = DensePass(recorded, find_sites(recorded, x[:2]))
-    envs = InMemory()
+    store = MemoryStore()
     for chunk, part in enumerate(x.split(3)):
-        envs.save(DENSE, 0, chunk, {recorded.gfs_inputs[0]: part})
-    return dense, envs
+        store.save(DENSE, 0, chunk, {recorded.gfs_inputs[0]: part})
+    return dense, store
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_chunks_together_give_the_sum_of_each(name: str) -> None:
-    dense, envs = make_pass(name)
+    dense, store = make_pass(name)
     assert dense.sites
     for stage in range(len(dense.sites)):
-        together = dense.sums(stage, range(3), envs)
-        each = [dense.sums(stage, [chunk], envs) for chunk in range(3)]
+        together = dense.sums(stage, range(3), store)
+        each = [dense.sums(stage, [chunk], store) for chunk in range(3)]
         added = functools.reduce(add, each, None)
         assert added is not None
         assert together.keys() == added.keys()
@@ -66,17 +65,17 @@ def test_chunks_of_few_positions_go_together() -> None:
     assert positions == 36  # 8x8 pixels, a 3x3 kernel without padding
     chunks = range(20)
     count = -(-MIN_POSITIONS // (2 * positions))
-    groups = dense.run_group(0, chunks, samples=2)
+    groups = dense.batches(0, chunks, samples=2)
     assert [i for group in groups for i in group] == list(chunks)
     assert {len(group) for group in groups[:-1]} == {count}
-    assert all(len(group) == 1 for group in dense.run_group(0, chunks, samples=64))
+    assert all(len(group) == 1 for group in dense.batches(0, chunks, samples=64))
 
 
 def test_the_chunk_that_is_not_finite_is_named() -> None:
-    dense, envs = make_pass("plain CNN")
+    dense, store = make_pass("plain CNN")
     (name,) = dense.network.gfs_inputs
-    x = envs.load(DENSE, 0, 1)[name].clone()
+    x = store.load(DENSE, 0, 1)[name].clone()
     x[2, 0, 0, 0] = torch.nan
-    envs.save(DENSE, 0, 1, {name: x})
+    store.save(DENSE, 0, 1, {name: x})
     with pytest.raises(NonFiniteError, match=r"first at sample 2 of chunk 1"):
-        dense.sums(0, range(3), envs)
+        dense.sums(0, range(3), store)

@@ -13,7 +13,7 @@ from gfs_dist.pruning.pruner import Pruner, Settings
 from gfs_dist.pruning.repair.least_squares import DAMPING
 from gfs_dist.pruning.structure.structure import Layer, Slice
 from gfs_dist.runtime import RuntimeSpec, open_runtime
-from tests.pruning.layerwise.problems import make
+from tests.pruning.problems import make
 
 
 class Searched:

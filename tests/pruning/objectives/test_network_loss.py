@@ -20,7 +20,7 @@ from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.partition import Partition, RankShare
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
-from tests.pruning.layerwise.problems import CPU, MAKERS, Problem, average, make
+from tests.pruning.problems import CPU, MAKERS, Problem, average, make
 from tests.selection.ranks import search
 
 UNIFORM = Recipe(replacement=False)
