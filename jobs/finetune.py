@@ -58,7 +58,7 @@ def run(config: schema.Finetune, reporter: Reporter) -> dict[str, Any]:
     with open_folder(config, reporter) as folder:
         reporter.run_folder(folder)
         job, home = DeepRun("finetune", config, folder, reporter), str(folder.path)
-        with job.told():
+        with job.failure_reported():
             job.train(DeepTraining(data_spec(config.data), make, spec, home, architecture, facts))
             row = _result(job, Path(config.path), network, images, architecture)
             job.write("finished", [row], None)

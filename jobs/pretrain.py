@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import Any
 
 from gfs_dist import report
 from gfs_dist.command_words import typed, typed_place
 from gfs_dist.config import commands as schema
-from gfs_dist.errors import StorageError
 from gfs_dist.files import RunFolder
 from gfs_dist.networks import TwoLayer
 from gfs_dist.training import risen
@@ -17,7 +15,7 @@ from gfs_dist.workflows import pretrain_deep
 from gfs_dist.workflows.checkpoints import train_checkpoints, train_spec
 from gfs_dist.workflows.process import local_device, own_event, use_threads
 from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.run_lifecycle import open_folder
+from gfs_dist.workflows.run_lifecycle import failure_reported, open_folder
 from gfs_dist.workflows.tracking import tracked
 from gfs_dist.workflows.two_layer import Inputs, data_spec, input_words, measure
 
@@ -35,17 +33,15 @@ def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
         reporter.run_folder(folder)
         began = time.perf_counter()
         facts: dict[str, Any] = {}
-        try:
+
+        def write_failure(status: str, error: BaseException) -> None:
+            facts["total_s"] = time.perf_counter() - began
+            _write(folder, status, [], facts, {"error": str(error) or type(error).__name__})
+
+        with failure_reported(write_failure):
             trained = train_checkpoints(config, inputs, folder, reporter)
             facts["train_s"] = time.perf_counter() - began
             results = _results(config, inputs, folder, trained.networks)
-        except BaseException as error:
-            status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-            words = {"error": str(error) or type(error).__name__}
-            # A full disk may be what ended the job: its own error is the one to tell.
-            with contextlib.suppress(StorageError):
-                _write(folder, status, [], {**facts, "total_s": time.perf_counter() - began}, words)
-            raise
         facts["total_s"] = time.perf_counter() - began
         folder.append_event(own_event("finished", results[-1]["iteration"]))
         losses = {row["iteration"]: row["loss"] for row in results}

@@ -9,7 +9,6 @@ killed anywhere goes on from there.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import math
@@ -22,7 +21,7 @@ from torch import Tensor
 from gfs_dist import networks, report
 from gfs_dist.command_words import typed_place
 from gfs_dist.config import commands as schema
-from gfs_dist.errors import PicksDifferError, RunError, StorageError
+from gfs_dist.errors import PicksDifferError, RunError
 from gfs_dist.files import RunFolder, fingerprint
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.models.two_layer import DTYPES
@@ -39,7 +38,7 @@ from gfs_dist.workflows.checkpoints import train_checkpoints
 from gfs_dist.workflows.path_records import PathRecord
 from gfs_dist.workflows.prune_two_layer import Plan, make_plan
 from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.run_lifecycle import open_folder
+from gfs_dist.workflows.run_lifecycle import failure_reported, open_folder
 from gfs_dist.workflows.total_time import TotalTime
 from gfs_dist.workflows.tracking import tracked
 from gfs_dist.workflows.two_layer import input_words, measure
@@ -58,16 +57,12 @@ def run(config: schema.Prune, reporter: Reporter) -> dict[str, Any]:
     with open_folder(config, reporter) as folder:
         reporter.run_folder(folder)
         job = PruneJob(plan, folder, reporter)
-        try:
-            with open_runtime(plan.runtime_spec(folder)) as runtime:
-                for iteration, network in job.checkpoints():
-                    job.prune(iteration, network, runtime)
-        except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-            # A full disk may be what ended the job: its own error is the one to tell.
-            with contextlib.suppress(StorageError):
-                job.write_report("stopped" if stopped else "failed", error)
-            raise
+        with (
+            failure_reported(job.write_report),
+            open_runtime(plan.runtime_spec(folder)) as runtime,
+        ):
+            for iteration, network in job.checkpoints():
+                job.prune(iteration, network, runtime)
         job.write_report("finished")
         job.tell()
         return job.report

@@ -11,10 +11,10 @@ from typing import Any
 from gfs_dist import report as pages
 from gfs_dist.config import commands as schema
 from gfs_dist.config.compose import to_yaml
-from gfs_dist.errors import StorageError
 from gfs_dist.files import RunFolder
 from gfs_dist.runtime import RuntimeSpec
 from gfs_dist.workflows.reporter import Reporter
+from gfs_dist.workflows.run_lifecycle import failure_reported
 
 Row = dict[str, Any]
 
@@ -44,14 +44,8 @@ class Bench:
         with RunFolder.create(config.out, to_yaml(config)) as folder:
             reporter.run_folder(folder)
             bench = cls(config, folder, notes)
-            try:
+            with failure_reported(bench.write):
                 yield bench
-            except BaseException as error:
-                stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-                # A full disk may be what ended the job: its own error is the one to tell.
-                with contextlib.suppress(StorageError):
-                    bench.write("stopped" if stopped else "failed", error)
-                raise
             bench.write("finished")
 
     def keep(self) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import nn
@@ -13,13 +12,12 @@ from torch import nn
 from gfs_dist import networks, report
 from gfs_dist.config import commands as schema
 from gfs_dist.data import Images
-from gfs_dist.errors import StorageError
 from gfs_dist.files import RunFolder, checkpoint
 from gfs_dist.runtime import GroupProgress, GroupResult, RuntimeSpec, open_runtime
 from gfs_dist.training import DeepSpec, risen
 from gfs_dist.workflows.process import fault_words, own_event
 from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.run_lifecycle import check_reach
+from gfs_dist.workflows.run_lifecycle import check_reach, failure_reported
 from gfs_dist.workflows.train_deep import DeepTraining
 
 LOSS = "cross_entropy"
@@ -90,18 +88,13 @@ class DeepRun:
         self.lr = math.nan
         self.report: dict[str, Any] = {}
 
-    @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
-        """Around the work: the report says how it ended, if it does not end well."""
-        try:
-            yield
-        except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-            words = {"error": str(error) or type(error).__name__}
-            # A full disk may be what ended the job: its own error is the one to tell.
-            with contextlib.suppress(StorageError):
-                self.write("stopped" if stopped else "failed", [], None, words)
-            raise
+    def failure_reported(self) -> AbstractContextManager[None]:
+        """Around the work: writes the report if it fails or is stopped."""
+
+        def write(status: str, error: BaseException) -> None:
+            self.write(status, [], None, {"error": str(error) or type(error).__name__})
+
+        return failure_reported(write)
 
     def train(self, task: DeepTraining) -> None:
         """Train with the ranks that the configuration asks for."""

@@ -34,7 +34,7 @@ def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
     with open_folder(config, reporter) as folder:
         reporter.run_folder(folder)
         job, home = DeepRun("pretrain", config, folder, reporter), str(folder.path)
-        with job.told():
+        with job.failure_reported():
             job.train(DeepTraining(data_spec(config.data), make, spec, home, architecture, facts))
             results = job.checkpoints(sizes(network, images))
             measured = ("loss", "accuracy", "macs", "params")

@@ -18,7 +18,6 @@ from torch import nn
 from gfs_dist.command_words import typed_place
 from gfs_dist.config import commands as schema
 from gfs_dist.config.command_line import cut_words, data_words, place_words
-from gfs_dist.errors import StorageError
 from gfs_dist.files import RunFolder, atomic, fingerprint
 from gfs_dist.files.mirror import SCRATCH
 from gfs_dist.pruning.calibration.workspace import Workspace
@@ -35,7 +34,7 @@ from gfs_dist.workflows.report_file import DeepReport
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.results import ResultMaker
 from gfs_dist.workflows.run_events import Watched
-from gfs_dist.workflows.run_lifecycle import check_reach, open_folder
+from gfs_dist.workflows.run_lifecycle import check_reach, failure_reported, open_folder
 from gfs_dist.workflows.total_time import TotalTime
 
 
@@ -47,14 +46,8 @@ def run(config: schema.Prune, reporter: Reporter) -> dict[str, Any]:
         with open_folder(config, reporter) as folder:
             reporter.run_folder(folder)
             job = DeepJob(plan, folder, reporter)
-            try:
+            with failure_reported(job.write):
                 job.run()
-            except BaseException as error:
-                stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-                # A full disk may be what ended the job: its own error is the one to tell.
-                with contextlib.suppress(StorageError):
-                    job.write("stopped" if stopped else "failed", error)
-                raise
             job.write("finished")
             job.tell()
             return job.report.content

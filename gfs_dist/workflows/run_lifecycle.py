@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 
 from gfs_dist.config import commands as schema
 from gfs_dist.config.compose import to_yaml
-from gfs_dist.errors import ConfigError, RunFolderError
+from gfs_dist.errors import ConfigError, RunFolderError, StorageError
 from gfs_dist.files import RunFolder, atomic
 from gfs_dist.files.lock import NAME as LOCK
 from gfs_dist.runtime import Runtime
@@ -17,6 +19,22 @@ from gfs_dist.runtime.peers import Peers
 from gfs_dist.runtime.spec import Tick
 from gfs_dist.urls import below, is_url
 from gfs_dist.workflows.reporter import Reporter
+
+
+@contextmanager
+def failure_reported(write: Callable[[str, BaseException], object]) -> Iterator[None]:
+    """Around the work of a job: ``write(status, error)`` if it fails or is stopped.
+
+    The error is raised again. An error while writing is dropped: a full disk may have ended the
+    job, and the job's own error is the one to tell.
+    """
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        with suppress(StorageError):
+            write("stopped" if stopped else "failed", error)
+        raise
 
 
 def open_folder(
