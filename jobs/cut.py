@@ -71,7 +71,7 @@ def _configuration(config: schema.Cut) -> schema.Prune:
         )
     return replace(
         stored,
-        runtime=schema.NoRuntime("none"),
+        runtime=schema.Runtime("none"),
         workers=1,
         device=config.device,
         threads=config.threads,

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist.config.benchmark import ON_CLUSTERS
-from gfs_dist.config.cluster import Submit
+from gfs_dist.config.cluster import Submit, unsent
 from gfs_dist.config.compose import compose, sweep, to_yaml
 from gfs_dist.config.groups import Custom, RayRuntime
-from gfs_dist.config.job import unsent
 from gfs_dist.config.paths import unseen_inputs, with_absolute_paths
 from gfs_dist.config.preflight import check_inputs
 from gfs_dist.errors import ConfigError, GfsError, JobEndedError

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.config import commands as schema
+from gfs_dist.config.groups import Custom
 from gfs_dist.config.overrides import nearest
 from gfs_dist.errors import ConfigError
 from gfs_dist.files.scratch_folder import ScratchFolder
@@ -201,7 +202,7 @@ def _chosen(blocks: Sequence[Block], names: Sequence[str] | None) -> tuple[Block
 
 
 def _architecture(model: schema.Model) -> dict[str, Any]:
-    if isinstance(model, schema.Custom):
+    if isinstance(model, Custom):
         return {"model": "custom", "factory": model.factory, "kwargs": dict(model.kwargs)}
     classes = CLASSES["cifar" if model.name.endswith("_cifar") else "imagenet"]
     return {"model": model.name, "num_classes": classes, "in_channels": 3}

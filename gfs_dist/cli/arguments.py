@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from gfs_dist.command_words import quoted
-from gfs_dist.config.job import NAMED
+from gfs_dist.config.groups import NAMED
 from gfs_dist.errors import InputError
 
 POSITIONAL: dict[str, tuple[str, ...]] = {

@@ -19,7 +19,7 @@ from gfs_dist._environment import refuse_unsafe_environment
 from gfs_dist.cli.arguments import JOBS, SERVICES, Arguments, read_arguments
 from gfs_dist.cli.display import PlainReporter
 from gfs_dist.cli.output import keep_utf8, ready_streams
-from gfs_dist.config.job import unsent
+from gfs_dist.config.cluster import unsent
 from gfs_dist.errors import GfsError
 from gfs_dist.urls import below
 from gfs_dist.workflows.reporter import PlannedOnly

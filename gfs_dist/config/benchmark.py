@@ -1,19 +1,21 @@
-"""Which keys go with which suite of ``gfs benchmark``."""
+"""The keys of ``gfs benchmark``, and which of them go with which suite."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import typing
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Gt, MinLen
+
+from gfs_dist.config.groups import Computing, Device, Model, Positive, Runtime
 from gfs_dist.errors import ConfigError
 
-if TYPE_CHECKING:
-    from gfs_dist.config.commands import Benchmark
-
-PRESETS = ("smoke", "paper", "cluster")
-OBJECTIVES = ("network_loss", "layer_output", "least_squares")
 DEFAULT_MODEL = "resnet34"
 
-KEYS = {
+Suite = Literal["select", "appendix_d", "scaling", "guard"]
+
+KEYS: dict[Suite, tuple[str, ...]] = {
     "select": (),
     "appendix_d": (
         "layers", "objectives", "workers", "image_size", "images", "batch", "steps", "candidates",
@@ -24,38 +26,58 @@ KEYS = {
 }  # fmt: skip
 """Keys that are null where a preset decides, by the suites that take them."""
 
+Objective = Literal["network_loss", "layer_output", "least_squares"]
+OBJECTIVES: tuple[str, ...] = typing.get_args(Objective)
 ON_CLUSTERS = ("appendix_d", "scaling")
 
 
-def check(config: Benchmark) -> None:
-    """Refuse keys that the suite does not take, or that do not go together.
+@dataclass
+class Benchmark(Computing):
+    """``gfs benchmark``."""
 
-    Raises:
-        ConfigError: names the key, what was found and what is accepted.
-    """
-    suite = f"suite={config.suite}"
-    for key in dict.fromkeys(key for keys in KEYS.values() for key in keys):
-        if getattr(config, key) is not None and key not in KEYS[config.suite]:
-            suites = ", ".join(name for name, keys in KEYS.items() if key in keys)
-            raise ConfigError(f"{key}: goes with suite={suites}, found {suite}")
-    if config.preset == "cluster":
-        if config.suite not in ON_CLUSTERS:
-            raise ConfigError(f"preset: found cluster, accepted smoke, paper with {suite}")
-        if config.runtime.kind != "ray":
+    suite: Suite
+    preset: Literal["smoke", "paper", "cluster"]
+    model: Model
+    runtime: Runtime
+    layers: list[str] | None
+    objectives: Annotated[list[Objective], MinLen(1)] | None
+    workers: Annotated[list[Positive], MinLen(1)] | None
+    device: Device
+    image_size: Positive | None
+    images: Annotated[int, Ge(2)] | None
+    batch: Positive | None
+    steps: Positive | None
+    candidates: Positive | None
+    neurons: Annotated[list[Annotated[int, Ge(8)]], MinLen(1)] | None
+    samples: Annotated[int, Ge(2)] | None
+    repeats: Positive | None
+    record: str | None
+    margin: Annotated[float, Gt(1)] | None
+    out: str
+
+    def check(self) -> None:
+        suite = f"suite={self.suite}"
+        for key in dict.fromkeys(key for keys in KEYS.values() for key in keys):
+            if getattr(self, key) is not None and key not in KEYS[self.suite]:
+                suites = ", ".join(name for name, keys in KEYS.items() if key in keys)
+                raise ConfigError(f"{key}: goes with suite={suites}, found {suite}")
+        kind, local = self.runtime.kind, self.suite in ("select", "guard")
+        if self.preset == "cluster":
+            if self.suite not in ON_CLUSTERS:
+                raise ConfigError(f"preset: found cluster, accepted smoke, paper with {suite}")
+            if kind != "ray":
+                raise ConfigError(f"runtime: found {kind}, accepted ray with preset=cluster")
+        if self.suite != "appendix_d" and self.model.name != DEFAULT_MODEL:
+            raise ConfigError(f"model: found {self.model.name}, accepted with suite=appendix_d")
+        if self.model.name in ("two_layer", "stored"):
             raise ConfigError(
-                f"runtime: found {config.runtime.kind}, accepted ray with preset=cluster"
+                f"model: found {self.model.name}, accepted the name of a deep network, or custom"
             )
-    if config.suite != "appendix_d" and config.model.name != DEFAULT_MODEL:
-        raise ConfigError(f"model: found {config.model.name}, accepted with suite=appendix_d")
-    if config.model.name in ("two_layer", "stored"):
-        raise ConfigError(
-            f"model: found {config.model.name}, accepted the name of a deep network, or custom"
-        )
-    if config.suite == "guard" and config.threads is not None:
-        raise ConfigError(
-            f"threads: found {config.threads}, accepted null (one a rank) with {suite}"
-        )
-    if config.suite in ("select", "guard") and config.device == "cuda":
-        raise ConfigError(f"device: found cuda, accepted auto, cpu with {suite}")
-    if config.suite in ("select", "guard") and config.runtime.kind != "local":
-        raise ConfigError(f"runtime: found {config.runtime.kind}, accepted local with {suite}")
+        if self.suite == "guard" and self.threads is not None:
+            raise ConfigError(
+                f"threads: found {self.threads}, accepted null (one a rank) with {suite}"
+            )
+        if local and self.device == "cuda":
+            raise ConfigError(f"device: found cuda, accepted auto, cpu with {suite}")
+        if local and kind != "local":
+            raise ConfigError(f"runtime: found {kind}, accepted local with {suite}")

@@ -1,14 +1,19 @@
-"""The schema of the commands that start, use and examine Ray clusters."""
+"""The keys of the commands that start, use and examine Ray clusters."""
 
 from __future__ import annotations
 
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
-from gfs_dist.config.constraints import Among, AtLeast
-from gfs_dist.config.job import Job
+from annotated_types import Ge
 
-SUBMITTED = ("pretrain", "prune", "finetune", "benchmark")
+from gfs_dist.config.groups import Job, Positive
+
+Submittable = Literal["pretrain", "prune", "finetune", "benchmark"]
+SUBMITTED: tuple[str, ...] = typing.get_args(Submittable)
 """Jobs that can be submitted: those that write a run folder of their own."""
 
 
@@ -23,7 +28,7 @@ class Address:
 class Up(Job):
     """``gfs up``."""
 
-    workers: Annotated[int, AtLeast(1)]
+    workers: Positive
 
 
 @dataclass
@@ -51,7 +56,7 @@ class Logs(OfJob):
     """``gfs logs ID``."""
 
     follow: bool
-    rank: Annotated[int | None, AtLeast(0)]
+    rank: Annotated[int, Ge(0)] | None
 
 
 @dataclass
@@ -72,6 +77,15 @@ class Doctor(OnCluster):
 class Submit(Job):
     """``gfs submit JOB``: what is not of the job itself."""
 
-    job: Annotated[str, Among(*SUBMITTED)]
+    job: Submittable
     wait: bool
     insecure: bool
+
+
+@contextmanager
+def unsent() -> Iterator[None]:
+    """Nothing is submitted in here yet: an interruption says so."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("nothing was submitted") from error

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from gfs_dist.command_words import quoted, typed, typed_place
 from gfs_dist.config import CONF_FOLDER
 from gfs_dist.config import commands as schema
-from gfs_dist.config.job import named, value_of
+from gfs_dist.config.groups import OPTION_KEY, Custom, named, value_of
 from gfs_dist.files.facts import ARCHITECTURE, read_json
 
 
@@ -45,12 +45,12 @@ def cut_words(folder: str | Path, config: schema.Prune) -> str:
 def place_words(place: str | Path, model: schema.Model) -> str:
     """A ``models/NAME`` folder, and the factory that it may not name alone."""
     made_again = "graph" not in read_json(Path(place) / ARCHITECTURE)
-    words = [model_words(model)] if made_again and isinstance(model, schema.Custom) else []
+    words = [model_words(model)] if made_again and isinstance(model, Custom) else []
     return " ".join([typed_place("path", str(place)), *words])
 
 
 def _words(group: str, values: dict[str, Any]) -> str:
-    option = values[schema.OPTION_KEY[group]]
+    option = values[OPTION_KEY[group]]
     defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF_FOLDER / group / f"{option}.yaml"))
     changed = {key: value for key, value in values.items() if value != defaults[key]}
     words = [_word(f"{group}.{key}", value) for key, value in changed.items()]

@@ -1,38 +1,35 @@
 """One typed configuration from conf/, the user's own files and the words of a command line.
 
-Hydra joins the files. The result is laid on the schema of :mod:`gfs_dist.config.commands`, so that
-every key is known and of its type, whoever set it; then ranges are checked. What is returned has
-no interpolations left and no missing values.
+In this order: the words that choose an option of a group, and the options that follow from others;
+Hydra joins the files of conf/; a run that goes on has its stored configuration laid over them; the
+words that set keys; then every key is checked against the schema of
+:mod:`gfs_dist.config.commands`. What is returned has no interpolations and no missing values.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
-import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 import yaml
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gfs_dist.command_words import typed, typed_place
 from gfs_dist.config import CONF_FOLDER
-from gfs_dist.config.checks import check_ranges, check_type
-from gfs_dist.config.commands import COMMANDS, GROUPS, OPTION_KEY
-from gfs_dist.config.constraints import Accepted
-from gfs_dist.config.job import value_of
+from gfs_dist.config.constraints import kind
+from gfs_dist.config.groups import GROUPS, OPTION_KEY, value_of
 from gfs_dist.config.overrides import nearest, parse, points, raw_value, text
 from gfs_dist.config.paths import check_path, check_paths, paths_of
+from gfs_dist.config.schema import Schema, groups
 from gfs_dist.config.stored import (
     as_stored,
     explain,
-    fields,
     has_begun,
     read_file,
     read_stored,
@@ -44,6 +41,11 @@ from gfs_dist.config.stored import (
 from gfs_dist.errors import ConfigError
 from gfs_dist.files.find import holds_deep
 from gfs_dist.urls import below
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hydra.core.override_parser.types import Override
 
 
 def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = None) -> Any:
@@ -61,37 +63,30 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
     if config_dir is not None:
         check_path("--config-dir", config_dir)
     overrides = parse(words)
-    given = [(o.key_or_group, text(o)) for o in overrides]
-    check_paths(command, given)  # some paths are read at once
-    stored = _stored_config(command, overrides)
-    options, values = _split(command, overrides, config_dir)
+    said = {override.key_or_group: text(override) for override in overrides}
+    check_paths(command, said.items())  # some paths are read at once
+    chosen, values = _split(command, overrides, config_dir)
+    resume = said.get("resume")
+    stored = None if resume is None else read_stored(command, resume, "resume")
     if stored is None:
-        options = _with_network(command, options, values)
-    options = _with_training(command, options)
-    options = _with_cluster(command, options, values)
-    if stored is not None:
-        options = stored_options(stored, options) + options
-    try:
-        cfg = _typed(command, _join_files(command, options, config_dir))
+        options = _implied(command, chosen, said) | chosen
+    else:
+        options = stored_options(stored, chosen) | chosen
+    with _plain_errors():
+        cfg = _join_files(command, options, config_dir)
         if stored is not None:
-            cfg = OmegaConf.merge(cfg, _without_changed_runtime(stored, cfg))
+            same = "runtime" in stored and stored["runtime"]["kind"] == cfg.runtime.kind
+            left_out = {"resume"} if same else {"resume", "runtime"}
+            cfg.merge_with({key: value for key, value in stored.items() if key not in left_out})
+        schema = Schema(command, cfg)
         for override in values:
-            _set(command, cfg, override)
-        alone = _kind(cfg) == "none" and isinstance(cfg.workers, int)
-        if alone and not any(o.key_or_group == "workers" for o in values):
-            cfg.workers = 1  # this process is one rank
-        _refuse_missing(cfg)
-        config: Any = OmegaConf.to_object(cfg)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(explain(error)) from error
-    config.settle()
-    check_ranges(config)
-    config.check()
-    check_paths(command, paths_of(config))
+            _set(cfg, schema, override)
+        if OmegaConf.select(cfg, "runtime.kind") == "none" and "workers" not in said:
+            cfg.workers = cfg.workers and 1  # this process is one rank
+    config = _finished(command, schema)
     _refuse_unused_training(config, overrides)
     if stored is not None:
         refuse_changes(stored, config)
-        said = {override.key_or_group for override in values}
         again = f"gfs {command} {typed('resume', config.resume)}"
         refuse_unnamed(config, said, config.resume, again)
     return config
@@ -109,177 +104,6 @@ def sweep(command: str, words: Sequence[str], config_dir: Path | None = None) ->
         for number, config in enumerate(configs):
             config.out = below(out, str(number))
     return configs
-
-
-def to_yaml(config: Any) -> str:
-    """A configuration as the text of its ``config.yaml``; composing it again gives the same."""
-    return str(OmegaConf.to_yaml(OmegaConf.create(as_stored(config))))
-
-
-def _split(
-    command: str, overrides: list[Override], config_dir: Path | None
-) -> tuple[list[str], list[Override]]:
-    """Words that choose an option of a group, as Hydra takes them, and overrides of keys."""
-    options, values = [], []
-    for override in overrides:
-        key = override.key_or_group
-        known = _options(key, config_dir)
-        if not known:
-            values.append(override)
-            continue
-        if override.value() not in known:
-            raise ConfigError(
-                f"{key}: found {raw_value(override)}, accepted {', '.join(known)}"
-                + nearest(raw_value(override), known)
-            )
-        own = key in _groups(command)
-        if (override.is_add() or override.is_force_add()) and own:
-            raise ConfigError(f"{override.input_line}: {key} is a known key, write it without '+'")
-        if not override.is_add() and not own:
-            if key in GROUPS:
-                raise ConfigError(f"{key}: gfs {command} takes no {key}")
-            raise ConfigError(f"{override.input_line}: not part of gfs {command}, add it as +{key}")
-        options.append(f"{'' if own else '+'}{key}={override.value()}")
-    return options, values
-
-
-def _with_network(command: str, options: list[str], values: list[Override]) -> list[str]:
-    """``options`` with ``model=stored`` where a checkpoint describes a deep network by itself."""
-    places = [text(o) for o in values if o.key_or_group == "checkpoint"]
-    chosen = any(option.startswith("model=") for option in options)
-    if command != "prune" or chosen or not places or places[-1] is None:
-        return options
-    return [*options, "model=stored"] if holds_deep(places[-1]) else options
-
-
-def _with_training(command: str, options: list[str]) -> list[str]:
-    """``options`` with the only training there is for a deep network, where none was chosen."""
-    chosen = dict(option.split("=") for option in options)
-    deep = chosen.get("model", "two_layer") != "two_layer"
-    if deep and "train" in fields(COMMANDS[command]) and "train" not in chosen:
-        return [*options, "train=sgd"]
-    return options
-
-
-def _with_cluster(command: str, options: list[str], values: list[Override]) -> list[str]:
-    """``options`` with ``runtime=ray`` where a benchmark is to be one of a cluster."""
-    presets = [raw_value(o) for o in values if o.key_or_group == "preset"]
-    chosen = any(option.startswith("runtime=") for option in options)
-    if command != "benchmark" or chosen or presets[-1:] != ["cluster"]:
-        return options
-    return [*options, "runtime=ray"]
-
-
-def _groups(command: str) -> set[str]:
-    """The keys of ``command`` that choose one of several schemas."""
-    hints = typing.get_type_hints(COMMANDS[command])
-    return {
-        group
-        for group, options in GROUPS.items()
-        if group in hints and all(issubclass(option, hints[group]) for option in options.values())
-    }
-
-
-def _options(group: str, config_dir: Path | None) -> list[str]:
-    """The options of a group, ours and the user's; none if there is no such group."""
-    folders = [CONF_FOLDER, *([config_dir] if config_dir else [])]
-    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
-
-
-def _join_files(command: str, options: list[str], config_dir: Path | None) -> DictConfig:
-    if config_dir is not None:
-        if not config_dir.is_dir():
-            raise ConfigError(f"--config-dir: found {config_dir}, accepted a folder")
-        options = [f"hydra.searchpath=['file://{config_dir.resolve()}']", *options]
-    with hydra.initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
-        return hydra.compose(command, options)
-
-
-def _typed(command: str, joined: DictConfig) -> Any:
-    """``joined`` laid on the schema of its command; the schema of a group follows its option."""
-    schema: Any = OmegaConf.structured(COMMANDS[command])
-    for group in _groups(command):
-        options = GROUPS[group]
-        name = OmegaConf.select(joined, f"{group}.{OPTION_KEY[group]}")
-        if name not in options:
-            raise ConfigError(
-                f"{group}.{OPTION_KEY[group]}: found {name!r}, accepted {', '.join(options)}"
-                + nearest(str(name), options)
-            )
-        schema[group] = options[name]
-    OmegaConf.set_struct(joined, False)  # the schema knows the keys; names of the user's own follow
-    return OmegaConf.merge(schema, joined)
-
-
-def _set(command: str, cfg: Any, override: Override) -> None:
-    key, value = override.key_or_group, override.value()
-    known = list(_keys(cfg))
-    if any(key.startswith(f"{name}.") and _is_of_names(cfg, name) for name in known):
-        OmegaConf.update(cfg, key, value, force_add=True)  # a name of the user's own
-        return
-    if key not in known:
-        raise ConfigError(f"{key}: {_why_unknown(command, cfg, key)}")
-    if override.is_add() or override.is_force_add():
-        raise ConfigError(f"{override.input_line}: {key} is a known key, write it without '+'")
-    group, _, name = key.rpartition(".")
-    if name == OPTION_KEY.get(group):
-        raise ConfigError(f"{key}: chosen by the group, write {group}={raw_value(override)}")
-    parent = OmegaConf.select(cfg, group) if group else cfg
-    schema = OmegaConf.get_type(parent)
-    assert schema is not None
-    if Accepted.of(schema, name).kind is str and not isinstance(value, str | None):
-        value = text(override)
-    if not (isinstance(value, str) and "${" in value):
-        check_type(schema, name, key, value)
-    parent[name] = value
-
-
-def _why_unknown(command: str, cfg: Any, key: str) -> str:
-    group, _, name = key.rpartition(".")
-    if group in _groups(command):
-        chosen = cfg[group][OPTION_KEY[group]]
-        others = [o for o, s in GROUPS[group].items() if name in fields(s)]
-        if others:
-            return f"not a key of {group}={chosen}, it belongs to {group}={', '.join(others)}"
-    hint = nearest(key, _keys(cfg)) or f"; gfs {command} --help lists the keys"
-    return f"unknown key of gfs {command}{hint}"
-
-
-def _is_of_names(cfg: Any, key: str) -> bool:
-    """True if the value of ``key`` is names and values that no schema knows."""
-    group, _, name = key.rpartition(".")
-    schema = OmegaConf.get_type(OmegaConf.select(cfg, group) if group else cfg)
-    return schema is not None and Accepted.of(schema, name).kind == dict[str, Any]
-
-
-def _keys(cfg: Any, prefix: str = "") -> Iterator[str]:
-    for key in cfg:
-        node = cfg._get_node(key)  # noqa: SLF001 - cfg[key] raises if missing
-        if OmegaConf.is_config(node) and dataclasses.is_dataclass(OmegaConf.get_type(node)):
-            yield from _keys(cfg[key], f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
-def _refuse_missing(cfg: Any) -> None:
-    for key in sorted(OmegaConf.missing_keys(cfg)):
-        raise ConfigError(f"{key}: has no default and was not given, accepted {key}=VALUE")
-
-
-def _refuse_unused_training(config: Any, overrides: list[Override]) -> None:
-    """A network that is given is not trained: who says how to train it expects something else."""
-    if getattr(config, "checkpoint", None) is None or config.repair.finetune:
-        return
-    for override in overrides:
-        if override.key_or_group.partition(".")[0] == "train":
-            raise ConfigError(
-                f"{override.key_or_group}: found with checkpoint={config.checkpoint}, "
-                "accepted only where gfs prune trains (no checkpoint, or repair.finetune=true)"
-            )
-
-
-def _kind(cfg: Any) -> str | None:
-    return OmegaConf.select(cfg, "runtime.kind")
 
 
 def compose_stored(command: str, folder: str, factory: str | None = None) -> Any:
@@ -327,30 +151,118 @@ def compose_file(command: str, file: Path, words: Sequence[str] = ()) -> Any:
     return config
 
 
+def to_yaml(config: Any) -> str:
+    """A configuration as the text of its ``config.yaml``; composing it again gives the same."""
+    return str(OmegaConf.to_yaml(OmegaConf.create(as_stored(config))))
+
+
 def _whole(command: str, stored: dict[str, Any]) -> Any:
     """The typed configuration of one that was stored."""
+    with _plain_errors():
+        cfg = _join_files(command, stored_options(stored, {}), None)
+        cfg.merge_with(stored)
+        schema = Schema(command, cfg)
+    return _finished(command, schema)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Errors of Hydra, OmegaConf and YAML as one line each."""
     try:
-        cfg = _typed(command, _join_files(command, stored_options(stored, []), None))
-        config: Any = OmegaConf.to_object(OmegaConf.merge(cfg, stored))
+        yield
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(explain(error)) from error
+
+
+def _split(
+    command: str, overrides: list[Override], config_dir: Path | None
+) -> tuple[dict[str, str], list[Override]]:
+    """The options that words choose, by group (``+GROUP`` for the user's own), and the others."""
+    folders = [CONF_FOLDER, *([config_dir] if config_dir else [])]
+    options, values = {}, []
+    for override in overrides:
+        key, added = override.key_or_group, override.is_add() or override.is_force_add()
+        known = sorted({file.stem for folder in folders for file in (folder / key).glob("*.yaml")})
+        if not known:
+            values.append(override)
+            continue
+        if override.value() not in known:
+            raise ConfigError(
+                f"{key}: found {raw_value(override)}, accepted {', '.join(known)}"
+                + nearest(raw_value(override), known)
+            )
+        own = key in groups(command)
+        if own and added:
+            raise ConfigError(f"{override.input_line}: {key} is a known key, write it without '+'")
+        if not own and key in GROUPS and not override.is_add():
+            raise ConfigError(f"{key}: gfs {command} takes no {key}")
+        if not own and not override.is_add():
+            raise ConfigError(f"{override.input_line}: not part of gfs {command}, add it as +{key}")
+        options[key if own else f"+{key}"] = str(override.value())
+    return options, values
+
+
+def _implied(command: str, chosen: dict[str, str], said: dict[str, str | None]) -> dict[str, str]:
+    """Options that follow from other words where none is chosen."""
+    implied = {}
+    checkpoint = said.get("checkpoint")
+    if command == "prune" and "model" not in chosen and checkpoint and holds_deep(checkpoint):
+        implied["model"] = "stored"  # the checkpoint describes the network
+    deep = (implied | chosen).get("model", "two_layer") != "two_layer"
+    if deep and "train" in groups(command):
+        implied["train"] = "sgd"  # the only one there is
+    if command == "benchmark" and said.get("preset") == "cluster":
+        implied["runtime"] = "ray"
+    return implied
+
+
+def _join_files(command: str, options: dict[str, str], config_dir: Path | None) -> DictConfig:
+    words = [f"{group}={option}" for group, option in options.items()]
+    if config_dir is not None:
+        if not config_dir.is_dir():
+            raise ConfigError(f"--config-dir: found {config_dir}, accepted a folder")
+        words.insert(0, f"hydra.searchpath=['file://{config_dir.resolve()}']")
+    with hydra.initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
+        cfg = hydra.compose(command, words)
+    OmegaConf.set_struct(cfg, False)  # the schema knows the keys
+    return cfg
+
+
+def _set(cfg: DictConfig, schema: Schema, override: Override) -> None:
+    """Let a word set its key; the value is checked later, with those of files."""
+    key, value = override.key_or_group, override.value()
+    group, _, name = key.rpartition(".")
+    if any(key.startswith(f"{k}.") and kind(of) == dict[str, Any] for k, of in schema.keys.items()):
+        OmegaConf.update(cfg, key, value, force_add=True)  # a name of the user's own
+        return
+    if key not in schema.keys:
+        raise schema.unknown(key)
+    if override.is_add() or override.is_force_add():
+        raise ConfigError(f"{override.input_line}: {key} is a known key, write it without '+'")
+    if name == OPTION_KEY.get(group):
+        raise ConfigError(f"{key}: chosen by the group, write {group}={raw_value(override)}")
+    if kind(schema.keys[key]) is str and not isinstance(value, str | None):
+        value = text(override)
+    OmegaConf.update(cfg, key, value, merge=False)
+
+
+def _finished(command: str, schema: Schema) -> Any:
+    """The configuration with its nulls settled, and checked as a whole."""
+    with _plain_errors():
+        config = schema.typed()
     config.settle()
-    check_ranges(config)
     config.check()
     check_paths(command, paths_of(config))
     return config
 
 
-def _stored_config(command: str, overrides: list[Override]) -> dict[str, Any] | None:
-    """The configuration of the run folder that ``resume=`` names, if one does."""
-    folders = [text(o) for o in overrides if o.key_or_group == "resume"]
-    if not folders or folders[-1] is None:
-        return None
-    return read_stored(command, folders[-1], "resume")
-
-
-def _without_changed_runtime(stored: dict[str, Any], cfg: Any) -> dict[str, Any]:
-    kept = {key: value for key, value in stored.items() if key != "resume"}
-    if "runtime" in kept and kept["runtime"]["kind"] != _kind(cfg):
-        del kept["runtime"]
-    return kept
+def _refuse_unused_training(config: Any, overrides: list[Override]) -> None:
+    """A network that is given is not trained, so keys of training mean a misunderstanding."""
+    if getattr(config, "checkpoint", None) is None or config.repair.finetune:
+        return
+    for override in overrides:
+        if override.key_or_group.partition(".")[0] == "train":
+            raise ConfigError(
+                f"{override.key_or_group}: found with checkpoint={config.checkpoint}, "
+                "accepted only where gfs prune trains (no checkpoint, or repair.finetune=true)"
+            )

@@ -1,139 +1,101 @@
-"""What values a key accepts beyond its type: rules that stand in the annotations of the schema."""
+"""What a key accepts: the annotation in its schema, checked by pydantic and told in words.
+
+Ranges are bounds of ``annotated_types``, words to choose from a ``Literal``.
+"""
 
 from __future__ import annotations
 
 import types
 import typing
-from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cache
+from typing import Annotated, Any, Literal, Union
+
+from annotated_types import Ge, Gt, Lt
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from gfs_dist.config.overrides import nearest
+from gfs_dist.errors import ConfigError
 
 _KINDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
     str: "text that is not empty",
-    list[float]: "numbers in brackets",
-    list[int]: "whole numbers in brackets",
-    list[str]: "words in brackets",
     dict[str, Any]: "names and values in braces",
 }
+_ELEMENTS = {int: "whole numbers", float: "numbers", str: "words"}
+_BOUNDS = {Ge: "{0.ge} or more", Gt: "above {0.gt}", Lt: "below {0.lt}"}
 
 
-class Rule(Protocol):
-    """One condition on a value that is not null."""
-
-    words: str
-
-    def holds(self, value: Any) -> bool: ...
+@cache
+def annotations_of(schema: Any) -> dict[str, Any]:
+    """Name to annotation of each key of a schema class."""
+    return typing.get_type_hints(schema, include_extras=True)
 
 
-class Among:
-    """One of a few words."""
+def checked(key: str, annotation: Any, value: Any) -> Any:
+    """``value`` in the type of its key; of conversions only 3 to 3.0, and of numbers to text.
 
-    def __init__(self, *accepted: str) -> None:
-        self.accepted = accepted
-        self.words = ", ".join(accepted)
-
-    def holds(self, value: Any) -> bool:
-        return value in self.accepted
-
-
-class AtLeast:
-    """``minimum`` or more."""
-
-    def __init__(self, minimum: float) -> None:
-        self.minimum = minimum
-        self.words = f"{minimum} or more"
-
-    def holds(self, value: Any) -> bool:
-        return bool(value >= self.minimum)
-
-
-class Above:
-    """More than ``bound``."""
-
-    def __init__(self, bound: float) -> None:
-        self.bound = bound
-        self.words = f"above {bound}"
-
-    def holds(self, value: Any) -> bool:
-        return bool(value > self.bound)
+    Raises:
+        ConfigError: missing (Hydra's ``???``), of another type, out of range, NaN or empty text;
+            names key, found and accepted.
+    """
+    if value == "???":
+        raise ConfigError(f"{key}: has no default and was not given, accepted {key}=VALUE")
+    if kind(annotation) is str:
+        value = str(value) if type(value) in (int, float) else value  # 0.5 where 50% may stand too
+        if isinstance(value, str) and value:
+            return value  # names of files need not be UTF-8, which pydantic would insist on
+    try:
+        return _adapter(annotation).validate_python(value)
+    except ValidationError as error:
+        hint = nearest(str(value), choices(annotation))
+        shown = {"True": "true", "False": "false", "None": "null"}.get(repr(value), repr(value))
+        message = f"{key}: found {shown}, accepted {accepted(annotation)}{hint}"
+        raise ConfigError(message) from error
 
 
-class Below:
-    """Less than ``bound``."""
-
-    def __init__(self, bound: float) -> None:
-        self.bound = bound
-        self.words = f"below {bound}"
-
-    def holds(self, value: Any) -> bool:
-        return bool(value < self.bound)
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    config = ConfigDict(strict=True, str_min_length=1, allow_inf_nan=False)
+    return TypeAdapter(annotation, config=config)
 
 
-class Each:
-    """A list, not empty, of which every value follows ``rule``."""
-
-    def __init__(self, rule: Rule) -> None:
-        self.rule = rule
-        self.words = f"each {rule.words}"
-
-    def holds(self, value: Any) -> bool:
-        return bool(value) and all(self.rule.holds(one) for one in value)
+def kind(annotation: Any) -> Any:
+    """The annotation without null and bounds: ``int`` of ``Annotated[int | None, Ge(1)]``."""
+    return _parts(annotation)[0]
 
 
-@dataclass(frozen=True)
-class Accepted:
-    """All that is asked of the values of one key."""
-
-    kind: Any
-    null: bool
-    rules: tuple[Rule, ...]
-
-    @classmethod
-    def of(cls, schema: type, name: str) -> Accepted:
-        """What the key ``name`` of a schema class accepts, from its annotation."""
-        hint = typing.get_type_hints(schema, include_extras=True)[name]
-        rules: tuple[Rule, ...] = ()
-        if typing.get_origin(hint) is typing.Annotated:
-            hint, *rest = typing.get_args(hint)
-            rules = tuple(rest)
-        if isinstance(hint, types.UnionType):
-            (kind,) = (k for k in typing.get_args(hint) if k is not types.NoneType)
-            return cls(kind, True, rules)
-        return cls(hint, False, rules)
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The words to choose from; none if the key is not such a one."""
-        return next((rule.accepted for rule in self.rules if isinstance(rule, Among)), ())
-
-    def __str__(self) -> str:
-        """``a whole number, 1 or more, or null``."""
-        kind = [] if self.choices else [_KINDS[self.kind]]
-        null = ["or null"] if self.null else []
-        return ", ".join([*kind, *(rule.words for rule in self.rules), *null])
-
-    def has_type(self, value: Any) -> bool:
-        """True if ``value`` is of the kind, without a conversion (3 is not true)."""
-        if value is None:
-            return self.null
-        if self.kind == list[float]:
-            return isinstance(value, list) and all(_is_number(number) for number in value)
-        if self.kind == list[int]:
-            return isinstance(value, list) and all(type(number) is int for number in value)
-        if self.kind == list[str]:
-            return isinstance(value, list) and all(isinstance(word, str) for word in value)
-        if self.kind == dict[str, Any]:
-            return isinstance(value, dict) and all(isinstance(key, str) for key in value)
-        if isinstance(value, bool):
-            return self.kind is bool
-        return isinstance(value, (int, float) if self.kind is float else self.kind)
-
-    def holds(self, value: Any) -> bool:
-        """True if ``value``, of the right type, is in range; no text is empty."""
-        return value is None or (value != "" and all(rule.holds(value) for rule in self.rules))
+def choices(annotation: Any) -> tuple[str, ...]:
+    """The words to choose from; none if any value of a type is accepted."""
+    bare = kind(annotation)
+    return typing.get_args(bare) if typing.get_origin(bare) is Literal else ()
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def accepted(annotation: Any) -> str:
+    """In words: ``a whole number, 1 or more, or null``."""
+    bare, null, bounds = _parts(annotation)
+    words = [", ".join(choices(bare)) or _KINDS.get(bare, "")]
+    if typing.get_origin(bare) is list:
+        (element,) = typing.get_args(bare)
+        of, _, inner = _parts(element)
+        each = [*filter(None, [", ".join(choices(of))]), *_bounds(inner)]
+        words = [f"{_ELEMENTS.get(of, 'words')} in brackets", *(f"each {word}" for word in each)]
+    return ", ".join([*words, *_bounds(bounds), *(["or null"] if null else [])])
+
+
+def _bounds(bounds: tuple[Any, ...]) -> list[str]:
+    return [_BOUNDS[type(bound)].format(bound) for bound in bounds if type(bound) in _BOUNDS]
+
+
+def _parts(annotation: Any) -> tuple[Any, bool, tuple[Any, ...]]:
+    """An annotation's type, whether it accepts null, and its bounds."""
+    if typing.get_origin(annotation) is Annotated:
+        annotation, *bounds = typing.get_args(annotation)
+        bare, null, inner = _parts(annotation)
+        return bare, null, (*inner, *bounds)
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        (annotation,) = (one for one in typing.get_args(annotation) if one is not types.NoneType)
+        bare, _, inner = _parts(annotation)
+        return bare, True, inner
+    return annotation, False, ()

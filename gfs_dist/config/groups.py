@@ -1,57 +1,95 @@
-"""The schema of what a command chooses from: data, models, training methods, runtimes.
+"""What every command has, and what commands choose from: data, models, training, runtimes.
 
-See :mod:`gfs_dist.config.commands`, which names their options.
+Annotations say what a key accepts: see :mod:`gfs_dist.config.constraints`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from gfs_dist.config.constraints import Above, Among, AtLeast, Below
+from annotated_types import Ge, Gt, Lt
+
+from gfs_dist.errors import ConfigError
 
 CATALOG = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "mobilenet_v2",
-    "resnet18_cifar",
-    "resnet34_cifar",
-    "resnet50_cifar",
-    "mobilenet_v2_cifar",
-    "resnet20_cifar",
-    "resnet56_cifar",
-)
+    "resnet18", "resnet34", "resnet50", "mobilenet_v2", "resnet18_cifar", "resnet34_cifar",
+    "resnet50_cifar", "mobilenet_v2_cifar", "resnet20_cifar", "resnet56_cifar",
+)  # fmt: skip
 """The deep networks by name; written out because help must not wait for torch."""
 
-ACTIVATIONS = ("tanh", "relu", "sigmoid", "gelu", "softplus", "silu", "identity")
+Activation = Literal["tanh", "relu", "sigmoid", "gelu", "softplus", "silu", "identity"]
 """Of two-layer networks, for the same reason."""
 
-Seed = Annotated[int, AtLeast(0), Below(2**63)]
+Device = Literal["auto", "cpu", "cuda"]
+Positive = Annotated[int, Ge(1)]
+Track = Literal["tensorboard", "mlflow"] | None
+Seed = Annotated[int, Ge(0), Lt(2**63)]
+
+NAMED = ("model.factory", "factory", "runtime.address")
+"""Keys that name code to import and machines to contact: where a stored configuration, which
+anyone may have written, sets one, it counts only if the command line names the same."""
+
+
+def value_of(config: Any, key: str) -> Any:
+    """The value of ``key`` (``a.b``); None where ``config`` lacks it."""
+    for name in key.split("."):
+        config = getattr(config, name, None)
+    return config
+
+
+def set_value(config: Any, key: str, value: object) -> None:
+    """Set ``key`` (``a.b``) of ``config``."""
+    section, _, name = key.rpartition(".")
+    setattr(value_of(config, section) if section else config, name, value)
+
+
+def named(config: Any) -> dict[str, str]:
+    """The keys of :data:`NAMED` that ``config`` sets, with their values.
+
+    ``runtime.address=auto`` names no machine.
+    """
+    found = {key: value_of(config, key) for key in NAMED}
+    return {key: value for key, value in found.items() if value not in (None, "auto")}
+
+
+@dataclass
+class Job:
+    """One command."""
+
+    def settle(self) -> None:
+        """Replace null where the default depends on another key."""
+
+    def check(self) -> None:
+        """Refuse values that do not go together.
+
+        Raises:
+            ConfigError: names the keys.
+        """
+
+
+@dataclass
+class Computing(Job):
+    """A command that computes."""
+
+    seed: Seed
+    threads: Positive | None
 
 
 @dataclass
 class Data:
-    """What every dataset has."""
+    """What every dataset has; digits has nothing else."""
 
     name: str
-    samples: Annotated[int | None, AtLeast(2)]
-    test_samples: Annotated[int | None, AtLeast(1)]
+    samples: Annotated[int, Ge(2)] | None
+    test_samples: Positive | None
     seed: Seed
-
-
-@dataclass
-class Digits(Data):
-    """scikit-learn's handwritten digits."""
-
-    name: Annotated[str, Among("digits")]
 
 
 @dataclass
 class Mnist(Data):
     """MNIST's four idx files."""
 
-    name: Annotated[str, Among("mnist")]
     root: str
 
 
@@ -67,7 +105,6 @@ class Normalised(Data):
 class Cifar10(Normalised):
     """CIFAR-10's six batches."""
 
-    name: Annotated[str, Among("cifar10")]
     root: str
 
 
@@ -75,33 +112,30 @@ class Cifar10(Normalised):
 class ImageFolder(Normalised):
     """Images in a folder for each class."""
 
-    name: Annotated[str, Among("imagefolder")]
     root: str
-    size: Annotated[int, AtLeast(1)]
-    resize: Annotated[int | None, AtLeast(1)]
+    size: Positive
+    resize: Positive | None
 
 
 @dataclass
 class Npz(Normalised):
     """Four arrays in one file."""
 
-    name: Annotated[str, Among("npz")]
     path: str
-    classes: Annotated[int | None, AtLeast(2)]
+    classes: Annotated[int, Ge(2)] | None
 
 
 @dataclass
 class Synthetic(Data):
     """A planted problem whose best subset is known."""
 
-    name: Annotated[str, Among("synthetic")]
-    features: Annotated[int, AtLeast(1)]
-    planted: Annotated[int, AtLeast(1)]
+    features: Positive
+    planted: Positive
 
 
 @dataclass
 class Model:
-    """What every network has."""
+    """What every network has; those of the catalog have nothing else."""
 
     name: str
 
@@ -110,23 +144,14 @@ class Model:
 class TwoLayer(Model):
     """The mean of ``width`` neurons."""
 
-    name: Annotated[str, Among("two_layer")]
-    width: Annotated[int, AtLeast(1)]
-    activation: Annotated[str, Among(*ACTIVATIONS)]
-
-
-@dataclass
-class Deep(Model):
-    """A deep network by its name."""
-
-    name: Annotated[str, Among(*CATALOG)]
+    width: Positive
+    activation: Activation
 
 
 @dataclass
 class Custom(Model):
     """A deep network that a function of the user's makes."""
 
-    name: Annotated[str, Among("custom")]
     factory: str
     kwargs: dict[str, Any]
 
@@ -135,66 +160,111 @@ class Custom(Model):
 class Stored(Model):
     """The deep network that a checkpoint itself describes."""
 
-    name: Annotated[str, Among("stored")]
-
 
 @dataclass
 class Train:
-    """What every training method has."""
+    """What every training method has; full-batch gradient descent has nothing else."""
 
     method: str
-    iterations: Annotated[int | None, AtLeast(0)]
-    lr: Annotated[float | None, Above(0)]
-    step_share: Annotated[float | None, Above(0), Below(2)]
-    checkpoint_every: Annotated[int | None, AtLeast(1)]
-
-
-@dataclass
-class GradientDescent(Train):
-    """Full-batch gradient descent."""
-
-    method: Annotated[str, Among("gd")]
+    iterations: Annotated[int, Ge(0)] | None
+    lr: Annotated[float, Gt(0)] | None
+    step_share: Annotated[float, Gt(0), Lt(2)] | None
+    checkpoint_every: Positive | None
 
 
 @dataclass
 class Sgd(Train):
     """Mini-batches with momentum."""
 
-    method: Annotated[str, Among("sgd")]
-    batch: Annotated[int, AtLeast(1)]
-    momentum: Annotated[float, AtLeast(0), Below(1)]
-    weight_decay: Annotated[float | None, AtLeast(0)]
+    batch: Positive
+    momentum: Annotated[float, Ge(0), Lt(1)]
+    weight_decay: Annotated[float, Ge(0)] | None
     augment: bool | None
     amp: bool | None
 
 
 @dataclass
 class Runtime:
-    """Where the ranks live."""
+    """Where the ranks live; ``none``: in the process of the command."""
 
     kind: str
-
-
-@dataclass
-class NoRuntime(Runtime):
-    """One rank, in the process of the command."""
-
-    kind: Annotated[str, Among("none")]
 
 
 @dataclass
 class LocalRuntime(Runtime):
     """Worker processes of this machine."""
 
-    kind: Annotated[str, Among("local")]
-    spares: Annotated[int, AtLeast(0)]
-    hang_floor_s: Annotated[float, Above(0)]
-    placement_timeout_s: Annotated[float, Above(0)]
+    spares: Annotated[int, Ge(0)]
+    hang_floor_s: Annotated[float, Gt(0)]
+    placement_timeout_s: Annotated[float, Gt(0)]
 
 
 @dataclass
 class RayRuntime(LocalRuntime):
     """Ray actors."""
 
-    kind: Annotated[str, Among("ray")]
     address: str | None
+
+
+GROUPS: dict[str, dict[str, type]] = {
+    "data": {
+        "digits": Data,
+        "mnist": Mnist,
+        "cifar10": Cifar10,
+        "imagefolder": ImageFolder,
+        "npz": Npz,
+        "synthetic": Synthetic,
+    },
+    "model": {
+        "two_layer": TwoLayer,
+        **dict.fromkeys(CATALOG, Model),
+        "custom": Custom,
+        "stored": Stored,
+    },
+    "train": {"gd": Train, "sgd": Sgd},
+    "runtime": {"ray": RayRuntime, "local": LocalRuntime, "none": Runtime},
+}
+"""The schema of each option: option NAME of a group is conf/GROUP/NAME.yaml."""
+
+OPTION_KEY = {"data": "name", "model": "name", "train": "method", "runtime": "kind"}
+"""The key of a group that holds the option's name."""
+
+CHANGEABLE = ("workers", "runtime", "device", "threads", "export")
+"""Keys that may change when a run is resumed."""
+
+
+def check_workers(workers: int, runtime: Runtime) -> None:
+    """Refuse more ranks than this process can be.
+
+    Raises:
+        ConfigError: ``workers`` does not go with ``runtime=none``.
+    """
+    if runtime.kind == "none" and workers != 1:
+        raise ConfigError(f"workers: found {workers}, accepted 1 with runtime=none")
+
+
+def check_training(train: Train, model: Model) -> None:
+    """Refuse training that does not go with the network.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    if not isinstance(model, TwoLayer):
+        check_deep_training(train, f" with model={model.name}")
+        return
+    for key in ("weight_decay", "augment", "amp"):
+        if getattr(train, key, None):
+            raise ConfigError(f"train.{key}: accepted with deep networks, not model=two_layer")
+    if train.lr is not None and train.step_share is not None:
+        raise ConfigError(
+            f"train.step_share: found {train.step_share:g} with train.lr={train.lr:g}, accepted "
+            "one of the two"
+        )
+
+
+def check_deep_training(train: Train, where: str = "") -> None:
+    """The same for a network that cannot have two layers."""
+    if not isinstance(train, Sgd):
+        raise ConfigError(f"train: found {train.method}, accepted sgd{where}")
+    if train.step_share is not None:
+        raise ConfigError("train.step_share: accepted with model=two_layer, not deep networks")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gfs_dist.config import CONF_FOLDER
-from gfs_dist.config.commands import OPTION_KEY
+from gfs_dist.config.groups import OPTION_KEY
 
 _ENTRY = re.compile(r"(?P<indent> *)(?P<dash>- )?(?P<key>\w+): *(?P<value>.*)")
 

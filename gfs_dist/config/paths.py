@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist.config.cluster import SUBMITTED
-from gfs_dist.config.job import value_of
+from gfs_dist.config.groups import value_of
 from gfs_dist.errors import ConfigError
 from gfs_dist.urls import check_url, is_url
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist.config.cluster import SUBMITTED
-from gfs_dist.config.job import value_of
+from gfs_dist.config.groups import value_of
 from gfs_dist.config.overrides import nearest
 from gfs_dist.config.paths import unseen_inputs
 from gfs_dist.config.stored import CONFIG, read_stored

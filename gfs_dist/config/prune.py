@@ -1,37 +1,51 @@
-"""Sections of keys of ``gfs prune`` and ``gfs cut``, and which keys go with which network."""
+"""The keys of ``gfs prune`` and ``gfs cut``, and which of them go with which network."""
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Literal
 
-from gfs_dist.config.constraints import AtLeast
-from gfs_dist.config.groups import TwoLayer
+from annotated_types import Ge
+
+from gfs_dist.config.groups import (
+    Computing,
+    Data,
+    Device,
+    Job,
+    Model,
+    Positive,
+    Runtime,
+    Track,
+    Train,
+    TwoLayer,
+    check_training,
+    check_workers,
+    set_value,
+    value_of,
+)
 from gfs_dist.errors import ConfigError
 from gfs_dist.pruning.widths.budget import KINDS
 from gfs_dist.pruning.widths.budget import Budget as Limit
 from gfs_dist.selection.stop import default_steps
 
-if TYPE_CHECKING:
-    from gfs_dist.config.commands import Prune
+TwoLayerObjective = Literal["squared", "bce"]
+DeepObjective = Literal["least_squares", "layer_output", "fisher", "network_loss"]
 
-METHODS = {
-    "squared": ("auto", "panel", "lazy", "streaming", "exhaustive"),
-    "bce": ("auto", "screened", "exhaustive"),
-}
-"""Objectives of two-layer networks, and how each can be searched."""
+SquaredMethod = Literal["auto", "panel", "lazy", "streaming", "exhaustive"]
+BceMethod = Literal["auto", "screened", "exhaustive"]
+METHODS = {"squared": typing.get_args(SquaredMethod), "bce": typing.get_args(BceMethod)}
+"""How each objective of a two-layer network can be searched."""
 
-DEEP_OBJECTIVES = ("least_squares", "layer_output", "fisher", "network_loss")
-TARGETS = ("stream", "output")
-EXPORTS = {
+Export = Literal["none", "program", "onnx", "all"]
+EXPORTS: dict[Export, tuple[str, ...]] = {
     "none": (),
     "program": ("program",),
     "onnx": ("onnx",),
     "all": ("program", "onnx"),
 }
-"""Values of ``export``, and the forms that each writes."""
+"""The forms that each value of ``export`` writes."""
 
 
 @dataclass
@@ -41,12 +55,12 @@ class Budget:
     macs: str | None
     params: str | None
     latency: str | None
-    batch: Annotated[int | None, AtLeast(1)]
+    batch: Positive | None
     keep: str | None
     widths: str | None
     tolerance: str | None
-    round_to: Annotated[int | None, AtLeast(1)]
-    trials: Annotated[int | None, AtLeast(1)]
+    round_to: Positive | None
+    trials: Positive | None
 
     @property
     def limit(self) -> Limit:
@@ -56,6 +70,13 @@ class Budget:
             ConfigError: none, several, or a value that is not accepted.
         """
         return Limit.parse(vars(self))
+
+    def settle(self) -> None:
+        """Replace null of the keys beside the one that says how small."""
+        if self.round_to is None:
+            self.round_to = 1
+        if self.batch is None and self.latency is not None:
+            self.batch = 1
 
 
 @dataclass
@@ -72,7 +93,7 @@ class Repair:
 class Calibration:
     """The images that moments are taken over."""
 
-    samples: Annotated[int | None, AtLeast(1)]
+    samples: Positive | None
 
 
 TWO_LAYER_ONLY: Mapping[str, object] = {
@@ -115,76 +136,115 @@ DEEP_DEFAULTS = {
 }
 
 
-def settle(config: Prune) -> None:
-    """Give the keys that are null what they mean for the kind of network."""
-    deep = not isinstance(config.model, TwoLayer)
-    for key, value in (DEEP_DEFAULTS if deep else TWO_LAYER_DEFAULTS).items():
-        if attrgetter(key)(config) is None:
-            section, _, name = key.rpartition(".")
-            setattr(attrgetter(section)(config) if section else config, name, value)
-    if not deep and config.steps is None:
-        config.steps = default_steps(config.distinct)
-    if deep:
-        if config.repair.batch_norm is None:  # after a refit it does harm: see Repairs
-            config.repair.batch_norm = not config.repair.refit
-        if all(getattr(config.budget, kind) is None for kind in KINDS):
-            config.budget.macs = "50%"
-        settle_budget(config.budget)
+@dataclass
+class Prune(Computing):
+    """``gfs prune``."""
 
+    data: Data
+    model: Model
+    train: Train
+    runtime: Runtime
+    checkpoint: str | None
+    objective: Literal[TwoLayerObjective, DeepObjective] | None
+    weights: Literal["uniform", "line_search"]
+    budget: Budget
+    repair: Repair
+    calibration: Calibration
+    coupled: bool
+    target: Literal["stream", "output"]
+    candidates: Positive | None
+    export: Export
+    steps: Positive | None
+    distinct: Positive | None
+    tolerance: Annotated[float, Ge(0)] | None
+    replacement: bool | None
+    method: Literal[SquaredMethod, BceMethod]
+    verify: bool
+    workers: Positive
+    device: Device
+    partition: str
+    graph: str
+    precision: Literal["float64", "float32"]
+    out: str
+    resume: str | None
+    track: Track = None
 
-def settle_budget(budget: Budget) -> None:
-    """The same for the keys beside the one that says how small."""
-    if budget.round_to is None:
-        budget.round_to = 1
-    if budget.batch is None and budget.latency is not None:
-        budget.batch = 1
+    def settle(self) -> None:
+        deep = not isinstance(self.model, TwoLayer)
+        for key, value in (DEEP_DEFAULTS if deep else TWO_LAYER_DEFAULTS).items():
+            if value_of(self, key) is None:
+                set_value(self, key, value)
+        if not deep and self.steps is None:
+            self.steps = default_steps(self.distinct)
+        if deep:
+            if self.repair.batch_norm is None:  # after a refit it does harm: see Repairs
+                self.repair.batch_norm = not self.repair.refit
+            if all(getattr(self.budget, kind) is None for kind in KINDS):
+                self.budget.macs = "50%"
+            self.budget.settle()
 
-
-def check(config: Prune) -> None:
-    """Refuse keys that do not go with the kind of network, or with each other.
-
-    Raises:
-        ConfigError: names the key, what was found and what is accepted.
-    """
-    if isinstance(config.model, TwoLayer):
-        _refuse(config, DEEP_ONLY, "deep networks only")
-        _check_choice("objective", config.objective, tuple(METHODS), "model=two_layer")
-        methods = METHODS[str(config.objective)]
-        _check_choice("method", config.method, methods, f"objective={config.objective}")
-    else:
-        _check_deep(config)
-
-
-def _check_deep(config: Prune) -> None:
-    name = f"model={config.model.name}"
-    _refuse(config, TWO_LAYER_ONLY, "model=two_layer only")
-    _check_choice("objective", config.objective, DEEP_OBJECTIVES, name)
-    if config.objective == "least_squares":
-        if config.replacement:
-            raise ConfigError(
-                "replacement: found true, accepted false with objective=least_squares"
+    def check(self) -> None:
+        if isinstance(self.model, TwoLayer):
+            self._refuse(DEEP_ONLY, "deep networks only")
+            self._check_choice("objective", tuple(METHODS), "model=two_layer")
+            self._check_choice(
+                "method", METHODS[str(self.objective)], f"objective={self.objective}"
             )
-        _check_choice("weights", config.weights, ("uniform",), "objective=least_squares")
-    if config.candidates is not None:
-        _check_choice("objective", config.objective, ("network_loss",), "candidates")
-    if config.checkpoint is None:
-        raise ConfigError(
-            f"checkpoint: has no default with {name}, accepted a pretrain run folder, a checkpoint "
-            "or a state dict"
-        )
-    assert config.budget.limit  # parses
+        else:
+            self._check_deep()
+        check_workers(self.workers, self.runtime)
+        check_training(self.train, self.model)
 
-
-def _refuse(config: Prune, keys: Mapping[str, object], accepted: str) -> None:
-    for key, nothing in keys.items():
-        found: Any = attrgetter(key)(config)
-        if found != nothing:
-            shown = str(found).lower() if isinstance(found, bool) else found
+    def _check_deep(self) -> None:
+        name = f"model={self.model.name}"
+        self._refuse(TWO_LAYER_ONLY, "model=two_layer only")
+        self._check_choice("objective", typing.get_args(DeepObjective), name)
+        if self.objective == "least_squares":
+            if self.replacement:
+                raise ConfigError(
+                    "replacement: found true, accepted false with objective=least_squares"
+                )
+            self._check_choice("weights", ("uniform",), "objective=least_squares")
+        if self.candidates is not None:
+            self._check_choice("objective", ("network_loss",), "candidates")
+        if self.checkpoint is None:
             raise ConfigError(
-                f"{key}: found {shown} with model={config.model.name}, accepted with {accepted}"
+                f"checkpoint: has no default with {name}, accepted a pretrain run folder, a "
+                "checkpoint or a state dict"
+            )
+        assert self.budget.limit  # parses
+
+    def _refuse(self, keys: Mapping[str, object], accepted: str) -> None:
+        for key, nothing in keys.items():
+            found = value_of(self, key)
+            if found != nothing:
+                shown = str(found).lower() if isinstance(found, bool) else found
+                raise ConfigError(
+                    f"{key}: found {shown} with model={self.model.name}, accepted with {accepted}"
+                )
+
+    def _check_choice(self, key: str, accepted: tuple[str, ...], where: str) -> None:
+        found = getattr(self, key)
+        if found not in accepted:
+            raise ConfigError(
+                f"{key}: found {found!r}, accepted {', '.join(accepted)} with {where}"
             )
 
 
-def _check_choice(key: str, found: str | None, accepted: tuple[str, ...], where: str) -> None:
-    if found not in accepted:
-        raise ConfigError(f"{key}: found {found!r}, accepted {', '.join(accepted)} with {where}")
+@dataclass
+class Cut(Job):
+    """``gfs cut RUN_DIR``."""
+
+    path: str
+    name: str | None
+    factory: str | None
+    budget: Budget
+    export: Export | None
+    device: Device
+    threads: Positive | None
+
+    def settle(self) -> None:
+        self.budget.settle()
+
+    def check(self) -> None:
+        assert self.budget.limit  # parses

@@ -14,8 +14,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from gfs_dist.command_words import literal, looks_up, typed
-from gfs_dist.config.commands import CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
-from gfs_dist.config.job import named
+from gfs_dist.config.commands import COMMANDS
+from gfs_dist.config.constraints import annotations_of
+from gfs_dist.config.groups import CHANGEABLE, GROUPS, OPTION_KEY, named
 from gfs_dist.errors import ConfigError
 from gfs_dist.urls import below, is_url
 
@@ -116,7 +117,7 @@ def _is_of(command: str, stored: object) -> bool:
     """
     schema = COMMANDS[command]
     younger = {field.name for field in dataclasses.fields(schema) if field.default is None}
-    known = fields(schema)
+    known = annotations_of(schema).keys()
     if not isinstance(stored, dict) or not known - younger <= set(stored) <= known:
         return False
     groups = [(stored[group], group) for group in GROUPS if group in stored]
@@ -127,14 +128,13 @@ def _is_of(command: str, stored: object) -> bool:
     )
 
 
-def stored_options(stored: dict[str, Any], options: list[str]) -> list[str]:
-    """The options that the run folder was made with, so that the new ones can be laid over them."""
-    chosen = {group: stored[group][OPTION_KEY[group]] for group in GROUPS if group in stored}
-    for word in options:
-        group, _, option = word.partition("=")
-        if group not in CHANGEABLE and chosen.get(group) != option:
-            raise ConfigError(_changed(group, option, chosen.get(group), stored))
-    return [f"{group}={option}" for group, option in chosen.items()]
+def stored_options(stored: dict[str, Any], chosen: dict[str, str]) -> dict[str, str]:
+    """The options of the run folder, which those that words choose now must repeat."""
+    options = {group: stored[group][OPTION_KEY[group]] for group in GROUPS if group in stored}
+    for group, option in chosen.items():
+        if group not in CHANGEABLE and options.get(group) != option:
+            raise ConfigError(_changed(group, option, options.get(group), stored))
+    return options
 
 
 def as_stored(config: Any) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def as_stored(config: Any) -> dict[str, Any]:
             return [escaped(inner) for inner in value]
         return literal(value) if isinstance(value, str) else value
 
-    plain: dict[str, Any] = escaped(OmegaConf.to_container(OmegaConf.structured(config)))
+    plain: dict[str, Any] = escaped(dataclasses.asdict(config))
     return plain
 
 
@@ -197,11 +197,6 @@ def unnamed(key: str, value: str, place: str, again: str) -> ConfigError:
         f"{key}: {place} names {value}, which is {what} only if the command line names it too: "
         f"{again} {typed(key, value)}"
     )
-
-
-def fields(schema: type) -> set[str]:
-    """Names of a schema."""
-    return set(typing.get_type_hints(schema))
 
 
 def explain(error: Exception) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 
 from gfs_dist import data, networks
 from gfs_dist.config import commands as schema
+from gfs_dist.config.groups import Custom, Stored
 from gfs_dist.data import DataSpec, Images
 from gfs_dist.errors import CheckpointError, ConfigError, ShapeError
 from gfs_dist.files import checkpoint
@@ -33,9 +34,9 @@ def describe(model: schema.Model, images: Images) -> dict[str, Any]:
     Raises:
         ConfigError: they name none, as where a folder is to say itself what it holds.
     """
-    if isinstance(model, schema.Stored):
+    if isinstance(model, Stored):
         raise ConfigError(f"model: found {model.name}, accepted here the name of a network")
-    if isinstance(model, schema.Custom):
+    if isinstance(model, Custom):
         return {"model": "custom", "factory": model.factory, "kwargs": dict(model.kwargs)}
     return {
         "model": model.name,
@@ -100,7 +101,7 @@ def read_network(path: Path, model: schema.Model, images: Images) -> nn.Module:
         ConfigError: a factory that makes no network, another network than the folder's, or one
             whose factory only the folder names.
     """
-    factory = model.factory if isinstance(model, schema.Custom) else None
+    factory = model.factory if isinstance(model, Custom) else None
     if (path / ARCHITECTURE).is_file():
         _refuse_another(model, checkpoint.read_json(path / ARCHITECTURE), path)
         return networks.load(path, factory=factory)
@@ -131,7 +132,7 @@ def _refuse_another(model: schema.Model, architecture: dict[str, Any], path: Pat
     code.
     """
     by_code = architecture.get("model") == "custom" and "graph" not in architecture
-    if isinstance(model, schema.TwoLayer | schema.Stored):
+    if isinstance(model, schema.TwoLayer | Stored):
         if by_code:
             factory = architecture.get("factory")
             words = shlex.join(["model=custom", f"model.factory={factory}"])
@@ -141,7 +142,7 @@ def _refuse_another(model: schema.Model, architecture: dict[str, Any], path: Pat
             )
         return
     told = {"model": model.name}
-    if isinstance(model, schema.Custom):
+    if isinstance(model, Custom):
         told["model.factory"] = model.factory
     for key, said in told.items():
         own = architecture.get(key.removeprefix("model."))

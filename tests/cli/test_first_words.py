@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 
 from gfs_dist.config import preflight
 from gfs_dist.config.compose import compose, to_yaml
-from gfs_dist.config.groups import ACTIVATIONS
+from gfs_dist.config.groups import Activation
 from gfs_dist.networks.models import two_layer
 from gfs_dist.runtime import graph
 from gfs_dist.selection import partition
@@ -125,6 +126,6 @@ def test_a_dry_run_needs_no_place_to_write(here: Path) -> None:
 
 
 def test_words_written_out_are_those_that_there_are() -> None:
-    assert tuple(two_layer.ACTIVATIONS) == ACTIVATIONS
+    assert tuple(two_layer.ACTIVATIONS) == typing.get_args(Activation)
     assert partition.KINDS == preflight.PARTITIONS
     assert ("none", *graph.NAMES) == preflight.GRAPHS

@@ -6,17 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from gfs_dist.command_words import assigned
-from gfs_dist.config.commands import (
-    COMMANDS,
-    Custom,
-    GradientDescent,
-    Mnist,
-    Npz,
-    Prune,
-    RayRuntime,
-    Sgd,
-)
+from gfs_dist.config.commands import COMMANDS, Prune
 from gfs_dist.config.compose import compose, compose_file, sweep, to_yaml
+from gfs_dist.config.groups import Custom, Mnist, Npz, RayRuntime, Sgd
 from gfs_dist.errors import ConfigError
 
 NEEDED = {
@@ -36,7 +28,6 @@ def test_defaults_compose(command: str) -> None:
 
 def test_defaults_are_the_run_with_no_arguments() -> None:
     config = compose("prune")
-    assert isinstance(config.train, GradientDescent)
     assert isinstance(config.runtime, RayRuntime)
     assert (config.data.name, config.model.name, config.model.width) == (
         "digits",
@@ -148,11 +139,11 @@ def test_this_process_is_one_rank() -> None:
         ("steps=0", r"^steps: found 0, accepted a whole number, 1 or more, or null$"),
         ("workers=0", r"^workers: found 0, accepted a whole number, 1 or more$"),
         ("distinct=0", r"^distinct: found 0, accepted a whole number, 1 or more, or null$"),
-        ("tolerance=-1", r"^tolerance: found -1\.0, accepted a number, 0 or more, or null$"),
+        ("tolerance=-1", r"^tolerance: found -1, accepted a number, 0 or more, or null$"),
         ("tolerance=nan", r"^tolerance: found nan, accepted a number, 0 or more, or null$"),
-        ("train.lr=0", r"^train\.lr: found 0\.0, accepted a number, above 0, or null$"),
+        ("train.lr=0", r"^train\.lr: found 0, accepted a number, above 0, or null$"),
         ("train.lr=inf", r"^train\.lr: found inf, accepted a number, above 0, or null$"),
-        ("train=sgd train.momentum=1", r"^train\.momentum: found 1\.0, .*0 or more, below 1$"),
+        ("train=sgd train.momentum=1", r"^train\.momentum: found 1, .*0 or more, below 1$"),
         ("model.width=0", r"^model\.width: found 0, accepted a whole number, 1 or more$"),
         ("seed=-1", r"^seed: found -1, accepted a whole number, 0 or more, below \d+$"),
         # words to choose from
@@ -224,7 +215,7 @@ def test_this_process_is_one_rank() -> None:
             r"^data\.root: has no default and was not given, accepted data\.root=VALUE$",
         ),
         ("out=${nope}", r"Interpolation key 'nope' not found"),
-        ("seed=${out}", r"^seed: .*could not be converted to Integer$"),
+        ("seed=${out}", r"^seed: found 'runs/.*', accepted a whole number"),
         *(
             (f"{key}=", rf"^{key}: found '', accepted a path \(it is empty\)$")
             for key in ("out", "resume", "checkpoint", "partition", "graph", "budget.widths")
@@ -292,13 +283,13 @@ class TestConfigDir:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("zzz: 3\n", "zzz: Key 'zzz' not in 'Prune'"),
+            ("zzz: 3\n", "^zzz: unknown key of gfs prune"),
             (
                 "steps: many\n",
-                "steps: Value 'many' of type 'str' could not be converted to Integer",
+                "^steps: found 'many', accepted a whole number, 1 or more, or null$",
             ),
             ("steps: 0\n", "steps: found 0, accepted a whole number, 1 or more"),
-            ("data:\n  name: nope\n", "data.name: found 'nope', accepted digits"),
+            ("data:\n  name: nope\n", r"^data\.name: found 'nope', accepted digits"),
             ("a: [\n", "while parsing"),
         ],
     )

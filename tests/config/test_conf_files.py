@@ -11,8 +11,9 @@ from gfs_dist import networks
 from gfs_dist.cli.arguments import COMMANDS as SHELL_COMMANDS
 from gfs_dist.cli.arguments import POSITIONAL
 from gfs_dist.config import CONF_FOLDER
-from gfs_dist.config.commands import CATALOG, CHANGEABLE, COMMANDS, GROUPS, OPTION_KEY
-from gfs_dist.config.constraints import Accepted
+from gfs_dist.config.commands import COMMANDS
+from gfs_dist.config.constraints import annotations_of, choices
+from gfs_dist.config.groups import CATALOG, CHANGEABLE, GROUPS, OPTION_KEY
 from gfs_dist.config.help import describe
 
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
@@ -65,7 +66,7 @@ def test_every_key_has_a_line_of_help(command: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_word_to_choose_from_stands_in_the_help(command: str) -> None:
     for key in describe(command).keys:
-        for word in Accepted.of(COMMANDS[command], key.name).choices:
+        for word in choices(annotations_of(COMMANDS[command])[key.name]):
             assert word in key.help, (
                 f"{command}.yaml: {key.name} accepts {word} and does not say so"
             )
