@@ -8,7 +8,6 @@ sets keys.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from gfs_dist.config.benchmark import Benchmark
 from gfs_dist.config.cluster import Doctor, Down, Fetch, Logs, OfJob, OnCluster, Submit, Up
@@ -94,7 +93,7 @@ class Report(Job):
     open: bool
 
 
-COMMANDS: dict[str, type[Any]] = {
+COMMANDS: dict[str, type] = {
     "pretrain": Pretrain,
     "prune": Prune,
     "cut": Cut,
