@@ -236,7 +236,7 @@ def grouped() -> nn.Module:
 def test_a_budget_below_the_floor_tells_what_stays_the_largest_first(
     budget: dict[str, Any], floor: str, stays: str
 ) -> None:
-    end = re.escape(f"it is still {floor}: nothing less can be had; {stays}")
+    end = re.escape(f"it is still {floor}: no widths cost less; {stays}")
     with pytest.raises(BudgetError, match=f"{end}$"):
         gfs_dist.prune(grouped(), [IMAGES], budget=budget)
 

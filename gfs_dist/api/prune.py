@@ -17,12 +17,12 @@ from gfs_dist import networks
 from gfs_dist.errors import InputError
 from gfs_dist.files.scratch_folder import ScratchFolder, sigterm_unwinds
 from gfs_dist.pruning.calibration.batches import CLASS_NUMBERS
-from gfs_dist.pruning.cut import CutResult, Repairs, cut
-from gfs_dist.pruning.facts import layer_rows, picks_sha256
+from gfs_dist.pruning.cut import CutResult, Repairs, cut, layer_rows, picks_sha256
 from gfs_dist.pruning.pruner import PROBLEMS, LayerPath, Pruner, Settings
 from gfs_dist.pruning.structure.shrink import shrink
 from gfs_dist.pruning.widths.budget import Budget
-from gfs_dist.pruning.widths.choose import check_feasible, choose_widths
+from gfs_dist.pruning.widths.choose import choose_widths
+from gfs_dist.pruning.widths.feasible import check_feasible
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.selection.step_sizes import WEIGHTS
 

@@ -1,23 +1,26 @@
-"""A network cut to given widths and mended, each repair measured."""
+"""A network cut to given widths and repaired, and the report's rows of its layers."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
 
+from gfs_dist.networks import macs_by_module
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.repair.batch_norm import recalibrate
 from gfs_dist.pruning.smaller import KeptChannels
+from gfs_dist.records import LayerRow
 
 Evaluate = Callable[[nn.Module], float | None]
 
 
 @dataclass(frozen=True)
 class Repairs:
-    """What is mended after a cut.
+    """Repairs after a cut.
 
     Attributes:
         fold: what picks count goes into the consumers' weights (not for ``least_squares``, whose
@@ -40,16 +43,14 @@ class CutResult:
 
     Attributes:
         network: in recorded steps.
-        kept: what it keeps.
-        widths: by layer.
+        kept: its channels.
         accuracy_after: ``cut`` and each repair that was asked for, as ``evaluate`` found it; of
-            the last one None, since whoever takes the network measures it as it is kept.
+            the last one None, since the caller measures the network as it is stored.
         difference: from the masked network, relative to the largest output.
     """
 
     network: GraphNetwork
     kept: KeptChannels
-    widths: Mapping[str, int]
     accuracy_after: dict[str, float | None] = field(default_factory=dict)
     difference: float = 0.0
 
@@ -67,21 +68,20 @@ def cut(
     evaluate: Evaluate = lambda _: None,
     on_site: Callable[[int], None] = lambda _: None,
 ) -> CutResult:
-    """Cut, mend, and check against the masked network on all calibration samples.
+    """Cut, repair, and check against the masked network on all calibration samples.
 
     Args:
         pruner: with the paths of all layers.
         widths: channels to keep.
         repairs: which.
         name: folder for scratch files, new in the workspace.
-        evaluate: measures a network that is mended further.
+        evaluate: measures a network that is repaired further.
         on_site: called with the number of layers that are refitted.
 
     Raises:
         RunError: the smaller network differs from the masked one.
     """
-    fold = repairs.fold and pruner.settings.objective != "least_squares"
-    kept = pruner.keep(widths, fold=fold)
+    kept = pruner.keep(widths, fold=repairs.fold and pruner.picks_are_weighted)
     network = pruner.cut(kept)
     accuracy_after: dict[str, float | None] = {"cut": None}
     if repairs.refit:
@@ -90,7 +90,46 @@ def cut(
     if not repairs.refit if repairs.batch_norm is None else repairs.batch_norm:
         before, workspace = next(reversed(accuracy_after)), pruner.workspace
         accuracy_after |= {before: evaluate(network), "batch_norm": None}
-        batches = (workspace.x(chunk) for chunk in range(workspace.num_chunks))
-        recalibrate(network, batches, workspace.folder)
-    difference = pruner.check(network, kept)
-    return CutResult(network, kept, dict(widths), accuracy_after, difference)
+        chunks = range(workspace.num_chunks)
+        recalibrate(network, map(workspace.x, chunks), workspace.folder)
+    return CutResult(network, kept, accuracy_after, pruner.check(network, kept))
+
+
+def layer_rows(pruner: Pruner, small: GraphNetwork, widths: Mapping[str, int]) -> list[LayerRow]:
+    """A row for every layer that could be pruned or was skipped, in forward order.
+
+    ``error`` is the loss of the layer's path at its width, in units of the variance of the stream
+    that it feeds; ``macs`` are those of the modules that make its channels.
+    """
+    structure = pruner.structure
+    macs = macs_by_module(small, pruner.example)
+    rows = [
+        LayerRow(
+            name=layer.name,
+            channels=layer.num_candidates,
+            kept=widths[layer.name],
+            error=pruner.paths[layer.name].curve[widths[layer.name] - 1],
+            macs=sum(macs.get(part.module, 0) for part in layer.producers),
+            reason=None,
+        )
+        for layer in structure.layers
+    ]
+    rows += [
+        LayerRow(
+            name=skip.name,
+            channels=skip.channels,
+            kept=skip.channels,
+            error=None,
+            macs=macs.get(skip.name, 0),
+            reason=skip.reason,
+        )
+        for skip in structure.skipped
+    ]
+    order = {step.target: place for place, step in reversed([*enumerate(small.gfs_program)])}
+    return sorted(rows, key=lambda row: order.get(row["name"], len(order)))
+
+
+def picks_sha256(pruner: Pruner) -> str:
+    """SHA-256 over the hashes of all layers' picks, in forward order, joined by commas."""
+    hashes = [found.path.sha256 for found in pruner.paths.values()]
+    return hashlib.sha256(",".join(hashes).encode()).hexdigest()

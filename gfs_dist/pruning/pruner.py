@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import NonFiniteError
-from gfs_dist.networks.graph.allowed import MODULE_NAMES
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.calibration.dense_pass import SMALL_SUMS, DensePass, DenseTask, run_dense_pass
 from gfs_dist.pruning.calibration.layer_sites import Site, find_sites
@@ -27,22 +26,17 @@ from gfs_dist.pruning.objectives.moment_objectives import LayerProblem
 from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.pruning.objectives.stored_moments import StoredMap, make_map, stored_products
 from gfs_dist.pruning.repair.sweep_task import SweepTask, run_sweep
-from gfs_dist.pruning.smaller import KeptChannels, check_equal, expand, make_smaller
-from gfs_dist.pruning.structure.dependency_graph import is_layer
-from gfs_dist.pruning.structure.discover import find_structure, nothing_to_prune
-from gfs_dist.pruning.structure.structure import Layer, Skipped, Slice, Structure
-from gfs_dist.pruning.structure.trial_removal import try_removal
+from gfs_dist.pruning.smaller import KeptChannels, check_equal, expand_to_dense, make_smaller
+from gfs_dist.pruning.structure.discover import find_structure, keep_fittable, nothing_to_prune
+from gfs_dist.pruning.structure.structure import Layer, Slice, Structure
 from gfs_dist.pruning.widths.costs import Costs, measure_costs
 from gfs_dist.runtime import Problem, Progress, Runtime
 from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 
-Found = Callable[[Layer, Problem, float], GreedyPath]
-"""Searches a layer; the number is what its losses are compared with between layers."""
-
-MAX_INPUTS = 12_288
-"""Inputs of a consumer, kernel positions counted, whose moments are still held: 1.2 GB."""
+SearchLayer = Callable[[Layer, Problem, float], None]
+"""Searches a layer by a problem; the number is :attr:`LayerPath.unit`."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +149,7 @@ class Pruner:
             workspace.require_labels(f"objective {settings.objective}")
         example = workspace.x(0)[:2]
         structure = find_structure(model, example, coupled=settings.coupled)
-        structure = _supported(model, workspace.dense(), structure, example)
+        structure = keep_fittable(model, workspace.dense(), structure, example)
         if not structure.layers:
             raise nothing_to_prune(type(model).__name__, structure)
         return cls(workspace, structure, settings, runtime)
@@ -206,8 +200,8 @@ class Pruner:
         """
         wanted = [layer for layer in self.structure.layers if layer.name not in self.paths]
 
-        def found(layer: Layer, problem: Problem, unit: float) -> GreedyPath:
-            with search_of(layer.name):
+        def search_layer(layer: Layer, problem: Problem, unit: float) -> None:
+            with errors_of_layer(layer.name):
                 path = self.runtime.search(
                     problem,
                     Stop(steps=self.settings.steps or layer.num_candidates),
@@ -219,25 +213,28 @@ class Pruner:
                     loss = problem.undamped_losses(path.picks)
             self.paths[layer.name] = LayerPath(path, loss, unit)
             on_layer(layer.name, self.paths[layer.name])
-            return path
 
         if wanted:
-            PROBLEMS[self.settings.objective](self, wanted, found)
+            PROBLEMS[self.settings.objective](self, wanted, search_layer)
         # What comes after goes through layers in this order, whenever they were searched.
         self.paths = {name: self.paths[name] for name in self.channels}
 
-    def by_moments(self, wanted: Sequence[Layer], found: Found) -> None:
+    def by_moments(self, wanted: Sequence[Layer], search_layer: SearchLayer) -> None:
         """Search layers by what their consumers read, as soon as one pass has seen it."""
         sites = self.consumer_sites(wanted)
         dense_pass = DensePass(self.dense, sites)
         maps: dict[str, list[StoredMap]] = {layer.name: [] for layer in wanted}
         units = dict.fromkeys(maps, 0.0)
+        readers: dict[str, list[tuple[Layer, Slice]]] = {site.module: [] for site in sites}
+        for layer in wanted:
+            for part in layer.consumers:
+                readers[part.module].append((layer, part))
         samples = self.workspace.num_samples
 
         def on_site(stage: int, files: Sequence[Path]) -> None:
             reading = dense_pass.reading(stage, read_sums(files, SMALL_SUMS))
             with stored_products(self.runtime, files) as pieces:
-                for layer, consumer in _reading(wanted, sites[stage].module):
+                for layer, consumer in readers[sites[stage].module]:
                     folder = self.workspace.path("maps", layer.name, consumer.module, "x").parent
                     maps[layer.name].append(
                         make_map(self.runtime, pieces, reading, consumer, samples, folder)
@@ -251,13 +248,13 @@ class Pruner:
                         tuple(maps[layer.name]),
                         self._recipe("panel"),
                     )
-                    found(layer, problem, units[layer.name] or 1.0)
+                    search_layer(layer, problem, units[layer.name] or 1.0)
                     for stored in maps[layer.name]:
                         stored.remove()
 
         run_dense_pass(DenseTask(self.workspace, sites), self.runtime, on_site)
 
-    def by_derivatives(self, wanted: Sequence[Layer], found: Found) -> None:
+    def by_derivatives(self, wanted: Sequence[Layer], search_layer: SearchLayer) -> None:
         """Search layers by the derivatives of each sample's loss, after one pass back."""
         task = DerivativesTask(self.workspace, self.structure)
         parts = self.runtime.map(task, range(len(self.workspace.groups()))).values
@@ -267,20 +264,26 @@ class Pruner:
             problem = FisherProblem(
                 layer.name, layer.num_candidates, str(file), self._recipe("panel")
             )
-            found(layer, problem, 1.0)
+            search_layer(layer, problem, 1.0)
         file.unlink()
 
-    def by_network_loss(self, wanted: Sequence[Layer], found: Found) -> None:
+    def by_network_loss(self, wanted: Sequence[Layer], search_layer: SearchLayer) -> None:
         """Search layers by the loss of the whole network."""
         for layer in wanted:
             recipe, sampling = self._recipe("auto"), self.settings.sampling
-            found(layer, NetworkLossProblem(self.workspace, layer, recipe, sampling), 1.0)
+            problem = NetworkLossProblem(self.workspace, layer, recipe, sampling)
+            search_layer(layer, problem, 1.0)
 
     def _recipe(self, method: str) -> Recipe:
         return Recipe("squared", method, self.settings.weights, self.settings.replacement)
 
+    @property
+    def picks_are_weighted(self) -> bool:
+        """Whether a pick can count more than once (with ``least_squares`` it counts nothing)."""
+        return self.settings.objective != "least_squares"
+
     def keep(self, widths: Mapping[str, int], *, fold: bool) -> KeptChannels:
-        """What is kept at some widths."""
+        """The channels that are kept at some widths."""
         paths = {name: found.path for name, found in self.paths.items()}
         return KeptChannels.of_paths(paths, widths, fold=fold)
 
@@ -309,76 +312,22 @@ class Pruner:
         Raises:
             RunError: it is more than rounding.
         """
-        masked = expand(small, self.dense, self.structure, kept)
-        chunks = range(self.workspace.num_chunks)
-        return check_equal(small, masked, (self.workspace.x(chunk) for chunk in chunks))
+        masked = expand_to_dense(small, self.dense, self.structure, kept)
+        return check_equal(small, masked, map(self.workspace.x, range(self.workspace.num_chunks)))
 
 
 @contextmanager
-def search_of(layer: str) -> Iterator[None]:
-    """Errors of the search's arithmetic, which knows no layers, get its name."""
+def errors_of_layer(name: str) -> Iterator[None]:
+    """Errors of the search's arithmetic, which knows no layers, get the layer's name."""
     try:
         yield
     except (NonFiniteError, torch.linalg.LinAlgError) as error:
-        if repr(layer) in str(error):
+        if repr(name) in str(error):
             raise
-        raise NonFiniteError(f"layer {layer!r}: {error}") from error
+        raise NonFiniteError(f"layer {name!r}: {error}") from error
 
 
-def _reading(layers: Sequence[Layer], module: str) -> Iterator[tuple[Layer, Slice]]:
-    """Layers that a module reads candidates of, and which channels of the module these are."""
-    for layer in layers:
-        for consumer in layer.consumers:
-            if consumer.module == module:
-                yield layer, consumer
-
-
-def _supported(
-    model: nn.Module, network: GraphNetwork, structure: Structure, example: Tensor
-) -> Structure:
-    """Layers that the recorded network can lose, and whose consumers can be fitted, stay.
-
-    The others are skipped, with the reason. What the code reads of a layer while it runs, such as
-    ``conv.out_channels``, is a fixed number in the recorded steps.
-    """
-    sites = {site.module for site in find_sites(network, example)}
-    reasons = {layer.name: _why_not(model, network, layer, sites) for layer in structure.layers}
-    reasons |= try_removal(network, [x for x in structure.layers if not reasons[x.name]], example)
-    layers = tuple(layer for layer in structure.layers if not reasons[layer.name])
-    skipped = [
-        Skipped(part.module, layer.num_candidates, reasons[layer.name])
-        for layer in structure.layers
-        if layer not in layers
-        for part in layer.producers
-    ]
-    return Structure(layers, (*structure.skipped, *skipped))
-
-
-def _why_not(model: nn.Module, network: GraphNetwork, layer: Layer, sites: set[str]) -> str:
-    recorded = {name for name, _ in network.named_modules(remove_duplicate=False)}
-    for part in (*layer.producers, *layer.carriers, *layer.consumers):
-        module = model.get_submodule(part.module)
-        # Of a norm of another class, the tensors are cut; one without any has no place.
-        alone = is_layer(module) or part.module not in recorded
-        if alone and type(module) not in MODULE_NAMES:
-            kind = type(module).__name__
-            return f"{part.module!r} is a {kind}, accepted are the layers of torch.nn themselves"
-    for consumer in layer.consumers:
-        module = network.get_submodule(consumer.module)
-        if consumer.module not in sites:
-            return (
-                f"read by {consumer.module!r}, a {type(module).__name__} whose weights cannot be "
-                "fitted (linear layers and ungrouped 2-d convolutions with zero padding can)"
-            )
-        inputs = module.get_parameter("weight")[0].numel()
-        if inputs > MAX_INPUTS:
-            return (
-                f"read by {consumer.module!r}, which has {inputs:,} inputs, accepted {MAX_INPUTS:,}"
-            )
-    return ""
-
-
-PROBLEMS: dict[str, Callable[[Pruner, Sequence[Layer], Found], None]] = {
+PROBLEMS: dict[str, Callable[[Pruner, Sequence[Layer], SearchLayer], None]] = {
     "least_squares": Pruner.by_moments,
     "layer_output": Pruner.by_moments,
     "fisher": Pruner.by_derivatives,

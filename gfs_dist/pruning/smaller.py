@@ -1,4 +1,4 @@
-"""The smaller network: what it keeps, cut out of the dense one, checked against the masked one."""
+"""The smaller network: the channels it keeps, its cut, and the check against the masked one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from gfs_dist.errors import RunError
 from gfs_dist.networks import evaluating
 from gfs_dist.pruning.structure.dependency_graph import is_layer
-from gfs_dist.pruning.structure.shrink import outputs_axis, shrink
-from gfs_dist.pruning.structure.structure import Layer, Structure
+from gfs_dist.pruning.structure.shrink import by_inputs, outputs_axis, removed_channels, shrink
+from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.selection.path import GreedyPath
 
 Network = TypeVar("Network", bound=nn.Module)
 
-SAME = {torch.float16: 2e-2, torch.bfloat16: 0.15, torch.float32: 1e-4, torch.float64: 1e-9}
+TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 0.15, torch.float32: 1e-4, torch.float64: 1e-9}
 """Of the largest output: what rounding may change where products lose terms that are zero. Halves
 are rounded after every layer: some twenty last bits."""
 
@@ -66,6 +66,11 @@ class KeptChannels:
                 factors[name] = tuple(float(counts[i]) for i in kept[name])
         return cls(kept, factors)
 
+    @classmethod
+    def first(cls, widths: Mapping[str, int]) -> KeptChannels:
+        """The first channels of each layer, for what depends on widths alone."""
+        return cls({name: tuple(range(width)) for name, width in widths.items()})
+
     def outputs(self, structure: Structure, dense: nn.Module) -> dict[str, Tensor]:
         """Outputs that each producer which loses some has left, those of no layer included.
 
@@ -73,25 +78,12 @@ class KeptChannels:
         others stay.
         """
         found = {}
-        for name, lost in self.removed(structure)[0].items():
+        for name, lost in removed_channels(structure, self.candidates)[0].items():
             module = dense.get_submodule(name)
             if lost and is_layer(module):
                 count = module.get_parameter("weight").shape[outputs_axis(module)]
                 found[name] = torch.tensor([i for i in range(count) if i not in lost])
         return found
-
-    def removed(self, structure: Structure) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
-        """Outputs and inputs that each module loses; several layers may take from one."""
-        outputs: dict[str, set[int]] = {}
-        inputs: dict[str, set[int]] = {}
-        for layer in structure.layers:
-            every = set(range(layer.num_candidates))
-            gone = sorted(every - set(self.candidates.get(layer.name, every)))
-            for part in (*layer.producers, *layer.carriers):
-                outputs.setdefault(part.module, set()).update(part.of(gone))
-            for part in layer.consumers:
-                inputs.setdefault(part.module, set()).update(part.of(gone))
-        return outputs, inputs
 
 
 def prefix_length(path: GreedyPath, width: int) -> int:
@@ -108,41 +100,29 @@ def prefix_length(path: GreedyPath, width: int) -> int:
     return best
 
 
+@torch.no_grad()
 def make_smaller(dense: Network, structure: Structure, kept: KeptChannels) -> Network:
-    """A copy of ``dense`` that keeps what ``kept`` says, its consumers scaled."""
-    scaled = dense
-    if kept.factors:
-        scaled = copy.deepcopy(dense)
-        for layer in structure.layers:
-            if layer.name in kept.factors:
-                _scale(scaled, layer, kept)
+    """A copy of ``dense`` with the kept channels alone, its consumers scaled by the factors."""
+    scaled = copy.deepcopy(dense) if kept.factors else dense
+    for layer in structure.layers:
+        for place, factor in enumerate(kept.factors.get(layer.name, ())):
+            candidate = kept.candidates[layer.name][place]
+            for consumer in layer.consumers:
+                weight = by_inputs(scaled.get_submodule(consumer.module))
+                weight[list(consumer.channels[candidate])] *= factor
     return cast(Network, shrink(scaled, structure, kept.candidates))
 
 
 @torch.no_grad()
-def _scale(network: nn.Module, layer: Layer, kept: KeptChannels) -> None:
-    pairs = zip(kept.candidates[layer.name], kept.factors[layer.name], strict=True)
-    for candidate, factor in pairs:
-        for consumer in layer.consumers:
-            module = network.get_submodule(consumer.module)
-            channels = list(consumer.channels[candidate])
-            weight = module.get_parameter("weight")
-            if getattr(module, "transposed", False):
-                weight[channels] *= factor
-            else:
-                weight[:, channels] *= factor
-
-
-@torch.no_grad()
-def expand(
+def expand_to_dense(
     small: nn.Module, dense: nn.Module, structure: Structure, kept: KeptChannels
 ) -> nn.Module:
     """The masked network that ``small`` is to equal: dense shapes, its weights, zeros elsewhere.
 
-    What removed producers compute stays as it was in ``dense``; nobody reads it.
+    What removed producers compute stays as it was in ``dense``; no weight reads it.
     """
     masked = copy.deepcopy(dense)
-    outputs, inputs = kept.removed(structure)
+    outputs, inputs = removed_channels(structure, kept.candidates)
     for name, module in masked.named_modules():
         source = small.get_submodule(name)
         own: dict[str, Tensor] = {
@@ -174,8 +154,8 @@ def _place(value: Tensor, new: Tensor, lost_rows: set[int], lost_columns: set[in
 def check_equal(small: nn.Module, masked: nn.Module, batches: Iterable[Tensor]) -> float:
     """The largest difference of outputs, relative to the largest output.
 
-    It may be more than :data:`SAME` of the outputs' dtype where large terms cancel, such as means
-    a thousand deviations from zero and the biases that take them off. Float64 then decides.
+    It may be more than :data:`TOLERANCE` of the outputs' dtype where large terms cancel, such as
+    means a thousand deviations from zero and the biases that take them off. Float64 then decides.
 
     Raises:
         RunError: it is too large in float64 too.
@@ -197,17 +177,17 @@ def check_equal(small: nn.Module, masked: nn.Module, batches: Iterable[Tensor]) 
 
 
 def _difference(small: nn.Module, masked: nn.Module, x: Tensor) -> tuple[float, float]:
-    """Of the outputs, relative to the largest one, and what :data:`SAME` accepts."""
+    """Of the outputs, relative to the largest one, and what :data:`TOLERANCE` accepts."""
     found, expected = small(x), masked(x)
     sizes = expected.abs()  # real, where outputs are complex
     largest = max(float(sizes.max()), torch.finfo(sizes.dtype).tiny)
-    return float((found - expected).abs().max()) / largest, SAME[sizes.dtype]
+    return float((found - expected).abs().max()) / largest, TOLERANCE[sizes.dtype]
 
 
 def _equal_in_float64(small: nn.Module, masked: nn.Module, x: Tensor) -> bool:
     one, other = (copy.deepcopy(network).double() for network in (small, masked))
     try:
         difference, limit = _difference(one, other, x.double() if x.is_floating_point() else x)
-    except RuntimeError:  # the network's own code insists on another dtype
+    except RuntimeError:  # the network's own code requires another dtype
         return False
     return difference <= limit

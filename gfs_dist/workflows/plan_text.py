@@ -10,7 +10,6 @@ from gfs_dist.pruning.memory_needed import layer_costs, rank_bytes
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.pruning.widths.budget import UNITS, Budget, percent
-from gfs_dist.pruning.widths.widths import least_widths
 from gfs_dist.workflows.deep_run import training_line, tuning_spec
 from gfs_dist.workflows.measures import Measures
 
@@ -96,7 +95,7 @@ def budget_words(budget: Budget, pruner: Pruner) -> str:
     if budget.kind == "latency":
         return f"{share} of the time of the dense network at batch {budget.batch}: feasible"
     costs = pruner.costs
-    least = costs.of(budget.kind, least_widths(costs.channels, budget.round_to))
+    least = costs.of(budget.kind, costs.least(budget.round_to))
     return (
         f"{share} of the {UNITS[budget.kind]}: at most {budget.limit(costs):,} of "
         f"{costs.dense(budget.kind):,}; feasible, the least to be had is {least:,}"

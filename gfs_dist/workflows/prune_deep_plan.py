@@ -25,7 +25,7 @@ from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.pruning.pruner import Pruner, Settings
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.pruning.widths.budget import Budget
-from gfs_dist.pruning.widths.choose import check_feasible
+from gfs_dist.pruning.widths.feasible import check_feasible
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.workflows import plan_text as deep_words
 from gfs_dist.workflows.images_and_networks import (

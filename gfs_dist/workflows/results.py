@@ -13,8 +13,7 @@ from gfs_dist.config.prune import EXPORTS
 from gfs_dist.files import RunFolder
 from gfs_dist.files.checkpoint import MODEL
 from gfs_dist.networks.storage.export import export_onnx, export_program
-from gfs_dist.pruning.cut import CutResult, Repairs, cut
-from gfs_dist.pruning.facts import layer_rows, picks_sha256
+from gfs_dist.pruning.cut import CutResult, Repairs, cut, layer_rows, picks_sha256
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.widths.budget import Budget
 from gfs_dist.pruning.widths.choose import ChosenWidths, choose_widths

@@ -107,7 +107,7 @@ def keep_global(scores: Scores, costs: Costs, limit: int) -> Kept:
     kept = {name: {int(values.argmax())} for name, values in scores.items()}
     for _, name, i in ranked:
         wider = {**widths_of(kept), name: len(kept[name] | {i})}
-        if costs.macs(wider) <= limit:
+        if costs.of("macs", wider) <= limit:
             kept[name].add(i)
     return {name: tuple(sorted(chosen)) for name, chosen in kept.items()}
 

@@ -114,7 +114,7 @@ class Bench:
     def _cut(self, kept: KeptChannels) -> Cell:
         """Multiply-adds, and accuracy as cut and with batch norms measured again."""
         costs = self.pruner.costs
-        macs = costs.macs(baselines.widths_of(kept.candidates)) / costs.dense("macs")
+        macs = costs.of("macs", baselines.widths_of(kept.candidates)) / costs.dense("macs")
         network = self.pruner.cut(kept).to(self.device)
         row = {"macs": macs, "cut": self.accuracy(network)}
         recalibrate(network, (x for x, _ in self.batches))

@@ -115,11 +115,11 @@ def test_budgets_are_met_and_used_up(keeper: Any, share: float, costs: Costs) ->
     limit = int(share * costs.dense("macs"))
     kept = keeper(scores, costs, limit)
     widths = baselines.widths_of(kept)
-    assert costs.macs(widths) <= limit
+    assert costs.of("macs", widths) <= limit
     for name, width in widths.items():
         assert kept[name] == tuple(sorted(scores[name].topk(width).indices.tolist()))
         if width < WIDTHS[name]:
-            assert costs.macs({**widths, name: width + 1}) > limit
+            assert costs.of("macs", {**widths, name: width + 1}) > limit
 
 
 def test_finished_cells_are_not_made_again(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What can be pruned in a network, and why the rest cannot."""
+"""The layers that can be pruned in a network, and why the rest cannot."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import InputError
-from gfs_dist.pruning.structure.dependency_graph import ChannelDependencies, ChannelGroup
+from gfs_dist.networks.graph.allowed import MODULE_NAMES
+from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.pruning.calibration.layer_sites import find_sites
+from gfs_dist.pruning.structure.dependency_graph import (
+    ChannelDependencies,
+    ChannelGroup,
+    is_layer,
+)
 from gfs_dist.pruning.structure.structure import Layer, Skipped, Structure
 from gfs_dist.pruning.structure.trial_removal import try_removal
+
+MAX_INPUTS = 12_288
+"""Inputs of a consumer, kernel positions counted, whose moments are still held: 1.2 GB."""
 
 
 @torch.inference_mode(mode=False)
@@ -17,8 +27,8 @@ def find_structure(model: nn.Module, example: Tensor, *, coupled: bool = False) 
 
     torch-pruning follows the example through a copy of the network and says which channels go
     together. Half of each layer is then removed for a test, and a layer stays only if the smaller
-    network computes the same as the one in which nobody reads those channels: a network that is
-    not understood is reported, not broken.
+    network computes the same as the one whose weights for those channels are zero: a network that
+    is not understood is reported, not broken.
 
     Args:
         model: maps a tensor to a tensor (or to lists and dictionaries of them); not modified.
@@ -39,30 +49,27 @@ def find_structure(model: nn.Module, example: Tensor, *, coupled: bool = False) 
         group = dependencies.group(name)
         reasons[name] = _reason(group, losers, coupled)
         if not reasons[name]:
-            layers.append(_layer(group))
-            losers |= _losers(layers[-1])
+            layers.append(
+                Layer(
+                    name=group.producers[0].module,
+                    num_candidates=len(group.producers[0].channels),
+                    producers=tuple(group.producers),
+                    carriers=tuple(group.carriers),
+                    consumers=tuple(group.consumers),
+                )
+            )
+            losers |= layers[-1].losers
     faults = try_removal(model, layers, example[:2])
     for layer in layers:
         if layer.name in faults:
-            reasons |= dict.fromkeys(_losers(layer), faults[layer.name])
+            reasons |= dict.fromkeys(layer.losers, faults[layer.name])
     layers.sort(key=lambda layer: dependencies.order.index(layer.name))
     sound = [layer for layer in layers if layer.name not in faults]
-    losers = set().union(*map(_losers, sound))
+    losers = set().union(*(layer.losers for layer in sound))
     skipped = [name for name in dependencies.order if name not in losers]
     return Structure(
         tuple(sound),
         tuple(Skipped(name, dependencies.channels(name), reasons[name]) for name in skipped),
-    )
-
-
-def nothing_to_prune(network: str, structure: Structure) -> InputError:
-    """The error for a network without a single layer to prune; names the first three reasons."""
-    reasons = [f"{skip.name!r}: {skip.reason}" for skip in structure.skipped]
-    first = "; ".join(reasons[:3]) or "it has no convolutions and no linear layers"
-    more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-    return InputError(
-        f"network {network}: nothing in it can be pruned ({first}{more}); accepted is one where a "
-        "convolution or linear layer reads the channels of another"
     )
 
 
@@ -81,16 +88,55 @@ def _reason(group: ChannelGroup, losers: set[str], coupled: bool) -> str:
     return ""
 
 
-def _layer(group: ChannelGroup) -> Layer:
-    first = group.producers[0]
-    return Layer(
-        name=first.module,
-        num_candidates=len(first.channels),
-        producers=tuple(group.producers),
-        carriers=tuple(group.carriers),
-        consumers=tuple(group.consumers),
+def nothing_to_prune(network: str, structure: Structure) -> InputError:
+    """The error for a network without a single layer to prune; names the first three reasons."""
+    reasons = [f"{skip.name!r}: {skip.reason}" for skip in structure.skipped]
+    first = "; ".join(reasons[:3]) or "it has no convolutions and no linear layers"
+    more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    return InputError(
+        f"network {network}: nothing in it can be pruned ({first}{more}); accepted is one where a "
+        "convolution or linear layer reads the channels of another"
     )
 
 
-def _losers(layer: Layer) -> set[str]:
-    return {part.module for part in (*layer.producers, *layer.carriers)}
+def keep_fittable(
+    model: nn.Module, network: GraphNetwork, structure: Structure, example: Tensor
+) -> Structure:
+    """Layers that the recorded network can lose, and whose consumers can be fitted, stay.
+
+    The others are skipped, with the reason. What the code reads of a layer while it runs, such as
+    ``conv.out_channels``, is a fixed number in the recorded steps.
+    """
+    sites = {site.module for site in find_sites(network, example)}
+    reasons = {layer.name: _why_not(model, network, layer, sites) for layer in structure.layers}
+    reasons |= try_removal(network, [x for x in structure.layers if not reasons[x.name]], example)
+    skipped = [
+        Skipped(part.module, layer.num_candidates, reasons[layer.name])
+        for layer in structure.layers
+        if reasons[layer.name]
+        for part in layer.producers
+    ]
+    layers = tuple(layer for layer in structure.layers if not reasons[layer.name])
+    return Structure(layers, (*structure.skipped, *skipped))
+
+
+def _why_not(model: nn.Module, network: GraphNetwork, layer: Layer, sites: set[str]) -> str:
+    recorded = {name for name, _ in network.named_modules(remove_duplicate=False)}
+    for part in (*layer.losing, *layer.consumers):
+        module = model.get_submodule(part.module)
+        # Of a norm of another class, the tensors are cut; one without any has no place.
+        alone = is_layer(module) or part.module not in recorded
+        if alone and type(module) not in MODULE_NAMES:
+            kind = type(module).__name__
+            return f"{part.module!r} is a {kind}, accepted are the layers of torch.nn themselves"
+    for name in (part.module for part in layer.consumers):
+        module = network.get_submodule(name)
+        if name not in sites:
+            return (
+                f"read by {name!r}, a {type(module).__name__} whose weights cannot be fitted "
+                "(linear layers and ungrouped 2-d convolutions with zero padding can)"
+            )
+        inputs = module.get_parameter("weight")[0].numel()
+        if inputs > MAX_INPUTS:
+            return f"read by {name!r}, which has {inputs:,} inputs, accepted {MAX_INPUTS:,}"
+    return ""

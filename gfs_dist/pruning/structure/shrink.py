@@ -1,4 +1,4 @@
-"""Candidates switched off (mask) or taken out for good (shrink)."""
+"""Candidates switched off (mask) or removed for good (shrink)."""
 
 from __future__ import annotations
 
@@ -6,78 +6,69 @@ import copy
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gfs_dist.errors import InputError
-from gfs_dist.pruning.structure.structure import Layer, Slice, Structure
+from gfs_dist.pruning.structure.structure import Structure
 
 OUTPUTS = ("out_channels", "out_features", "num_features", "num_parameters")
 INPUTS = ("in_channels", "in_features")
 PER_OUTPUT = ("weight", "bias", "running_mean", "running_var")
 
+Kept = Mapping[str, Sequence[int]]
+"""By layer the sorted candidates that stay; layers that are absent stay whole."""
 
-def mask(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[int]]) -> nn.Module:
-    """A copy in which nobody reads the candidates that are not kept.
 
-    Their input weights in all consumers are zero; shapes, and all other weights, stay.
+@torch.no_grad()
+def mask(model: nn.Module, structure: Structure, kept: Kept) -> nn.Module:
+    """A copy in which the input weights of all candidates that are not kept are zero.
+
+    Shapes, and all other weights, stay.
 
     Args:
         model: the network, or one of the same shapes with other weights or added biases.
         structure: what :func:`find_structure` found in it.
-        kept: layer to sorted candidate numbers; layers that are absent stay whole.
+        kept: candidates that stay.
 
     Raises:
         InputError: ``kept`` names an unknown layer, or its numbers are none, unsorted or too large.
     """
     masked = copy.deepcopy(model)
-    for layer, removed in _removed(structure, kept):
-        for consumer in layer.consumers:
-            silence(masked.get_submodule(consumer.module), consumer.of(removed))
+    for name, channels in removed_channels(structure, kept)[1].items():
+        by_inputs(masked.get_submodule(name))[sorted(channels)] = 0
     return masked
 
 
-def shrink(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[int]]) -> nn.Module:
+def shrink(model: nn.Module, structure: Structure, kept: Kept) -> nn.Module:
     """A physically smaller copy, equal to :func:`mask` of the same arguments on every input.
 
     Training mode and ``requires_grad`` are those of ``model``. Arguments and errors: see
     :func:`mask`.
     """
     smaller = copy.deepcopy(model)
-    outputs: dict[str, set[int]] = {}
-    inputs: dict[str, set[int]] = {}
-    for layer, removed in _removed(structure, kept):
-        _collect(outputs, (*layer.producers, *layer.carriers), removed)
-        _collect(inputs, layer.consumers, removed)
+    outputs, inputs = removed_channels(structure, kept)
     for name, channels in outputs.items():
         _cut_outputs(smaller.get_submodule(name), channels)
     for name, channels in inputs.items():
-        _cut_inputs(smaller.get_submodule(name), channels)
+        module = smaller.get_submodule(name)
+        _count_down(module, INPUTS, channels)
+        _cut(module, "weight", 1 - outputs_axis(module), channels)
     return smaller
 
 
-def outputs_axis(module: nn.Module) -> int:
-    """Where a weight has the module's outputs: 1 in a transposed convolution, 0 in all others.
+def removed_channels(
+    structure: Structure, kept: Kept
+) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
+    """Outputs and inputs that each module loses.
 
-    A transposed depthwise convolution has a row for each channel too.
+    Several layers can take channels from one module: a norm over a concatenation does.
+
+    Raises:
+        InputError: see :func:`mask`.
     """
-    return int(getattr(module, "transposed", False) and module.groups == 1)
-
-
-@torch.no_grad()
-def silence(consumer: nn.Module, channels: list[int]) -> None:
-    """Zero the weights with which a convolution or linear layer reads these input channels."""
-    weight = consumer.get_parameter("weight")
-    if getattr(consumer, "transposed", False):
-        weight[channels] = 0
-    else:
-        weight[:, channels] = 0
-
-
-def _removed(
-    structure: Structure, kept: Mapping[str, Sequence[int]]
-) -> list[tuple[Layer, list[int]]]:
     layers = {layer.name: layer for layer in structure.layers}
-    pairs = []
+    outputs: dict[str, set[int]] = {}
+    inputs: dict[str, set[int]] = {}
     for name, candidates in kept.items():
         if name not in layers:
             raise InputError(f"kept: no layer {name!r}; this network has {', '.join(layers)}")
@@ -88,14 +79,26 @@ def _removed(
                 f"layer {name!r}: kept needs at least one of its {count} candidates, as sorted "
                 f"distinct numbers from 0 to {count - 1}; found {stay}"
             )
-        pairs.append((layer, sorted(set(range(count)) - set(stay))))
-    return pairs
+        removed = sorted(set(range(count)) - set(stay))
+        for part in layer.losing:
+            outputs.setdefault(part.module, set()).update(part.of(removed))
+        for part in layer.consumers:
+            inputs.setdefault(part.module, set()).update(part.of(removed))
+    return outputs, inputs
 
 
-def _collect(channels: dict[str, set[int]], slices: Sequence[Slice], removed: list[int]) -> None:
-    """Several layers can take channels from one module: a norm over a concatenation does."""
-    for part in slices:
-        channels.setdefault(part.module, set()).update(part.of(removed))
+def outputs_axis(module: nn.Module) -> int:
+    """Where a weight has the module's outputs: 1 in a transposed convolution, 0 in all others.
+
+    A transposed depthwise convolution has a row for each channel too.
+    """
+    return int(getattr(module, "transposed", False) and module.groups == 1)
+
+
+def by_inputs(consumer: nn.Module) -> Tensor:
+    """The weight of a convolution or linear layer, seen with its inputs in front."""
+    weight = consumer.get_parameter("weight")
+    return weight if getattr(consumer, "transposed", False) else weight.transpose(0, 1)
 
 
 def _cut_outputs(module: nn.Module, channels: set[int]) -> None:
@@ -111,11 +114,6 @@ def _cut_outputs(module: nn.Module, channels: set[int]) -> None:
         tensor = getattr(module, name, None)
         if tensor is not None:
             _cut(module, name, outputs_axis(module) if tensor.ndim > 1 else 0, channels)
-
-
-def _cut_inputs(module: nn.Module, channels: set[int]) -> None:
-    _count_down(module, INPUTS, channels)
-    _cut(module, "weight", 1 - outputs_axis(module), channels)
 
 
 def _count_down(module: nn.Module, sizes: Sequence[str], channels: set[int]) -> None:

@@ -41,6 +41,16 @@ class Layer:
     carriers: tuple[Slice, ...]
     consumers: tuple[Slice, ...]
 
+    @property
+    def losing(self) -> tuple[Slice, ...]:
+        """Producers and carriers: all modules that lose outputs."""
+        return (*self.producers, *self.carriers)
+
+    @property
+    def losers(self) -> set[str]:
+        """Names of the modules that lose outputs."""
+        return {part.module for part in self.losing}
+
 
 @dataclass(frozen=True)
 class Skipped:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from gfs_dist.pruning.widths.budget import allowed_widths
 from gfs_dist.pruning.widths.costs import Cost, Costs, Integers
-from gfs_dist.pruning.widths.widths import allowed_widths
 
 Floats = npt.NDArray[np.float64]
 

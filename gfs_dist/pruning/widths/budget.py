@@ -1,4 +1,7 @@
-"""How small a network is to become: read from what users give, checked before work starts."""
+"""Budgets: how small a network is to become, and which widths a layer may have.
+
+Read from what users give and checked against a network's costs before work starts.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gfs_dist.errors import BudgetError, ConfigError
-from gfs_dist.pruning.widths.widths import allowed_widths, least_widths
 
 if TYPE_CHECKING:  # budgets are read before torch is needed
     from gfs_dist.pruning.widths.costs import Costs
 
+KINDS = ("macs", "params", "latency", "keep", "tolerance", "widths")
 UNITS = {"macs": "multiply-adds", "params": "parameters"}
-"""Kinds that are counted, and what is."""
-
-SHARES = ("macs", "params", "latency", "keep", "tolerance")
-KINDS = (*SHARES, "widths")
-SHARE_WORDS = "a share above 0 and at most 1, as 0.5 or 50%"
+"""Budgets on a cost that follows from the widths alone, and what it counts."""
 
 
 @dataclass(frozen=True)
@@ -77,22 +76,21 @@ class Budget:
             names = " and ".join(f"budget.{kind}" for kind in kinds) or "none"
             raise ConfigError(f"budget: found {names}, accepted one of {', '.join(KINDS)}")
         (kind,) = kinds
-        if "batch" in found and kind != "latency":
-            raise ConfigError(f"budget.batch: found with budget.{kind}, accepted with latency only")
-        if "trials" in found and kind not in UNITS:
-            raise ConfigError(
-                f"budget.trials: found with budget.{kind}, accepted with macs and params only"
-            )
-        trials = _count("trials", found["trials"]) if "trials" in found else None
-        round_to, batch = (_count(key, found.get(key, 1)) for key in ("round_to", "batch"))
+        for key, partners in (("batch", ("latency",)), ("trials", tuple(UNITS))):
+            if key in found and kind not in partners:
+                raise ConfigError(
+                    f"budget.{key}: found with budget.{kind}, accepted with "
+                    f"{' and '.join(partners)} only"
+                )
+        counts: dict[str, Any] = {
+            key: _count(key, found[key]) for key in known[len(KINDS) :] if key in found
+        }
         if kind == "widths":
-            return cls(kind, Fraction(1), _read_widths(found[kind]), round_to)
-        return cls(kind, parse_share(f"budget.{kind}", found[kind]), {}, round_to, batch, trials)
+            return cls(kind, widths=_read_widths(found[kind]), **counts)
+        return cls(kind, _parse_share(f"budget.{kind}", found[kind]), **counts)
 
     def check(self, costs: Costs) -> None:
-        """Refuse what does not fit a network, or cannot be met by any of its widths.
-
-        (Whether a latency can be met is known once it is measured.)
+        """Refuse widths that a network cannot have, and costs that none of its widths meets.
 
         Raises:
             ConfigError: a layer that does not exist, or a width that it cannot have.
@@ -102,14 +100,15 @@ class Budget:
             _check_widths(self.widths, costs.channels, self.round_to)
         if self.kind not in UNITS:
             return
-        least = costs.of(self.kind, least_widths(costs.channels, self.round_to))
-        if least > self.limit(costs):
+        least, limit = costs.of(self.kind, costs.least(self.round_to)), self.limit(costs)
+        if least > limit:
             each = "1 channel" if self.round_to == 1 else f"{self.round_to} channels (or all)"
+            # Rounded up to a hundredth of a percent, so that it can be typed and met.
+            reachable = Fraction(-(-10_000 * least // costs.dense(self.kind)), 10_000)
             raise BudgetError(
-                f"budget.{self.kind}: found {percent(self.share)} "
-                f"({self.limit(costs):,} {UNITS[self.kind]}), but with {each} in every layer it is "
-                f"still {percent(_above(least, costs.dense(self.kind)))} ({least:,}): "
-                "nothing less can be had"
+                f"budget.{self.kind}: found {percent(self.share)} ({limit:,} "
+                f"{UNITS[self.kind]}), but with {each} in every layer it is still "
+                f"{percent(reachable)} ({least:,}): no widths cost less"
             )
 
     def limit(self, costs: Costs) -> int:
@@ -117,30 +116,55 @@ class Budget:
         return math.floor(self.share * costs.dense(self.kind))
 
 
-def parse_share(key: str, value: Any) -> Fraction:
-    """``0.5``, ``"0.5"`` or ``"50%"``, exactly as typed.
+def percent(share: Fraction) -> str:
+    """``50%``, ``35.7%``: as it can be typed again."""
+    return f"{float(100 * share):.6g}%"
 
-    Raises:
-        ConfigError: no number, or outside (0, 1]; names ``key``.
+
+def allowed_widths(channels: int, round_to: int = 1, most: int | None = None) -> list[int]:
+    """The widths to choose from: multiples of ``round_to``, and the whole layer; ascending.
+
+    Args:
+        channels: of the whole layer.
+        round_to: what widths are multiples of; a layer with fewer channels stays whole.
+        most: the largest width that a path reaches (with replacement it may end early). A layer
+            whose path does not reach a multiple has this width.
     """
+    most = channels if most is None else most
+    assert 1 <= most <= channels
+    assert round_to >= 1
+    widths = list(range(round_to, most + 1, round_to))
+    if (most == channels and most % round_to) or not widths:
+        widths.append(most)
+    return widths
+
+
+def uniform_widths(
+    channels: Mapping[str, int], share: Fraction, round_to: int = 1
+) -> dict[str, int]:
+    """The same share of every layer: the largest allowed width of at most ``share * channels``.
+
+    A layer whose smallest allowed width is above its share gets that one.
+    """
+    widths = {}
+    for name, count in channels.items():
+        least, *larger = allowed_widths(count, round_to)
+        widths[name] = max([least, *(width for width in larger if width <= share * count)])
+    return widths
+
+
+def _parse_share(key: str, value: Any) -> Fraction:
+    """``0.5``, ``"0.5"`` or ``"50%"``, exactly as typed."""
     number, sign, rest = str(value).strip().partition("%")
     try:
         share = Fraction(number.strip()) / (100 if sign else 1)
     except (ValueError, ZeroDivisionError):
         share = Fraction(0)
     if rest or not 0 < share <= 1:
-        raise ConfigError(f"{key}: found {value}, accepted {SHARE_WORDS}")
+        raise ConfigError(
+            f"{key}: found {value}, accepted a share above 0 and at most 1, as 0.5 or 50%"
+        )
     return share
-
-
-def percent(share: Fraction) -> str:
-    """``50%``, ``35.7%``: as it can be typed again."""
-    return f"{float(100 * share):.6g}%"
-
-
-def _above(part: int, whole: int) -> Fraction:
-    """Their ratio, rounded up to a hundredth of a percent, so that it can be had."""
-    return Fraction(-(-10_000 * part // whole), 10_000)
 
 
 def _count(key: str, value: Any) -> int:
@@ -151,6 +175,7 @@ def _count(key: str, value: Any) -> int:
 
 def _read_widths(given: Any) -> Mapping[str, int]:
     accepted = "layers and widths, or a JSON file of them"
+    found = given
     if isinstance(given, str | PathLike):
         try:
             if not Path(given).is_file():  # a pipe or device would never end
@@ -160,8 +185,6 @@ def _read_widths(given: Any) -> Mapping[str, int]:
             raise ConfigError(f"budget.widths: found {given}, accepted {accepted}") from error
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"budget.widths: {given} is not JSON ({error})") from error
-    else:
-        found = given
     if not isinstance(found, Mapping) or not found:
         raise ConfigError(f"budget.widths: found {found!r}, accepted {accepted}")
     return {str(name): _count(f"widths: {name}", width) for name, width in found.items()}
@@ -175,9 +198,10 @@ def _check_widths(widths: Mapping[str, int], channels: Mapping[str, int], round_
         allowed = allowed_widths(channels[name], round_to)
         if width not in allowed:
             kind = "a whole number" if round_to == 1 else f"a multiple of {round_to}"
+            whole = f", or {allowed[-1]}" if allowed[-1] % round_to else ""
             raise ConfigError(
                 f"budget.widths: {name}: found {width}, accepted {kind} from {allowed[0]} to "
-                f"{allowed[-1]}" + f", or {allowed[-1]}" * (allowed[-1] % round_to > 0)
+                f"{allowed[-1]}{whole}"
             )
 
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gfs_dist.errors import BudgetError
-from gfs_dist.networks import latency
 from gfs_dist.networks.measure.loss_and_accuracy import classify
-from gfs_dist.pruning.facts import what_stays
 from gfs_dist.pruning.pruner import Pruner
-from gfs_dist.pruning.smaller import KeptChannels
 from gfs_dist.pruning.widths.allocate import allocate, proportional
-from gfs_dist.pruning.widths.budget import UNITS, Budget
-from gfs_dist.pruning.widths.latency import check_latency, widths_within
+from gfs_dist.pruning.widths.budget import Budget, allowed_widths, uniform_widths
+from gfs_dist.pruning.widths.feasible import measure_seconds
 from gfs_dist.pruning.widths.width_exchange import WidthExchange, Widths
 from gfs_dist.pruning.widths.width_trial import WidthTrial
-from gfs_dist.pruning.widths.widths import allowed_widths, least_widths, uniform
 
 TRIAL_SAMPLES = 256
 COMPARED = 3
@@ -33,6 +28,9 @@ To compare costs a forward pass, to fit several times that, and what is least on
 least by luck: on ResNet20 at 35 % of its inner multiply-adds widths compared on 256 samples gave
 79.4 % (105 trials) and 79.7 % (162), on 768 samples 83.1 % (168 trials; CIFAR-10's test images,
 no fine-tuning)."""
+
+HALVINGS, STEPS = 6, 50
+"""How finely a cost is sought whose network is fast enough, and steps back where it is not."""
 
 OnTrial = Callable[[int, int, float], None]
 
@@ -55,25 +53,6 @@ class ChosenWidths:
     compared: list[dict[str, Any]] = field(default_factory=list)
 
 
-def check_feasible(pruner: Pruner, budget: Budget) -> None:
-    """Refuse a budget that cannot be met, before any search.
-
-    Raises:
-        ConfigError, BudgetError: see :meth:`Budget.check` and :func:`check_latency`.
-        InputError: a tolerance of top-1, and samples without class numbers.
-    """
-    if budget.kind == "tolerance":
-        pruner.workspace.require_labels("budget.tolerance")
-    least = least_widths(pruner.costs.channels, budget.round_to)
-    try:
-        budget.check(pruner.costs)
-        if budget.kind == "latency":
-            check_latency(budget, _seconds(pruner, {}, budget), _seconds(pruner, least, budget))
-    except BudgetError as error:
-        stays = what_stays(pruner, "params" if budget.kind == "params" else "macs", least)
-        raise BudgetError(f"{error}; {stays}" if stays else str(error)) from error
-
-
 def choose_widths(
     pruner: Pruner,
     budget: Budget,
@@ -81,13 +60,7 @@ def choose_widths(
     *,
     quick: bool = False,
 ) -> ChosenWidths:
-    """Widths that meet a budget.
-
-    ``macs`` and ``params``: widths by the curves (errors in units of the stream, added up) and
-    the same share everywhere are cut, refitted and measured; from the better, exchanges of width
-    between layers stay where the measured divergence falls. (Sums of single layers' errors do not
-    see how layers' errors meet: on ResNet20 at 35 % exchanges took the divergence from 0.73 to
-    0.51 nats.)
+    """Widths that meet a budget, by the rule of its kind in :data:`RULES`.
 
     Args:
         pruner: with the paths of all layers.
@@ -95,32 +68,28 @@ def choose_widths(
         on_trial: called with trials made, the most there will be, and the least loss.
         quick: no exchanges, where the budget does not say how many trials.
     """
-    if budget.kind in UNITS:
-        return _measured(pruner, budget, on_trial, quick)
-    if budget.kind == "keep":
-        widths = uniform(pruner.costs.channels, budget.share, budget.round_to)
-        reason = "the same share of every layer, as asked"
-    elif budget.kind == "widths":
-        widths, reason = {**pruner.costs.channels, **budget.widths}, "as asked"
-    elif budget.kind == "latency":
-        widths, reason = _fast_enough(pruner, budget), "errors added up, latency measured"
-    else:
-        widths = _tolerant(pruner, budget, on_trial)
-        reason = "layer by layer the fewest channels within the tolerance of top-1 (the paper's)"
-    return ChosenWidths(_reached(pruner, widths, budget.round_to), budget.kind, reason)
-
-
-def _reached(pruner: Pruner, widths: Widths, round_to: int) -> Widths:
-    """``widths``, where a path does not reach one the largest allowed that it does reach."""
-    found = {}
+    chosen = RULES[budget.kind](pruner, budget, on_trial, quick)
+    widths = {}
     for name, path in pruner.paths.items():
-        most = len(path.curve)
-        allowed = allowed_widths(pruner.costs.channels[name], round_to, most)
-        found[name] = widths[name] if widths[name] <= most else allowed[-1]
-    return found
+        # A path that ends before its width: the largest allowed one that it reaches.
+        most, width = len(path.curve), chosen.widths[name]
+        allowed = allowed_widths(pruner.costs.channels[name], budget.round_to, most)
+        widths[name] = width if width <= most else allowed[-1]
+    return replace(chosen, widths=widths)
+
+
+def by_curves(pruner: Pruner, limit: int, kind: str = "macs", round_to: int = 1) -> Widths:
+    """Widths that make the sum of all layers' errors least."""
+    curves = {name: found.curve for name, found in pruner.paths.items()}
+    return allocate(curves, pruner.costs, limit, kind, round_to)
 
 
 def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) -> ChosenWidths:
+    """Widths by the curves (errors in units of the stream, added up) and the same share everywhere
+    are cut, refitted and measured; from the better, exchanges of width between layers stay where
+    the measured divergence falls. (Sums of single layers' errors do not see how layers' errors
+    meet: on ResNet20 at 35 % exchanges took the divergence from 0.73 to 0.51 nats.)
+    """
     limit, costs = budget.limit(pruner.costs), pruner.costs
     task, trials = _trials(pruner)
     trials = budget.trials or (QUICK if quick else trials)
@@ -156,13 +125,8 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) ->
     return ChosenWidths(found.widths, "measured", reason, compared)
 
 
-def by_curves(pruner: Pruner, limit: int, kind: str = "macs", round_to: int = 1) -> Widths:
-    """Widths that make the sum of all layers' errors least."""
-    curves = {name: found.curve for name, found in pruner.paths.items()}
-    return allocate(curves, pruner.costs, limit, kind, round_to)
-
-
 def _trials(pruner: Pruner) -> tuple[WidthTrial, int]:
+    """How widths are measured, and how often that can be paid for."""
     workspace = pruner.workspace
     per_chunk = len(workspace.x(0))
     chunks = min(workspace.num_chunks, max(1, TRIAL_SAMPLES // per_chunk))
@@ -175,46 +139,84 @@ def _trials(pruner: Pruner) -> tuple[WidthTrial, int]:
     return task, max(LEAST_TRIALS * len(pruner.channels), min(1000, TRIAL_MULTIPLY_ADDS // each))
 
 
-def _seconds(pruner: Pruner, widths: Widths, budget: Budget) -> float:
-    """Median of five forward passes of a network of these widths (any channels)."""
-    kept = {name: tuple(range(width)) for name, width in widths.items()}
-    network = pruner.cut(KeptChannels(kept))
-    x = pruner.example[:1].expand(budget.batch, *pruner.example.shape[1:]).contiguous()
-    return latency(network, x, repeats=5).median_s
+def _uniform(pruner: Pruner, budget: Budget, *_: object) -> ChosenWidths:
+    widths = uniform_widths(pruner.costs.channels, budget.share, budget.round_to)
+    return ChosenWidths(widths, "keep", "the same share of every layer, as asked")
 
 
-def _fast_enough(pruner: Pruner, budget: Budget) -> Widths:
-    limit_s = float(budget.share) * _seconds(pruner, {}, budget)
-    least = pruner.costs.macs(least_widths(pruner.costs.channels, budget.round_to))
-    return dict(
-        widths_within(
-            limit_s,
-            lambda cost: by_curves(pruner, cost, "macs", budget.round_to),
-            lambda widths: _seconds(pruner, dict(widths), budget),
-            least,
-            pruner.costs.dense("macs"),
-        )
+def _given(pruner: Pruner, budget: Budget, *_: object) -> ChosenWidths:
+    return ChosenWidths({**pruner.costs.channels, **budget.widths}, "widths", "as asked")
+
+
+def _fast_enough(pruner: Pruner, budget: Budget, *_: object) -> ChosenWidths:
+    widths = widths_within(
+        float(budget.share) * measure_seconds(pruner, {}, budget.batch),
+        lambda cost: by_curves(pruner, cost, "macs", budget.round_to),
+        lambda widths: measure_seconds(pruner, widths, budget.batch),
+        least=pruner.costs.of("macs", pruner.costs.least(budget.round_to)),
+        dense=pruner.costs.dense("macs"),
     )
+    return ChosenWidths(widths, "latency", "errors added up, latency measured")
 
 
-def _tolerant(pruner: Pruner, budget: Budget, on_trial: OnTrial) -> Widths:
+def widths_within(
+    limit_s: float,
+    propose: Callable[[int], Widths],
+    seconds: Callable[[Widths], float],
+    least: int,
+    dense: int,
+) -> Widths:
+    """The widths of largest cost whose measured time is within the limit.
+
+    Time falls with cost, but in steps and with noise: the cost is halved down to 1/64 of its
+    range, and what was found is measured once more. While it then takes too long, the next
+    smaller widths are taken, 2 % of the dense cost at a time.
+
+    Args:
+        limit_s: seconds.
+        propose: the best widths of at most a cost.
+        seconds: that a network of these widths takes, the median of several runs.
+        least: cost of the smallest widths.
+        dense: cost of the whole network.
+
+    Raises:
+        BudgetError: not even the smallest network is fast enough, this time.
+    """
+    low, high = least, dense
+    for _ in range(HALVINGS):
+        middle = (low + high) // 2
+        if seconds(propose(middle)) <= limit_s:
+            low = middle
+        else:
+            high = middle
+    for cost in range(low, least, -max(1, dense // STEPS)):
+        if seconds(widths := propose(cost)) <= limit_s:
+            return widths
+    if (found := seconds(widths := propose(least))) > limit_s:
+        raise BudgetError(
+            f"budget.latency: the smallest network took {1e3 * found:.3g} ms where "
+            f"{1e3 * limit_s:.3g} ms are allowed"
+        )
+    return widths
+
+
+def _tolerant(pruner: Pruner, budget: Budget, on_trial: OnTrial, *_: object) -> ChosenWidths:
     """Front to back, each layer's fewest channels that keep ``(1 - tolerance)`` of the top-1 that
-    the network has with the layers before it cut; found by doubling and halving along the path.
+    the network has with the layers before it cut; found by halving along the path.
     """
     widths: Widths = {}
     tried = 0
 
     def top1(chosen: Widths) -> float:
         nonlocal tried
-        fold = pruner.settings.objective != "least_squares"
-        network = pruner.cut(pruner.keep(chosen, fold=fold))
         tried += 1
+        network = pruner.cut(pruner.keep(chosen, fold=pruner.picks_are_weighted))
         return classify(network, pruner.workspace.batches()).accuracy
 
     for name, found in pruner.paths.items():
-        wanted = float(1 - Fraction(budget.share)) * top1(widths)
-        most = len(found.curve)
-        allowed = allowed_widths(pruner.costs.channels[name], budget.round_to, most)
+        wanted = float(1 - budget.share) * top1(widths)
+        channels, most = pruner.costs.channels[name], len(found.curve)
+        allowed = allowed_widths(channels, budget.round_to, most)
         low, high = -1, len(allowed) - 1
         while high - low > 1:
             middle = (low + high) // 2
@@ -224,4 +226,16 @@ def _tolerant(pruner: Pruner, budget: Budget, on_trial: OnTrial) -> Widths:
                 low = middle
         widths[name] = allowed[high]
         on_trial(tried, tried, wanted)
-    return widths
+    reason = "layer by layer the fewest channels within the tolerance of top-1 (the paper's)"
+    return ChosenWidths(widths, "tolerance", reason)
+
+
+RULES: dict[str, Callable[[Pruner, Budget, OnTrial, bool], ChosenWidths]] = {
+    "macs": _measured,
+    "params": _measured,
+    "latency": _fast_enough,
+    "keep": _uniform,
+    "tolerance": _tolerant,
+    "widths": _given,
+}
+"""How the widths for each kind of budget are found."""

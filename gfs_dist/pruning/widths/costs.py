@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gfs_dist.networks import count_params, macs_by_module
 from gfs_dist.pruning.structure.shrink import outputs_axis
 from gfs_dist.pruning.structure.structure import Structure
+from gfs_dist.pruning.widths.budget import allowed_widths
 
 Integers = npt.NDArray[np.int64]
 
@@ -53,14 +54,6 @@ class Costs:
     channels: Mapping[str, int]
     kinds: Mapping[str, Cost]
 
-    def macs(self, widths: Mapping[str, int]) -> int:
-        """Multiply-adds of convolutions and linear layers; absent layers are whole."""
-        return self.of("macs", widths)
-
-    def params(self, widths: Mapping[str, int]) -> int:
-        """Parameters; absent layers are whole."""
-        return self.of("params", widths)
-
     def of(self, kind: str, widths: Mapping[str, int]) -> int:
         """The cost of one kind, ``macs`` or ``params``; absent layers are whole."""
         assert widths.keys() <= self.channels.keys(), widths.keys() - self.channels.keys()
@@ -70,6 +63,10 @@ class Costs:
     def dense(self, kind: str) -> int:
         """The cost of the network with nothing removed."""
         return self.of(kind, {})
+
+    def least(self, round_to: int = 1) -> dict[str, int]:
+        """The smallest allowed width of every layer."""
+        return {name: allowed_widths(n, round_to)[0] for name, n in self.channels.items()}
 
 
 def measure_costs(model: nn.Module, example: Tensor, structure: Structure) -> Costs:
@@ -151,11 +148,10 @@ def _slopes(structure: Structure) -> dict[str, tuple[Integers, Integers]]:
     count = len(structure.layers)
     found: dict[str, tuple[Integers, Integers]] = {}
     for number, layer in enumerate(structure.layers):
-        sides = [(0, part) for part in (*layer.producers, *layer.carriers)]
-        sides += [(1, part) for part in layer.consumers]
-        for side, part in sides:
-            zeros = np.zeros(count, np.int64), np.zeros(count, np.int64)
-            found.setdefault(part.module, zeros)[side][number] += len(part.channels[0])
+        for side, parts in enumerate((layer.losing, layer.consumers)):
+            for part in parts:
+                zeros = np.zeros(count, np.int64), np.zeros(count, np.int64)
+                found.setdefault(part.module, zeros)[side][number] += len(part.channels[0])
     return found
 
 

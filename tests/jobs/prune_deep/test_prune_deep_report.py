@@ -17,8 +17,8 @@ from gfs_dist.files import checkpoint
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.structure.discover import find_structure
 from gfs_dist.pruning.widths.budget import Budget
+from gfs_dist.pruning.widths.budget import choose as sizing
 from gfs_dist.pruning.widths.costs import measure_costs
-from gfs_dist.pruning.widths.widths import choose as sizing
 from gfs_dist.workflows.measuring import batches_of
 from tests.jobs.deep_runs import (
     ALONE,
@@ -128,9 +128,11 @@ def test_no_layer_could_be_one_channel_wider(undisturbed: Path) -> None:
     [row] = report(undisturbed)["results"]
     widths = {layer["name"]: layer["kept"] for layer in row["layers"] if not layer["reason"]}
     limit = row["dense"]["macs"] / 2
-    assert costs.macs(widths) == row["macs"] <= limit
+    assert costs.of("macs", widths) == row["macs"] <= limit
     for name, width in widths.items():
-        assert width == costs.channels[name] or costs.macs({**widths, name: width + 1}) > limit
+        assert (
+            width == costs.channels[name] or costs.of("macs", {**widths, name: width + 1}) > limit
+        )
 
 
 def test_the_test_split_is_limited_and_seen_once_a_network(
@@ -218,7 +220,7 @@ def test_every_budget_is_met(
     def seconds(pruner: Pruner, widths: dict[str, int], budget: Budget) -> float:
         """What a machine would take that does nothing but multiply."""
         assert budget.batch == 4
-        return pruner.costs.macs(widths) * 1e-9
+        return pruner.costs.of("macs", widths) * 1e-9
 
     monkeypatch.setattr(sizing, "_seconds", seconds)
     [row] = prune(tmp_path / "run", *ALONE, *words)["results"]

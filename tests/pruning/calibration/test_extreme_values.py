@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import gfs_dist
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.pruning.calibration.moments import Geometry, add
-from gfs_dist.pruning.pruner import search_of
+from gfs_dist.pruning.pruner import errors_of_layer
 from tests.pruning import zoo
 
 OBJECTIVES = ["least_squares", "layer_output", "fisher", "network_loss"]
@@ -173,8 +173,8 @@ def test_moments_of_what_float32_cannot_square_are_those_of_float64(value: float
 
 def test_errors_of_arithmetic_get_the_name_of_the_layer_once() -> None:
     told = "^layer 'blocks.1': .*not positive-definite"
-    with pytest.raises(NonFiniteError, match=told), search_of("blocks.1"):
+    with pytest.raises(NonFiniteError, match=told), errors_of_layer("blocks.1"):
         torch.linalg.cholesky(-torch.eye(2))
     told = "^layer 'blocks.1': its loss is NaN$"
-    with pytest.raises(NonFiniteError, match=told), search_of("blocks.1"):
+    with pytest.raises(NonFiniteError, match=told), errors_of_layer("blocks.1"):
         raise NonFiniteError("layer 'blocks.1': its loss is NaN")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from gfs_dist.pruning.widths.allocate import allocate, proportional
+from gfs_dist.pruning.widths.budget import allowed_widths
 from gfs_dist.pruning.widths.costs import Cost, Costs
-from gfs_dist.pruning.widths.widths import allowed_widths
 from tests.oracles import least_loss
 
 
@@ -63,12 +63,12 @@ def assert_maximal(
     round_to: int = 1,
     most: dict[str, int] | None = None,
 ) -> None:
-    assert costs.macs(widths) <= limit
+    assert costs.of("macs", widths) <= limit
     for name, width in widths.items():
         allowed = allowed_widths(costs.channels[name], round_to, most[name] if most else None)
         assert width in allowed
         wider = [w for w in allowed if w > width]
-        assert not wider or costs.macs({**widths, name: wider[0]}) > limit, name
+        assert not wider or costs.of("macs", {**widths, name: wider[0]}) > limit, name
 
 
 @pytest.mark.parametrize("convex", [True, False])
@@ -115,7 +115,7 @@ def test_no_random_widths_are_better() -> None:
     points = [
         dict(zip(curves, row.tolist(), strict=True)) for row in rng.integers(1, 41, (4000, 12))
     ]
-    allowed = [widths for widths in points if costs.macs(widths) <= limit]
+    allowed = [widths for widths in points if costs.of("macs", widths) <= limit]
     assert len(allowed) > 100
     assert found < min(loss(curves, widths) for widths in allowed)
 
@@ -127,13 +127,13 @@ def test_every_limit_is_met_within_one_step(round_to: int) -> None:
     costs = make_costs(layers, chain(rng, 5, 1).kinds["macs"])
     curves = make_curves(rng, costs, convex=False)
     least = {name: min(round_to, count) for name, count in costs.channels.items()}
-    for limit in np.linspace(costs.macs(least), costs.dense("macs"), 23).astype(int).tolist():
+    for limit in np.linspace(costs.of("macs", least), costs.dense("macs"), 23).astype(int).tolist():
         widths = allocate(curves, costs, limit, round_to=round_to)
         assert_maximal(costs, widths, limit, round_to)
         for name, width in widths.items():
             assert width in allowed_widths(costs.channels[name], round_to)
     assert widths == dict(costs.channels)
-    assert allocate(curves, costs, costs.macs(least), round_to=round_to) == least
+    assert allocate(curves, costs, costs.of("macs", least), round_to=round_to) == least
 
 
 def test_layers_without_a_curve_stay_whole() -> None:

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from gfs_dist.errors import BudgetError, ConfigError
-from gfs_dist.pruning.widths.budget import Budget
+from gfs_dist.pruning.widths.budget import Budget, allowed_widths, uniform_widths
 from gfs_dist.pruning.widths.costs import Cost, Costs
-from gfs_dist.pruning.widths.widths import allowed_widths, least_widths, uniform
 
 
 def two_layers() -> Costs:
@@ -132,7 +131,7 @@ def test_impossible_budget_says_the_best_that_can_be_had() -> None:
     with pytest.raises(
         BudgetError,
         match=r"^budget\.macs: found 12\.7% \(119 multiply-adds\), but with 1 channel in every "
-        r"layer it is still 12\.77% \(120\): nothing less can be had$",
+        r"layer it is still 12\.77% \(120\): no widths cost less$",
     ) as caught:
         Budget.parse({"macs": 0.127}).check(costs)
     assert caught.value.exit_code == 3
@@ -157,11 +156,11 @@ def test_widths_to_choose_from() -> None:
     assert allowed_widths(6, 8) == [6]
     assert allowed_widths(20, 8, most=18) == [8, 16]
     assert allowed_widths(20, 8, most=5) == [5]
-    assert least_widths({"a": 6, "b": 20}, 8) == {"a": 6, "b": 8}
+    assert Costs({"a": 6, "b": 20}, {}).least(8) == {"a": 6, "b": 8}
 
 
 def test_uniform_widths_never_pass_the_share_but_for_the_least() -> None:
     channels = {"a": 100, "b": 5, "c": 2}
-    assert uniform(channels, Fraction("0.29")) == {"a": 29, "b": 1, "c": 1}
-    assert uniform(channels, Fraction("0.5"), 8) == {"a": 48, "b": 5, "c": 2}
-    assert uniform(channels, Fraction(1), 8) == channels
+    assert uniform_widths(channels, Fraction("0.29")) == {"a": 29, "b": 1, "c": 1}
+    assert uniform_widths(channels, Fraction("0.5"), 8) == {"a": 48, "b": 5, "c": 2}
+    assert uniform_widths(channels, Fraction(1), 8) == channels

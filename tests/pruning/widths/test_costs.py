@@ -88,8 +88,8 @@ def test_costs_are_those_of_the_shrunk_network(name: str, coupled: bool) -> None
         }
         smaller = shrink(network, structure, kept)
         widths = {name: len(candidates) for name, candidates in kept.items()}
-        assert costs.macs(widths) == networks.count_macs(smaller, example)
-        assert costs.params(widths) == networks.count_params(smaller)
+        assert costs.of("macs", widths) == networks.count_macs(smaller, example)
+        assert costs.of("params", widths) == networks.count_params(smaller)
 
 
 def test_the_test_network_has_every_kind_of_layer() -> None:
@@ -106,5 +106,5 @@ def test_the_test_network_has_every_kind_of_layer() -> None:
 def test_known_network_has_its_known_cost() -> None:
     *_, costs = dense("resnet20")
     assert (costs.dense("macs"), costs.dense("params")) == (40_551_040, 269_722)
-    narrow = costs.macs({"layer1.0.conv1": 15})
+    narrow = costs.of("macs", {"layer1.0.conv1": 15})
     assert costs.dense("macs") - narrow == 2 * 9 * 16 * 32 * 32, "both sides of one channel"

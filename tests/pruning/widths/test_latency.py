@@ -9,7 +9,8 @@ import pytest
 
 from gfs_dist.errors import BudgetError
 from gfs_dist.pruning.widths.budget import Budget
-from gfs_dist.pruning.widths.latency import check_latency, widths_within
+from gfs_dist.pruning.widths.choose import widths_within
+from gfs_dist.pruning.widths.feasible import check_latency
 
 LEAST, DENSE = 100, 10_000
 
@@ -56,7 +57,7 @@ def test_impossible_latency_is_told_before_work() -> None:
     check_latency(budget, dense_s=0.010, least_s=0.002)
     with pytest.raises(
         BudgetError,
-        match=r"^budget\.latency: found 20% \(2 ms at batch 8\), but the smallest network there is "
+        match=r"^budget\.latency: found 20% \(2 ms at batch 8\), but the smallest network "
         r"takes 4\.5 ms \(45%\) on this device$",
     ) as caught:
         check_latency(budget, dense_s=0.010, least_s=0.0045)

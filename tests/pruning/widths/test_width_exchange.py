@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from gfs_dist.pruning.widths.allocate import proportional
+from gfs_dist.pruning.widths.budget import allowed_widths
 from gfs_dist.pruning.widths.costs import Cost, Costs
 from gfs_dist.pruning.widths.width_exchange import WidthExchange, Widths
-from gfs_dist.pruning.widths.widths import allowed_widths, least_widths
 
 
 class Case:
@@ -24,7 +24,7 @@ class Case:
         cost = Cost(7, rng.integers(1, 50, count), pairs)
         self.costs = Costs(self.channels, {"macs": cost})
         self.round_to = int(rng.choice([1, 2, 4]))
-        least = self.costs.macs(least_widths(self.channels, self.round_to))
+        least = self.costs.of("macs", self.costs.least(self.round_to))
         self.limit = int(rng.integers(least, self.costs.dense("macs") + 1))
         ends = rng.integers(1, list(self.channels.values()), endpoint=True)
         self.most = dict(zip(self.channels, ends.tolist(), strict=True))
@@ -42,7 +42,7 @@ class Case:
         ]
 
 
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", range(12))
 def test_widths_get_better_and_no_layer_could_have_more(seed: int) -> None:
     case = Case(seed)
     costs, most, round_to = case.costs, case.most, case.round_to
@@ -52,9 +52,9 @@ def test_widths_get_better_and_no_layer_could_have_more(seed: int) -> None:
     )
     assert found.trials == case.measured <= case.trials
     assert found.loss == case.measure([found.widths])[0] <= case.measure([start])[0]
-    assert costs.macs(found.widths) <= case.limit
+    assert costs.of("macs", found.widths) <= case.limit
     for name, width in found.widths.items():
         allowed = allowed_widths(case.channels[name], round_to, most[name])
         assert width in allowed
         wider = [w for w in allowed if w > width]
-        assert not wider or costs.macs({**found.widths, name: wider[0]}) > case.limit, name
+        assert not wider or costs.of("macs", {**found.widths, name: wider[0]}) > case.limit, name

@@ -1,0 +1,109 @@
+"""Whether a budget can be met, found out before any search, and what stands in its way."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Mapping
+from fractions import Fraction
+
+from torch import nn
+
+from gfs_dist.errors import BudgetError
+from gfs_dist.networks import latency, macs_by_module
+from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.pruning.pruner import Pruner
+from gfs_dist.pruning.smaller import KeptChannels
+from gfs_dist.pruning.widths.budget import UNITS, Budget, percent
+
+MOST_TOLD, LEAST_TOLD, REASON = 3, 0.01, 160
+"""Modules that :func:`what_stays` names, the share that is worth it, and characters of a reason."""
+
+
+def check_feasible(pruner: Pruner, budget: Budget) -> None:
+    """Refuse a budget that no widths of a network meet.
+
+    Raises:
+        ConfigError, BudgetError: see :meth:`Budget.check` and :func:`check_latency`.
+        InputError: a tolerance of top-1, and samples without class numbers.
+    """
+    if budget.kind == "tolerance":
+        pruner.workspace.require_labels("budget.tolerance")
+    least = pruner.costs.least(budget.round_to)
+    try:
+        budget.check(pruner.costs)
+        if budget.kind == "latency":
+            times = (measure_seconds(pruner, widths, budget.batch) for widths in ({}, least))
+            check_latency(budget, *times)
+    except BudgetError as error:
+        stays = what_stays(pruner, "params" if budget.kind == "params" else "macs", least)
+        raise BudgetError(f"{error}; {stays}" if stays else str(error)) from error
+
+
+def check_latency(budget: Budget, dense_s: float, least_s: float) -> None:
+    """Refuse a latency that not even the smallest network reaches.
+
+    Args:
+        budget: of the kind ``latency``.
+        dense_s: seconds of the dense network.
+        least_s: seconds of the network with the smallest allowed widths.
+
+    Raises:
+        BudgetError: says what the smallest network takes.
+    """
+    limit_s = float(budget.share) * dense_s
+    if least_s > limit_s:
+        raise BudgetError(
+            f"budget.latency: found {percent(budget.share)} ({1e3 * limit_s:.3g} ms at batch "
+            f"{budget.batch}), but the smallest network takes {1e3 * least_s:.3g} ms "
+            f"({percent(Fraction(round(100 * least_s / dense_s), 100))}) on this device"
+        )
+
+
+def measure_seconds(pruner: Pruner, widths: Mapping[str, int], batch: int) -> float:
+    """Median of five forward passes of a network of these widths (any channels)."""
+    network = pruner.cut(KeptChannels.first(widths))
+    x = pruner.example[:1].expand(batch, *pruner.example.shape[1:]).contiguous()
+    return latency(network, x, repeats=5).median_s
+
+
+def what_stays(pruner: Pruner, kind: str, least: Mapping[str, int]) -> str:
+    """The parts of the smallest network that cannot be removed and why, largest first.
+
+    Args:
+        pruner: with the structure of the dense network.
+        kind: of the cost, ``macs`` or ``params``.
+        least: smallest allowed width of each layer.
+
+    Returns:
+        in words a few modules with their shares of the dense network's cost; empty where none has
+        a share worth telling.
+    """
+    small = pruner.cut(KeptChannels.first(least))
+    costs = Counter(macs_by_module(small, pruner.example) if kind == "macs" else _params(small))
+    reasons = {skip.name: skip.reason for skip in pruner.structure.skipped}
+    for layer in pruner.structure.layers:
+        whole = least[layer.name] == layer.num_candidates
+        reason = f"{layer.num_candidates} channels, kept by budget.round_to" if whole else ""
+        reasons |= {part.module: reason for part in layer.losing}
+    modules = dict(small.named_modules())
+    told = []
+    for name, cost in costs.most_common():
+        share = cost / pruner.costs.dense(kind)
+        kind_of = type(modules.get(name, small))
+        reason = f"{kind_of.__name__}, which is no convolution or linear layer"
+        if kind_of in (nn.Module, GraphNetwork):  # what merely holds layers
+            reason = "parameters outside of layers"
+        reason = reasons.get(name, reason)
+        if reason and share >= LEAST_TOLD:
+            told.append(f"{name!r} keeps {share:.1%} ({textwrap.shorten(reason, REASON)})")
+    more = [f"and {len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else []
+    return f"of the {UNITS[kind]} {', '.join(told[:MOST_TOLD] + more)}" if told else ""
+
+
+def _params(network: nn.Module) -> Counter[str]:
+    """Parameters by the module that has them; those of the network itself by their own names."""
+    found: Counter[str] = Counter()
+    for name, parameter in network.named_parameters():
+        found[name.rpartition(".")[0] or name] += parameter.numel()
+    return found
