@@ -23,7 +23,7 @@ from gfs_dist.workflows.prune_deep_plan import DeepPlan, checkpoints, make_plan
 from gfs_dist.workflows.report_file import DeepReport
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.results import ResultMaker
-from gfs_dist.workflows.run_events import Watched
+from gfs_dist.workflows.run_events import RunEvents
 from gfs_dist.workflows.total_time import TotalTime
 
 
@@ -105,7 +105,8 @@ def _cut(plan: DeepPlan, report: DeepReport, name: str, maker: ResultMaker) -> d
     source = result_name(iteration)
     records = LayerRecords(folder, source, path_facts(plan, network), key="path")
     paths = _finished(records, plan)
-    runtime = Watched(open_runtime(plan.runtime_spec(folder.logs)), folder, maker.reporter)
+    events = RunEvents(folder, maker.reporter)
+    runtime = open_runtime(plan.runtime_spec(folder.logs), observers=[events])
     with runtime, scratch(folder, name) as place_of_work:
         workspace = Workspace.create(place_of_work, network, plan.measures.batches())
         pruner = Pruner(workspace, plan.structure, plan.settings, runtime, paths)

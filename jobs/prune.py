@@ -26,6 +26,7 @@ from gfs_dist.files import RunFolder, fingerprint
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.models.two_layer import DTYPES
 from gfs_dist.pruning.objectives.two_layer import TwoLayerContributions, TwoLayerProblem
+from gfs_dist.records import Event
 from gfs_dist.runtime import Progress, Runtime, SearchResult, open_runtime
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objectives.factory import Recipe, make_objective
@@ -276,7 +277,7 @@ def _refuse_other_loss(name: str, recorded: float, measured: float) -> None:
         )
 
 
-def _fault_words(row: dict[str, Any]) -> str:
+def _fault_words(row: Event) -> str:
     if row["event"] == "recovered":
         return f"rank {row['rank']} is back, the search goes on at step {row['step']}"
     return f"rank {row['rank']} was {row.get('kind', 'lost')} at step {row['step']}: replacing it"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +28,7 @@ from gfs_dist.bench.blocks import Block, Study, make_study
 from gfs_dist.bench.exchange_cost import exchange_of, measure_exchanges
 from gfs_dist.bench.floors import Floors, exchange_rows, phase_rows
 from gfs_dist.bench.model import Exchange
-from gfs_dist.bench.one_rank_at_a_time import OneByOne
+from gfs_dist.bench.one_rank_at_a_time import OneRankAtATime
 from gfs_dist.bench.placement import Places
 from gfs_dist.bench.side_by_side import side_by_side_row
 from gfs_dist.bench.suite import Bench, Row, runtime_spec, tell_rows
@@ -227,9 +228,9 @@ class AppendixD:
 
     def _alone(self, block: Block, objective: str) -> list[dict[int, Timed]]:
         workers = self.study.sizes.workers
-        with OneByOne(workers, self.plan.device, self.plan.threads) as runtime:
+        with closing(OneRankAtATime(workers, self.plan.device, self.plan.threads)) as ranks:
             return [
-                self.runs.one_by_one(block, objective, runtime, self.exchange)
+                self.runs.one_by_one(block, objective, ranks, self.exchange)
                 for _ in range(self.repeats)
             ]
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from gfs_dist.bench.blocks import Block, Study
 from gfs_dist.bench.model import Exchange, critical_path, makespan
-from gfs_dist.bench.one_rank_at_a_time import OneByOne
+from gfs_dist.bench.one_rank_at_a_time import OneRankAtATime
 from gfs_dist.errors import PicksDifferError
 from gfs_dist.networks import evaluating
 from gfs_dist.pruning.calibration.determinism import exact
@@ -21,17 +20,14 @@ from gfs_dist.pruning.calibration.sampling import read_rows
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.structure.structure import Structure
+from gfs_dist.records import Timing
 from gfs_dist.runtime import (
-    GroupResult,
-    GroupTask,
-    MapResult,
-    OnDone,
-    OnGroupProgress,
     Peers,
     Runtime,
-    SearchResult,
-    Task,
+    RuntimeObserver,
     Tick,
+    Work,
+    WorkResult,
 )
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.workflows.process import use_threads
@@ -70,34 +66,15 @@ class Timed:
         return self.seconds - self.steps_s - self.exchange_s
 
 
-class Metered:
-    """Passes everything on to ``runtime``, and keeps what searches and maps took."""
+class Timings(RuntimeObserver):
+    """Keeps what searches and maps took."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self.num_ranks = runtime.num_ranks
-        self.timings: list[dict[str, Any]] = []
-        self.close = runtime.close
+    def __init__(self) -> None:
+        self.rows: list[Timing] = []
 
-    def search(self, *arguments: Any, **named: Any) -> SearchResult:
-        found = self._runtime.search(*arguments, **named)
-        self.timings.append(found.timing)
-        return found
-
-    def map(self, task: Task, items: Sequence[Any], on_done: OnDone | None = None) -> MapResult:
-        found = self._runtime.map(task, items, on_done)
-        self.timings.append(found.timing)
-        return found
-
-    def run_group(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
-        return self._runtime.run_group(task, on_progress)
-
-    def __enter__(self) -> Self:
-        self._runtime.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._runtime.__exit__(*exception)
+    def on_result(self, work: Work, result: WorkResult) -> None:
+        if work is not Work.GROUP:
+            self.rows.append(result.timing)
 
 
 @dataclass(frozen=True)
@@ -128,10 +105,12 @@ class Runs:
 
     def run_group(self, block: Block, objective: str, runtime: Runtime) -> Timed:
         """By all ranks of ``runtime`` at once, as ``gfs prune`` does it."""
-        metered = Metered(runtime)
-        path, seconds = self._search(block, objective, metered)
-        ranks = [row for timing in metered.timings for row in timing["ranks"]]
-        search = next(timing for timing in metered.timings if "exchange_s" in timing)
+        timings = Timings()
+        runtime.observers.append(timings)
+        path, seconds = self._search(block, objective, runtime)
+        runtime.observers.remove(timings)
+        ranks = [row for timing in timings.rows for row in timing["ranks"]]
+        search = next(timing for timing in timings.rows if "exchange_s" in timing)
         return Timed(
             seconds,
             max(row["compute_s"] for row in search["ranks"]),
@@ -142,23 +121,23 @@ class Runs:
         )
 
     def one_by_one(
-        self, block: Block, objective: str, runtime: OneByOne, exchange: Exchange
+        self, block: Block, objective: str, executor: OneRankAtATime, exchange: Exchange
     ) -> dict[int, Timed]:
         """By each rank alone: the critical path of every number of ranks.
 
         serial + sum_maps makespan(items) + max_r set-up + sum_j max_r stretch + exchanges
         """
-        runtime.searches, runtime.maps, runtime.inside_s = [], [], 0.0
-        path, seconds = self._search(block, objective, runtime)
-        ((told, timings),) = runtime.searches
+        executor.searches, executor.maps, executor.inside_s = [], [], 0.0
+        path, seconds = self._search(block, objective, Runtime(executor))
+        ((told, timings),) = executor.searches
         self.sizes[block.name, objective] = told.sizes
         found = {}
         for ranks, own in timings.items():
             critical = critical_path([t.setup_s for t in own], [t.stretches_s for t in own])
             exchange_s = sum(exchange.seconds(ranks, size) for size in told.sizes)
             phases = {
-                "serial": seconds - runtime.inside_s,
-                "moments": sum(makespan(items, ranks) for items in runtime.maps),
+                "serial": seconds - executor.inside_s,
+                "moments": sum(makespan(items, ranks) for items in executor.maps),
                 "set-up": critical.setup_s,
                 "steps": critical.steps_s,
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import closing
 
 import torch
 
@@ -12,12 +13,12 @@ from gfs_dist.bench.blocks import Block, Sizes, Study, find_blocks, rehearsal
 from gfs_dist.bench.cell_problem import CellProblem
 from gfs_dist.bench.loop_cost import exchange_row
 from gfs_dist.bench.model import Exchange
-from gfs_dist.bench.one_rank_at_a_time import OneByOne
+from gfs_dist.bench.one_rank_at_a_time import OneRankAtATime
 from gfs_dist.bench.two_layer_cell import Cell, measure
 from gfs_dist.bench.two_layer_search import at_once, cell
 from gfs_dist.files.scratch_folder import ScratchFolder
 from gfs_dist.pruning.calibration.workspace import Workspace
-from gfs_dist.runtime import RuntimeSpec, open_runtime
+from gfs_dist.runtime import Runtime, RuntimeSpec, open_runtime
 from gfs_dist.selection.stop import Stop
 from gfs_dist.workflows.images_and_networks import fresh_network
 from gfs_dist.workflows.process import use_threads
@@ -47,10 +48,8 @@ def method_over_exhaustive(objective: str, method: str, repeats: int, seed: int)
 def network_loss_over_forwards(repeats: int, seed: int) -> float:
     """A candidate by a forward pass of the whole ResNet20, over one by the search."""
     runs, block, folder = _network(seed)
-    with folder, OneByOne([1], "cpu") as runtime:
-        found = [
-            runs.one_by_one(block, "network_loss", runtime, FREE)[1] for _ in range(1 + repeats)
-        ]
+    with folder, closing(OneRankAtATime([1], "cpu")) as ranks:
+        found = [runs.one_by_one(block, "network_loss", ranks, FREE)[1] for _ in range(1 + repeats)]
         cpu = torch.device("cpu")
         forwards = runs.full_forwards(block, found[0].path, cpu, 1, 1 + repeats)
     losses = NETWORK_SIZES.candidates or CHANNELS
@@ -61,9 +60,9 @@ def network_loss_over_forwards(repeats: int, seed: int) -> float:
 def two_ranks_over_one(objective: str, repeats: int, seed: int) -> float:
     """The search of a layer of ResNet20 by one rank, over the critical path of two."""
     runs, block, folder = _network(seed)
-    with folder, OneByOne([1, 2], "cpu") as runtime:
-        found = [runs.one_by_one(block, objective, runtime, FREE) for _ in range(1 + repeats)]
-    one, two = (min(run[ranks].steps_s for run in found) for ranks in (1, 2))
+    with folder, closing(OneRankAtATime([1, 2], "cpu")) as ranks:
+        found = [runs.one_by_one(block, objective, ranks, FREE) for _ in range(1 + repeats)]
+    one, two = (min(run[count].steps_s for run in found) for count in (1, 2))
     return one / two
 
 
@@ -79,10 +78,11 @@ def one_process_over_worker(repeats: int, seed: int) -> float:
     problem = cell(SAMPLES, 4 * NEURONS, PICKS, seed)
     with open_runtime(RuntimeSpec("local", 1, "cpu", 1)) as worker:
         there = min(split.compute_s for split in at_once(problem, worker, repeats))
-    with OneByOne([1], "cpu") as here:
+    executor = OneRankAtATime([1], "cpu")
+    with Runtime(executor) as here:
         for _ in range(1 + repeats):
             here.search(CellProblem(problem), Stop(problem.picks))
-    return min(sum(timings[1][0].stretches_s) for _, timings in here.searches) / there
+    return min(sum(timings[1][0].stretches_s) for _, timings in executor.searches) / there
 
 
 def _network(seed: int) -> tuple[Runs, Block, ScratchFolder]:

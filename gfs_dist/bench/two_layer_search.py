@@ -12,7 +12,7 @@ import torch
 
 from gfs_dist.bench.cell_problem import CellProblem
 from gfs_dist.bench.model import Exchange, critical_path
-from gfs_dist.bench.one_rank_at_a_time import OneByOne
+from gfs_dist.bench.one_rank_at_a_time import OneRankAtATime
 from gfs_dist.bench.suite import Row
 from gfs_dist.bench.two_layer_cell import Cell
 from gfs_dist.runtime import Runtime
@@ -83,10 +83,11 @@ def one_by_one(
     ``where``: device, and threads a rank.
     """
     found: dict[int, list[Split]] = {n: [] for n in ranks}
-    with OneByOne(ranks, *where) as runtime:
+    executor = OneRankAtATime(ranks, *where)
+    with Runtime(executor) as runtime:
         for number in range(1 + repeats):
             runtime.search(CellProblem(cell), Stop(cell.picks))
-            told, timings = runtime.searches.pop()
+            told, timings = executor.searches.pop()
             for n in ranks if number else ():
                 own = timings[n]
                 path = critical_path([t.setup_s for t in own], [t.stretches_s for t in own])

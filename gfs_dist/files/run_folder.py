@@ -29,6 +29,7 @@ from gfs_dist.files.lock import FolderLock
 from gfs_dist.files.mirror import REPORT, Mirror, empty_copy, fill
 from gfs_dist.files.no_follow import inside, refuse_outside_links
 from gfs_dist.files.remote import Remote
+from gfs_dist.records import Event
 from gfs_dist.urls import below, is_url
 
 MAX_NAME = 200
@@ -323,7 +324,7 @@ class RunFolder:
         """
         return {r["name"]: _read_paths(self.inside(r["path"])) for r in results if r.get("path")}
 
-    def append_event(self, row: dict[str, Any]) -> None:
+    def append_event(self, row: Event) -> None:
         """Add one row to the events."""
         atomic.append_line(self.events, atomic.json_text(row))
         self.written()

@@ -9,9 +9,11 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
+from gfs_dist.records import Event
 from gfs_dist.runtime.fault_injection import DRIVER, Fault
+from gfs_dist.runtime.progress import Phase
 
 Row = dict[str, Any]
 
@@ -30,7 +32,7 @@ class Journal:
     def __init__(self, faults: Sequence[Fault] = ()) -> None:
         self.generation = 0
         self.num_ranks = 0
-        self.events: list[Row] = []
+        self.events: list[Event] = []
         self._step = 0
         self._told = 0
         self._marks: deque[tuple[float, int]] = deque(maxlen=50)
@@ -49,13 +51,25 @@ class Journal:
     def event(self, event: str, rank: int | None = None, **more: Any) -> None:
         """Add a row."""
         row = {"time": time.time(), "event": event, "generation": self.generation, "rank": rank}
-        self.events.append({**row, "pid": None, "host": None, "step": self.step, **more})
+        full = {**row, "pid": None, "host": None, "step": self.step, **more}
+        self.events.append(cast(Event, full))
 
-    def news(self) -> tuple[Row, ...]:
+    def news(self) -> tuple[Event, ...]:
         """Rows since the last call."""
         rows = tuple(self.events[self._told :])
         self._told = len(self.events)
         return rows
+
+    def common(self, phase: Phase) -> dict[str, Any]:
+        """What a report on any work says; takes the rows that are new."""
+        return {
+            "phase": phase,
+            "step": self.step,
+            "steps_per_s": self.steps_per_s(),
+            "num_ranks": self.num_ranks,
+            "generation": self.generation,
+            "events": self.news(),
+        }
 
     def mark(self) -> None:
         """Note when :attr:`step` was reached."""

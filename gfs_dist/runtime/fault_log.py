@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch.distributed import TCPStore
 
+from gfs_dist.records import FaultRow
 from gfs_dist.runtime.event_log import Journal, Row
 from gfs_dist.runtime.heartbeat import fault_key
 
@@ -21,8 +22,8 @@ class FaultLog:
 
     def __init__(self, store: TCPStore, journal: Journal) -> None:
         self.store, self.journal = store, journal
-        self.rows: list[Row] = []
-        self._open: list[Row] = []
+        self.rows: list[FaultRow] = []
+        self._open: list[FaultRow] = []
 
     @property
     def recovering(self) -> bool:
@@ -42,7 +43,7 @@ class FaultLog:
         now.
         """
         detected = time.time() if detected is None else detected
-        row = {
+        row: FaultRow = {
             "time": detected,
             "rank": rank,
             "kind": kind,
@@ -56,7 +57,7 @@ class FaultLog:
         self.journal.event("fault", rank, step=step, kind=kind, **who)
 
     def recovered(
-        self, which: Callable[[Row], bool] | None = None, step: int | None = None
+        self, which: Callable[[FaultRow], bool] | None = None, step: int | None = None
     ) -> None:
         """What was lost is made good, or that part of it for which ``which`` holds; ``step`` is
         that of the event, if not the journal's.

@@ -15,13 +15,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gfs_dist.errors import WorkersLostError
+from gfs_dist.records import Timing as TimingRow
 from gfs_dist.runtime.backends.base import Worker
 from gfs_dist.runtime.cargo import Cargo
 from gfs_dist.runtime.crew import Crew
-from gfs_dist.runtime.event_log import Row
 from gfs_dist.runtime.fault_log import FaultLog
 from gfs_dist.runtime.group_journal import GroupJournal
 from gfs_dist.runtime.messages import Finished, Interrupted, Post
+from gfs_dist.runtime.progress import Phase
 from gfs_dist.runtime.timing import Timing, summary
 from gfs_dist.runtime.tracker import Tracker
 from gfs_dist.runtime.watchdog import POLL_S, Call, Outcome, Patience, Watch
@@ -118,10 +119,10 @@ class Generations(ABC):
     def end(self, verdict: Verdict) -> Any:
         """What the work came to; None if it is not at its end."""
 
-    def run(self) -> tuple[Any, Row]:
+    def run(self) -> tuple[Any, TimingRow]:
         """Generations, until one comes to the end: what came out, and its timing."""
         self.crew.team.refill()
-        self._journal.report("start")
+        self._journal.report(Phase.START)
         futile = 0
         while futile < MAX_FUTILE:
             began, known = time.perf_counter(), self.reached
@@ -146,7 +147,7 @@ class Generations(ABC):
         self.crew.begin_generation(self._journal)
         self.members = self.crew.team.muster()
         self._journal.num_ranks = len(self.members)
-        self._journal.report("recovering" if self.faults.recovering else "setup")
+        self._journal.report(Phase.RECOVERING if self.faults.recovering else Phase.SETUP)
         self.posts = self.crew.posts(self.members)
         self.arrange()
 
@@ -210,7 +211,7 @@ class Generations(ABC):
         self.faults.recovered()
         self.crew.team.restock()
 
-    def _timing(self, verdict: Verdict) -> Row:
+    def _timing(self, verdict: Verdict) -> TimingRow:
         rows = []
         for rank, worker in enumerate(self.members):
             end = verdict.ends.get(rank)

@@ -12,7 +12,7 @@ from gfs_dist.runtime.event_log import Journal
 from gfs_dist.runtime.fault_injection import Fault
 from gfs_dist.runtime.heartbeat import Beat
 from gfs_dist.runtime.news import Piece, read_parts
-from gfs_dist.runtime.progress import GroupProgress, OnGroupProgress
+from gfs_dist.runtime.progress import GroupProgress, OnGroupProgress, Phase
 
 EVENT_PERIOD_S = 1.0  # training may take days
 
@@ -37,7 +37,7 @@ class GroupJournal(Journal):
         self.generation, self.num_ranks = generation, num_ranks
         self._parts = self._ticked = 0
         self.forget_marks()
-        self.report("work")
+        self.report(Phase.WORK)
 
     def read(self, store: TCPStore, beat: Beat) -> bool:
         """Fetch what rank 0 has told since; whether it has made a step."""
@@ -67,22 +67,12 @@ class GroupJournal(Journal):
         if time.monotonic() - self._noted >= EVENT_PERIOD_S:
             self._noted = time.monotonic()
             self.event("step", rank=0)
-        self.report("work")
+        self.report(Phase.WORK)
         return True
 
-    def report(self, phase: str) -> None:
+    def report(self, phase: Phase) -> None:
         """Call the caller."""
         if self.on_progress is not None:
             values, self._values = tuple(self._values), []
-            self.on_progress(
-                GroupProgress(
-                    phase,
-                    self.step,
-                    values,
-                    self.steps_per_s(),
-                    self.num_ranks,
-                    self.generation,
-                    self.news(),
-                )
-            )
+            self.on_progress(GroupProgress(values=values, **self.common(phase)))
         self.die_if_due()

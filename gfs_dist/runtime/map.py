@@ -21,7 +21,7 @@ from gfs_dist.runtime.crew import Crew
 from gfs_dist.runtime.fault_log import FaultLog
 from gfs_dist.runtime.map_journal import MapJournal
 from gfs_dist.runtime.messages import Done, Identity
-from gfs_dist.runtime.progress import MapResult, OnDone
+from gfs_dist.runtime.progress import MapResult, OnItem
 from gfs_dist.runtime.serialization import pack, unpack
 from gfs_dist.runtime.watchdog import Call, Outcome, Patience, Watch
 
@@ -34,7 +34,7 @@ class Mapping:
     Args:
         crew, cargo: who does what.
         items: in the order of results.
-        on_done: called in this thread.
+        on_progress: called in this thread.
 
     Attributes:
         members: the worker of each rank, the last one where none is up.
@@ -46,11 +46,11 @@ class Mapping:
     """
 
     def __init__(
-        self, crew: Crew, cargo: Cargo, items: Sequence[Any], on_done: OnDone | None
+        self, crew: Crew, cargo: Cargo, items: Sequence[Any], on_progress: OnItem | None
     ) -> None:
         self.crew, self.cargo, self.team, self.items = crew, cargo, crew.team, items
         self.packed = [pack(item, f"item {place}") for place, item in enumerate(items)]
-        self.journal = MapJournal(len(items), on_done, crew.faults)
+        self.journal = MapJournal(len(items), on_progress, crew.faults)
         self.watch = Watch(crew.store, Patience(crew.spec.hang_floor_s))
         self.faults = FaultLog(crew.store, self.journal)
         self.waiting = deque(range(len(items)))
@@ -82,7 +82,7 @@ class Mapping:
             outcomes = self.watch.poll(self._greetings())
             in_hand = [self.in_hand.pop(outcome.rank, None) for outcome in outcomes]
             self.idle += [outcome.rank for outcome in outcomes if outcome.kind == "answer"]
-            self._hand_out()  # before on_done, which may take its time
+            self._hand_out()  # before on_progress, which may take its time
             for outcome, place in zip(outcomes, in_hand, strict=True):
                 self._take(outcome, place)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+from gfs_dist.records import FaultRow, RankTiming, Timing
 from gfs_dist.runtime.event_log import Journal, Row
 from gfs_dist.runtime.fault_injection import Fault
-from gfs_dist.runtime.progress import MapProgress, MapResult, OnDone
+from gfs_dist.runtime.progress import MapProgress, MapResult, OnItem, Phase
 
 
 class MapJournal(Journal):
@@ -16,13 +17,15 @@ class MapJournal(Journal):
 
     Args:
         total: items.
-        on_done: called for each as it is finished, in the caller's thread.
+        on_progress: called for each as it is finished, in the caller's thread.
         faults: see :class:`Journal`.
     """
 
-    def __init__(self, total: int, on_done: OnDone | None, faults: Sequence[Fault] = ()) -> None:
+    def __init__(
+        self, total: int, on_progress: OnItem | None, faults: Sequence[Fault] = ()
+    ) -> None:
         super().__init__(faults)
-        self.total, self.on_done = total, on_done
+        self.total, self.on_progress = total, on_progress
         self.values: dict[int, Any] = {}
         self.began = time.perf_counter()
         self.setup_s = 0.0
@@ -43,11 +46,13 @@ class MapJournal(Journal):
         row["peak_rss_bytes"] = max(row["peak_rss_bytes"], peak_bytes)
         self.event("step", rank, step=place)
         self.reach(len(self.values))
-        if self.on_done is not None:
-            self.on_done(place, value, self._progress())
+        if self.on_progress is not None:
+            self.on_progress(
+                MapProgress(place=place, value=value, total=self.total, **self.common(Phase.WORK))
+            )
         self.die_if_due()
 
-    def result(self, who: Mapping[int, Row], faults: Sequence[Row] = ()) -> MapResult:
+    def result(self, who: Mapping[int, Row], faults: Sequence[FaultRow] = ()) -> MapResult:
         """The end of the map; ``who`` tells pid and host of each rank that is left."""
         self.event("finished")
         wall_s = time.perf_counter() - self.began - self.setup_s
@@ -56,14 +61,11 @@ class MapJournal(Journal):
             row = {"rank": rank, "pid": None, "host": None, **who.get(rank, {}), **self._row(rank)}
             row["wait_s"] = max(0.0, wall_s - row["setup_s"] - row["compute_s"])
             ranks.append(row)
-        timing = {"setup_s": self.setup_s, "steps_s": wall_s, "ranks": ranks}
+        rows = cast(list[RankTiming], ranks)
+        timing: Timing = {"setup_s": self.setup_s, "steps_s": wall_s, "ranks": rows}
         values = [self.values[place] for place in range(self.total)]
-        return MapResult(values, timing, list(faults), self.events)
+        return MapResult(values=values, timing=timing, faults=list(faults), events=self.events)
 
     def _row(self, rank: int) -> Row:
         zero = {"items": 0, "setup_s": 0.0, "compute_s": 0.0, "peak_rss_bytes": 0}
         return self._spent.setdefault(rank, zero)
-
-    def _progress(self) -> MapProgress:
-        rate, news = self.steps_per_s(), self.news()
-        return MapProgress(self.step, self.total, rate, self.num_ranks, self.generation, news)

@@ -1,33 +1,66 @@
-"""What a caller sees of a search, a map or a group task: how far it is, what came out."""
+"""Progress and results of a search, a map or a group task, as callers and observers get them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
-from gfs_dist.runtime.event_log import Row
+from gfs_dist.records import Event, FaultRow, Timing
 from gfs_dist.selection.path import GreedyPath
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a search is.
+class Work(StrEnum):
+    """Kinds of work that a runtime does."""
+
+    SEARCH = "search"
+    MAP = "map"
+    GROUP = "group"
+
+
+class Phase(StrEnum):
+    """How far the ranks are: before, in or after the steps of the work itself."""
+
+    START = "start"
+    """Workers start."""
+    SETUP = "setup"
+    """Objectives are built."""
+    SEARCH = "search"
+    WORK = "work"
+    """Items or a group task are done."""
+    RECOVERING = "recovering"
+    """A lost rank is replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkProgress:
+    """How far any work is.
 
     Attributes:
-        phase: "start" (workers), "setup" (objectives), "search" or "recovering".
-        path: picks made so far; the coordinator goes on writing to it, so copy what you keep.
+        step: picks made, items done, or the last step that rank 0 of a group task ticked.
         steps_per_s: over the last seconds; 0.0 before the second report.
         num_ranks: ranks at work.
         events: rows for ``events.jsonl`` that are new since the last report.
     """
 
-    phase: str
-    path: GreedyPath
-    steps_per_s: float
-    num_ranks: int
+    phase: Phase
+    step: int
+    steps_per_s: float = 0.0
+    num_ranks: int = 1
     generation: int = 0
-    events: tuple[Row, ...] = ()
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(WorkProgress):
+    """How far a search is.
+
+    Attributes:
+        path: picks made so far; the coordinator goes on writing to it, so copy what you keep.
+    """
+
+    path: GreedyPath
 
     @property
     def num_kept(self) -> int:
@@ -35,61 +68,70 @@ class Progress:
         return self.path.num_kept
 
 
-@dataclass(frozen=True)
-class SearchResult:
+@dataclass(frozen=True, kw_only=True)
+class MapProgress(WorkProgress):
+    """An item of a map is done.
+
+    Attributes:
+        place, value: of the item, and what the task returned for it.
+        total: items.
+    """
+
+    place: int
+    value: Any
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupProgress(WorkProgress):
+    """How far a group task is.
+
+    Attributes:
+        values: (step, value) as rank 0 ticked them, new since the last report; after a fault
+            steps are reported again from where the task went on.
+    """
+
+    values: tuple[tuple[int, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkResult:
+    """The end of any work.
+
+    Attributes:
+        timing: see :func:`gfs_dist.runtime.timing.summary`; of a map ``setup_s`` is the start of
+            workers, and a rank's ``wait_s`` what setting up and items leave.
+        faults: one row each; ``step`` is how far the work was: picks made, the last step that any
+            rank had ticked, or the place of the item that was lost, None if there was none.
+            ``recovered_s`` ends with the first new step, the item, or a worker that is ready.
+        events: all rows; the ``step`` of a map's row is the place of its item.
+    """
+
+    timing: Timing
+    faults: list[FaultRow] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult(WorkResult):
     """The end of a search.
 
     Attributes:
         path: the picks; the same for any number of ranks and faults.
-        timing: seconds; see :func:`gfs_dist.runtime.timing.summary`.
-        faults: one row each: time (seconds since 1970), rank, kind ("killed", "hung" or
-            "collective"), step (picks made by then), recovered_s (from its detection to the first
-            new step), detected_s (from a scheduled fault to its detection, else None), reason.
-        events: one row each: time event generation rank pid host step.
     """
 
     path: GreedyPath
-    timing: Row
-    faults: list[Row] = field(default_factory=list)
-    events: list[Row] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class MapProgress:
-    """How far a map is.
+@dataclass(frozen=True, kw_only=True)
+class MapResult(WorkResult, Sequence[Any]):
+    """What a task returned for each item, in the order of items; a sequence of these values.
 
     Attributes:
-        done, total: items.
-        items_per_s: over the last items; 0.0 before the second.
-        num_ranks: workers that are up.
-        events: rows for ``events.jsonl`` that are new since the last report.
-    """
-
-    done: int
-    total: int
-    items_per_s: float
-    num_ranks: int
-    generation: int = 0
-    events: tuple[Row, ...] = ()
-
-
-@dataclass(frozen=True)
-class MapResult(Sequence[Any]):
-    """What a task returned for each item, in the order of items, and what that took.
-
-    Attributes:
-        values: one an item; also to be had by iterating over this object or indexing it.
-        timing: seconds; ``setup_s`` (starting workers), ``steps_s`` (all items, wall time), and a
-            row a rank: items done, setup_s, compute_s, wait_s (neither).
-        faults: as in :class:`SearchResult`; ``step`` is the place of the item that was lost, None
-            if there was none; ``recovered_s`` ends when the item is done, or the worker ready.
-        events: as there; the ``step`` of a row is the place of the item that it is about.
+        values: one an item.
     """
 
     values: list[Any]
-    timing: Row
-    faults: list[Row] = field(default_factory=list)
-    events: list[Row] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -98,46 +140,30 @@ class MapResult(Sequence[Any]):
         return self.values[place]
 
 
-@dataclass(frozen=True)
-class GroupProgress:
-    """How far a group task is.
-
-    Attributes:
-        phase: "start" (workers), "setup", "work" or "recovering".
-        step: the last that rank 0 ticked.
-        values: (step, value) as rank 0 ticked them, new since the last report; after a fault
-            steps are told again from where the task went on.
-        steps_per_s: over the last seconds; 0.0 before the second report.
-        num_ranks: ranks at work.
-        events: rows for ``events.jsonl`` that are new since the last report.
-    """
-
-    phase: str
-    step: int
-    values: tuple[tuple[int, Any], ...]
-    steps_per_s: float
-    num_ranks: int
-    generation: int = 0
-    events: tuple[Row, ...] = ()
-
-
-@dataclass(frozen=True)
-class GroupResult:
+@dataclass(frozen=True, kw_only=True)
+class GroupResult(WorkResult):
     """The end of a group task.
 
     Attributes:
         value: what rank 0 returned.
-        timing: as in :class:`SearchResult`.
-        faults: as there; ``step`` is the last that any rank had ticked.
-        events: as there.
     """
 
     value: Any
-    timing: Row
-    faults: list[Row] = field(default_factory=list)
-    events: list[Row] = field(default_factory=list)
+
+
+class RuntimeObserver:
+    """Is told what a runtime does, in the caller's thread; subclasses override what they need."""
+
+    def on_start(self, work: Work, step: int) -> None:
+        """A search, map or group task begins at ``step`` (a search may continue a path)."""
+
+    def on_progress(self, work: Work, progress: WorkProgress) -> None:
+        """It has come further, or something has happened to its workers."""
+
+    def on_result(self, work: Work, result: WorkResult) -> None:
+        """It is finished. Not called for one that raises."""
 
 
 OnProgress = Callable[[Progress], None]
-OnDone = Callable[[int, Any, MapProgress], None]
+OnItem = Callable[[MapProgress], None]
 OnGroupProgress = Callable[[GroupProgress], None]

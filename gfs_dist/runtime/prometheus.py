@@ -1,33 +1,22 @@
-"""What a Ray cluster shows of its work to Prometheus: ``ray_gfs_*`` on the driver's node.
+"""Metrics of a runtime on a Ray cluster for Prometheus: ``ray_gfs_*`` on the driver's node.
 
-Everything is taken from what the coordinator tells its caller anyway, at most some twenty times a
-second; ranks and their loops know nothing of it.
+Everything is taken from what observers of the runtime are told, at most some twenty times a second;
+ranks and their loops know nothing of it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
 from numbers import Real
-from typing import Any
 
-from gfs_dist.runtime.event_log import Row
 from gfs_dist.runtime.progress import (
     GroupProgress,
-    GroupResult,
-    MapProgress,
-    MapResult,
-    OnDone,
-    OnGroupProgress,
-    OnProgress,
     Progress,
-    SearchResult,
+    RuntimeObserver,
+    Work,
+    WorkProgress,
+    WorkResult,
 )
-from gfs_dist.runtime.spec import GroupTask, Problem, Task
-from gfs_dist.runtime.worker_runtime import WorkersRuntime
-from gfs_dist.selection.partition import Partition
-from gfs_dist.selection.path import GreedyPath
-from gfs_dist.selection.stop import Stop
 
 WORK = ("work",)
 """Tag of all: ``search``, ``map`` (layers, batches) or ``group`` (training)."""
@@ -53,110 +42,58 @@ class Meters:
         )
 
 
-class Meter:
-    """One search, map or group task as the metrics see it.
+class PrometheusMetrics(RuntimeObserver):
+    """Shows the work of a runtime as metrics.
 
     Args:
-        meters: what is written to.
-        work: the tag.
-        step: how far it is already.
+        meters: what is written to; None for Ray's.
     """
 
-    def __init__(self, meters: Meters, work: str, step: int = 0) -> None:
-        self._meters, self._tags = meters, {"work": work}
-        self._step, self._lost = step, 0
-        self._time: float | None = None  # since when steps are made
+    def __init__(self, meters: Meters | None = None) -> None:
+        self._meters = meters or Meters()
+        self._step = self._lost = 0
+        self._time: float | None = None  # of the last report on this work
 
-    def reach(self, step: int, num_ranks: int, events: Iterable[Row]) -> None:
-        """It is at ``step``; after a fault perhaps at one that was counted before."""
+    def on_start(self, work: Work, step: int) -> None:
+        self._step, self._lost, self._time = step, 0, None
+
+    def on_progress(self, work: Work, progress: WorkProgress) -> None:
+        tags = {"work": work.value}
         now = time.perf_counter()
-        made = step - self._step
+        made = progress.step - self._step  # after a fault steps are made that were counted before
         if made > 0:
-            self._meters.steps.inc(made, self._tags)
+            self._meters.steps.inc(made, tags)
             if self._time is not None:
-                self._meters.step_seconds.observe((now - self._time) / made, self._tags)
-            self._step = step
+                self._meters.step_seconds.observe((now - self._time) / made, tags)
+            self._step = progress.step
         self._time = now
-        self._meters.workers.set(num_ranks, self._tags)
-        self._count_lost(sum(row["event"] == "fault" for row in events))
+        self._meters.workers.set(progress.num_ranks, tags)
+        self._count_lost(sum(row["event"] == "fault" for row in progress.events), tags)
+        if isinstance(progress, Progress):
+            self._meters.neurons_kept.set(progress.num_kept, tags)
+        if isinstance(loss := last_loss(progress), Real):
+            self._meters.loss.set(float(loss), tags)
 
-    def show_loss(self, loss: object) -> None:
-        """Show a loss, if it is one."""
-        if isinstance(loss, Real):
-            self._meters.loss.set(float(loss), self._tags)
-
-    def keep(self, num_kept: int) -> None:
-        """Show how many neurons are kept."""
-        self._meters.neurons_kept.set(num_kept, self._tags)
-
-    def end(self, result: SearchResult | MapResult | GroupResult) -> None:
-        """It is done: what is known only now."""
-        self._count_lost(len(result.faults) - self._lost)
-        self._meters.workers.set(0, self._tags)
+    def on_result(self, work: Work, result: WorkResult) -> None:
+        tags = {"work": work.value}
+        self._count_lost(len(result.faults) - self._lost, tags)
+        self._meters.workers.set(0, tags)
         timing = result.timing
         wait_s = max((row["wait_s"] for row in timing["ranks"]), default=0.0)
         if timing["steps_s"] > 0:
-            self._meters.wait_share.set(min(1.0, wait_s / timing["steps_s"]), self._tags)
+            self._meters.wait_share.set(min(1.0, wait_s / timing["steps_s"]), tags)
 
-    def _count_lost(self, count: int) -> None:
+    def _count_lost(self, count: int, tags: dict[str, str]) -> None:
         if count > 0:
             self._lost += count
-            self._meters.workers_lost.inc(count, self._tags)
+            self._meters.workers_lost.inc(count, tags)
 
 
-class MeteredRuntime(WorkersRuntime):
-    """Workers on Ray whose progress is shown as metrics too."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._meters = Meters()
-
-    def search(
-        self,
-        problem: Problem,
-        stop: Stop,
-        partition: Partition | None = None,
-        *,
-        path: GreedyPath | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> SearchResult:
-        meter = Meter(self._meters, "search", len(path) if path is not None else 0)
-
-        def listen(progress: Progress) -> None:
-            made = progress.path
-            meter.reach(len(made), progress.num_ranks, progress.events)
-            meter.keep(made.num_kept)
-            if made.loss:
-                meter.show_loss(made.loss[-1])
-            if on_progress is not None:
-                on_progress(progress)
-
-        found = super().search(problem, stop, partition, path=path, on_progress=listen)
-        meter.end(found)
-        return found
-
-    def map(self, task: Task, items: Sequence[Any], on_done: OnDone | None = None) -> MapResult:
-        meter = Meter(self._meters, "map")
-
-        def listen(place: int, value: Any, progress: MapProgress) -> None:
-            meter.reach(progress.done, progress.num_ranks, progress.events)
-            if on_done is not None:
-                on_done(place, value, progress)
-
-        found = super().map(task, items, listen)
-        meter.end(found)
-        return found
-
-    def run_group(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
-        meter = Meter(self._meters, "group")
-
-        def listen(progress: GroupProgress) -> None:
-            meter.reach(progress.step, progress.num_ranks, progress.events)
-            for _, value in progress.values[-1:]:
-                meter.show_loss(value.get("loss") if isinstance(value, dict) else value)
-            if on_progress is not None:
-                on_progress(progress)
-
-        found = super().run_group(task, listen)
-        meter.end(found)
-        return found
+def last_loss(progress: WorkProgress) -> object:
+    """The last loss that is reported, whatever a group task reports as such; None without."""
+    if isinstance(progress, Progress):
+        return progress.path.loss[-1] if progress.path.loss else None
+    if isinstance(progress, GroupProgress) and progress.values:
+        _, value = progress.values[-1]
+        return value.get("loss") if isinstance(value, dict) else value
+    return None

@@ -10,7 +10,7 @@ from gfs_dist.runtime.graph import Graph
 from gfs_dist.runtime.group import Generations, Verdict
 from gfs_dist.runtime.messages import Order, SearchSetup
 from gfs_dist.runtime.placement import graph_for
-from gfs_dist.runtime.progress import OnProgress, SearchResult
+from gfs_dist.runtime.progress import OnProgress, Phase, SearchResult
 from gfs_dist.runtime.tracker import Tracker
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import GreedyPath
@@ -74,5 +74,7 @@ class Searching(Generations):
         path, timing = self.run()
         self.journal.path = path
         self.journal.event("finished")
-        self.journal.report("search")
-        return SearchResult(path, timing, self.faults.rows, self.journal.events)
+        self.journal.report(Phase.SEARCH)
+        return SearchResult(
+            path=path, timing=timing, faults=self.faults.rows, events=self.journal.events
+        )

@@ -11,7 +11,9 @@ import torch
 from gfs_dist.errors import InputError
 from gfs_dist.runtime.peers import Peers
 from gfs_dist.selection.objective import Objective
-from gfs_dist.selection.partition import RankShare
+from gfs_dist.selection.partition import Partition, RankShare
+from gfs_dist.selection.path import GreedyPath
+from gfs_dist.selection.stop import Stop
 
 KINDS = ("ray", "local", "none")
 DEVICES = ("auto", "cpu", "cuda")
@@ -33,6 +35,23 @@ class Problem(Protocol):
         ``scores``.
         """
         ...
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """One search.
+
+    Attributes:
+        problem: what to search.
+        stop: when to end.
+        partition: candidates of each rank; None for contiguous parts.
+        path: picks already made; the search writes on in it.
+    """
+
+    problem: Problem
+    stop: Stop
+    partition: Partition | None
+    path: GreedyPath
 
 
 class Task(Protocol):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import cast
 
+from gfs_dist.records import RankTiming
+from gfs_dist.records import Timing as TimingRow
 from gfs_dist.runtime.event_log import Row
 
 
@@ -47,7 +50,7 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def summary(ranks: list[Row], setup_s: float, steps_s: float) -> Row:
+def summary(ranks: list[Row], setup_s: float, steps_s: float) -> TimingRow:
     """Timing of a search from the rows of its ranks, which get their ``wait_s`` here.
 
     The wait of a rank is its exchange time minus the least of all ranks: the rank that comes last
@@ -67,5 +70,5 @@ def summary(ranks: list[Row], setup_s: float, steps_s: float) -> Row:
         "exchange_s": least,
         "wait_s": wait_s,
         "evaluated_share": sum(row["evaluated"] for row in ranks) / scored if scored else None,
-        "ranks": ranks,
+        "ranks": cast(list[RankTiming], ranks),
     }

@@ -9,7 +9,7 @@ from gfs_dist.runtime.crew import Crew
 from gfs_dist.runtime.group import Generations, Verdict
 from gfs_dist.runtime.group_journal import GroupJournal
 from gfs_dist.runtime.messages import Interrupted
-from gfs_dist.runtime.progress import GroupResult, OnGroupProgress
+from gfs_dist.runtime.progress import GroupResult, OnGroupProgress, Phase
 from gfs_dist.runtime.serialization import unpack
 
 
@@ -54,6 +54,8 @@ class Together(Generations):
         """The task, to its end."""
         finished, timing = self.run()
         self.journal.event("finished")
-        self.journal.report("work")
+        self.journal.report(Phase.WORK)
         value = unpack(finished.value)
-        return GroupResult(value, timing, self.faults.rows, self.journal.events)
+        return GroupResult(
+            value=value, timing=timing, faults=self.faults.rows, events=self.journal.events
+        )

@@ -10,7 +10,7 @@ from gfs_dist.runtime.event_log import Journal
 from gfs_dist.runtime.fault_injection import Fault
 from gfs_dist.runtime.heartbeat import Beat
 from gfs_dist.runtime.news import extend, read_parts
-from gfs_dist.runtime.progress import OnProgress, Progress
+from gfs_dist.runtime.progress import OnProgress, Phase, Progress
 from gfs_dist.selection.path import GreedyPath
 
 
@@ -41,7 +41,7 @@ class Tracker(Journal):
         self.generation, self.path, self.num_ranks = generation, path, num_ranks
         self._parts = 0
         self.forget_marks()
-        self.report("search")
+        self.report(Phase.SEARCH)
 
     def read(self, store: TCPStore, beat: Beat) -> bool:
         """Fetch what rank 0 has written since; whether there was anything."""
@@ -61,13 +61,10 @@ class Tracker(Journal):
     def _stepped(self) -> None:
         self.event("step", rank=0)
         self.mark()
-        self.report("search")
+        self.report(Phase.SEARCH)
 
-    def report(self, phase: str) -> None:
+    def report(self, phase: Phase) -> None:
         """Call the caller."""
         if self.on_progress is not None:
-            news, rate = self.news(), self.steps_per_s()
-            self.on_progress(
-                Progress(phase, self.path, rate, self.num_ranks, self.generation, news)
-            )
+            self.on_progress(Progress(path=self.path, **self.common(phase)))
         self.die_if_due()

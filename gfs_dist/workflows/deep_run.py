@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -13,6 +13,7 @@ from gfs_dist import networks, report
 from gfs_dist.config import commands as schema
 from gfs_dist.data import Images
 from gfs_dist.files import RunFolder, checkpoint
+from gfs_dist.records import Event
 from gfs_dist.runtime import GroupProgress, GroupResult, RuntimeSpec, open_runtime
 from gfs_dist.training import DeepSpec, risen
 from gfs_dist.workflows.process import fault_words, own_event
@@ -188,7 +189,7 @@ class TrainingListener:
                 self.accuracy = value["accuracy"]
                 self._watch(value["checkpoint"], value["mean"])
                 event = own_event("step", value["checkpoint"])
-                self.folder.append_event(event | self.first_rank)
+                self.folder.append_event(cast(Event, {**event, **self.first_rank}))
             self.reporter.step(step, value["loss"], accuracy=self.accuracy)
         for row in progress.events:
             if row["event"] == "step":

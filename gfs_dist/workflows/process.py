@@ -7,12 +7,12 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
 from gfs_dist.config import commands as schema
 from gfs_dist.errors import ConfigError
+from gfs_dist.records import Event, EventKind
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def check_device(
         local_device(config.device)
 
 
-def own_event(event: str, step: int) -> dict[str, Any]:
+def own_event(event: EventKind, step: int) -> Event:
     """A row of ``events.jsonl`` about this process, as the only rank."""
     return {
         "time": time.time(),
@@ -65,7 +65,7 @@ def own_event(event: str, step: int) -> dict[str, Any]:
     }
 
 
-def fault_words(row: dict[str, Any]) -> str:
+def fault_words(row: Event) -> str:
     """An event ``fault`` or ``recovered`` of ranks, in words."""
     at = "" if row["step"] is None else f" at step {row['step']}"
     if row["event"] == "recovered":

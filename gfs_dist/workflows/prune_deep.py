@@ -22,7 +22,7 @@ from gfs_dist.files import RunFolder, atomic, fingerprint
 from gfs_dist.files.mirror import SCRATCH
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.pruner import LayerPath, Pruner
-from gfs_dist.runtime import Progress, open_runtime
+from gfs_dist.runtime import Progress, Runtime, open_runtime
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.workflows import prune_deep_plan
 from gfs_dist.workflows.deep_card import write_card
@@ -33,7 +33,7 @@ from gfs_dist.workflows.prune_deep_plan import DeepPlan, make_plan
 from gfs_dist.workflows.report_file import DeepReport
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.results import ResultMaker
-from gfs_dist.workflows.run_events import Watched
+from gfs_dist.workflows.run_events import RunEvents
 from gfs_dist.workflows.run_lifecycle import check_reach, failure_reported, open_folder
 from gfs_dist.workflows.total_time import TotalTime
 
@@ -57,13 +57,13 @@ class DeepJob:
     """One run: a result for each checkpoint.
 
     Attributes:
-        runtime: the ranks, once there are any.
+        events: of the ranks, once there are any.
         report: what the run has come to.
     """
 
     def __init__(self, plan: DeepPlan, folder: RunFolder, reporter: Reporter) -> None:
         self.plan, self.folder = plan, folder
-        self.runtime: Watched | None = None
+        self.events: RunEvents | None = None
         self.report = DeepReport(folder)
         new = [i for i, _ in plan.places if self.report.row(result_name(i)) is None]
         self.reporter = TotalTime(reporter, phases(plan.config, len(new)))
@@ -71,13 +71,15 @@ class DeepJob:
 
     def run(self) -> None:
         """Prune every checkpoint."""
-        opened = open_runtime(self.plan.runtime_spec(self.folder.logs))
-        with Watched(opened, self.folder, self.reporter) as self.runtime:
-            check_reach(self.folder, opened)
+        events = RunEvents(self.folder, self.reporter)
+        spec = self.plan.runtime_spec(self.folder.logs)
+        with open_runtime(spec, observers=[events]) as runtime:
+            self.events = events
+            check_reach(self.folder, runtime)
             for iteration, place in self.plan.places:
-                self._prune(iteration, place, self.runtime)
+                self._prune(iteration, place, runtime)
 
-    def _prune(self, iteration: int, place: Path, runtime: Watched) -> None:
+    def _prune(self, iteration: int, place: Path, runtime: Runtime) -> None:
         """Search one checkpoint, cut it, measure; what an earlier run finished stays."""
         name = result_name(iteration)
         network = self.plan.network(place)
@@ -97,7 +99,7 @@ class DeepJob:
         network: nn.Module,
         records: LayerRecords,
         found: dict[str, LayerPath],
-        runtime: Watched,
+        runtime: Runtime,
     ) -> dict[str, Any]:
         name = records.result
         with scratch(self.folder, name) as folder:
@@ -106,7 +108,7 @@ class DeepJob:
             dense = self.maker.dense(network, pruner)
             if self.plan.config.objective == "network_loss":
                 records.facts["dense_loss"] = dense["loss"]
-            self._search(name, pruner, records, runtime)
+            self._search(name, pruner, records)
             facts = {"iteration": iteration, "dense": dense}
             return self.maker.make(name, network, pruner, records, self.plan.budget, facts)
 
@@ -116,12 +118,13 @@ class DeepJob:
         write_card(self.report, self.plan, place, row["name"])
         self.write("stopped")  # until another word is written
 
-    def _search(self, name: str, pruner: Pruner, records: LayerRecords, runtime: Watched) -> None:
-        channels = pruner.channels
+    def _search(self, name: str, pruner: Pruner, records: LayerRecords) -> None:
+        assert self.events is not None
+        events, channels = self.events, pruner.channels
         self.reporter.phase(f"prune {name}", sum(channels.values()))
 
         def start(layer: str) -> GreedyPath | None:
-            runtime.where = layer
+            events.where = layer
             return records.partial(layer, channels[layer])
 
         def on_progress(layer: str, progress: Progress) -> None:
@@ -136,12 +139,12 @@ class DeepJob:
             )
 
         pruner.search(start=start, on_progress=on_progress, on_layer=records.write)
-        runtime.where = ""
+        events.where = ""
 
     def write(self, status: str, error: BaseException | None = None) -> None:
         """Write the report as far as it is."""
-        runtime = self.runtime
-        timing, faults = (runtime.timing(), runtime.faults) if runtime else ({}, [])
+        events = self.events
+        timing, faults = (events.timing(), events.faults) if events else ({}, [])
         self.report.write(status, timing, faults, error)
 
     def tell(self) -> None:

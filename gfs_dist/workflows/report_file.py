@@ -8,6 +8,7 @@ from typing import Any
 
 from gfs_dist import report as pages
 from gfs_dist.files import RunFolder
+from gfs_dist.records import FaultRow
 from gfs_dist.workflows.run_lifecycle import lost_results
 
 MEASURED = ("loss", "accuracy", "macs", "params")
@@ -57,7 +58,7 @@ class DeepReport:
         self,
         status: str,
         timing: Mapping[str, Any] | None = None,
-        faults: Sequence[dict[str, Any]] = (),
+        faults: Sequence[FaultRow] = (),
         error: BaseException | None = None,
     ) -> None:
         """Write ``report.json`` and, once there are results, the pages and plots.

@@ -1,104 +1,54 @@
-"""A runtime that is watched: its events go into the run folder, its times and faults add up."""
+"""Observes the runtime of a run: its events go into the run folder, times and faults add up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import Any, cast
 
 from gfs_dist.files import RunFolder
-from gfs_dist.runtime import (
-    GroupResult,
-    GroupTask,
-    MapProgress,
-    MapResult,
-    OnDone,
-    OnGroupProgress,
-    OnProgress,
-    Problem,
-    Progress,
-    Runtime,
-    SearchResult,
-    Task,
-)
-from gfs_dist.selection.partition import Partition
-from gfs_dist.selection.path import GreedyPath
-from gfs_dist.selection.stop import Stop
+from gfs_dist.records import FaultRow, RankTiming, Timing
+from gfs_dist.runtime import RuntimeObserver, Work, WorkProgress, WorkResult
 from gfs_dist.workflows.process import fault_words
 from gfs_dist.workflows.reporter import Reporter
 
 SUMMED = ("items", "messages", "bytes")
 """Counts of a rank that add up, besides its seconds."""
+LOSSES = ("fault", "recovered")
 
 
-class Watched:
-    """Passes everything on to ``runtime``, and notes what happens.
+class RunEvents(RuntimeObserver):
+    """Writes ``events.jsonl`` and says when a rank is lost; sums timing and faults.
+
+    Of a map's events only lost workers are written, as it may have thousands of items. Events of a
+    group task are the business of its own listener.
 
     Attributes:
-        where: what is worked on, in every row of events; empty if nothing is.
+        where: what is worked on, in every row of events; empty for nothing.
         faults: rows of all searches, maps and group tasks.
     """
 
-    def __init__(self, runtime: Runtime, folder: RunFolder, reporter: Reporter) -> None:
-        self._runtime, self._folder, self._reporter = runtime, folder, reporter
+    def __init__(self, folder: RunFolder, reporter: Reporter) -> None:
+        self._folder, self._reporter = folder, reporter
         self.where = ""
-        self.faults: list[dict[str, Any]] = []
-        self._timings: list[dict[str, Any]] = []
+        self.faults: list[FaultRow] = []
+        self._timings: list[Timing] = []
         self._started: set[tuple[Any, ...]] = set()
 
-    @property
-    def num_ranks(self) -> int:
-        return self._runtime.num_ranks
+    def on_progress(self, work: Work, progress: WorkProgress) -> None:
+        for row in progress.events:
+            if work is Work.GROUP or (work is Work.MAP and row["event"] not in LOSSES):
+                continue
+            if row["event"] == "rank_started":
+                process = (row["rank"], row["pid"], row["host"])
+                if process in self._started:
+                    continue
+                self._started.add(process)
+            self._folder.append_event({**row, "layer": self.where} if self.where else row)
+            if row["event"] in LOSSES:
+                self._reporter.note(fault_words(row))
 
-    def search(
-        self,
-        problem: Problem,
-        stop: Stop,
-        partition: Partition | None = None,
-        *,
-        path: GreedyPath | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> SearchResult:
-        """See :meth:`gfs_dist.runtime.worker_runtime.WorkersRuntime.search`."""
-
-        def listen(progress: Progress) -> None:
-            self._tell(progress.events)
-            if on_progress is not None:
-                on_progress(progress)
-
-        found = self._runtime.search(problem, stop, partition, path=path, on_progress=listen)
-        self._note(found)
-        return found
-
-    def map(self, task: Task, items: Sequence[Any], on_done: OnDone | None = None) -> MapResult:
-        """See :meth:`gfs_dist.runtime.worker_runtime.WorkersRuntime.map`.
-
-        Of its events those of lost workers are told: there are thousands of items.
-        """
-
-        def listen(place: int, value: Any, progress: MapProgress) -> None:
-            self._tell(row for row in progress.events if row["event"] in ("fault", "recovered"))
-            if on_done is not None:
-                on_done(place, value, progress)
-
-        found = self._runtime.map(task, items, listen)
-        self._note(found)
-        return found
-
-    def run_group(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
-        """See :meth:`gfs_dist.runtime.worker_runtime.WorkersRuntime.run_group`."""
-        found = self._runtime.run_group(task, on_progress)
-        self._note(found)
-        return found
-
-    def close(self) -> None:
-        self._runtime.close()
-
-    def __enter__(self) -> Self:
-        self._runtime.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._runtime.__exit__(*exception)
+    def on_result(self, work: Work, result: WorkResult) -> None:
+        self.faults += result.faults
+        self._timings.append(result.timing)
 
     def timing(self) -> dict[str, Any]:
         """Seconds of everything so far, and of each rank, as ``report.json`` has them.
@@ -106,7 +56,7 @@ class Watched:
         A rank that waits for items exchanges nothing: that wait is its ``idle_s``.
         """
         totals = {
-            key: sum(timing.get(key) or 0.0 for timing in self._timings)
+            key: sum(cast(dict[str, Any], timing).get(key) or 0.0 for timing in self._timings)
             for key in ("setup_s", "steps_s", "exchange_s", "wait_s")
         }
         ranks: dict[int, dict[str, Any]] = {}
@@ -115,26 +65,11 @@ class Watched:
                 _add(ranks.setdefault(row["rank"], {}), row)
         return {**totals, "ranks": [ranks[rank] for rank in sorted(ranks)]}
 
-    def _note(self, found: SearchResult | MapResult | GroupResult) -> None:
-        self.faults += found.faults
-        self._timings.append(found.timing)
 
-    def _tell(self, rows: Iterable[dict[str, Any]]) -> None:
-        for row in rows:
-            if row["event"] == "rank_started":
-                who = (row["rank"], row["pid"], row["host"])
-                if who in self._started:
-                    continue
-                self._started.add(who)
-            self._folder.append_event({**row, "layer": self.where} if self.where else row)
-            if row["event"] in ("fault", "recovered"):
-                self._reporter.note(fault_words(row))
-
-
-def _add(total: dict[str, Any], row: dict[str, Any]) -> None:
+def _add(total: dict[str, Any], row: RankTiming) -> None:
     """Add one row of a rank to what it has so far."""
     idle = "exchange_s" not in row
-    for key, value in row.items():
+    for key, value in cast(dict[str, Any], row).items():
         name = "idle_s" if idle and key == "wait_s" else key
         if name.endswith("_s") or name in SUMMED:
             total[name] = total.get(name, 0) + value

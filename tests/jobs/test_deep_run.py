@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist.files import RunFolder
-from gfs_dist.runtime import GroupProgress
+from gfs_dist.runtime import GroupProgress, Phase
 from gfs_dist.workflows.deep_run import TrainingListener
 from gfs_dist.workflows.reporter import Silent
 
@@ -28,7 +28,7 @@ def test_a_loss_that_rises_is_told_when_its_checkpoint_is_kept(tmp_path: Path) -
 
     def tick(step: int, mean: float | None) -> None:
         value: dict[str, Any] = {"loss": 1.0, "checkpoint": step, "accuracy": 0.5, "mean": mean}
-        listener(GroupProgress("work", step, [(step, value)], 1.0, 1, []))
+        listener(GroupProgress(phase=Phase.WORK, step=step, values=((step, value),)))
 
     for step, mean in ((0, None), (10, 2.0), (20, 1.0), (30, 1.05)):
         tick(step, mean)

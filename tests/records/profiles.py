@@ -103,10 +103,12 @@ def trials() -> list[Row]:
 
 def critical_paths(place: int, objectives: tuple[str, ...], times: int, *words: str) -> list[Row]:
     """Of a block, the last of so many times: the first ones warm up."""
+    from contextlib import closing
+
     from gfs_dist.bench.block_runs import Runs
     from gfs_dist.bench.blocks import make_study
     from gfs_dist.bench.model import Exchange
-    from gfs_dist.bench.one_rank_at_a_time import OneByOne
+    from gfs_dist.bench.one_rank_at_a_time import OneRankAtATime
     from gfs_dist.config.compose import compose
     from gfs_dist.pruning.calibration.workspace import Workspace
 
@@ -119,10 +121,10 @@ def critical_paths(place: int, objectives: tuple[str, ...], times: int, *words: 
         runs = Runs(study, workspace)
         block = study.blocks[place]
         for objective in objectives:
-            with OneByOne(RANKS, "cpu", 1) as runtime:
+            with closing(OneRankAtATime(RANKS, "cpu", 1)) as executor:
                 for _ in range(times):
                     free = Exchange(0.0, 0.0, 0.0)
-                    found = runs.one_by_one(block, objective, runtime, free)
+                    found = runs.one_by_one(block, objective, executor, free)
             rows += [
                 {
                     "block": block.words,

@@ -17,7 +17,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,15 +24,14 @@ import torch
 from gfs_dist._allocator import keep_freed_memory
 from gfs_dist.cli.display import PlainReporter
 from gfs_dist.files.run_folder import RunFolder
-from gfs_dist.runtime import Progress, RuntimeSpec, open_runtime
+from gfs_dist.runtime import Progress, Runtime, RuntimeSpec, open_runtime
 from gfs_dist.runtime import collectives as process_group
 from gfs_dist.runtime.collectives import GroupCommunicator
 from gfs_dist.runtime.store import host_store
-from gfs_dist.runtime.worker_runtime import WorkersRuntime
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.stop import Stop
-from gfs_dist.workflows.run_events import Watched
+from gfs_dist.workflows.run_events import RunEvents
 from tests.runtime.problems import MatrixProblem, matrix_problem
 
 HOST, RANKS, ROUNDS = "127.0.0.1", 2, 5
@@ -135,7 +133,7 @@ def bare_rank(case: Case, rank: int, port: int) -> None:
         print(json.dumps([seconds, path.sha256]), flush=True)
 
 
-def watched(runtime: Any, case: Case, problem: MatrixProblem, folder: Path) -> Search:
+def watched(runtime: Runtime, case: Case, problem: MatrixProblem, folder: Path) -> Search:
     """The same by a runtime, with all that a job does on the way."""
     with RunFolder.create(folder, "") as run, (folder / "log").open("w") as log:
         reporter = PlainReporter(log)
@@ -145,7 +143,10 @@ def watched(runtime: Any, case: Case, problem: MatrixProblem, folder: Path) -> S
             path = progress.path
             reporter.step(len(path), path.loss[-1] if path.loss else None, path.num_kept)
 
-        found = Watched(runtime, run, reporter).search(problem, Stop(case.steps), on_progress=show)
+        events = RunEvents(run, reporter)
+        runtime.observers.append(events)
+        found = runtime.search(problem, Stop(case.steps), on_progress=show)
+        runtime.observers.remove(events)
     loop_s = max(row["compute_s"] + row["exchange_s"] for row in found.timing["ranks"])
     return Search(loop_s, 0.0, found.path.sha256)
 
@@ -164,16 +165,16 @@ def ways(case: Case, work: Path) -> Iterator[dict[str, Callable[[int], Search]]]
     with ExitStack() as stack:
         bare = BareRanks(case)
         stack.callback(bare.close)
-        metered: Any = stack.enter_context(open_runtime(spec(kind="ray")))
-        runtimes: dict[str, Any] = {
+        metered = stack.enter_context(open_runtime(spec(kind="ray")))
+        runtimes: dict[str, Runtime] = {
             LOCAL: stack.enter_context(open_runtime(spec(kind="local"))),
-            RAY: SimpleNamespace(search=partial(WorkersRuntime.search, metered)),
+            RAY: Runtime(metered.executor),
             RAY_METRICS: metered,
         }
 
         def by(name: str) -> Callable[[int], Search]:
             folder = work / case.method / name.replace(" ", "_")
-            crew = (metered if name != LOCAL else runtimes[LOCAL]).crew
+            crew = runtimes[name].executor.crew
             crew.team.muster()
             pids = [os.getpid(), *(who.pid for who in crew.team.identities.values())]
             search = partial(watched, runtimes[name], case, problem)

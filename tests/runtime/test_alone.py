@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,17 +22,17 @@ ALONE = RuntimeSpec(kind="none", threads=1)
 
 
 def test_a_map_in_this_process_keeps_the_order_and_tells_every_item() -> None:
-    told: list[tuple[int, Any, MapProgress]] = []
+    told: list[MapProgress] = []
     with open_runtime(ALONE) as runtime:
-        found = runtime.map(Square(), [3, 1, 2], lambda *news: told.append(news))
+        found = runtime.map(Square(), [3, 1, 2], told.append)
     assert list(found) == [9, 1, 4]
     assert (len(found), found[-1], found.faults) == (3, 4, [])
-    assert [(place, value) for place, value, _ in told] == [(0, 9), (1, 1), (2, 4)]
-    assert [(p.done, p.total) for _, _, p in told] == [(1, 3), (2, 3), (3, 3)]
+    assert [(p.place, p.value) for p in told] == [(0, 9), (1, 1), (2, 4)]
+    assert [(p.step, p.total) for p in told] == [(1, 3), (2, 3), (3, 3)]
     (row,) = found.timing["ranks"]
     assert (row["rank"], row["items"]) == (0, 3)
     assert [row["event"] for row in found.events] == ["rank_started", *["step"] * 3, "finished"]
-    assert [e for _, _, p in told for e in p.events] == found.events[:-1]
+    assert [e for p in told for e in p.events] == found.events[:-1]
 
 
 def test_a_map_of_nothing_is_empty() -> None:

@@ -17,10 +17,9 @@ from typing import Any
 import pytest
 
 from gfs_dist.errors import DataError, InputError, WorkersLostError
-from gfs_dist.runtime import Fault, MapProgress, MapResult, RuntimeSpec, open_runtime
+from gfs_dist.runtime import Fault, MapProgress, MapResult, Runtime, RuntimeSpec, open_runtime
 from gfs_dist.runtime.backends.base import PlacementError
 from gfs_dist.runtime.backends.local import LocalLauncher
-from gfs_dist.runtime.worker_runtime import WorkersRuntime
 from tests.runtime.tasks import Counted, Generator, Hazard, Meet, Spin, Square, WaitForOthers
 from tests.runtime.test_driver_death import _alive, _wait_until_gone
 
@@ -30,44 +29,43 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def local() -> Iterator[WorkersRuntime]:
+def local() -> Iterator[Runtime]:
     spec = RuntimeSpec(kind="local", workers=2, threads=1, hang_floor_s=2.5)
     with open_runtime(spec) as runtime:
-        assert isinstance(runtime, WorkersRuntime)
         yield runtime
 
 
 def disturbed(
-    runtime: WorkersRuntime, faults: list[Fault], item_s: float = 0.05, items: list[Any] = ITEMS
+    runtime: Runtime, faults: list[Fault], item_s: float = 0.05, items: list[Any] = ITEMS
 ) -> MapResult:
     """A map with ``faults`` in its generation."""
-    generation = runtime.crew.generation + 1
-    runtime.crew.faults[:] = [replace(fault, generation=generation) for fault in faults]
+    generation = runtime.executor.crew.generation + 1
+    runtime.executor.crew.faults[:] = [replace(fault, generation=generation) for fault in faults]
     return runtime.map(Square(item_s), items)
 
 
-def test_results_come_in_the_order_of_items_and_news_as_they_happen(local: WorkersRuntime) -> None:
-    told: list[tuple[int, Any, MapProgress]] = []
-    found = local.map(Square(0.01), ITEMS, lambda *news: told.append(news))
+def test_results_come_in_the_order_of_items_and_news_as_they_happen(local: Runtime) -> None:
+    told: list[MapProgress] = []
+    found = local.map(Square(0.01), ITEMS, told.append)
     assert list(found) == SQUARES
-    assert sorted((place, value) for place, value, _ in told) == list(enumerate(SQUARES))
-    assert [progress.done for _, _, progress in told] == [n + 1 for n in ITEMS]
-    assert all(p.total == 24 and p.num_ranks == 2 for _, _, p in told)
-    assert told[-1][2].items_per_s > 10
-    assert [e for _, _, p in told for e in p.events] == found.events[:-1]
+    assert sorted((p.place, p.value) for p in told) == list(enumerate(SQUARES))
+    assert [p.step for p in told] == [n + 1 for n in ITEMS]
+    assert all(p.total == 24 and p.num_ranks == 2 for p in told)
+    assert told[-1].steps_per_s > 0
+    assert [e for p in told for e in p.events] == found.events[:-1]
     assert found.events[-1]["event"] == "finished"
     steps = [row for row in found.events if row["event"] == "step"]
     assert sorted(row["step"] for row in steps) == ITEMS
 
 
-def test_an_idle_worker_takes_the_next_item(tmp_path: Path, local: WorkersRuntime) -> None:
+def test_an_idle_worker_takes_the_next_item(tmp_path: Path, local: Runtime) -> None:
     (first, *others) = local.map(WaitForOthers(tmp_path, 10), [*range(11)])
     assert len(set(others)) == 1  # one rank waited, the other did all the rest
     assert first[0] != others[0][0]
     assert {threads for _, threads in (first, *others)} == {1}
 
 
-def test_timing_of_a_map_is_told_for_every_rank(local: WorkersRuntime) -> None:
+def test_timing_of_a_map_is_told_for_every_rank(local: Runtime) -> None:
     timing = local.map(Square(0.05), ITEMS).timing
     ranks = timing["ranks"]
     assert [row["rank"] for row in ranks] == [0, 1]
@@ -79,7 +77,7 @@ def test_timing_of_a_map_is_told_for_every_rank(local: WorkersRuntime) -> None:
         assert row["peak_rss_bytes"] > 2**20
 
 
-def test_a_task_is_sent_to_each_worker_once(tmp_path: Path, local: WorkersRuntime) -> None:
+def test_a_task_is_sent_to_each_worker_once(tmp_path: Path, local: Runtime) -> None:
     def sent() -> Counter[str]:
         return Counter(file.name.partition("-")[0] for file in tmp_path.iterdir())
 
@@ -95,16 +93,16 @@ def test_a_task_is_sent_to_each_worker_once(tmp_path: Path, local: WorkersRuntim
     assert set(again.values()) == {1}
 
 
-def test_a_map_of_nothing_is_empty(local: WorkersRuntime) -> None:
+def test_a_map_of_nothing_is_empty(local: Runtime) -> None:
     assert list(local.map(Square(), [])) == []
 
 
-def test_what_a_task_raises_is_raised_and_the_workers_live_on(local: WorkersRuntime) -> None:
+def test_what_a_task_raises_is_raised_and_the_workers_live_on(local: Runtime) -> None:
     with pytest.raises(DataError, match="item: found 5, accepted others") as caught:
         local.map(Square(0.01, bad=5), ITEMS)
     assert "in a worker (pid" in caught.value.__notes__[0]
     with pytest.raises(ZeroDivisionError):
-        local.map(Square(), ITEMS, lambda place, value, progress: 1 // 0)
+        local.map(Square(), ITEMS, lambda progress: 1 // 0)
     with pytest.raises(InputError, match="what Generator.run returned: found generator, accepted"):
         local.map(Generator(), ["abc"])
     with pytest.raises(InputError, match="item 1: found generator, accepted what can be pickled"):
@@ -112,7 +110,7 @@ def test_what_a_task_raises_is_raised_and_the_workers_live_on(local: WorkersRunt
     assert list(local.map(Square(), ITEMS)) == SQUARES
 
 
-def test_the_item_of_a_killed_worker_is_done_again(local: WorkersRuntime) -> None:
+def test_the_item_of_a_killed_worker_is_done_again(local: Runtime) -> None:
     found = disturbed(local, [Fault(0, 3)])
     assert list(found) == SQUARES
     (fault,) = found.faults
@@ -130,7 +128,7 @@ def test_the_item_of_a_killed_worker_is_done_again(local: WorkersRuntime) -> Non
     assert sum(row["items"] for row in found.timing["ranks"]) == 24
 
 
-def test_a_stopped_worker_is_found_by_lack_of_ticks(local: WorkersRuntime) -> None:
+def test_a_stopped_worker_is_found_by_lack_of_ticks(local: Runtime) -> None:
     found = disturbed(local, [Fault(1, 2, "stop")])
     assert list(found) == SQUARES
     (fault,) = found.faults
@@ -138,8 +136,8 @@ def test_a_stopped_worker_is_found_by_lack_of_ticks(local: WorkersRuntime) -> No
     assert 2.0 < fault["detected_s"] < 10.0
 
 
-def test_the_successor_of_a_lost_worker_joins_in(tmp_path: Path, local: WorkersRuntime) -> None:
-    local.crew.faults[:] = [Fault(0, 1, generation=local.crew.generation + 1)]
+def test_the_successor_of_a_lost_worker_joins_in(tmp_path: Path, local: Runtime) -> None:
+    local.executor.crew.faults[:] = [Fault(0, 1, generation=local.executor.crew.generation + 1)]
     found = local.map(Meet(tmp_path, 2), [5, 6])
     assert list(found) == [5, 6]
     assert [row["items"] for row in found.timing["ranks"]] == [1, 1]
@@ -147,7 +145,7 @@ def test_the_successor_of_a_lost_worker_joins_in(tmp_path: Path, local: WorkersR
 
 
 def test_without_replacement_the_others_do_the_items(
-    monkeypatch: pytest.MonkeyPatch, local: WorkersRuntime
+    monkeypatch: pytest.MonkeyPatch, local: Runtime
 ) -> None:
     def refuse(*arguments: Any) -> Any:
         raise PlacementError("no room")
@@ -157,10 +155,10 @@ def test_without_replacement_the_others_do_the_items(
         found = disturbed(local, [Fault(0, 4)])
         assert list(found) == SQUARES
         assert [row["items"] for row in found.timing["ranks"]] == [3, 21]
-        (left,) = (w for w in local.crew.team.ranks if w is not None)
+        (left,) = (w for w in local.executor.crew.team.ranks if w is not None)
         with pytest.raises(WorkersLostError, match="none is left and none could be started; the l"):
             disturbed(local, [Fault(0, 4)])
-        assert left.name not in {w.name for w in local.crew.team.ranks if w is not None}
+        assert left.name not in {w.name for w in local.executor.crew.team.ranks if w is not None}
     assert list(local.map(Square(), ITEMS)) == SQUARES  # there is room again
 
 
@@ -196,9 +194,8 @@ def test_many_faults_in_one_map(embedded_ray: None, tmp_path: Path, kind: str) -
 def test_a_set_up_that_loses_three_workers_ends_the_map() -> None:
     task = Square()
     with open_runtime(RuntimeSpec(kind="local", workers=1, threads=1)) as runtime:
-        assert isinstance(runtime, WorkersRuntime)
-        runtime.crew.cargo["map"].put(task)
-        runtime.crew.cargo["map"]._payload = b"cos\n_exit\n(I3\ntR."
+        runtime.executor.crew.cargo["map"].put(task)
+        runtime.executor.crew.cargo["map"]._payload = b"cos\n_exit\n(I3\ntR."
         with pytest.raises(WorkersLostError, match="the set-up of rank 0 lost 3 workers in a row"):
             runtime.map(task, ITEMS)
 
@@ -228,7 +225,7 @@ def test_a_spare_takes_over_at_once() -> None:
     assert successor > fault
 
 
-def test_searches_and_maps_share_workers(local: WorkersRuntime) -> None:
+def test_searches_and_maps_share_workers(local: Runtime) -> None:
     from gfs_dist.selection.stop import Stop
     from tests.runtime.problems import matrix_problem
 

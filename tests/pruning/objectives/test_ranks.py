@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gfs_dist.bench.one_rank_at_a_time import OneByOne
+from gfs_dist.bench.one_rank_at_a_time import OneRankAtATime
 from gfs_dist.errors import InputError
 from gfs_dist.pruning.calibration.sampling import Sampling
 from gfs_dist.pruning.objectives.fisher import (
@@ -68,9 +68,10 @@ def test_ranks_that_are_timed_alone_follow_the_record(tmp_path: Path) -> None:
     search = NetworkLossProblem(
         problem.workspace(tmp_path), problem.layer("first"), RECIPE, Sampling(batch=7)
     )
-    with OneByOne([1, 2, 4], "cpu") as runtime:
+    executor = OneRankAtATime([1, 2, 4], "cpu")
+    with Runtime(executor) as runtime:
         found = runtime.search(search, Stop(steps=5)).path
-    ((told, timings),) = runtime.searches
+    ((told, timings),) = executor.searches
     assert found.picks == told.path.picks
     assert {ranks: len(own) for ranks, own in timings.items()} == {1: 1, 2: 2, 4: 4}
     assert told.sizes.count(40 * 8) == 1  # the sums of a step: one chunk, candidates, float64

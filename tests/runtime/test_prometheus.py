@@ -10,9 +10,16 @@ from typing import Any
 
 import pytest
 
-from gfs_dist.runtime import RuntimeSpec, open_runtime
-from gfs_dist.runtime.progress import MapResult
-from gfs_dist.runtime.prometheus import Meter
+from gfs_dist.runtime import (
+    GroupProgress,
+    Phase,
+    RuntimeSpec,
+    Work,
+    WorkProgress,
+    WorkResult,
+    open_runtime,
+)
+from gfs_dist.runtime.prometheus import PrometheusMetrics
 from gfs_dist.selection.stop import Stop
 from tests.runtime.problems import matrix_problem
 
@@ -45,39 +52,49 @@ class Stands:
         self.wait_share = Recorded()
 
 
-def result(faults: int) -> MapResult:
-    timing = {"steps_s": 4.0, "ranks": [{"wait_s": 1.0}, {"wait_s": 3.0}]}
-    return MapResult([], timing, [{"kind": "killed"}] * faults)
+def metrics(work: Work, step: int = 0) -> tuple[Any, PrometheusMetrics]:
+    meters: Any = Stands()
+    observer = PrometheusMetrics(meters)
+    observer.on_start(work, step)
+    return meters, observer
+
+
+def at(step: int, *events: Any, **more: Any) -> WorkProgress:
+    return WorkProgress(phase=Phase.WORK, step=step, num_ranks=2, events=events, **more)
 
 
 def test_steps_are_counted_once_though_they_are_made_again() -> None:
-    meters: Any = Stands()
-    meter = Meter(meters, "search", step=3)
+    meters, observer = metrics(Work.SEARCH, step=3)
     for step in (3, 5, 4, 5, 9):
-        meter.reach(step, 2, [])
+        observer.on_progress(Work.SEARCH, at(step))
     assert meters.steps.values == [2, 4]
     assert len(meters.step_seconds.values) == 2
 
 
 def test_the_start_of_workers_is_no_step() -> None:
-    meters: Any = Stands()
-    Meter(meters, "map").reach(1, 2, [])
+    meters, observer = metrics(Work.MAP)
+    observer.on_progress(Work.MAP, at(1))
     assert (meters.steps.values, meters.step_seconds.values) == ([1], [])
 
 
 def test_each_lost_worker_counts_once() -> None:
-    meters: Any = Stands()
-    meter = Meter(meters, "search")
-    meter.reach(1, 2, [{"event": "fault"}, {"event": "step"}])
-    meter.end(result(faults=3))
+    meters, observer = metrics(Work.SEARCH)
+    observer.on_progress(Work.SEARCH, at(1, {"event": "fault"}, {"event": "step"}))
+    timing: Any = {"steps_s": 4.0, "ranks": [{"wait_s": 1.0}, {"wait_s": 3.0}]}
+    faults: Any = [{"kind": "killed"}] * 3
+    observer.on_result(Work.SEARCH, WorkResult(timing=timing, faults=faults))
     assert meters.workers_lost.values == [1, 2]
     assert (meters.workers.values, meters.wait_share.values) == ([2, 0], [0.75])
 
 
-@pytest.mark.parametrize(("loss", "shown"), [(0.5, [0.5]), (None, []), ("x", []), ([1.0], [])])
+@pytest.mark.parametrize(
+    ("loss", "shown"),
+    [(0.5, [0.5]), ({"loss": 0.5}, [0.5]), (None, []), ("x", []), ([1.0], []), ({}, [])],
+)
 def test_only_a_number_is_a_loss(loss: object, shown: list[float]) -> None:
-    meters: Any = Stands()
-    Meter(meters, "group").show_loss(loss)
+    meters, observer = metrics(Work.GROUP)
+    told = GroupProgress(phase=Phase.WORK, step=1, values=((1, loss),))
+    observer.on_progress(Work.GROUP, told)
     assert meters.loss.values == shown
 
 
