@@ -9,7 +9,7 @@ from typing import Any
 from gfs_dist import report as pages
 from gfs_dist.config import commands as schema
 from gfs_dist.files.find import find_report
-from gfs_dist.files.no_follow import refuse_outside_links
+from gfs_dist.files.untrusted import refuse_outside_links
 from gfs_dist.workflows.reporter import Reporter
 
 

@@ -77,7 +77,6 @@ def test_no_configuration_is_instantiated() -> None:
 CIRCULAR = {
     ("gfs_dist.config.prune", "gfs_dist.config.commands"),
     ("gfs_dist.config.benchmark", "gfs_dist.config.commands"),
-    ("gfs_dist.runtime.serialization", "gfs_dist.runtime.backends.ray"),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from gfs_dist.errors import CheckpointError
-from gfs_dist.files.facts import read_json
+from gfs_dist.files.untrusted import read_json
 from gfs_dist.records import LayerRow, PathFile, Report, ResultRow, read_path, read_report
 
 

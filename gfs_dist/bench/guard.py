@@ -7,7 +7,6 @@ some repeats, which other work on the machine disturbs least.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from gfs_dist.bench.guard_ratios import RATIOS
 from gfs_dist.bench.suite import Bench, Row, tell_rows
 from gfs_dist.config import commands as schema
 from gfs_dist.errors import ConfigError, WorseError
+from gfs_dist.files.untrusted import load_json
 from gfs_dist.workflows.reporter import Reporter
 
 MARGIN = 2.0
@@ -69,11 +69,9 @@ def read_record(file: Path) -> dict[str, float]:
         ConfigError: no such file, or none of our ratios in it.
     """
     try:
-        if not file.is_file():  # a pipe or device would never end
-            raise FileNotFoundError
-        rows = json.loads(file.read_text(encoding="utf-8"))["results"]
+        rows = load_json(file)["results"]
         ratios = {row["name"]: float(row["ratio"]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"record: {file} cannot be read ({type(error).__name__}), accepted the report.json of "
             "an earlier suite=guard, or its record"

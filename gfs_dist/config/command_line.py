@@ -13,7 +13,7 @@ from gfs_dist.command_words import quoted, typed, typed_place
 from gfs_dist.config import CONF_FOLDER
 from gfs_dist.config import commands as schema
 from gfs_dist.config.groups import OPTION_KEY, Custom, named, value_of
-from gfs_dist.files.facts import ARCHITECTURE, read_json
+from gfs_dist.files.untrusted import ARCHITECTURE, read_json
 
 
 def data_words(data: schema.Data, seed: int) -> str:

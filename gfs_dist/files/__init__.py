@@ -1,6 +1,6 @@
 """Everything that touches the disk: atomic files, checkpoints, run folders, fingerprints."""
 
-from gfs_dist.files.fingerprint import fingerprint
+from gfs_dist.files.checksums import fingerprint
 from gfs_dist.files.run_folder import RunFolder
 
 __all__ = ["RunFolder", "fingerprint"]

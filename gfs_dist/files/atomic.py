@@ -1,4 +1,4 @@
-"""Files that are either there whole or not at all.
+"""Atomic writes: a file or folder appears whole or not at all.
 
 Everything is written under a temporary name beside its place, flushed to the disk, and moved. A
 process that dies leaves at most temporary names (:data:`PREFIX`), which :func:`sweep` removes and
@@ -15,10 +15,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from gfs_dist.errors import StorageError
-from gfs_dist.files.no_follow import open_regular
+from gfs_dist.files.untrusted import open_regular
 
 PREFIX = ".writing-"
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
@@ -32,14 +32,14 @@ def write_bytes(path: Path | str, content: bytes) -> None:
     Raises:
         StorageError: disk full, no permission, missing folder; nothing is left behind.
     """
-    with _replacing(Path(path)) as file:
-        file.write(content)
+    with replacing(Path(path)) as aside:
+        aside.write_bytes(content)
 
 
 def copy(source: Path | str, path: Path | str) -> None:
-    """Like :func:`write_bytes`, what another file holds."""
-    with _replacing(Path(path)) as file, Path(source).open("rb") as content:
-        shutil.copyfileobj(content, file)
+    """Like :func:`write_bytes`, with the content of another file."""
+    with replacing(Path(path)) as aside:
+        shutil.copyfile(source, aside)
 
 
 def write_text(path: Path | str, content: str) -> None:
@@ -72,7 +72,7 @@ def folder(path: Path | str) -> Iterator[Path]:
         try:
             aside.mkdir()
             yield aside
-            _sync_folder(aside)
+            _sync(aside)
             if path.exists():
                 old = name_beside(path)
                 path.replace(old)
@@ -84,7 +84,7 @@ def folder(path: Path | str) -> Iterator[Path]:
             raise StorageError(str(error).replace(aside.name, path.name)) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        _sync_folder(path.parent)
+        _sync(path.parent)
 
 
 def append_line(path: Path | str, line: str) -> None:
@@ -107,7 +107,7 @@ def append_line(path: Path | str, line: str) -> None:
 
 
 def drop_torn_line(path: Path | str) -> None:
-    """Cut a last line that a dying process left without its end."""
+    """Cut off a last line without its end, which a dying process may leave."""
     path = Path(path)
     if not path.exists():
         return
@@ -124,7 +124,7 @@ def drop_torn_line(path: Path | str) -> None:
 
 
 def sweep(root: Path | str) -> None:
-    """Remove what dying writers left under ``root``; only for who alone may write there."""
+    """Remove leftovers of dying writers; for the only process that may write under ``root``."""
     with storage_errors(Path(root)):
         for folder_name, folders, names in os.walk(root):
             for name in [name for name in (*folders, *names) if name.startswith(PREFIX)]:
@@ -133,7 +133,7 @@ def sweep(root: Path | str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder with all that is in it, or a link but not what it points to."""
+    """Remove a file, a folder with its content, or a link but not its target."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -150,30 +150,38 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def name_beside(path: Path) -> Path:
-    """Where to write what is to be moved to ``path``; leftovers are known by it: :func:`sweep`."""
+    """A temporary name beside ``path``, which :func:`sweep` recognises."""
     return path.parent / f"{PREFIX}{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to fill; it becomes ``path`` only when the block ends well."""
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A name to write a file under; it becomes ``path`` only when the block ends well.
+
+    Args:
+        path: replaced if it is there.
+        durable: the file outlasts a power cut.
+
+    Raises:
+        StorageError: disk full, no permission, missing folder; nothing is left behind.
+    """
     aside = name_beside(path)
     with storage_errors(path):
         try:
-            with aside.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+            yield aside
+            if durable:
+                _sync(aside)
             aside.replace(path)
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        if durable:
+            _sync(path.parent)
 
 
-def _sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

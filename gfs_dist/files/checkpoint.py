@@ -1,4 +1,4 @@
-"""Checkpoints: named tensors as safetensors, facts as JSON; reads trust nothing.
+"""Named tensors as files, and checkpoints: tensors with a state in JSON; reads trust nothing.
 
 A checkpoint folder holds ``model.safetensors``, ``state.json`` and, where training keeps more
 than weights, ``optimizer.safetensors``. Plain ``.safetensors`` and ``.pt`` state dicts of others
@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +20,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from gfs_dist._environment import refuse_unsafe_environment
-from gfs_dist.errors import CheckpointError
+from gfs_dist.errors import CheckpointError, StorageError
 from gfs_dist.files import atomic
-from gfs_dist.files.facts import STATE, WEIGHTS, read_json
-from gfs_dist.files.fingerprint import fingerprint
+from gfs_dist.files.checksums import fingerprint
+from gfs_dist.files.untrusted import STATE, TENSOR_SUFFIXES, read_json
 from gfs_dist.records import FORMAT
 from gfs_dist.runtime.resources import free_memory_bytes
 
@@ -38,12 +39,12 @@ STORED = tuple(dtype for dtype in DTYPES if dtype != torch.complex128)
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
         tensors: the network's state dict, on the CPU; floating ones are finite.
-        state: the facts beside it (format, iteration, ...); empty for a bare file.
-        optimizer: what else training needs to go on; empty where there is nothing.
+        state: ``state.json`` (format, iteration, ...); empty for a bare file.
+        optimizer: further tensors that training goes on from; may be empty.
     """
 
     tensors: dict[str, Tensor]
@@ -62,18 +63,18 @@ def save(
     Args:
         folder: where; its parent exists.
         tensors: the network's state dict.
-        state: JSON facts; ``format`` and ``fingerprint`` are added.
+        state: content of ``state.json``; ``format`` and ``fingerprint`` are added.
         optimizer: further tensors.
 
     Raises:
         StorageError: disk full, no permission.
     """
-    facts = {"format": FORMAT, **state, "fingerprint": _fingerprint(tensors, optimizer or {})}
+    content = {"format": FORMAT, **state, "fingerprint": _fingerprint(tensors, optimizer or {})}
     with atomic.folder(folder) as aside:
         write_tensors(aside / MODEL, tensors)
         if optimizer:
             write_tensors(aside / OPTIMIZER, optimizer)
-        atomic.write_json(aside / STATE, facts)
+        atomic.write_json(aside / STATE, content)
 
 
 def load(path: Path | str) -> Checkpoint:
@@ -94,8 +95,25 @@ def load(path: Path | str) -> Checkpoint:
     return Checkpoint(tensors, state, optimizer)
 
 
-def write_tensors(path: Path | str, tensors: dict[str, Tensor]) -> None:
-    """Write named tensors as safetensors, atomically; shared ones once for each name."""
+def write_tensors(
+    path: Path | str,
+    tensors: Mapping[str, Tensor],
+    metadata: dict[str, str] | None = None,
+    *,
+    durable: bool = True,
+) -> None:
+    """Write named tensors as safetensors, atomically; shared ones once for each name.
+
+    Args:
+        path: its folder is there already; several processes may write the same file.
+        tensors: by name.
+        metadata: texts kept beside them.
+        durable: the file outlasts a power cut.
+
+    Raises:
+        StorageError: names the file and the reason of the system.
+    """
+    path = Path(path)
     plain: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
@@ -103,7 +121,11 @@ def write_tensors(path: Path | str, tensors: dict[str, Tensor]) -> None:
         storage = tensor.untyped_storage().data_ptr()
         plain[name] = tensor.clone() if storage in storages else tensor
         storages.add(storage)
-    atomic.write_bytes(path, safetensors.torch.save(plain))
+    with atomic.replacing(path, durable=durable) as aside:
+        try:
+            safetensors.torch.save_file(plain, aside, metadata)
+        except SafetensorError as error:  # it has the reason of the system in its text only
+            raise StorageError(f"{path}: cannot be written: {error}") from error
 
 
 def read_tensors(path: Path | str) -> dict[str, Tensor]:
@@ -115,15 +137,17 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
-    if path.suffix not in WEIGHTS:
-        raise CheckpointError(f"{path}: found {path.suffix!r}, accepted {', '.join(WEIGHTS)}")
+    if path.suffix not in TENSOR_SUFFIXES:
+        raise CheckpointError(
+            f"{path}: found {path.suffix!r}, accepted {', '.join(TENSOR_SUFFIXES)}"
+        )
     if (size := path.stat().st_size) > (free := free_memory_bytes()):
         raise CheckpointError(
             f"{path}: has {size / 2**30:,.1f} GiB, found {free / 2**30:,.1f} GiB of memory free"
         )
-    tensors = _read_safetensors(path) if path.suffix == WEIGHTS[0] else _read_pickle(path)
+    tensors = _read_safetensors(path) if path.suffix == TENSOR_SUFFIXES[0] else _read_pickle(path)
     for name, tensor in tensors.items():
-        _refuse_odd(f"{path}: tensor {name!r}", tensor)
+        _refuse_unusual(f"{path}: tensor {name!r}", tensor)
     return tensors
 
 
@@ -175,7 +199,7 @@ def _is_plain(value: object) -> bool:
     )
 
 
-def _refuse_odd(where: str, tensor: Tensor) -> None:
+def _refuse_unusual(where: str, tensor: Tensor) -> None:
     """Refuse an unusual dtype, numbers that the file does not hold, NaN and infinity."""
     if tensor.dtype not in DTYPES:
         raise CheckpointError(

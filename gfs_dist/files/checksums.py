@@ -1,7 +1,7 @@
-"""What a finished run holds is known by its SHA-256: ``files`` of ``report.json``.
+"""SHA-256 of tensors, and of the files of a run folder: ``files`` of its ``report.json``.
 
-Listed are ``config.yaml`` and what lies in :data:`FOLDERS`: all that is computed from. Pages,
-plots, logs, events and what trackers write are not.
+Listed are ``config.yaml`` and the files in :data:`FOLDERS`, which later jobs compute from. Pages,
+plots, logs, events and the files of trackers are not.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
-from gfs_dist.files.no_follow import inside, open_regular
+from gfs_dist.files.untrusted import inside, open_regular
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG = "config.yaml"
 RESULTS = ("paths", "models", "finetune")
@@ -26,14 +29,15 @@ FILES, OWN = "files", "sha256"
 """Keys of ``report.json``: SHA-256 by name, and that of the report itself without this key."""
 
 Stamp = tuple[int, int, int]
+"""Inode, size and modification time of a file: another version has another stamp."""
 
 
 class Damage(NamedTuple):
-    """A listed file that is not as it was.
+    """A listed file that is missing or changed.
 
     Attributes:
         name: relative to the run folder.
-        gone: it is not there; else it holds something else.
+        gone: missing; else its SHA-256 is another.
     """
 
     name: str
@@ -46,18 +50,18 @@ class Damage(NamedTuple):
 
     @property
     def result(self) -> str | None:
-        """The name of the result that it belongs to; None for configuration and checkpoints."""
+        """Name of the result that the file belongs to; None for configuration and checkpoints."""
         kind, _, rest = self.name.partition("/")
         name = rest.partition("/")[0].removesuffix(".json")
         return name if kind in RESULTS else None
 
     def is_of_network(self, result: str) -> bool:
-        """Whether it belongs to the network of ``result``."""
+        """Whether the file belongs to the network of ``result``."""
         return self.name.startswith(f"models/{result}/")
 
 
 class Checksums:
-    """SHA-256 of the files of a run folder; each is read once, until another takes its place.
+    """SHA-256 of the files of a run folder; a file is read again only when its stamp changes.
 
     Args:
         root: the run folder.
@@ -68,7 +72,7 @@ class Checksums:
         self._known: dict[str, tuple[Stamp, str]] = {}
 
     def listed(self) -> dict[str, str]:
-        """By name, of all files there that ``report.json`` lists."""
+        """SHA-256 by name of all files that ``report.json`` is to list."""
         names = [CONFIG] if (self._root / CONFIG).exists() else []
         for kind in FOLDERS:
             for folder, folders, files in os.walk(self._root / kind):
@@ -79,7 +83,7 @@ class Checksums:
         return {name: self._digest(name) for name in sorted(names)}
 
     def damage(self, recorded: Mapping[str, str], part: str = "") -> list[Damage]:
-        """What is no longer as ``recorded``, of the file or folder ``part``.
+        """Files that differ from ``recorded``, of the file or folder ``part``.
 
         Raises:
             RunFolderError: a name leads out of the folder, or what it names cannot be read or is no
@@ -109,18 +113,18 @@ class Checksums:
         return self._known[name][1]
 
 
-def stamp_of(facts: os.stat_result) -> Stamp:
-    """What tells two versions of a file apart."""
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+def stamp_of(status: os.stat_result) -> Stamp:
+    """The stamp in a file's status."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def with_own_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A report with the SHA-256 of what else it says."""
+    """The report with the SHA-256 of its other content."""
     return {**content, OWN: _own(content)}
 
 
 def verify_own_checksum(content: Mapping[str, Any], where: Path | str) -> None:
-    """Refuse a report that is not as it was written; one of an earlier version cannot tell.
+    """Refuse a report that was changed; one of an earlier version has no SHA-256 to check.
 
     Raises:
         RunFolderError: another hash, or ``files`` that maps no names to hashes.
@@ -142,3 +146,15 @@ def _own(content: Mapping[str, Any]) -> str:
 
 def _is_passing(name: str) -> bool:
     return name.startswith(atomic.PREFIX) or name.endswith(PARTIAL)
+
+
+def fingerprint(*tensors: Tensor) -> str:
+    """SHA-256 (lower-case hex) over dtype, shape and bytes of each tensor, in order."""
+    import torch  # not before it is needed: files that hold no tensors are read without it
+
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+        digest.update(plain.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -7,8 +7,8 @@ from typing import Any
 
 from gfs_dist.errors import CheckpointError, RunFolderError
 from gfs_dist.files import RunFolder
-from gfs_dist.files.facts import ARCHITECTURE, STATE, WEIGHTS, read_json
 from gfs_dist.files.run_folder import refuse_damaged
+from gfs_dist.files.untrusted import ARCHITECTURE, STATE, TENSOR_SUFFIXES, read_json
 
 
 def find_checkpoints(path: Path | str, key: str = "checkpoint") -> list[tuple[int, Path]]:
@@ -28,7 +28,7 @@ def find_checkpoints(path: Path | str, key: str = "checkpoint") -> list[tuple[in
     refuse_damaged(path, key)
     if (path / STATE).is_file():
         return [(read_iteration(read_json(path / STATE)), path)]
-    if (path.suffix in WEIGHTS and path.is_file()) or (path / ARCHITECTURE).is_file():
+    if (path.suffix in TENSOR_SUFFIXES and path.is_file()) or (path / ARCHITECTURE).is_file():
         return [(0, path)]
     found = RunFolder(path).checkpoints()
     if not found:

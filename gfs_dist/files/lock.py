@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
-from gfs_dist.files.no_follow import open_regular
+from gfs_dist.files.untrusted import open_regular
 
 NAME = ".lock"
 

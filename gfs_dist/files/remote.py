@@ -1,19 +1,46 @@
-"""A folder behind a URL of fsspec's: ``s3://``, ``gs://``, ``file://`` and what is installed."""
+"""A folder behind a URL of fsspec: ``s3://``, ``gs://``, ``file://`` and others installed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from gfs_dist.errors import ConfigError, GfsError, StorageError
 from gfs_dist.files import atomic
-from gfs_dist.files.no_follow import refuse_outside_links
-from gfs_dist.files.waiting import within
+from gfs_dist.files.untrusted import refuse_outside_links
 from gfs_dist.urls import check_url
 
 ANSWER_S = 6.0
 """For the first answer; libraries of storage wait for minutes."""
+
+Answer = TypeVar("Answer")
+
+
+def within(seconds: float, ask: Callable[[], Answer]) -> Answer:
+    """What ``ask()`` returns or raises; its thread is abandoned if it takes longer.
+
+    Raises:
+        TimeoutError: no answer within ``seconds``.
+    """
+    answer: Future[Answer] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError as error:
+        if answer.done():
+            raise
+        raise TimeoutError(f"no answer within {seconds:g} s") from error
 
 
 class Remote:

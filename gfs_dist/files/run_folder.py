@@ -23,12 +23,11 @@ from gfs_dist.files.checksums import (
     verify_own_checksum,
     with_own_checksum,
 )
-from gfs_dist.files.facts import read_json
 from gfs_dist.files.lock import NAME as LOCK_NAME
 from gfs_dist.files.lock import FolderLock
 from gfs_dist.files.mirror import REPORT, Mirror, empty_copy, fill
-from gfs_dist.files.no_follow import inside, refuse_outside_links
 from gfs_dist.files.remote import Remote
+from gfs_dist.files.untrusted import inside, read_json, refuse_outside_links
 from gfs_dist.records import Event
 from gfs_dist.urls import below, is_url
 

@@ -8,7 +8,7 @@ import urllib.request
 from http.client import HTTPException, HTTPMessage
 from typing import IO, Any
 
-from gfs_dist.files.waiting import within
+from gfs_dist.files.remote import within
 
 TIMEOUT_S = 4.0
 """For a whole answer."""

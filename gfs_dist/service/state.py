@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from gfs_dist.errors import RunError
 from gfs_dist.files import atomic
+from gfs_dist.files.untrusted import load_json
 from gfs_dist.service.processes import Process
 from gfs_dist.urls import in_home
 
@@ -105,7 +105,7 @@ def read() -> LocalCluster | None:
     """
     file = folder() / "state.json"
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = load_json(file)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

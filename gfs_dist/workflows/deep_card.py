@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from gfs_dist import report
-from gfs_dist.files.checkpoint import read_json
+from gfs_dist.files.untrusted import read_json
 from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.workflows import plan_text as deep_words
 from gfs_dist.workflows.prune_deep_plan import DeepPlan

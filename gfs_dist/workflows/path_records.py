@@ -9,7 +9,7 @@ from typing import Any
 
 from gfs_dist.errors import CheckpointError, RunFolderError
 from gfs_dist.files import RunFolder, atomic
-from gfs_dist.files.checkpoint import read_json
+from gfs_dist.files.untrusted import read_json
 from gfs_dist.records import FORMAT
 from gfs_dist.selection.path import GreedyPath
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from gfs_dist.config import commands as schema
 from gfs_dist.errors import ConfigError, ShapeError
 from gfs_dist.files import RunFolder
 from gfs_dist.files.find import find_checkpoints
+from gfs_dist.files.untrusted import load_json
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.models.two_layer import DTYPES
 from gfs_dist.pruning.objectives.two_layer import TwoLayerContributions
@@ -182,12 +181,10 @@ def _graph(word: str) -> Any:
 
 def _read_lists(key: str, word: str, accepted: str) -> list[list[int]]:
     try:
-        if not Path(word).is_file():  # a pipe or device would never end
-            raise FileNotFoundError
-        lists = json.loads(Path(word).read_text(encoding="utf-8"))
+        lists = load_json(word)
     except OSError as error:
         raise ConfigError(f"{key}: found {word!r}, accepted {accepted}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"{key}: {word} is not JSON ({error}), accepted {accepted}") from error
     fits = isinstance(lists, list) and all(
         isinstance(part, list) and all(type(i) is int for i in part) for part in lists

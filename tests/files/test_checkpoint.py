@@ -6,15 +6,20 @@ import os
 import re
 import struct
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from gfs_dist.errors import CheckpointError, InputError
-from gfs_dist.files import checkpoint, facts, fingerprint
+from gfs_dist.errors import CheckpointError, InputError, StorageError
+from gfs_dist.files import checkpoint, fingerprint, untrusted
 from gfs_dist.runtime import resources as memory
+from tests.files.test_atomic import names, small_disk
+
+__all__ = ["small_disk"]
 
 TENSORS = {"hidden.weight": torch.arange(6.0).reshape(2, 3), "output.weight": torch.ones(2)}
 
@@ -197,7 +202,7 @@ def test_names_that_lead_elsewhere_are_only_names(tmp_path: Path) -> None:
 def test_what_never_ends_is_not_read(folder: Path) -> None:
     (folder / "state.json").unlink()
     os.mkfifo(folder / "state.json")
-    with pytest.raises(CheckpointError, match=r"state.json: found no regular file"):
+    with pytest.raises(CheckpointError, match=r"state.json: cannot be read: found no regular file"):
         checkpoint.load(folder)
 
 
@@ -229,16 +234,16 @@ def test_tensors_of_another_checkpoint_are_refused(folder: Path) -> None:
         (b"\xff\xfe", "cannot be read"),
     ],
 )
-def test_malformed_facts_are_refused(folder: Path, content: str | bytes, message: str) -> None:
+def test_malformed_state_is_refused(folder: Path, content: str | bytes, message: str) -> None:
     raw = content if isinstance(content, bytes) else content.encode()
     (folder / "state.json").write_bytes(raw)
     with pytest.raises(CheckpointError, match=f"state.json: {message}"):
         checkpoint.load(folder)
 
 
-def test_facts_of_absurd_size_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts, "MAX_JSON_BYTES", 10)
-    with pytest.raises(CheckpointError, match=r"state.json: too large"):
+def test_a_state_of_absurd_size_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(untrusted, "MAX_JSON_BYTES", 10)
+    with pytest.raises(CheckpointError, match=r"state.json: cannot be read: too large"):
         checkpoint.load(folder)
 
 
@@ -270,3 +275,40 @@ def test_a_file_larger_than_memory_is_not_read(
         file.truncate(2**31)  # takes no room on the disk
     with pytest.raises(CheckpointError, match=r"huge.*: has 2.0 GiB, found 1.0 GiB of memory free"):
         checkpoint.read_tensors(tmp_path / name)
+
+
+def test_tensors_come_back_whatever_their_layout(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0).view(2, 3).T, "b": torch.zeros(0, 2), "c": torch.tensor(3)}
+    tensors["d"] = torch.ones(2, requires_grad=True)
+    checkpoint.write_tensors(tmp_path / "x.safetensors", tensors)
+    found = load_file(tmp_path / "x.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert names(tmp_path) == ["x.safetensors"]
+
+
+def test_many_writers_of_one_file_leave_one_of_theirs(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    with ThreadPoolExecutor(8) as pool:
+        list(
+            pool.map(
+                lambda i: checkpoint.write_tensors(path, {"x": torch.full((5000,), i)}), range(20)
+            )
+        )
+    found = load_file(path)["x"]
+    assert (found == found[0]).all()
+    assert names(tmp_path) == ["x.safetensors"]
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"missing/x: cannot be written: .*No such file"):
+        checkpoint.write_tensors(tmp_path / "missing" / "x", {"x": torch.zeros(2)})
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(small_disk: Path) -> None:
+    path = small_disk / "x.safetensors"
+    checkpoint.write_tensors(path, {"x": torch.ones(1000)})
+    with pytest.raises(StorageError, match=r"x.safetensors: cannot be written: .*No space left"):
+        checkpoint.write_tensors(path, {"x": torch.ones(100_000)})
+    assert torch.equal(load_file(path)["x"], torch.ones(1000))
+    assert names(small_disk) == ["x.safetensors"]

@@ -88,7 +88,7 @@ def test_everything_worth_keeping_lies_there_at_the_end_and_nothing_here(tmp_pat
     assert copies(tmp_path) == []
 
 
-def test_tensors_come_before_their_facts_and_the_report_after_all(sent: list[str]) -> None:
+def test_tensors_come_before_their_json_and_the_report_after_all(sent: list[str]) -> None:
     with RunFolder.create(URL, "") as folder:
         fill(folder)
     assert sent[0] == "config.yaml"

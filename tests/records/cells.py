@@ -12,7 +12,7 @@ import gfs_dist
 from gfs_dist import jobs
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
-from gfs_dist.files.checkpoint import read_json
+from gfs_dist.files.untrusted import read_json
 
 Cell = dict[str, Any]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from gfs_dist import report as pages
 from gfs_dist.files import atomic
-from gfs_dist.files.checkpoint import read_json
+from gfs_dist.files.untrusted import read_json
 from gfs_dist.report import text as words
 
 FOLDER = Path(__file__).parent

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import CheckpointError, ConfigError
 from gfs_dist.files import atomic, checkpoint
-from gfs_dist.files.facts import ARCHITECTURE
+from gfs_dist.files.untrusted import ARCHITECTURE, read_json
 from gfs_dist.networks.graph.json_values import UnstorableError
 from gfs_dist.networks.graph.tensors import refuse_non_finite
 from gfs_dist.networks.models.two_layer import TwoLayer
@@ -81,7 +81,7 @@ def load(folder: Path | str, *, factory: str | None = None) -> nn.Module:
     if not isinstance(folder, str | PathLike):
         raise TypeError(f"folder: found {type(folder).__name__}, accepted the path of a folder")
     folder = Path(folder)
-    architecture = checkpoint.read_json(folder / ARCHITECTURE)
+    architecture = read_json(folder / ARCHITECTURE)
     tensors = checkpoint.read_tensors(folder / checkpoint.MODEL)
     try:
         return load_tensors(architecture, tensors, folder / checkpoint.MODEL, factory=factory)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError
-from gfs_dist.files import scratch
+from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.moments import Geometry, Sums, sum_chunks
@@ -206,7 +206,7 @@ class DenseTask:
         batches = dense.batches(stage, chunks, samples)
         sums = sum_chunks(lambda batch: dense.sums(stage, batch, store), batches, tick)
         path = self.folder / f"sums_{stage:04d}_{part:02d}.safetensors"
-        scratch.write_tensors(path, sums)
+        checkpoint.write_tensors(path, sums, durable=False)
         return str(path)
 
 

@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from gfs_dist.files import scratch
+from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
 from gfs_dist.networks.graph.json_values import TRAINING, needed
 from gfs_dist.pruning.calibration.layer_sites import ancestors
@@ -154,7 +154,7 @@ class FileStore:
         tensors: dict[str, Tensor] = {}
         layout = {name: _pack(value, tensors) for name, value in results.items()}
         path = self._file(network, stage, chunk)
-        scratch.write_tensors(path, tensors, {"layout": json.dumps(layout)})
+        checkpoint.write_tensors(path, tensors, {"layout": json.dumps(layout)}, durable=False)
 
     def drop(self, network: str, stage: int) -> None:
         for file in self.folder.glob(f"{network}_{stage:04d}_*.safetensors"):

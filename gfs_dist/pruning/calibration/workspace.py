@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gfs_dist import networks
 from gfs_dist.errors import ConfigError, DataError, InputError, NonFiniteError, ShapeError
-from gfs_dist.files import scratch
+from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.graph.json_values import UnstorableError
 from gfs_dist.networks.graph.record import record
@@ -223,4 +223,4 @@ def _write_chunk(root: Path, chunk: int, part: list[Row], first: Tensor, before:
     labels = [label for _, label in part if label is not None]
     if len(labels) == len(part):
         tensors["labels"] = torch.stack(labels)
-    scratch.write_tensors(root / "samples" / f"{chunk:05d}.safetensors", tensors)
+    checkpoint.write_tensors(root / "samples" / f"{chunk:05d}.safetensors", tensors, durable=False)

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError
-from gfs_dist.files import scratch
+from gfs_dist.files import checkpoint
 from gfs_dist.pruning.calibration.dense_pass import Patches, Reading
 from gfs_dist.pruning.calibration.determinism import one_thread
 from gfs_dist.pruning.calibration.moments import Sums, add, spread
@@ -134,7 +134,7 @@ class SumTask:
             tick()
         assert total is not None
         path = Path(self.folder, f"piece_{start:06d}.safetensors")
-        scratch.write_tensors(path, {"products": total["products"]})
+        checkpoint.write_tensors(path, {"products": total["products"]}, durable=False)
         return str(path)
 
 
@@ -198,7 +198,7 @@ class RowsTask:
             target = (inputs.to(device) @ weights.to(device)).cpu()
         tick()
         path = Path(self.folder, f"rows_{first:06d}.safetensors")
-        scratch.write_tensors(path, {"inputs": inputs, "target": target})
+        checkpoint.write_tensors(path, {"inputs": inputs, "target": target}, durable=False)
         energy = float((weights[start : start + len(rows)] * target).sum())
         trace = float(inputs.diagonal(start).sum())
         return Block(str(path), float(variances.sum()), float(variances.max()), trace, energy)
@@ -257,7 +257,7 @@ def make_map(
     rows = reading.patches.rows(_joined(consumer.channels))
     weights = reading.weights[rows]
     file = folder / "weights.safetensors"
-    scratch.write_tensors(file, {"weights": weights})
+    checkpoint.write_tensors(file, {"weights": weights}, durable=False)
     task = RowsTask(
         pieces,
         reading.patches,

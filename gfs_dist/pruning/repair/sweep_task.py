@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from gfs_dist.files import scratch
+from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.moments import Sums, sum_chunks
@@ -55,7 +55,7 @@ class SweepTask:
                     store.save(network, 0, chunk, start)
         sums = sum_chunks(lambda chunk: pair.sums(visit, chunk, store), chunks, tick)
         path = self.folder / f"sums_{visit.stage:04d}_{fits:05d}_{part:02d}.safetensors"
-        scratch.write_tensors(path, sums)
+        checkpoint.write_tensors(path, sums, durable=False)
         return str(path)
 
     @property
@@ -106,7 +106,7 @@ def _write_fit(network: GraphNetwork, site: Site, path: Path) -> None:
         for key, value in network.get_submodule(name).state_dict().items()
         if value.is_floating_point()
     }
-    scratch.write_tensors(path, tensors)
+    checkpoint.write_tensors(path, tensors, durable=False)
 
 
 @torch.no_grad()

@@ -6,17 +6,16 @@ Read from what users give and checked against a network's costs before work star
 from __future__ import annotations
 
 import difflib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from numbers import Integral
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gfs_dist.errors import BudgetError, ConfigError
+from gfs_dist.files.untrusted import load_json
 
 if TYPE_CHECKING:  # budgets are read before torch is needed
     from gfs_dist.pruning.widths.costs import Costs
@@ -178,12 +177,10 @@ def _read_widths(given: Any) -> Mapping[str, int]:
     found = given
     if isinstance(given, str | PathLike):
         try:
-            if not Path(given).is_file():  # a pipe or device would never end
-                raise FileNotFoundError
-            found = json.loads(Path(given).read_text(encoding="utf-8"))
+            found = load_json(given)
         except OSError as error:
             raise ConfigError(f"budget.widths: found {given}, accepted {accepted}") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ConfigError(f"budget.widths: {given} is not JSON ({error})") from error
     if not isinstance(found, Mapping) or not found:
         raise ConfigError(f"budget.widths: found {found!r}, accepted {accepted}")

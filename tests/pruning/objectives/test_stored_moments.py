@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gfs_dist.files import scratch
+from gfs_dist.files import checkpoint
 from gfs_dist.pruning.calibration.dense_pass import SMALL_SUMS, Patches, Reading
 from gfs_dist.pruning.calibration.moments import Geometry, add
 from gfs_dist.pruning.calibration.workspace import read_sums
@@ -62,7 +62,7 @@ class Problem:
         for file, part in zip(self.files, x.split(4), strict=True):
             target = copy.deepcopy(module).double()(part).detach()
             sums = {**geometry.target_sums(target), **geometry.input_sums(part)}
-            scratch.write_tensors(file, add(None, sums))
+            checkpoint.write_tensors(file, add(None, sums))
         self.patches, self.inside = patches_of(module, x), patches_of(module, torch.ones_like(x))
         self.weights = torch.randn(
             self.patches.shape[1], OUTPUTS, dtype=torch.float64, generator=generator

@@ -1,17 +1,31 @@
-"""Opening files in a run folder, which may be anybody's: no links out of it, no pipes.
+"""Files that may come from anyone: no links out of their folder, no pipes, no endless JSON.
 
-A link would have us write to where it points, a pipe would block for ever.
+A link would have us write to where it points, a pipe would block for ever. Needs no torch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
-from gfs_dist.errors import RunFolderError
+from gfs_dist.errors import CheckpointError, RunFolderError
+
+FORMAT = 1
+STATE = "state.json"
+"""Of a checkpoint folder."""
+
+ARCHITECTURE = "architecture.json"
+"""Of the folder of a stored network."""
+
+TENSOR_SUFFIXES = (".safetensors", ".pt", ".pth")
+"""Of bare files of tensors."""
+
+MAX_JSON_BYTES = 64 * 2**20
 
 LINK, FOLDER, FILE = "a link", "a folder", "a file"
 
@@ -80,3 +94,38 @@ def kind(path: Path) -> str:
     """
     words = {stat.S_IFLNK: LINK, stat.S_IFDIR: FOLDER, stat.S_IFREG: FILE, stat.S_IFIFO: "a pipe"}
     return words.get(stat.S_IFMT(path.lstat().st_mode), "a socket or device")
+
+
+def load_json(path: str | os.PathLike[Any]) -> Any:
+    """The content of a JSON file of at most 64 MiB.
+
+    Raises:
+        OSError: missing, no regular file, or it cannot be read.
+        ValueError: no JSON, too large, or nested too deeply.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe or device would never end
+        raise OSError("found no regular file")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"too large, accepted up to {MAX_JSON_BYTES} bytes")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """Read a JSON object whose ``format`` is one this version knows.
+
+    Raises:
+        CheckpointError: missing, not JSON, not an object, of another format.
+    """
+    try:
+        content = load_json(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: found {type(content).__name__}, accepted a JSON object")
+    if content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: found format {content.get('format')!r}, accepted {FORMAT}")
+    return content

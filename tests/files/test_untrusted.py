@@ -12,7 +12,7 @@ import pytest
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import RunFolder, atomic
 from gfs_dist.files.lock import FolderLock
-from gfs_dist.files.no_follow import open_regular, refuse_outside_links
+from gfs_dist.files.untrusted import open_regular, refuse_outside_links
 
 
 @pytest.fixture
