@@ -1,1 +1,4 @@
-"""What is measured of a network: loss, accuracy, multiply-adds, latency."""
+"""Evaluating a network: loss, accuracy, parameters, multiply-adds, latency.
+
+Every function leaves the network as it was. Never trains, records or stores one.
+"""

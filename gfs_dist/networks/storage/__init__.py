@@ -1,1 +1,4 @@
-"""How networks are stored and read back."""
+"""Networks as folders: verified before they are written, compared with their tensors when read.
+
+Exports for other programs are here too. Never knows runs, searches or datasets.
+"""
