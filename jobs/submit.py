@@ -15,8 +15,7 @@ from gfs_dist.config.benchmark import ON_CLUSTERS
 from gfs_dist.config.cluster import Submit, unsent
 from gfs_dist.config.compose import compose, sweep, to_yaml
 from gfs_dist.config.groups import Custom, RayRuntime
-from gfs_dist.config.paths import unseen_inputs, with_absolute_paths
-from gfs_dist.config.preflight import check_inputs
+from gfs_dist.config.paths import check_inputs, unseen_inputs, with_absolute_paths
 from gfs_dist.errors import ConfigError, GfsError, JobEndedError
 from gfs_dist.files import RunFolder
 from gfs_dist.service.capacity import Capacity, Demand

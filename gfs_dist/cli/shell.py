@@ -95,7 +95,7 @@ def _print_configs(command: str, configs: list[Any]) -> None:
 
 def _check(arguments: Arguments, command: str, configs: list[Any]) -> None:
     """Refuse jobs that would end at once, before what they need is loaded."""
-    from gfs_dist.config.preflight import check_inputs, check_job
+    from gfs_dist.config.paths import check_inputs, check_job
 
     if command in JOBS:
         check = check_inputs if arguments.dry_run else check_job

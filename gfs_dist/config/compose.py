@@ -75,14 +75,13 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
     with _plain_errors():
         cfg = _join_files(command, options, config_dir)
         if stored is not None:
-            same = "runtime" in stored and stored["runtime"]["kind"] == cfg.runtime.kind
-            left_out = {"resume"} if same else {"resume", "runtime"}
-            cfg.merge_with({key: value for key, value in stored.items() if key not in left_out})
+            _lay_over(cfg, stored)
         schema = Schema(command, cfg)
         for override in values:
             _set(cfg, schema, override)
-        if OmegaConf.select(cfg, "runtime.kind") == "none" and "workers" not in said:
-            cfg.workers = cfg.workers and 1  # this process is one rank
+        one_process = OmegaConf.select(cfg, "runtime.kind") == "none"
+        if one_process and isinstance(cfg.workers, int) and "workers" not in said:
+            cfg.workers = 1
     config = _finished(command, schema)
     _refuse_unused_training(config, overrides)
     if stored is not None:
@@ -226,6 +225,13 @@ def _join_files(command: str, options: dict[str, str], config_dir: Path | None) 
         cfg = hydra.compose(command, words)
     OmegaConf.set_struct(cfg, False)  # the schema knows the keys
     return cfg
+
+
+def _lay_over(cfg: DictConfig, stored: dict[str, Any]) -> None:
+    """Take the values of a run that goes on, but for those of a runtime of another kind."""
+    same = "runtime" in stored and stored["runtime"]["kind"] == cfg.runtime.kind
+    left_out = {"resume"} if same else {"resume", "runtime"}
+    cfg.merge_with({key: value for key, value in stored.items() if key not in left_out})
 
 
 def _set(cfg: DictConfig, schema: Schema, override: Override) -> None:

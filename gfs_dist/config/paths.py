@@ -1,56 +1,89 @@
-"""Paths in a configuration, made independent of the folder that a command was typed in."""
+"""Paths in a configuration: which keys hold one, what can be one, and what must be there.
+
+:func:`check_job` is asked before torch and Ray are loaded; jobs check the same again when they read
+and write, which is all that callers from Python have.
+"""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable
-from operator import attrgetter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from gfs_dist.config.cluster import SUBMITTED
-from gfs_dist.config.groups import value_of
+from gfs_dist.config.groups import set_value, value_of
+from gfs_dist.config.overrides import nearest
+from gfs_dist.config.stored import CONFIG, read_stored
 from gfs_dist.errors import ConfigError
-from gfs_dist.urls import check_url, is_url
+from gfs_dist.files import RunFolder
+from gfs_dist.files.find import find_checkpoints, find_report
+from gfs_dist.urls import check_ray_address, check_url, is_url
 
 INPUTS = ("checkpoint", "path", "data.root", "data.path", "record", "budget.widths")
 """Keys that name a file or folder to read."""
 
-FILES_OR_WORDS = ("partition", "graph")
-"""Keys that do so where the value ends in ``.json``."""
+WORDS = {
+    "partition": ("contiguous", "strided"),
+    "graph": ("none", "line", "ring", "star", "tree", "random:SEED"),
+}
+"""Keys that name a JSON file or one of these; written out, for they are checked before torch."""
 
 OUTPUTS = ("out", "resume")
-PATHS = (*INPUTS, *FILES_OR_WORDS, *OUTPUTS)
+PATHS = (*INPUTS, *WORDS, *OUTPUTS)
+
+INTO = "into"
+"""Where ``gfs fetch`` copies to, a path or any URL."""
 
 NAME_BYTES = 255
 """Of one name in a path, on every file system that Linux uses."""
 
-INTO = "into"
-"""Where ``gfs fetch`` copies to, a path or any URL."""
+WRITES_ON = ("cut", "report")
+"""Commands that write into the run folder they are given."""
 
 
 def with_absolute_paths(config: Any) -> Any:
     """A copy of ``config`` whose paths start at the root."""
     config = copy.deepcopy(config)
-    for key, value in paths_of(config):
-        if value is not None and _is_path(key, value):
-            section, _, name = key.rpartition(".")
-            setattr(attrgetter(section)(config) if section else config, name, _absolute(value))
+    for key, value in _local_paths(config, PATHS):
+        set_value(config, key, str(Path(value).absolute()))
     return config
 
 
+def unseen_inputs(config: Any) -> list[str]:
+    """``key: path`` of each input that does not exist on this machine."""
+    paths = _local_paths(config, (*INPUTS, *WORDS, "resume"))
+    return [f"{key}: {path}" for key, path in paths if not Path(path).exists()]
+
+
+def _local_paths(config: Any, keys: Iterable[str]) -> list[tuple[str, str]]:
+    """Those of ``keys`` that hold a path now: not null, no URL, and no word."""
+    found = [(key, value_of(config, key)) for key in keys]
+    return [
+        (key, value)
+        for key, value in found
+        if value is not None and not is_url(value) and (key not in WORDS or value.endswith(".json"))
+    ]
+
+
+def paths_of(config: Any) -> list[tuple[str, Any]]:
+    """All keys of paths with their values; None for those that a command lacks."""
+    return [(key, value_of(config, key)) for key in (*PATHS, INTO)]
+
+
 def check_paths(command: str, values: Iterable[tuple[str, Any]]) -> None:
-    """Refuse what cannot be a path at all, and URLs that are not of run folders: else ``s3://``
-    would become the name of a folder.
+    """Refuse what can be no path, and URLs that are not of run folders.
+
+    Unrefused, ``s3://`` would become the name of a folder.
 
     Args:
         command: whose keys they are.
-        values: keys, of which those of paths count, and what they are set to.
+        values: keys with their values; those that hold no path are passed over.
 
     Raises:
-        ConfigError: one is empty, too long or not readable as a path; a URL of another kind than
-            is known here, or of another path than a run folder.
+        ConfigError: a path is empty, too long or unreadable; a URL is of an unknown kind, or where
+            only a path is accepted.
     """
     for key, value in values:
         if key not in (*PATHS, INTO) or not isinstance(value, str):
@@ -85,25 +118,56 @@ def check_path(key: str, path: Path | str) -> None:
         raise ConfigError(f"{key}: found {str(path)!r}, accepted a path ({why})") from error
 
 
-def paths_of(config: Any) -> list[tuple[str, Any]]:
-    """All keys of paths, and what they are set to; None for those that a command lacks."""
-    return [(key, value_of(config, key)) for key in (*PATHS, INTO)]
+def check_job(command: str, config: Any) -> None:
+    """Refuse a job that would end at once: its inputs, its cluster, and where it writes.
+
+    Raises:
+        InputError: as :func:`check_inputs`; its run folder cannot be written or is not empty; or
+            nothing answers at ``runtime.address``.
+    """
+    check_inputs(command, config)
+    address = value_of(config, "runtime.address")
+    if address is not None:
+        check_ray_address(address)
+    key = "path" if command in WRITES_ON else "resume"
+    place = getattr(config, key, None)
+    if place is not None and not is_url(place):
+        RunFolder.check_writable(key, Path(place))
+    elif place is None and command in SUBMITTED:
+        RunFolder.check_new(config.out)
 
 
-def unseen_inputs(config: Any) -> list[str]:
-    """``key: path`` of what is to be read and is not there on this machine."""
-    found = [(key, value_of(config, key)) for key in (*INPUTS, *FILES_OR_WORDS, "resume")]
-    paths = [
-        (key, path)
-        for key, path in found
-        if path is not None and not is_url(path) and _is_path(key, path)
-    ]
-    return [f"{key}: {path}" for key, path in paths if not Path(path).exists()]
+def check_inputs(command: str, config: Any) -> None:
+    """Refuse a job whose inputs are not there, or not what it takes.
+
+    Raises:
+        InputError: names the key, what was found and what is accepted.
+    """
+    if getattr(config, "checkpoint", None) is not None:
+        find_checkpoints(config.checkpoint)
+    if hasattr(config, "path"):
+        _check_positional(command, Path(config.path))
+    if unseen := unseen_inputs(config):
+        raise ConfigError(f"{unseen[0]} does not exist")
+    for key, accepted in WORDS.items() if command == "prune" else ():
+        _check_word(key, getattr(config, key), accepted)
 
 
-def _is_path(key: str, value: str) -> bool:
-    return key not in FILES_OR_WORDS or value.endswith(".json")
+def _check_positional(command: str, path: Path) -> None:
+    """``gfs COMMAND PATH``."""
+    if command == "cut":
+        read_stored("prune", str(path), "path")
+    elif command == "report":
+        find_report(path)
+    elif command != "evaluate" or not (path / CONFIG).is_file():
+        find_checkpoints(path, "path")
 
 
-def _absolute(path: str) -> str:
-    return path if is_url(path) else str(Path(path).absolute())
+def _check_word(key: str, found: str, accepted: Sequence[str]) -> None:
+    """A word, which may go on after a colon, or a file."""
+    names = [word.partition(":")[0] for word in accepted]
+    if found.partition(":")[0] not in names and not Path(found).is_file():
+        raise ConfigError(
+            f"{key}: found {found!r}, accepted {', '.join(accepted)} or a JSON file"
+            + nearest(found, names)
+        )

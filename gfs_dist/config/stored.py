@@ -1,13 +1,12 @@
-"""The ``config.yaml`` of a run folder, which may be anybody's: read, and held against a new one."""
+"""The ``config.yaml`` of a run folder, which anyone may have written: read, checked, compared."""
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
-import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import yaml
 from hydra.errors import HydraException
@@ -18,29 +17,13 @@ from gfs_dist.config.commands import COMMANDS
 from gfs_dist.config.constraints import annotations_of
 from gfs_dist.config.groups import CHANGEABLE, GROUPS, OPTION_KEY, named
 from gfs_dist.errors import ConfigError
+from gfs_dist.files import RunFolder
+from gfs_dist.files.remote import Remote
 from gfs_dist.urls import below, is_url
-
-if TYPE_CHECKING:
-    from gfs_dist.files.remote import Remote
 
 CONFIG = "config.yaml"
 MAX_YAML_BYTES = 2**20
 MAX_YAML_DEPTH = 40
-
-
-def read_stored(command: str, folder: str, key: str) -> dict[str, Any]:
-    """What the run folder ``folder`` was made with; ``key`` named it."""
-    if not has_begun(folder, key):
-        raise ConfigError(f"{key}: found {folder}, accepted a run folder (with config.yaml)")
-    if not is_url(folder):
-        from gfs_dist.files import RunFolder  # torch, with what else knows files
-
-        RunFolder(folder).refuse_damage(key, CONFIG)
-        return read_file(command, Path(folder) / CONFIG, key)
-    with tempfile.TemporaryDirectory(prefix="gfs-config-") as here:
-        file = Path(here) / CONFIG
-        _remote(folder, key).get(CONFIG, file)
-        return read_file(command, file, key, below(folder, CONFIG))
 
 
 def has_begun(folder: str, key: str = "out") -> bool:
@@ -50,14 +33,21 @@ def has_begun(folder: str, key: str = "out") -> bool:
         ConfigError: a URL that cannot be reached.
     """
     if is_url(folder):
-        return CONFIG in _remote(folder, key).files()
+        return CONFIG in Remote(folder, key).files()
     return (Path(folder) / CONFIG).is_file()
 
 
-def _remote(url: str, key: str) -> Remote:
-    from gfs_dist.files.remote import Remote  # torch, with what else knows files
-
-    return Remote(url, key)
+def read_stored(command: str, folder: str, key: str) -> dict[str, Any]:
+    """The configuration that the run folder ``folder`` was made with; ``key`` named it."""
+    if not has_begun(folder, key):
+        raise ConfigError(f"{key}: found {folder}, accepted a run folder (with config.yaml)")
+    if not is_url(folder):
+        RunFolder(folder).refuse_damage(key, CONFIG)
+        return read_file(command, Path(folder) / CONFIG, key)
+    with tempfile.TemporaryDirectory(prefix="gfs-config-") as here:
+        file = Path(here) / CONFIG
+        Remote(folder, key).get(CONFIG, file)
+        return read_file(command, file, key, below(folder, CONFIG))
 
 
 def read_file(
@@ -80,20 +70,11 @@ def read_file(
                 f"{key}: {place}: {name}: found {text!r}, accepted a plain value, as gfs writes "
                 "them: nothing is looked up for a file, least of all in the environment"
             )
-    return typing.cast(dict[str, Any], stored)
-
-
-def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every text inside nested dicts and lists, with its dotted name."""
-    if isinstance(value, dict | list):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _texts(inner, f"{name}.{key}".removeprefix("."))
-    elif isinstance(value, str):
-        yield name, value
+    return cast(dict[str, Any], stored)
 
 
 def _plain_yaml(file: Path) -> str:
-    """The text of a ``config.yaml``, which may be anybody's.
+    """The text of a ``config.yaml``.
 
     Raises:
         ValueError: more than a run writes: very long, deeply nested (slow to parse), or with
@@ -128,58 +109,63 @@ def _is_of(command: str, stored: object) -> bool:
     )
 
 
+def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every text inside nested dicts and lists, with its dotted name."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(inner, f"{name}.{key}".removeprefix("."))
+    elif isinstance(value, str):
+        yield name, value
+
+
+def as_stored(value: Any) -> Any:
+    """A configuration, or a value in it, as plain data in which nothing is looked up."""
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {key: as_stored(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [as_stored(inner) for inner in value]
+    return literal(value) if isinstance(value, str) else value
+
+
 def stored_options(stored: dict[str, Any], chosen: dict[str, str]) -> dict[str, str]:
     """The options of the run folder, which those that words choose now must repeat."""
     options = {group: stored[group][OPTION_KEY[group]] for group in GROUPS if group in stored}
     for group, option in chosen.items():
         if group not in CHANGEABLE and options.get(group) != option:
-            raise ConfigError(_changed(group, option, options.get(group), stored))
+            raise _changed(group, option, options.get(group), stored)
     return options
-
-
-def as_stored(config: Any) -> dict[str, Any]:
-    """The names and values that the ``config.yaml`` of ``config`` holds."""
-
-    def escaped(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: escaped(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [escaped(inner) for inner in value]
-        return literal(value) if isinstance(value, str) else value
-
-    plain: dict[str, Any] = escaped(dataclasses.asdict(config))
-    return plain
 
 
 def refuse_changes(stored: dict[str, Any], config: Any) -> None:
     """Only ``CHANGEABLE`` keys may differ where a run goes on."""
     now = as_stored(config)
     for key in set(stored) - {*CHANGEABLE, "resume"}:
-        if now[key] != stored[key]:
-            found, kept = now[key], stored[key]
-            if isinstance(found, dict):
-                name = next((n for n in found if found[n] != kept.get(n)), None)
-                if name is None:  # the file leaves out what is null
-                    continue
-                key, found, kept = f"{key}.{name}", found[name], kept.get(name)
-            raise ConfigError(_changed(key, found, kept, stored))
+        found, kept = now[key], stored[key]
+        if isinstance(found, dict):
+            for name in found:  # a file may leave out what is null
+                if found[name] != kept.get(name):
+                    raise _changed(f"{key}.{name}", found[name], kept.get(name), stored)
+        elif found != kept:
+            raise _changed(key, found, kept, stored)
 
 
-def _changed(key: str, found: object, kept: object, stored: dict[str, Any]) -> str:
+def _changed(key: str, found: object, kept: object, stored: dict[str, Any]) -> ConfigError:
     changeable = ", ".join(key for key in CHANGEABLE if key in stored)
-    return (
+    return ConfigError(
         f"{key}: found {found}, the run folder has {kept}; "
         f"only {changeable} may change when a run is resumed"
     )
 
 
 def refuse_unnamed(config: Any, said: Iterable[str], place: str, again: str) -> None:
-    """Refuse code and machines that only a file names, before anything is imported or asked.
+    """Refuse code and machines that only a file names, before anything is imported or contacted.
 
     Args:
         config: composed.
         said: the keys that the command line sets.
-        place: the file or folder, which may be anybody's.
+        place: the file or folder, which anyone may have written.
         again: a command line that the missing word can be added to.
 
     Raises:
@@ -200,7 +186,7 @@ def unnamed(key: str, value: str, place: str, again: str) -> ConfigError:
 
 
 def explain(error: Exception) -> str:
-    """The lines of a message of Hydra or OmegaConf that say something to a user."""
+    """The line of a message of Hydra or OmegaConf that means something to a user."""
     key = getattr(error, "full_key", None)
     cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
     line = (str(cause).strip() or type(cause).__name__).splitlines()[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gfs_dist.config import preflight
+from gfs_dist.config import paths
 from gfs_dist.config.compose import compose, to_yaml
 from gfs_dist.config.groups import Activation
 from gfs_dist.networks.models import two_layer
@@ -127,5 +127,5 @@ def test_a_dry_run_needs_no_place_to_write(here: Path) -> None:
 
 def test_words_written_out_are_those_that_there_are() -> None:
     assert tuple(two_layer.ACTIVATIONS) == typing.get_args(Activation)
-    assert partition.KINDS == preflight.PARTITIONS
-    assert ("none", *graph.NAMES) == preflight.GRAPHS
+    assert paths.WORDS["partition"] == partition.KINDS
+    assert ("none", *graph.NAMES) == paths.WORDS["graph"]

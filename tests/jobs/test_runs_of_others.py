@@ -185,7 +185,7 @@ def test_nothing_is_looked_up_for_a_file(
 ) -> None:
     monkeypatch.setenv("GFS_SECRET", "5ecr3t")
     asked: list[str] = []
-    monkeypatch.setattr("gfs_dist.config.stored._remote", lambda url, key: asked.append(url))
+    monkeypatch.setattr("gfs_dist.config.stored.Remote", lambda url, key: asked.append(url))
     config = (run / "config.yaml").read_text()
     if key.startswith("model"):
         changed = config.replace("width: 8", f"net: [{{name: '{text.partition(': ')[2]}'}}]")
@@ -241,7 +241,7 @@ def test_a_cluster_that_a_file_names_is_asked_once_the_command_line_names_it_too
         raise ConfigError("asked")
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("gfs_dist.config.preflight.check_ray_address", join)
+    monkeypatch.setattr("gfs_dist.config.paths.check_ray_address", join)
     monkeypatch.setattr("gfs_dist.runtime.backends.ray.join_cluster", join)
     monkeypatch.setattr("gfs_dist.service.http.get_json", join)
     for command, words in (
