@@ -97,7 +97,7 @@ def budget_words(budget: Budget, pruner: Pruner) -> str:
     costs = pruner.costs
     least = costs.of(budget.kind, costs.least(budget.round_to))
     return (
-        f"{share} of the {UNITS[budget.kind]}: at most {budget.limit(costs):,} of "
+        f"{share} of the {UNITS[budget.kind]}: at most {costs.limit(budget):,} of "
         f"{costs.dense(budget.kind):,}; feasible, the least to be had is {least:,}"
     )
 

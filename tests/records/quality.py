@@ -91,7 +91,7 @@ class Bench:
 
     def limit(self, budget: Fraction) -> int:
         """The most multiply-adds."""
-        return Budget("macs", budget).limit(self.pruner.costs)
+        return self.pruner.costs.limit(Budget("macs", budget))
 
     def accuracy(self, network: nn.Module) -> float:
         """Share of the test images that are classified rightly."""

@@ -1,24 +1,20 @@
 """Budgets: how small a network is to become, and which widths a layer may have.
 
-Read from what users give and checked against a network's costs before work starts.
+Read from what users give; knows no torch, since configurations are checked before torch is needed.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from numbers import Integral
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gfs_dist.errors import BudgetError, ConfigError
+from gfs_dist.errors import ConfigError
 from gfs_dist.files.untrusted import load_json
-
-if TYPE_CHECKING:  # budgets are read before torch is needed
-    from gfs_dist.pruning.widths.costs import Costs
 
 KINDS = ("macs", "params", "latency", "keep", "tolerance", "widths")
 UNITS = {"macs": "multiply-adds", "params": "parameters"}
@@ -68,7 +64,7 @@ class Budget:
         for key in found:
             if key not in known:
                 raise ConfigError(
-                    f"budget.{key}: unknown, accepted {', '.join(known)}{_nearest(key, known)}"
+                    f"budget.{key}: unknown, accepted {', '.join(known)}{nearest(key, known)}"
                 )
         kinds = [kind for kind in KINDS if kind in found]
         if len(kinds) != 1:
@@ -87,32 +83,6 @@ class Budget:
         if kind == "widths":
             return cls(kind, widths=_read_widths(found[kind]), **counts)
         return cls(kind, _parse_share(f"budget.{kind}", found[kind]), **counts)
-
-    def check(self, costs: Costs) -> None:
-        """Refuse widths that a network cannot have, and costs that none of its widths meets.
-
-        Raises:
-            ConfigError: a layer that does not exist, or a width that it cannot have.
-            BudgetError: even the smallest network costs more; says what the least is.
-        """
-        if self.kind == "widths":
-            _check_widths(self.widths, costs.channels, self.round_to)
-        if self.kind not in UNITS:
-            return
-        least, limit = costs.of(self.kind, costs.least(self.round_to)), self.limit(costs)
-        if least > limit:
-            each = "1 channel" if self.round_to == 1 else f"{self.round_to} channels (or all)"
-            # Rounded up to a hundredth of a percent, so that it can be typed and met.
-            reachable = Fraction(-(-10_000 * least // costs.dense(self.kind)), 10_000)
-            raise BudgetError(
-                f"budget.{self.kind}: found {percent(self.share)} ({limit:,} "
-                f"{UNITS[self.kind]}), but with {each} in every layer it is still "
-                f"{percent(reachable)} ({least:,}): no widths cost less"
-            )
-
-    def limit(self, costs: Costs) -> int:
-        """The largest allowed cost, for ``macs`` and ``params``."""
-        return math.floor(self.share * costs.dense(self.kind))
 
 
 def percent(share: Fraction) -> str:
@@ -187,21 +157,7 @@ def _read_widths(given: Any) -> Mapping[str, int]:
     return {str(name): _count(f"widths: {name}", width) for name, width in found.items()}
 
 
-def _check_widths(widths: Mapping[str, int], channels: Mapping[str, int], round_to: int) -> None:
-    for name, width in widths.items():
-        if name not in channels:
-            known = _nearest(name, channels) or f"; accepted {', '.join(channels)}"
-            raise ConfigError(f"budget.widths: no layer {name!r} that can be pruned{known}")
-        allowed = allowed_widths(channels[name], round_to)
-        if width not in allowed:
-            kind = "a whole number" if round_to == 1 else f"a multiple of {round_to}"
-            whole = f", or {allowed[-1]}" if allowed[-1] % round_to else ""
-            raise ConfigError(
-                f"budget.widths: {name}: found {width}, accepted {kind} from {allowed[0]} to "
-                f"{allowed[-1]}{whole}"
-            )
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question after the known name that comes nearest, for the end of an error."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from gfs_dist.networks import count_params, macs_by_module
 from gfs_dist.pruning.structure.shrink import outputs_axis
 from gfs_dist.pruning.structure.structure import Structure
-from gfs_dist.pruning.widths.budget import allowed_widths
+from gfs_dist.pruning.widths.budget import Budget, allowed_widths
 
 Integers = npt.NDArray[np.int64]
 
@@ -63,6 +64,10 @@ class Costs:
     def dense(self, kind: str) -> int:
         """The cost of the network with nothing removed."""
         return self.of(kind, {})
+
+    def limit(self, budget: Budget) -> int:
+        """The largest cost that a budget of ``macs`` or ``params`` allows."""
+        return math.floor(budget.share * self.dense(budget.kind))
 
     def least(self, round_to: int = 1) -> dict[str, int]:
         """The smallest allowed width of every layer."""

@@ -9,12 +9,13 @@ from fractions import Fraction
 
 from torch import nn
 
-from gfs_dist.errors import BudgetError
+from gfs_dist.errors import BudgetError, ConfigError
 from gfs_dist.networks import latency, macs_by_module
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.smaller import KeptChannels
-from gfs_dist.pruning.widths.budget import UNITS, Budget, percent
+from gfs_dist.pruning.widths.budget import UNITS, Budget, allowed_widths, nearest, percent
+from gfs_dist.pruning.widths.costs import Costs
 
 MOST_TOLD, LEAST_TOLD, REASON = 3, 0.01, 160
 """Modules that :func:`what_stays` names, the share that is worth it, and characters of a reason."""
@@ -24,20 +25,57 @@ def check_feasible(pruner: Pruner, budget: Budget) -> None:
     """Refuse a budget that no widths of a network meet.
 
     Raises:
-        ConfigError, BudgetError: see :meth:`Budget.check` and :func:`check_latency`.
+        ConfigError, BudgetError: see :func:`check_costs` and :func:`check_latency`.
         InputError: a tolerance of top-1, and samples without class numbers.
     """
     if budget.kind == "tolerance":
         pruner.workspace.require_labels("budget.tolerance")
     least = pruner.costs.least(budget.round_to)
     try:
-        budget.check(pruner.costs)
+        check_costs(budget, pruner.costs)
         if budget.kind == "latency":
             times = (measure_seconds(pruner, widths, budget.batch) for widths in ({}, least))
             check_latency(budget, *times)
     except BudgetError as error:
         stays = what_stays(pruner, "params" if budget.kind == "params" else "macs", least)
         raise BudgetError(f"{error}; {stays}" if stays else str(error)) from error
+
+
+def check_costs(budget: Budget, costs: Costs) -> None:
+    """Refuse widths that a network cannot have, and costs that none of its widths meets.
+
+    Raises:
+        ConfigError: a layer that does not exist, or a width that it cannot have.
+        BudgetError: even the smallest network costs more; says what the least is.
+    """
+    _check_widths(budget.widths, costs.channels, budget.round_to)
+    if budget.kind not in UNITS:
+        return
+    least, limit = costs.of(budget.kind, costs.least(budget.round_to)), costs.limit(budget)
+    if least > limit:
+        each = "1 channel" if budget.round_to == 1 else f"{budget.round_to} channels (or all)"
+        # Rounded up to a hundredth of a percent, so that it can be typed and met.
+        reachable = Fraction(-(-10_000 * least // costs.dense(budget.kind)), 10_000)
+        raise BudgetError(
+            f"budget.{budget.kind}: found {percent(budget.share)} ({limit:,} "
+            f"{UNITS[budget.kind]}), but with {each} in every layer it is still "
+            f"{percent(reachable)} ({least:,}): no widths cost less"
+        )
+
+
+def _check_widths(widths: Mapping[str, int], channels: Mapping[str, int], round_to: int) -> None:
+    for name, width in widths.items():
+        if name not in channels:
+            known = nearest(name, channels) or f"; accepted {', '.join(channels)}"
+            raise ConfigError(f"budget.widths: no layer {name!r} that can be pruned{known}")
+        allowed = allowed_widths(channels[name], round_to)
+        if width not in allowed:
+            kind = "a whole number" if round_to == 1 else f"a multiple of {round_to}"
+            whole = f", or {allowed[-1]}" if allowed[-1] % round_to else ""
+            raise ConfigError(
+                f"budget.widths: {name}: found {width}, accepted {kind} from {allowed[0]} to "
+                f"{allowed[-1]}{whole}"
+            )
 
 
 def check_latency(budget: Budget, dense_s: float, least_s: float) -> None:

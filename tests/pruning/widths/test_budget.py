@@ -13,6 +13,7 @@ import pytest
 from gfs_dist.errors import BudgetError, ConfigError
 from gfs_dist.pruning.widths.budget import Budget, allowed_widths, uniform_widths
 from gfs_dist.pruning.widths.costs import Cost, Costs
+from gfs_dist.pruning.widths.feasible import check_costs
 
 
 def two_layers() -> Costs:
@@ -123,7 +124,7 @@ def test_file_that_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
 )
 def test_widths_that_do_not_fit_the_network_are_refused(given: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Budget.parse(given).check(two_layers())
+        check_costs(Budget.parse(given), two_layers())
 
 
 def test_impossible_budget_says_the_best_that_can_be_had() -> None:
@@ -133,16 +134,16 @@ def test_impossible_budget_says_the_best_that_can_be_had() -> None:
         match=r"^budget\.macs: found 12\.7% \(119 multiply-adds\), but with 1 channel in every "
         r"layer it is still 12\.77% \(120\): no widths cost less$",
     ) as caught:
-        Budget.parse({"macs": 0.127}).check(costs)
+        check_costs(Budget.parse({"macs": 0.127}), costs)
     assert caught.value.exit_code == 3
-    Budget.parse({"macs": "12.77%"}).check(costs)
+    check_costs(Budget.parse({"macs": "12.77%"}), costs)
     with pytest.raises(BudgetError, match=r"with 8 channels \(or all\) in every layer"):
-        Budget.parse({"params": 0.5, "round_to": 8}).check(costs)
+        check_costs(Budget.parse({"params": 0.5, "round_to": 8}), costs)
 
 
 def test_limit_is_exact() -> None:
     costs = Costs({"a": 1}, {"macs": Cost(99, np.array([1]), np.array([[0]]))})
-    assert [Budget.parse({"macs": share}).limit(costs) for share in (0.29, "29%", 1)] == [
+    assert [costs.limit(Budget.parse({"macs": share})) for share in (0.29, "29%", 1)] == [
         29,
         29,
         100,
