@@ -1,28 +1,30 @@
-"""Checkpoints and reports where a user says. Needs no torch: wrong places are told before that."""
+"""Finds checkpoints and reports at a place that a user names; needs no torch, to refuse at once."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from gfs_dist.errors import CheckpointError, RunFolderError
 from gfs_dist.files import RunFolder
-from gfs_dist.files.run_folder import refuse_damaged
+from gfs_dist.files.checksums import CONFIG, FOLDERS
+from gfs_dist.files.mirror import REPORT
 from gfs_dist.files.untrusted import ARCHITECTURE, STATE, TENSOR_SUFFIXES, read_json
 
 
 def find_checkpoints(path: Path | str, key: str = "checkpoint") -> list[tuple[int, Path]]:
-    """Iteration and place of each checkpoint that ``path`` names, in order of iterations.
+    """Iteration and place of each checkpoint at ``path``, in order of iterations.
 
     Args:
         path: a run folder (all its checkpoints), a checkpoint folder, a stored network
-            (``models/NAME``), or a ``.safetensors``, ``.pt`` or ``.pth`` file. What does not
-            know its iteration counts as 0.
+            (``models/NAME``), or a ``.safetensors``, ``.pt`` or ``.pth`` file. One without an
+            iteration counts as 0.
         key: under which the user named it, for messages.
 
     Raises:
         CheckpointError: nothing of these, or a run folder without checkpoints.
-        RunFolderError: it lies in a run folder and is not what that folder's report says.
+        RunFolderError: it lies in a run folder and differs from that folder's report.
     """
     path = Path(path)
     refuse_damaged(path, key)
@@ -36,16 +38,16 @@ def find_checkpoints(path: Path | str, key: str = "checkpoint") -> list[tuple[in
             f"{key}: found none in {path}; accepted are a run folder with checkpoints/, a "
             "checkpoint folder, a models/NAME folder, a .safetensors or .pt file"
         )
-    for _, place in found:  # a run may be rid of some of its checkpoints on purpose
+    for _, place in found:  # checkpoints of a run may have been removed on purpose
         refuse_damaged(place, key)
     return found
 
 
 def holds_deep(path: Path | str) -> bool:
-    """Whether the networks at ``path`` say themselves that they are deep ones.
+    """Whether the architecture stored at ``path`` is that of a deep network.
 
     Raises:
-        CheckpointError: nothing is there, or what it says of itself cannot be read.
+        CheckpointError: nothing is there, or the architecture cannot be read.
     """
     place = find_checkpoints(path)[-1][1]
     if (place / ARCHITECTURE).is_file():
@@ -70,12 +72,27 @@ def find_report(path: Path | str) -> RunFolder:
 
 
 def read_iteration(state: dict[str, Any]) -> int:
-    """Steps of training that a checkpoint has seen.
+    """Steps of training up to a checkpoint.
 
     Raises:
-        CheckpointError: it does not say.
+        CheckpointError: its state does not hold them.
     """
     iteration = state.get("iteration")
     if not isinstance(iteration, int) or iteration < 0:
         raise CheckpointError(f"{STATE}: iteration: found {iteration!r}")
     return iteration
+
+
+def refuse_damaged(place: Path | str, key: str) -> None:
+    """Refuse a file or folder of a run folder that differs from its report; else do nothing.
+
+    Raises:
+        RunFolderError: as :meth:`RunFolder.refuse_damage`.
+    """
+    place = Path(os.path.realpath(place))
+    for folder in place.parents:
+        name = place.relative_to(folder).as_posix()
+        is_run = (folder / CONFIG).is_file() and (folder / REPORT).is_file()
+        if is_run and name.partition("/")[0] in FOLDERS:
+            RunFolder(folder).refuse_damage(key, name)
+            return

@@ -1,4 +1,4 @@
-"""One writer a folder: a lock that dies with its process."""
+"""A lock on a folder that is released with its process."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NAME = ".lock"
 
 
 class FolderLock:
-    """Holds ``folder/name`` until :meth:`release`, or until this process ends, however it ends.
+    """Locks ``folder/name`` until :meth:`release`, or until this process ends, however it ends.
 
-    The system drops the lock with the process, so that a file left by a dead one locks nothing.
-    The file says who holds it.
+    The system releases the lock of a dead process, so that a file left by it locks nothing. The
+    file names the process and machine.
 
     Raises:
-        RunFolderError: another process works in the folder (names it), or that is no regular file.
+        RunFolderError: another process holds the lock (names it), or the file is no regular one.
         StorageError: the folder cannot be written.
     """
 
@@ -49,7 +49,7 @@ class FolderLock:
             os.pwrite(self._descriptor, f"process {os.getpid()}{here()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Let others work in the folder; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         if self._descriptor < 0:
             return
         self.path.unlink(missing_ok=True)
@@ -64,5 +64,5 @@ class FolderLock:
 
 
 def here() -> str:
-    """What a lock says of the machine of the process that holds it."""
+    """This machine, as in the content of a lock."""
     return f" on {socket.gethostname()}"

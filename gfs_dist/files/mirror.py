@@ -1,8 +1,8 @@
-"""A run folder at a URL: a working copy on this machine, and a thread that keeps the URL as new.
+"""A run folder at a URL: a working copy on this machine, and a thread that copies it to the URL.
 
 The run works in the copy as in any run folder, with locks and renames, which object stores lack.
-What lies at the URL is at every moment a run folder that can be resumed, because of the order in
-which files go there: a folder's JSON after its tensors, ``report.json`` after all that it names.
+At every moment the URL holds a run folder that can be resumed, because of the order in which files
+are copied: a folder's JSON after its tensors, ``report.json`` after every file that it names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Self
 
 from gfs_dist.errors import ConfigError, StorageError
@@ -26,15 +25,15 @@ from gfs_dist.files.remote import Remote
 from gfs_dist.urls import in_home
 
 SCRATCH = "scratch"
-"""Folder of a run folder for what it does not keep."""
+"""Folder within a run folder for temporary files."""
 
 REPORT = "report.json"
 PAUSE_S = 2.0
-"""Between two rounds: a file that grows is sent anew each time, and stores charge for it."""
+"""Pause between two rounds: a growing file is sent anew each time, and stores charge for it."""
 
 
 def kept_files(folder: Path) -> list[str]:
-    """Names of all files of a run folder but its lock, scratch and what is being written."""
+    """Names of all files of a run folder but its lock, scratch and unfinished ones."""
     found: list[str] = []
     for place, folders, names in os.walk(folder):
         here = Path(place).relative_to(folder)
@@ -48,7 +47,7 @@ def _is_passing(path: Path) -> bool:
 
 
 def working_copy(remote: Remote) -> Path:
-    """Where the run of a URL works: always the same folder of this user."""
+    """Working folder of the run of a URL: always the same for this user."""
     home = os.environ.get("XDG_STATE_HOME") or in_home("~/.local/state")
     last = re.sub("[^A-Za-z0-9_.-]", "_", remote.place.rpartition("/")[2])
     digest = hashlib.sha256(remote.place.encode()).hexdigest()[:16]
@@ -56,7 +55,7 @@ def working_copy(remote: Remote) -> Path:
 
 
 def empty_copy(remote: Remote) -> Path:
-    """The working copy, without what a run that died here has left: what lies at the URL counts.
+    """The working copy, emptied of leftovers of a run that died here: the URL counts.
 
     Raises:
         RunFolderError: another process works there.
@@ -76,7 +75,7 @@ def empty_copy(remote: Remote) -> Path:
 
 
 def fill(folder: Path, remote: Remote) -> set[str]:
-    """Copy what lies at the URL here; names of what writers left half-written there.
+    """Copy the files at the URL into ``folder``; returns names of half-written ones there.
 
     Raises:
         ConfigError: it cannot be read.
@@ -93,7 +92,7 @@ def fill(folder: Path, remote: Remote) -> set[str]:
 
 
 def _half_written(names: Sequence[str]) -> set[str]:
-    """Temporary names, and tensors whose JSON has not come yet."""
+    """Temporary names, and tensors without their JSON."""
     paths = [PurePosixPath(name) for name in names]
     described = {path.parent for path in paths if path.suffix == ".json"}
     return {
@@ -105,20 +104,19 @@ def _half_written(names: Sequence[str]) -> set[str]:
 
 
 class Mirror:
-    """Keeps ``remote`` as new as ``folder``, whose files are known by what the system says of them.
+    """Mirrors ``folder`` to ``remote``; compares inode, size and modification time of files.
 
-    Between :meth:`__enter__`, which has copied everything when it returns, and :meth:`__exit__`,
-    which does so too, a thread copies after each :meth:`wake`. The folder goes at the end, once
-    all of it lies at the URL.
+    :meth:`__enter__` and :meth:`__exit__` copy everything before they return; in between a thread
+    copies after each :meth:`wake`. At the end the folder is removed, once all of it is at the URL.
 
     Args:
         folder: the working copy.
-        remote: what it is a copy of.
-        filled: the folder came from there, with :func:`fill`; else nothing is there.
+        remote: its URL.
+        filled: the folder was filled from there by :func:`fill`; else nothing is there.
 
     Raises:
-        ConfigError: nothing can be written there, as it turns out at the start.
-        StorageError: later; from :meth:`wake` or at the end.
+        ConfigError: nothing can be written there, found at the start.
+        StorageError: the same later, from :meth:`wake` or at the end.
     """
 
     def __init__(self, folder: Path, remote: Remote, *, filled: bool) -> None:
@@ -126,15 +124,15 @@ class Mirror:
         self._known = _stamps(folder) if filled else {}
         self._report: Stamp | None = None
         self._error: Exception | None = None
-        self._news, self._over = threading.Event(), threading.Event()
+        self._changed, self._over = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
 
     def wake(self) -> None:
-        """Everything written up to now belongs together: it is copied soon, by the thread."""
+        """Have the thread copy everything written so far, which is consistent."""
         if self._error is not None:
             raise self._error
         self._report = _stamp(self._folder / REPORT)
-        self._news.set()
+        self._changed.set()
 
     def __enter__(self) -> Self:
         try:
@@ -145,14 +143,9 @@ class Mirror:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._over.set()
-        self._news.set()
+        self._changed.set()
         self._thread.join()
         self._report = _stamp(self._folder / REPORT)
         try:
@@ -161,14 +154,14 @@ class Mirror:
             words = f"{failed}; what is missing there lies in {self._folder}"
             if error is None:
                 raise StorageError(words) from failed
-            error.add_note(words)  # the job's own error is the one to tell first
+            error.add_note(words)  # the job's own error comes first
         else:
             with atomic.storage_errors(self._folder):
                 shutil.rmtree(self._folder)
 
     def _work(self) -> None:
-        while self._news.wait() and not self._over.is_set():
-            self._news.clear()
+        while self._changed.wait() and not self._over.is_set():
+            self._changed.clear()
             try:
                 self._copy()
             except Exception as error:  # noqa: BLE001 - raised where the job meets it
@@ -177,8 +170,10 @@ class Mirror:
             self._over.wait(PAUSE_S)
 
     def _copy(self) -> None:
-        """One round: what is new or another, then what is gone."""
-        report = self._report  # first: what this report names is among the files that are found
+        """One round: new and changed files, then removals."""
+        report = (
+            self._report
+        )  # read first: the files that this report names are among those found next
         now = _stamps(self._folder)
         changed = [name for name, stamp in now.items() if self._known.get(name) != stamp]
         for name in sorted(changed, key=lambda name: (name.endswith(".json"), name)):
@@ -200,7 +195,7 @@ class Mirror:
             self._known[name] = stamp
 
     def _put_report(self, stamp: Stamp) -> None:
-        """Send the report of that stamp; a newer one may name files that were not yet found."""
+        """Send the report of that stamp; a newer one may name files that were not found yet."""
         with (self._folder / REPORT).open("rb") as file:
             if stamp_of(os.fstat(file.fileno())) == stamp:
                 self._remote.write(REPORT, file.read())
@@ -213,7 +208,7 @@ def _stamps(folder: Path) -> dict[str, Stamp]:
 
 
 def _stamp(file: Path) -> Stamp | None:
-    """What tells two versions of a file apart; None if it is gone."""
+    """The stamp of a file; None if it is gone."""
     try:
         return stamp_of(file.stat())
     except FileNotFoundError:

@@ -46,8 +46,8 @@ def within(seconds: float, ask: Callable[[], Answer]) -> Answer:
 class Remote:
     """Files behind ``url``, by names relative to it.
 
-    A file appears whole or not at all: object stores have no other way, on disks it is renamed.
-    (Of ftp, sftp and their like that is not known.) There are no locks.
+    A file appears whole or not at all: object stores work that way, on disks it is renamed. (For
+    ftp, sftp and the like this is not known.) There are no locks.
 
     Args:
         url: of a folder; it does not have to exist.
@@ -59,12 +59,12 @@ class Remote:
 
     def __init__(self, url: str, key: str) -> None:
         check_url(key, url)
-        # A tenth of a second, of which a run in a path wants nothing.
+        # Importing it takes a tenth of a second, which a run in a path does not need.
         from fsspec.core import url_to_fs
         from fsspec.implementations.local import LocalFileSystem
 
         self.url, self.key = url.rstrip("/"), key
-        with self.told(ConfigError, "reached"):
+        with self.errors_as(ConfigError, "reached"):
             self._system, root = within(ANSWER_S, lambda: url_to_fs(url))
         self._root = root.rstrip("/")
         self._is_disk = isinstance(self._system, LocalFileSystem)
@@ -73,11 +73,11 @@ class Remote:
 
     @property
     def place(self) -> str:
-        """The same for all ways to write the URL."""
+        """The URL in its normal form."""
         return str(self._system.unstrip_protocol(self._root))
 
     def files(self) -> list[str]:
-        """Names of all files, half-written ones of dead writers among them.
+        """Names of all files, including half-written ones of dead writers.
 
         Raises:
             ConfigError: it cannot be read, does not answer, or a name leads out of it.
@@ -86,7 +86,7 @@ class Remote:
         if self._is_disk:
             refuse_outside_links(Path(self._root))
         self._refuse_silent()
-        with self.told(ConfigError, "read"):
+        with self.errors_as(ConfigError, "read"):
             self._system.invalidate_cache()
             try:  # find() would call empty what it cannot read
                 walk = list(self._system.walk(self._root, on_error="raise"))
@@ -99,12 +99,12 @@ class Remote:
         return sorted(name for name in names if name)
 
     def read(self, name: str) -> bytes:
-        """What a file holds.
+        """The content of a file.
 
         Raises:
             ConfigError: it cannot be read.
         """
-        with self.told(ConfigError, "read"):
+        with self.errors_as(ConfigError, "read"):
             return bytes(self._system.cat_file(self._at(name)))
 
     def get(self, name: str, file: Path) -> None:
@@ -113,7 +113,7 @@ class Remote:
         Raises:
             ConfigError: it cannot be read.
         """
-        with self.told(ConfigError, "read"):
+        with self.errors_as(ConfigError, "read"):
             self._system.get_file(self._at(name), str(file))
 
     def put(self, name: str, file: Path) -> None:
@@ -122,7 +122,7 @@ class Remote:
         Raises:
             StorageError: it cannot be written; a file that was there is as before.
         """
-        with self.told(StorageError, "written"):
+        with self.errors_as(StorageError, "written"):
             if self._is_disk:
                 atomic.copy(file, self._ready(name))
             else:
@@ -134,7 +134,7 @@ class Remote:
         Raises:
             StorageError: as :meth:`put`.
         """
-        with self.told(StorageError, "written"):
+        with self.errors_as(StorageError, "written"):
             if self._is_disk:
                 atomic.write_bytes(self._ready(name), content)
             else:
@@ -146,25 +146,25 @@ class Remote:
         Raises:
             StorageError: it cannot be removed.
         """
-        with self.told(StorageError, "written"):
+        with self.errors_as(StorageError, "written"):
             try:
                 self._system.rm_file(self._at(name))
             except FileNotFoundError:
                 return
 
     @contextmanager
-    def told(self, kind: type[GfsError], what: str) -> Iterator[None]:
-        """Turn errors of storage, whose libraries have their own, into one that names the URL."""
+    def errors_as(self, kind: type[GfsError], what: str) -> Iterator[None]:
+        """Turn any error of a storage library into one that names the URL."""
         try:
             yield
         except Exception as error:
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise kind(f"{self.key}: {self.url} cannot be {what}: {said}") from error
+            words = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise kind(f"{self.key}: {self.url} cannot be {what}: {words}") from error
 
     def _refuse_silent(self) -> None:
-        """Refuse an address that takes connections and says nothing."""
+        """Refuse an address that accepts connections and never answers."""
         if not self._answered:
-            with self.told(ConfigError, "reached"):
+            with self.errors_as(ConfigError, "reached"):
                 within(ANSWER_S, lambda: self._system.exists(self._root))
         self._answered = True
 
@@ -172,7 +172,7 @@ class Remote:
         return f"{self._root}/{name}"
 
     def _ready(self, name: str) -> str:
-        """Where a file goes, in a folder that is there."""
+        """Remote path of a file, after making its folder."""
         target = self._at(name)
         parent = target.rpartition("/")[0]
         if parent not in self._made:

@@ -1,12 +1,12 @@
-"""The folder of one run: every path in it, and who may write there."""
+"""The folder of one run: its paths, its lock, its report and the state of its files."""
 
 from __future__ import annotations
 
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,7 +17,6 @@ from gfs_dist.files import atomic
 from gfs_dist.files.checksums import (
     CONFIG,
     FILES,
-    FOLDERS,
     Checksums,
     Damage,
     verify_own_checksum,
@@ -37,7 +36,7 @@ _CHECKPOINT = re.compile(r"step_(\d{8,})")
 
 
 class RunFolder:
-    """Knows where everything of a run lies.
+    """All paths of a run; writes its report and events, and checks its files.
 
     Made by :meth:`create` or :meth:`resume` it is locked: no other process can create or resume
     it until :meth:`close`. ``RunFolder(path)`` alone only knows the paths, for readers.
@@ -48,7 +47,7 @@ class RunFolder:
 
     Attributes:
         path: of the folder, or of the working copy.
-        place: as the user calls it, a path or a URL.
+        place: as the user named it, a path or a URL.
     """
 
     def __init__(
@@ -72,27 +71,19 @@ class RunFolder:
             ConfigError: a URL that cannot be reached or written.
             StorageError: cannot be written.
         """
-        if is_url(path):
-            remote = Remote(str(path), "out")
-            cls._refuse_full(remote.url, (name.partition("/")[0] for name in remote.files()))
-            return cls._create(empty_copy(remote), config_text, remote)
-        return cls._create(Path(path), config_text)
-
-    @classmethod
-    def _create(cls, path: Path, config_text: str, remote: Remote | None = None) -> Self:
+        remote = cls._new_remote(path)
+        path = empty_copy(remote) if remote else Path(path)
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"out: {path} exists and is no folder")
         with atomic.storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         cls._refuse_full(path, _names(path))
         folder = cls(path, FolderLock(path), remote.url if remote else None)
-        try:
+        with folder._closed_on_error():
             cls._refuse_full(path, _names(path))
             atomic.write_text(folder.config, config_text)
-            return folder._mirrored(remote, filled=False)
-        except BaseException:
-            folder.close()
-            raise
+            folder._mirror_to(remote, filled=False)
+        return folder
 
     @classmethod
     def check_new(cls, path: Path | str) -> None:
@@ -102,16 +93,22 @@ class RunFolder:
             RunFolderError: exists and is not empty, is no folder, or cannot be written.
             ConfigError: a URL that cannot be reached.
         """
-        if is_url(path):
-            remote = Remote(str(path), "out")
-            cls._refuse_full(remote.url, (name.partition("/")[0] for name in remote.files()))
-            return
-        path = Path(path)
-        cls.check_writable("out", path)
-        if path.exists():
-            with atomic.storage_errors(path):
-                names = _names(path)
-            cls._refuse_full(path, names)
+        if cls._new_remote(path) is None:
+            path = Path(path)
+            cls.check_writable("out", path)
+            if path.exists():
+                with atomic.storage_errors(path):
+                    names = _names(path)
+                cls._refuse_full(path, names)
+
+    @classmethod
+    def _new_remote(cls, path: Path | str) -> Remote | None:
+        """The folder behind a URL, which has to be empty; None for a path."""
+        if not is_url(path):
+            return None
+        remote = Remote(str(path), "out")
+        cls._refuse_full(remote.url, (name.partition("/")[0] for name in remote.files()))
+        return remote
 
     @staticmethod
     def check_writable(key: str, path: Path) -> None:
@@ -148,35 +145,39 @@ class RunFolder:
             place = remote.url if remote else path
             raise RunFolderError(f"resume: {place} is no run folder (it has no {CONFIG})")
         folder = cls(path, FolderLock(path), remote.url if remote else None)
-        try:
-            folder._mirrored(remote, filled=True)
+        with folder._closed_on_error():
+            folder._mirror_to(remote, filled=True)
             atomic.sweep(path)
             atomic.drop_torn_line(folder.events)
-        except BaseException:
-            folder.close()
-            raise
         return folder
 
-    def _mirrored(self, remote: Remote | None, *, filled: bool) -> Self:
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _mirror_to(self, remote: Remote | None, *, filled: bool) -> None:
         if remote is not None:
             self._mirror = self._closing.enter_context(Mirror(self.path, remote, filled=filled))
-        return self
 
     def written(self) -> None:
-        """What was written up to now belongs together, and goes to the URL if there is one.
+        """Mark everything written so far as consistent: it is copied to the URL, if there is one.
 
         Raises:
-            StorageError: what was written before did not get there.
+            StorageError: an earlier copy failed.
         """
         if self._mirror is not None:
             self._mirror.wake()
 
     def close_first(self, writer: AbstractContextManager[Any]) -> None:
-        """Have ``writer`` end, with what it still has to write here, when this ends."""
+        """Exit ``writer``, which writes into this folder, when this folder is closed."""
         self._closing.push(writer)
 
     def close(self) -> None:
-        """Give up the lock; of a URL, once everything lies there."""
+        """Release the lock; of a URL, after everything has been copied there."""
         self._closing.close()
 
     def __enter__(self) -> Self:
@@ -197,12 +198,12 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """Facts of the run, JSON."""
+        """The report of the run, JSON."""
         return self.path / REPORT
 
     @property
     def events(self) -> Path:
-        """What happened, a JSON object a line."""
+        """Events, a JSON object a line."""
         return self.path / "events.jsonl"
 
     @property
@@ -216,7 +217,7 @@ class RunFolder:
         return self._folder("logs")
 
     def path_file(self, name: str) -> Path:
-        """Where the path of result ``name`` is (``RESULT`` or ``RESULT/LAYER``)."""
+        """File of the greedy path of result ``name`` (``RESULT`` or ``RESULT/LAYER``)."""
         return self._named("paths", name, ".json")
 
     def model(self, name: str) -> Path:
@@ -234,11 +235,11 @@ class RunFolder:
         return sorted((int(match[1]), folder) for match, folder in matches if match)
 
     def read_report(self) -> dict[str, Any]:
-        """What ``report.json`` holds; nothing if it is not there.
+        """Content of ``report.json``; empty if there is none.
 
         Raises:
             CheckpointError: it cannot be read.
-            RunFolderError: it is not as it was written.
+            RunFolderError: it was changed after it was written.
         """
         if not os.path.lexists(self.report):
             return {}
@@ -247,7 +248,7 @@ class RunFolder:
         return content
 
     def write_report(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Write ``report.json``, with the SHA-256 of what the folder holds; all that it says.
+        """Write ``report.json`` with the SHA-256 of the files in the folder; returns its content.
 
         Raises:
             StorageError: cannot be written.
@@ -257,7 +258,7 @@ class RunFolder:
         return content
 
     def damage(self, part: str = "") -> list[Damage]:
-        """What is no longer as ``report.json`` says; of the file or folder ``part``.
+        """Files that differ from ``report.json``, of the file or folder ``part``.
 
         Raises:
             RunFolderError: as :meth:`read_report`, or a listed file is a link, a pipe or the like.
@@ -265,31 +266,31 @@ class RunFolder:
         return self._checksums.damage(self.read_report().get(FILES, {}), part)
 
     def refuse_damage(self, key: str, part: str = "", but: str | None = None) -> None:
-        """Refuse a folder whose files are not as ``report.json`` says.
+        """Refuse a folder whose files differ from ``report.json``.
 
         Args:
-            key: under which a user named it, for the message.
+            key: under which a user named the folder, for the message.
             part: check that file or folder only.
-            but: the name of a result whose network may be damaged.
+            but: name of a result whose network may be damaged.
 
         Raises:
-            RunFolderError: names the first file that is gone, or holds something else.
+            RunFolderError: names the first file that is gone or changed.
         """
         for found in self.damage(part):
             if but is None or not found.is_of_network(but):
                 job, again = self.read_report().get("job"), typed("resume", self.place)
                 cure = self.cure(found) or f"make it again: gfs {job} {again}"
-                raise RunFolderError(self.told(key, found, cure))
+                raise RunFolderError(self.damage_text(key, found, cure))
 
-    def told(self, key: str, found: Damage, cure: str) -> str:
-        """A damaged file in a sentence; ``key`` is what a user named the folder under."""
+    def damage_text(self, key: str, found: Damage, cure: str) -> str:
+        """A message on a damaged file of the folder that a user named under ``key``."""
         return f"{key}: {below(self.place, found.name)} {found.words}; bring it back, or {cure}"
 
     def cure(self, found: Damage) -> str | None:
-        """What to do about a damaged file that resuming the run does not mend, in words.
+        """Advice on a damaged file that resuming the run does not mend; None where it does.
 
-        It does not make again what the run starts from and what ``gfs cut`` made, and does not
-        throw away a path that is another: that may be the file of another run.
+        Resuming makes again neither the inputs of the run nor the results of ``gfs cut``, and
+        keeps a path that was changed: it may be the file of another run.
         """
         if found.result is None:
             return "start a new run"
@@ -315,7 +316,7 @@ class RunFolder:
         return inside(self.path, relative)
 
     def read_paths(self, results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """The paths of results by their names; of a deep one, a path by the name of each layer.
+        """Greedy paths by name of the result; of a deep one, a path by name of each layer.
 
         Raises:
             RunFolderError: a result names a file elsewhere.
@@ -346,33 +347,18 @@ class RunFolder:
 
     @staticmethod
     def name_of(text: str) -> str:
-        """What a result can be called here that is called ``text`` elsewhere."""
+        """``text`` with the characters replaced that the name of a result cannot hold."""
         return re.sub("^[^A-Za-z0-9_]|[^A-Za-z0-9_.=+-]", "_", text)[:MAX_NAME] or "_"
 
     @staticmethod
     def _refuse_full(place: Path | str, names: Iterable[str]) -> None:
-        ours = (LOCK_NAME, atomic.PREFIX)  # what a run that died at once may leave
+        ours = (LOCK_NAME, atomic.PREFIX)  # leftovers of a run that died at once
         found = sorted(name for name in names if not name.startswith(ours))
         if found:
             raise RunFolderError(
                 f"out: {place} exists and is not empty ({found[0]}); choose another, "
                 f"or continue it with {typed('resume', str(place))}"
             )
-
-
-def refuse_damaged(place: Path | str, key: str) -> None:
-    """Refuse a file or folder in a run folder that is not as its report says; do nothing elsewhere.
-
-    Raises:
-        RunFolderError: as :meth:`RunFolder.refuse_damage`.
-    """
-    place = Path(os.path.realpath(place))
-    for folder in place.parents:
-        name = place.relative_to(folder).as_posix()
-        is_run = (folder / CONFIG).is_file() and (folder / REPORT).is_file()
-        if is_run and name.partition("/")[0] in FOLDERS:
-            RunFolder(folder).refuse_damage(key, name)
-            return
 
 
 def _by_cut(row: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Folders that go with their process, also where that is killed."""
+"""Temporary folders that are removed with their process, also if it is killed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 from gfs_dist.errors import RunFolderError, StorageError
 from gfs_dist.files import atomic
@@ -19,13 +19,13 @@ from gfs_dist.files.lock import FolderLock, here
 
 PREFIX = "gfs_"
 OWNER = ".gfs_scratch"
-"""Locked by the process that a folder belongs to, as long as that lives."""
+"""File that the owning process keeps locked as long as it lives."""
 
 
 class ScratchFolder:
     """A new folder of this process among the temporary files, until :meth:`close`.
 
-    A process that is killed leaves its folder; the next one to make one removes it then.
+    The folder of a killed process is removed by the next process that makes one.
 
     Args:
         kind: a word for its name.
@@ -56,19 +56,14 @@ class ScratchFolder:
     def __enter__(self) -> Path:
         return self.path
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
 def _remove_orphans(temporary: Path) -> None:
     """Remove this user's scratch folders whose process has died on this machine."""
     for folder in temporary.glob(f"{PREFIX}*"):
-        # In use, removed by another process, or no folder of ours.
+        # It may be in use, removed by another process meanwhile, or no scratch folder.
         with suppress(RunFolderError, StorageError, OSError):
             facts = folder.lstat()
             if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid():
@@ -85,14 +80,14 @@ def _remove_orphan(folder: Path) -> None:
 
 
 class _TerminatedError(BaseException):
-    """SIGTERM has come."""
+    """SIGTERM was received."""
 
 
 @contextmanager
 def sigterm_unwinds() -> Iterator[None]:
-    """Where nothing handles SIGTERM, have it leave all contexts before it ends the process."""
-    alone = threading.current_thread() is threading.main_thread()
-    if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    """Exit all contexts on SIGTERM before it ends the process, unless it is handled already."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
 

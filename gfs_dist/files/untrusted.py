@@ -87,7 +87,7 @@ def _is_in(path: Path, home: str) -> bool:
 
 
 def kind(path: Path) -> str:
-    """What lies at ``path``, in words.
+    """The kind of file at ``path``, in words.
 
     Raises:
         FileNotFoundError: nothing.

@@ -57,7 +57,7 @@ def open_folder(
         damage = folder.damage()
         for found in damage:
             if cure := folder.cure(found):
-                raise RunFolderError(folder.told("resume", found, cure))
+                raise RunFolderError(folder.damage_text("resume", found, cure))
         for found in damage:
             place = below(folder.place, found.name)
             reporter.note(f"{place} {found.words}: it is made again")

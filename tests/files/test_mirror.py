@@ -114,7 +114,7 @@ def test_a_report_stays_here_until_it_is_told_of(monkeypatch: pytest.MonkeyPatch
         assert json.loads(Remote(URL, "out").read("report.json")) == {"status": "stopped"}
         atomic.write_json(folder.report, {"status": "finished"})  # its pages are not there yet
         assert folder._mirror is not None
-        folder._mirror._news.set()
+        folder._mirror._changed.set()
         assert rounds.acquire(timeout=10)
         assert json.loads(Remote(URL, "out").read("report.json")) == {"status": "stopped"}
     assert json.loads(Remote(URL, "out").read("report.json")) == {"status": "finished"}
