@@ -299,6 +299,7 @@ _EMPTY_REPORT: Mapping[str, Any] = {
     "files": {},
 }
 _EMPTY_RESULT: Mapping[str, Any] = {
+    "name": "result",
     **dict.fromkeys(("iteration", "objective", "kept", "loss", "accuracy", "macs", "params")),
     **dict.fromkeys(("file_bytes", "path", "model", "picks_sha256", "stop_reason")),
     "evaluated_share": None,

@@ -26,7 +26,7 @@ from gfs_dist.files import RunFolder, fingerprint
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.models.two_layer import DTYPES
 from gfs_dist.pruning.objectives.two_layer import TwoLayerContributions, TwoLayerProblem
-from gfs_dist.records import Event
+from gfs_dist.records import Event, PathFile, read_path
 from gfs_dist.runtime import Progress, Runtime, SearchResult, open_runtime
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objectives.factory import Recipe, make_objective
@@ -81,7 +81,7 @@ class PruneJob:
         self.data_fingerprint = plan.inputs.dataset().fingerprint
         self.report: dict[str, Any] = {}
         self.results: list[dict[str, Any]] = []
-        self.paths: dict[str, dict[str, Any]] = {}
+        self.paths: dict[str, dict[str, PathFile]] = {}
         self.searches: list[SearchResult] = []
         self.notes: list[str] = []
         self.trained_lr: float | None = None
@@ -120,7 +120,8 @@ class PruneJob:
         if self.config.verify:
             self._verify(problem, stop, found.path)
         file = record.keep(found.path)
-        self.paths[name] = {**record.facts, "picks": found.path.picks, "loss": found.path.loss}
+        path = {**record.facts, "picks": found.path.picks, "loss": found.path.loss}
+        self.paths[name] = {name: read_path(path)}
         small = network.shrink(found.path.coefficients())
         networks.save(self.folder.model(name), small)
         measured = measure(small, self.plan.inputs)

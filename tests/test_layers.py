@@ -51,6 +51,8 @@ def users_of(module: str) -> set[str]:
         ("omegaconf", {"config"}),
         ("argparse", {"cli"}),
         ("rich", {"cli"}),
+        ("jinja2", {"report"}),
+        ("markupsafe", {"report"}),
     ],
 )
 def test_a_library_is_used_on_its_floors_only(module: str, floors: set[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,7 @@ from gfs_dist.files.lock import FolderLock
 from gfs_dist.files.mirror import REPORT, Mirror, empty_copy, fill
 from gfs_dist.files.remote import Remote
 from gfs_dist.files.untrusted import inside, read_json, refuse_outside_links
-from gfs_dist.records import Event
+from gfs_dist.records import Event, PathFile, read_path
 from gfs_dist.urls import below, is_url
 
 MAX_NAME = 200
@@ -315,8 +315,8 @@ class RunFolder:
         """
         return inside(self.path, relative)
 
-    def read_paths(self, results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Greedy paths by name of the result; of a deep one, a path by name of each layer.
+    def read_paths(self, results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, PathFile]]:
+        """Greedy paths by name of the result, and of each by layer.
 
         Raises:
             RunFolderError: a result names a file elsewhere.
@@ -371,9 +371,8 @@ def _names(path: Path) -> list[str]:
     return [item.name for item in path.iterdir()]
 
 
-def _read_paths(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
-        return read_json(path)
-    files = sorted(file for file in path.glob("*.json") if not file.stem.endswith(".partial"))
-    stored = [(file.stem, read_json(file)) for file in files]
+def _read_paths(path: Path) -> dict[str, PathFile]:
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    whole = [file for file in files if not file.stem.endswith(".partial")]
+    stored = [(file.stem, read_path(read_json(file))) for file in whole]
     return {content.get("layer", stem): content for stem, content in stored}

@@ -1,4 +1,7 @@
-"""From the facts of a run (plain dicts) to pages and plots that a person can read."""
+"""Pages, plots and cards that a person can read, made from the records of a run folder.
+
+Nothing is measured here, and nothing but ``machine`` looks at the machine it runs on.
+"""
 
 from __future__ import annotations
 

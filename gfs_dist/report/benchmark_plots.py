@@ -1,14 +1,16 @@
-"""The plots of ``gfs benchmark``: the paper's Figure 4, and the bare search by its width."""
+"""The plot of ``gfs benchmark suite=appendix_d``: the paper's Figure 4."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
+from gfs_dist.records import Report
 from gfs_dist.report import style
 
 Row = Mapping[str, Any]
@@ -18,21 +20,22 @@ HATCH = "////"
 BELOW: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
 
 
-def draw(report: Mapping[str, Any]) -> dict[str, bytes]:
-    """All plots that the rows of a benchmark allow, by file name."""
-    rows = [row for row in report.get("results", []) if "block" in row]
+def blocks_by_objective(report: Report) -> Iterator[tuple[str, Figure]]:
+    """Figure 4 for each objective of a benchmark that prunes blocks."""
+    results: Sequence[Mapping[str, Any]] = report["results"]
+    rows = [row for row in results if "block" in row]
     forecast = (report.get("tables") or {}).get("forecast") or []
-    drawn = {}
-    with style.styled():
-        for objective in dict.fromkeys(row["objective"] for row in rows):
-            own = [row for row in rows if row["objective"] == objective]
-            more = [row for row in forecast if row["objective"] == objective]
-            drawn[f"blocks_{objective}.png"] = blocks(own, more, objective)
-    return drawn
+    for objective in dict.fromkeys(row["objective"] for row in rows):
+        own = [row for row in rows if row["objective"] == objective]
+        more = [row for row in forecast if row["objective"] == objective]
+        yield objective, blocks(own, more, objective)
 
 
-def blocks(rows: Sequence[Row], forecast: Sequence[Row], objective: str) -> bytes:
-    """Figure 4: time of each block by number of workers, and the speed-up with the ideal line."""
+def blocks(rows: Sequence[Row], forecast: Sequence[Row], objective: str) -> Figure:
+    """Left: seconds to prune each block; hatched, ranks that were timed one after another, of which
+    the slowest of every stretch is added up. Right: the same as speed-up over one worker; dotted,
+    what a calibrated model expects of more, with two standard errors; black, the ideal.
+    """
     names = list(dict.fromkeys(row["block"] for row in rows))
     figure = style.canvas(11.0, 5.4)
     left, right = figure.subplots(1, 2)
@@ -40,7 +43,7 @@ def blocks(rows: Sequence[Row], forecast: Sequence[Row], objective: str) -> byte
     left.set_title(f"Time to prune a block, {objective}", loc="left")
     _speedups(right, rows, forecast, names)
     right.set_title("Speed-up over one worker", loc="left")
-    return style.png(figure)
+    return figure
 
 
 def _times(axes: Axes, rows: Sequence[Row], names: Sequence[str]) -> None:
@@ -68,7 +71,7 @@ def _times(axes: Axes, rows: Sequence[Row], names: Sequence[str]) -> None:
                     error_kw={"linewidth": 0.9, "ecolor": "#333333"},
                 )
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    style.plain_numbers(axes.yaxis)
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xticks(range(len(names)), [_label(name, rows) for name in names])
     axes.grid(visible=False, axis="x")
@@ -116,8 +119,7 @@ def _speedups(
     axes.plot(ideal, ideal, color="black", linewidth=0.9, label="ideal")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    style.plain_numbers(axes.xaxis, axes.yaxis)
     axes.set_xlabel("workers (dotted: forecast by the calibrated model)")
     axes.set_ylabel("times as fast")
     axes.legend(fontsize=7.5, **BELOW, ncols=2)

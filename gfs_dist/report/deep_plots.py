@@ -1,4 +1,4 @@
-"""Plots of networks that were pruned layer by layer; None where the facts are missing."""
+"""Plots of networks that were pruned layer by layer; see :mod:`gfs_dist.report.plots`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FuncFormatter
+from matplotlib.ticker import EngFormatter
 
 from gfs_dist.report import style
-from gfs_dist.report.facts import Result
+from gfs_dist.report.facts import Result, Run
 
 MOST_PANELS = 4
 MOST_NAMES = 40
@@ -22,19 +22,11 @@ MOST_LINES = 12
 LEAST_ERROR = 1e-4
 
 
-def draw(results: Sequence[Result]) -> dict[str, bytes | None]:
-    """All plots of the deep networks among the results, by file name."""
-    deep = [result for result in results if result.deep]
-    return {
-        "kept_width_per_layer.png": kept_width_per_layer(deep),
-        "error_against_width.png": error_against_width(deep),
-        "accuracy_against_macs.png": accuracy_against_macs(deep),
-    }
-
-
-def kept_width_per_layer(results: Sequence[Result]) -> bytes | None:
-    """A panel a result: a bar a layer, as high as its channels, filled as far as they are kept."""
-    shown = style.spread_out([result for result in results if result.prunable], MOST_PANELS)
+def kept_width_per_layer(run: Run) -> Figure | None:
+    """Channels of each layer that could be pruned, in forward order, and how many of them are
+    kept.
+    """
+    shown = style.spread_out([result for result in run.deep if result.prunable], MOST_PANELS)
     if not shown:
         return None
     names = [[row["name"] for row in result.prunable] for result in shown]
@@ -57,40 +49,38 @@ def kept_width_per_layer(results: Sequence[Result]) -> bytes | None:
         else:
             axes.set_xlabel("layer, in forward order")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    return style.png(figure)
+    return figure
 
 
-def error_against_width(results: Sequence[Result]) -> bytes | None:
-    """A panel a result: the error of each layer along its path, marked at the kept width."""
-    shown = style.spread_out([result for result in results if result.curves], MOST_PANELS)
+def error_against_width(run: Run) -> Figure | None:
+    """Error of each layer against the share of its channels that it keeps, along its greedy path;
+    dots mark the widths that were chosen (on the axis: errors too small to be shown).
+    """
+    shown = style.spread_out([result for result in run.deep if result.curves], MOST_PANELS)
     if not shown:
         return None
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
     figure = style.canvas(max(4.6 * columns, 7.0), 0.9 + 3.4 * rows)
-    panels = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
-    for axes, result in zip(panels, shown, strict=False):
+    for axes, result in zip(style.panels(figure, len(shown), columns), shown, strict=True):
         _draw_curves(axes, result)
         axes.set_title(result.name, loc="left")
-    for empty in range(len(shown), len(panels)):
-        panels[empty].set_visible(False)
-        panels[empty - columns].xaxis.set_tick_params(labelbottom=True)
-    objectives = sorted({str(result.row.get("objective")) for result in shown})
+    objectives = sorted({str(result.row["objective"]) for result in shown})
     figure.supxlabel("channels kept in the layer (%)", fontsize=10)
     figure.supylabel(f"error of the layer ({', '.join(objectives)})", fontsize=10)
     _explain_colours(figure, shown)
-    return style.png(figure)
+    return figure
 
 
-def accuracy_against_macs(results: Sequence[Result]) -> bytes | None:
-    """Every result beside its dense network; results that only their size tells apart are joined.
-
-    Open circles: the same networks before any repair.
+def accuracy_against_macs(run: Run) -> Figure | None:
+    """Accuracy on the test split against multiply-adds: every result of the run, and the dense
+    network.
     """
+    # Results that only their size tells apart are joined.
     groups: dict[tuple[str, int | None], list[Result]] = {}
-    for result in results:
-        if result.row.get("macs") and result.accuracy is not None:
-            key = str(result.row.get("objective")), result.iteration
+    for result in run.deep:
+        if result.row["macs"] and result.row["accuracy"] is not None:
+            key = str(result.row["objective"]), result.row["iteration"]
             groups.setdefault(key, []).append(result)
     if not groups:
         return None
@@ -103,28 +93,26 @@ def accuracy_against_macs(results: Sequence[Result]) -> bytes | None:
         _draw_group(axes, group, colour, objective + when)
     handles, _ = axes.get_legend_handles_labels()
     handles.append(Line2D([], [], color="black", **style.DENSE_POINT, label="dense network"))
-    if any("cut" in result.accuracy_after for result in results):
+    if any("cut" in result.accuracy_after for result in run.deep):
         handles.append(Line2D([], [], color="black", **style.RAW_POINT, label="before repairs"))
     figure.legend(handles=handles, loc="outside right upper")
     axes.set_xlim(left=0)
     axes.set_xlabel("multiply-adds for one input")
-    axes.set_ylabel("accuracy on the test split (%)")
+    style.accuracy_axis(axes)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
     axes.set_title("What each size keeps", loc="left")
-    return style.png(figure)
+    return figure
 
 
 def _draw_group(axes: Axes, group: Sequence[Result], colour: str, label: str) -> None:
-    ordered = sorted(group, key=lambda result: result.row["macs"])
-    macs = [result.row["macs"] for result in ordered]
-    shares = [result.row["accuracy"] for result in ordered]
-    axes.plot(macs, shares, "o-", color=colour, markersize=5, label=label)
+    ordered = sorted(group, key=lambda result: result.row["macs"] or 0)
+    points = [(result.row["macs"], result.row["accuracy"]) for result in ordered]
+    axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=5, label=label)
     raw = [(r.row["macs"], r.accuracy_after["cut"]) for r in ordered if "cut" in r.accuracy_after]
     if raw:
         axes.plot(*zip(*raw, strict=True), color=colour, **style.RAW_POINT)
     dense = ordered[0].dense
-    if dense.get("macs") and dense.get("accuracy") is not None:
+    if dense["macs"] and dense["accuracy"] is not None:
         axes.plot(dense["macs"], dense["accuracy"], color=colour, **style.DENSE_POINT)
 
 

@@ -1,21 +1,23 @@
-"""The facts that pages and plots show, read once from the plain dicts of a run folder."""
+"""The facts that pages and plots show, read once from the records of a run folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, cast
+
+from gfs_dist.records import LayerRow, Measured, PathFile, Paths, RankTiming, Report, ResultRow
+from gfs_dist.records import read_report as filled
 
 # Losses are recorded from sums whose rounding depends on the method; far below any difference
 # that means something.
 ROUNDING = 1e-9
 
+TRAINS = ("pretrain", "finetune")
 
 Curve = tuple[list[int], list[float]]
 """Distinct neurons or channels, and the loss with them."""
-
-
-TRAINS = ("pretrain", "finetune")
 
 
 class Speed(NamedTuple):
@@ -26,6 +28,16 @@ class Speed(NamedTuple):
     pruned_s: float
     dense_s: float
 
+    @property
+    def condition(self) -> str:
+        """In words."""
+        return f"at batch {self.batch} on {self.device}"
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as the dense network."""
+        return self.dense_s / self.pruned_s
+
 
 @dataclass(frozen=True)
 class Result:
@@ -33,110 +45,73 @@ class Result:
 
     Attributes:
         row: the result as report.json has it.
-        losses: loss after each pick.
-        distinct: distinct neurons after each pick.
-        num_neurons: neurons of the dense network; of a deep one the channels that could go.
-        num_samples: samples that were pruned on.
-        weights: rule of the step weights.
-        bound: Lemma 1's bound after each pick; empty where the lemma says nothing.
-        dense: loss and accuracy of the dense network; of a deep one also macs, params,
-            ``file_bytes`` and ``latency`` (rows ``batch device median_s``), where measured.
-        curves: of a deep network, by layer, channels kept and the error with them.
+        dense: what was measured of the dense network.
+        paths: of its search, by layer; of a network with two layers a single one.
     """
 
-    row: Mapping[str, Any]
-    losses: Sequence[float] = ()
-    distinct: Sequence[int] = ()
-    num_neurons: int | None = None
-    num_samples: int | None = None
-    weights: str | None = None
-    bound: Sequence[float] = ()
-    dense: Mapping[str, Any] = field(default_factory=dict)
-    curves: Mapping[str, Curve] = field(default_factory=dict)
+    row: ResultRow
+    dense: Measured
+    paths: Mapping[str, PathFile]
 
     @property
     def name(self) -> str:
         """What the run calls it."""
-        return str(self.row.get("name", "result"))
-
-    @property
-    def accuracy_after(self) -> dict[str, float]:
-        """Accuracy after each stage that was done: cut, refit, batch_norm, finetune."""
-        stages: Mapping[str, Any] = self.row.get("accuracy_after") or {}
-        return {stage: share for stage, share in stages.items() if share is not None}
-
-    @property
-    def deep(self) -> bool:
-        """Whether it was pruned layer by layer."""
-        return bool(self.row.get("layers"))
-
-    @property
-    def prunable(self) -> list[Mapping[str, Any]]:
-        """Rows of the layers that could be pruned, in forward order."""
-        return [layer for layer in self.row.get("layers") or [] if not layer.get("reason")]
-
-    @property
-    def skipped(self) -> list[Mapping[str, Any]]:
-        """Rows of the layers that stay whole, in forward order."""
-        return [layer for layer in self.row.get("layers") or [] if layer.get("reason")]
-
-    def share(self, key: str) -> float | None:
-        """Share of the dense network's ``macs`` or ``params`` that is left."""
-        part, whole = self.row.get(key), self.dense.get(key)
-        return part / whole if part is not None and whole else None
-
-    @property
-    def speeds(self) -> list[Speed]:
-        """Both latencies wherever the dense network was timed under the same conditions."""
-        dense = {(row["device"], row["batch"]): row for row in self.dense.get("latency") or []}
-        return [
-            Speed(row["batch"], row["device"], row["median_s"], whole["median_s"])
-            for row in self.row.get("latency") or []
-            if (whole := dense.get((row["device"], row["batch"]))) is not None
-        ]
-
-    @property
-    def iteration(self) -> int | None:
-        """Iterations of pre-training before it was pruned."""
-        return self.row.get("iteration")
+        return self.row["name"]
 
     @property
     def label(self) -> str:
         """Short words for a legend or a row."""
-        if self.iteration is None:
-            return self.name
-        return f"{self.iteration:,} iterations"
+        iteration = self.row["iteration"]
+        return self.name if iteration is None else f"{iteration:,} iterations"
 
     @property
-    def kept_share(self) -> float | None:
-        """Share of the dense network's neurons that is kept."""
-        kept = self.row.get("kept")
-        return kept / self.num_neurons if kept is not None and self.num_neurons else None
+    def deep(self) -> bool:
+        """Whether it was pruned layer by layer."""
+        return bool(self.row["layers"])
 
     @property
-    def loss(self) -> float | None:
-        """Loss of the pruned network."""
-        return self.row.get("loss")
+    def prunable(self) -> list[LayerRow]:
+        """Rows of the layers that could be pruned, in forward order."""
+        return [layer for layer in self.row["layers"] if not layer["reason"]]
 
     @property
-    def accuracy(self) -> float | None:
-        """Accuracy of the pruned network on the test split."""
-        return self.row.get("accuracy")
+    def skipped(self) -> list[LayerRow]:
+        """Rows of the layers that stay whole, in forward order."""
+        return [layer for layer in self.row["layers"] if layer["reason"]]
 
     @property
-    def dense_loss(self) -> float | None:
-        """Loss of the dense network."""
-        return self.dense.get("loss")
+    def accuracy_after(self) -> dict[str, float]:
+        """Accuracy after each stage that was done: cut, refit, batch_norm, finetune."""
+        stages = self.row["accuracy_after"].items()
+        return {stage: share for stage, share in stages if share is not None}
 
     @property
-    def dense_accuracy(self) -> float | None:
-        """Accuracy of the dense network on the test split."""
-        return self.dense.get("accuracy")
+    def path(self) -> PathFile | None:
+        """Any of its paths, for what all of them say; None if the run has none."""
+        return next(iter(self.paths.values()), None)
 
     @property
-    def theory(self) -> Mapping[str, Any]:
-        """Lemma 1's measured constants; empty where the lemma says nothing."""
-        return self.row.get("theory") or {}
+    def losses(self) -> list[float]:
+        """Of a network with two layers, the loss after each pick."""
+        return self.path["loss"] if self.path and not self.deep else []
+
+    @cached_property
+    def distinct(self) -> list[int]:
+        """Of a network with two layers, distinct neurons after each pick."""
+        return _distinct(self.path["picks"]) if self.path and not self.deep else []
+
+    @property
+    def num_neurons(self) -> int | None:
+        """Neurons of the dense network; of a deep one the channels that could go."""
+        if self.deep:
+            return sum(layer["channels"] for layer in self.prunable)
+        return self.path["neurons"] if self.path else None
+
+    @property
+    def bound(self) -> list[float]:
+        """Lemma 1's bound after each pick; empty where the lemma says nothing."""
+        bound = self.row["theory"].get("bound") or []
+        return bound[: len(self.losses)] if len(bound) >= len(self.losses) else []
 
     @property
     def first_above_bound(self) -> int | None:
@@ -147,99 +122,118 @@ class Result:
                 return k
         return None
 
-    def by_distinct(self) -> Curve:
-        """The curve of losses against distinct neurons.
+    @property
+    def speeds(self) -> list[Speed]:
+        """Both latencies wherever the dense network was timed under the same conditions."""
+        dense = {(row["device"], row["batch"]): row for row in self.dense["latency"]}
+        return [
+            Speed(row["batch"], row["device"], row["median_s"], whole["median_s"])
+            for row in self.row["latency"]
+            if (whole := dense.get((row["device"], row["batch"]))) is not None
+        ]
+
+    @cached_property
+    def curves(self) -> dict[str, Curve]:
+        """The loss against distinct neurons of each path, by layer.
 
         Each number of neurons has the loss of the last pick before a further neuron came in:
-        what pruning to that number gives.
+        what pruning to that number gives. It is in the unit that makes layers comparable, where
+        the path names one.
         """
-        return _curve(self.distinct, self.losses)
+        return {layer: _curve(path) for layer, path in self.paths.items()}
 
 
-def results(report: Mapping[str, Any], paths: Mapping[str, Mapping[str, Any]]) -> list[Result]:
-    """The results of a report in its order, each with its path, or its paths by layer."""
-    found = []
-    for row in report.get("results", []):
-        content = paths.get(row.get("name", ""), {})
-        found.append(
-            _deep_result(report, row, content) if row.get("layers") else _result(row, content)
-        )
-    return found
+@dataclass(frozen=True)
+class Run:
+    """All that pages and plots of one run are made from.
+
+    Attributes:
+        report: with what older versions lack filled in.
+        results: networks that were made, in the order of the report; of a benchmark none.
+    """
+
+    report: Report
+    results: Sequence[Result]
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any], paths: Paths) -> Run:
+        """From what ``report.json`` and the path files hold."""
+        report = filled(content)
+        rows = [] if report["job"] == "benchmark" else report["results"]
+        results = [
+            Result(row, _dense(report, row, paths.get(row["name"], {})), paths.get(row["name"], {}))
+            for row in rows
+        ]
+        return cls(report, results)
+
+    @property
+    def deep(self) -> list[Result]:
+        """Results that were pruned layer by layer."""
+        return [result for result in self.results if result.deep]
+
+    @property
+    def layered(self) -> bool:
+        """Whether all of them were: they are told apart by layers then."""
+        return bool(self.results) and len(self.deep) == len(self.results)
+
+    @property
+    def ranks(self) -> list[RankTiming]:
+        """Where the time of each rank went."""
+        return self.report["timing"]["ranks"]
+
+    @property
+    def training(self) -> list[tuple[int, float]]:
+        """Iteration and accuracy of each checkpoint of a job that trains; of another job none."""
+        rows = self.report["results"]
+        if self.report["job"] not in TRAINS or not rows:
+            return []
+        points = rows[-1].get("checkpoints") or rows
+        return [
+            (iteration, accuracy)
+            for point in points
+            if (iteration := point["iteration"]) is not None
+            and (accuracy := point.get("accuracy")) is not None
+        ]
 
 
-def training(report: Mapping[str, Any]) -> list[tuple[int, float]]:
-    """Iteration and accuracy of each checkpoint of a job that trains; of another job none."""
-    if report.get("job") not in TRAINS:
-        return []
-    rows = report.get("results", [])
-    points = rows[-1].get("checkpoints", rows) if rows else []
-    return [(p["iteration"], p["accuracy"]) for p in points if p.get("accuracy") is not None]
+def share(part: float | None, whole: float | None) -> float | None:
+    """``part`` of ``whole`` where both exist."""
+    return part / whole if part is not None and whole else None
 
 
-def time_split(rank: Mapping[str, Any]) -> dict[str, float]:
+def time_split(rank: RankTiming) -> dict[str, float]:
     """Where a rank's time went, in seconds that add up: exchange is without the wait in it.
 
     In report.json a rank's ``exchange_s`` is all its time inside exchanges, ``wait_s`` the part
     of it that it spent waiting for slower ranks.
     """
+    wait_s, exchange_s = rank.get("wait_s"), rank.get("exchange_s")
     split = {
-        name: rank[key]
-        for name, key in (("set-up", "setup_s"), ("joining", "join_s"), ("compute", "compute_s"))
-        if rank.get(key) is not None
+        "set-up": rank.get("setup_s"),
+        "joining": rank.get("join_s"),
+        "compute": rank.get("compute_s"),
+        "exchange": None if exchange_s is None else exchange_s - (wait_s or 0.0),
+        "wait": wait_s,
     }
-    if rank.get("exchange_s") is not None:
-        split["exchange"] = rank["exchange_s"] - (rank.get("wait_s") or 0.0)
-    if rank.get("wait_s") is not None:
-        split["wait"] = rank["wait_s"]
-    return split
+    return {name: seconds for name, seconds in split.items() if seconds is not None}
 
 
-def _result(row: Mapping[str, Any], path: Mapping[str, Any]) -> Result:
-    losses = path.get("loss", [])
-    bound = (row.get("theory") or {}).get("bound") or []
-    dense = dict(row.get("dense") or {})
-    if dense.get("loss") is None:
-        dense["loss"] = path.get("dense_loss")
-    return Result(
-        row=row,
-        losses=losses,
-        distinct=_distinct(path.get("picks", [])),
-        num_neurons=path.get("neurons"),
-        num_samples=path.get("samples"),
-        weights=path.get("weights"),
-        bound=bound[: len(losses)] if len(bound) >= len(losses) else [],
-        dense=dense,
-    )
+def _dense(report: Report, row: ResultRow, paths: Mapping[str, PathFile]) -> Measured:
+    """What the result says, or the report of all results of a deep network, or a path."""
+    path = next(iter(paths.values()), None)
+    known: dict[str, Any] = {**dict.fromkeys(Measured.__annotations__), "latency": []}
+    if row["layers"]:
+        known |= report["dense"] or {}
+    known |= row["dense"]
+    if known["loss"] is None and path is not None and not row["layers"]:
+        known["loss"] = path.get("dense_loss")
+    return cast(Measured, known)
 
 
-def _deep_result(
-    report: Mapping[str, Any], row: Mapping[str, Any], paths: Mapping[str, Mapping[str, Any]]
-) -> Result:
-    dense = {**(report.get("dense") or {}), **(row.get("dense") or {})}
-    curves = {
-        layer: _curve(_distinct(path.get("picks", [])), _errors(path))
-        for layer, path in paths.items()
-    }
-    any_path: Mapping[str, Any] = next(iter(paths.values()), {})
-    channels = [layer["channels"] for layer in row["layers"] if not layer.get("reason")]
-    return Result(
-        row=row,
-        num_neurons=sum(channels),
-        num_samples=any_path.get("samples"),
-        weights=any_path.get("weights"),
-        dense=dense,
-        curves=curves,
-    )
-
-
-def _errors(path: Mapping[str, Any]) -> list[float]:
-    """Losses in the unit that makes layers comparable, where the path names one."""
+def _curve(path: PathFile) -> Curve:
     unit = path.get("unit") or 1.0
-    return [loss / unit for loss in path.get("loss", [])]
-
-
-def _curve(distinct: Sequence[int], losses: Sequence[float]) -> Curve:
-    curve = dict(zip(distinct, losses, strict=True))
+    losses = [loss / unit for loss in path["loss"]]
+    curve = dict(zip(_distinct(path["picks"]), losses, strict=True))
     return list(curve), list(curve.values())
 
 

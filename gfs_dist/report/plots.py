@@ -1,17 +1,21 @@
-"""The plots of a run: each function returns PNG bytes, or None where the facts are missing."""
+"""The plots of a run: a function each, which returns no figure where its facts are missing.
+
+A plot's file is called as its function; the function's docstring is the caption under it.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+import base64
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from gfs_dist.report import deep_plots, style
-from gfs_dist.report.facts import Result, time_split
+from gfs_dist.report import benchmark_plots, deep_plots, style
+from gfs_dist.report.facts import Result, Run, time_split
 
 MOST_PANELS = 9
 DENSE_LINE: Any = {"linestyle": (0, (5, 3)), "linewidth": 1.1, "label": "dense network"}
@@ -24,28 +28,45 @@ TIMES = {
 }
 
 
-def draw(
-    results: Sequence[Result], timing: Mapping[str, Any], trained: Sequence[tuple[int, float]] = ()
-) -> dict[str, bytes]:
-    """All plots that the facts allow, by file name; ``trained`` is what a training came to."""
+class Plot(NamedTuple):
+    """A plot that was drawn, the name of its file, and what it shows."""
+
+    file: str
+    caption: str
+    png: bytes
+
+    @classmethod
+    def of(cls, name: str, plot: Callable[..., object], figure: Figure) -> Plot:
+        """The figure that the function ``plot`` has drawn."""
+        caption = " ".join((plot.__doc__ or "").split())
+        return cls(f"{name}.png", caption, style.png(figure))
+
+    @property
+    def name(self) -> str:
+        """In words, for readers who cannot see it; its caption follows."""
+        return self.file.removesuffix(".png").replace("_", " ")
+
+    @property
+    def base64(self) -> str:
+        """The image as a page holds it."""
+        return base64.b64encode(self.png).decode("ascii")
+
+
+def draw(run: Run) -> list[Plot]:
+    """All plots that the facts allow, in the order of the page."""
     with style.styled():
-        drawn = {
-            "loss_against_neurons.png": loss_against_neurons(results),
-            "loss_against_steps.png": loss_against_steps(results),
-            **(
-                {"accuracy_against_training.png": accuracy_against_training(trained)}
-                if trained
-                else {"accuracy_against_pretraining.png": accuracy_against_pretraining(results)}
-            ),
-            **deep_plots.draw(results),
-            "time_per_rank.png": time_per_rank(timing),
-        }
-    return {name: data for name, data in drawn.items() if data is not None}
+        figures = [(plot.__name__, plot, plot(run)) for plot in PLOTS]
+        drawn = [Plot.of(name, plot, figure) for name, plot, figure in figures if figure]
+        for objective, figure in benchmark_plots.blocks_by_objective(run.report):
+            drawn.append(Plot.of(f"blocks_{objective}", benchmark_plots.blocks, figure))
+    return drawn
 
 
-def loss_against_neurons(results: Sequence[Result]) -> bytes | None:
-    """Loss of each checkpoint against distinct neurons, with its dense loss dashed."""
-    shown = style.spread_out([result for result in results if result.losses], MOST_PANELS)
+def loss_against_neurons(run: Run) -> Figure | None:
+    """Loss of the pruned network against the number of distinct neurons it keeps; dashed, in the
+    same colour, the dense network it came from.
+    """
+    shown = _searched(run)
     if not shown:
         return None
     figure = style.canvas(7.6, 4.6)
@@ -53,74 +74,83 @@ def loss_against_neurons(results: Sequence[Result]) -> bytes | None:
     colours = style.ordered_colours(len(shown))
     handles = []
     for result, colour in zip(shown, colours, strict=True):
-        neurons, losses = result.by_distinct()
+        [(neurons, losses)] = result.curves.values()
         marker = "o" if len(neurons) < 60 else ""
         handles += axes.plot(
             neurons, losses, color=colour, marker=marker, markersize=3, label=result.label
         )
-        if result.dense_loss is not None:
-            axes.axhline(result.dense_loss, color=colour, **DENSE_LINE)
+        if result.dense["loss"] is not None:
+            axes.axhline(result.dense["loss"], color=colour, **DENSE_LINE)
     style.log_where_sensible(axes, "x", [n for result in shown for n in result.distinct], 20)
     style.log_where_sensible(axes, "y", _losses(shown))
     axes.set_xlabel("distinct neurons kept")
     axes.set_ylabel(_loss_label(shown))
     axes.set_title("Loss while neurons are added, by iterations of pre-training", loc="left")
-    if any(result.dense_loss is not None for result in shown):
-        handles.append(_dashed())
-    figure.legend(handles=handles, loc="outside right upper")
-    return style.png(figure)
+    figure.legend(handles=[*handles, *_dashed(shown)], loc="outside right upper")
+    return figure
 
 
-def loss_against_steps(results: Sequence[Result]) -> bytes | None:
-    """One panel a checkpoint: loss, dense loss and Lemma 1's bound against greedy steps."""
-    shown = style.spread_out([result for result in results if result.losses], MOST_PANELS)
+def loss_against_steps(run: Run) -> Figure | None:
+    """Loss after each greedy step, with the dense network's loss and the bound of Lemma 1 where the
+    lemma applies.
+    """
+    shown = _searched(run)
     if not shown:
         return None
     columns = 2 if len(shown) == 4 else min(3, len(shown))
-    rows = math.ceil(len(shown) / columns)
+    rows = -(-len(shown) // columns)
     figure = style.canvas(max(3.1 * columns, 6.4), max(2.7 * rows + 0.7, 4.2))
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes, result in zip(panels, shown, strict=False):
+    panels = style.panels(figure, len(shown), columns, sharey=True)
+    for axes, result in zip(panels, shown, strict=True):
         steps = range(1, len(result.losses) + 1)
         axes.plot(steps, result.losses, color=style.BLUE)
-        if result.dense_loss is not None:
-            axes.axhline(result.dense_loss, color="black", **DENSE_LINE)
+        if result.dense["loss"] is not None:
+            axes.axhline(result.dense["loss"], color="black", **DENSE_LINE)
         if result.bound:
             axes.plot(steps, result.bound, color=style.VERMILION, linewidth=1.0)
         axes.set_title(result.label, loc="left")
-    for empty in range(len(shown), len(panels)):
-        panels[empty].set_visible(False)
-        panels[empty - columns].xaxis.set_tick_params(labelbottom=True)
-    most = max(len(result.losses) for result in shown)
     bounds = [bound for result in shown for bound in result.bound]
-    style.log_where_sensible(panels[0], "x", [1, most], 10)
+    style.log_where_sensible(panels[0], "x", [1, max(len(r.losses) for r in shown)], 10)
     style.log_where_sensible(panels[0], "y", [*_losses(shown), *bounds])
     figure.supxlabel("greedy steps (number of picks)", fontsize=10)
     figure.supylabel(_loss_label(shown), fontsize=10)
-    handles = [Line2D([], [], color=style.BLUE, label="pruned network")]
-    if any(result.dense_loss is not None for result in shown):
-        handles.append(_dashed())
+    handles = [Line2D([], [], color=style.BLUE, label="pruned network"), *_dashed(shown)]
     if bounds:
         handles.append(Line2D([], [], color=style.VERMILION, linewidth=1.0, label="Lemma 1 bound"))
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
-    return style.png(figure)
+    return figure
 
 
-def accuracy_against_pretraining(results: Sequence[Result]) -> bytes | None:
-    """Accuracy of the dense and the pruned network against iterations of pre-training."""
-    pairs = [
-        (result.iteration, result.accuracy, result.dense_accuracy)
-        for result in results
-        if result.iteration is not None and result.accuracy is not None
-    ]
-    if len({iteration for iteration, _, _ in pairs}) < 2:
+def accuracy_against_training(run: Run) -> Figure | None:
+    """Accuracy on the test split at each checkpoint."""
+    if len(run.training) < 2:
         return None
-    pairs.sort(key=lambda pair: pair[0])
     figure = style.canvas(6.4, 4.0)
     axes = figure.add_subplot()
-    iterations, pruned, _ = zip(*pairs, strict=True)
+    axes.plot(*zip(*run.training, strict=True), "o-", color=style.BLUE, markersize=4)
+    _accuracy_by_iterations(axes, "training (iterations)")
+    axes.set_title("Accuracy of each checkpoint", loc="left")
+    return figure
+
+
+def accuracy_against_pretraining(run: Run) -> Figure | None:
+    """Accuracy on the test split of the dense and the pruned network against the iterations of
+    pre-training.
+    """
+    points = [
+        (iteration, accuracy, result.dense["accuracy"])
+        for result in run.results
+        if (iteration := result.row["iteration"]) is not None
+        and (accuracy := result.row["accuracy"]) is not None
+    ]
+    if run.training or len({iteration for iteration, _, _ in points}) < 2:
+        return None
+    points.sort(key=lambda point: point[0])
+    figure = style.canvas(6.4, 4.0)
+    axes = figure.add_subplot()
+    iterations, pruned, _ = zip(*points, strict=True)
     axes.plot(iterations, pruned, "o-", color=style.BLUE, markersize=5, label="pruned network")
-    dense = [(iteration, value) for iteration, _, value in pairs if value is not None]
+    dense = [(iteration, value) for iteration, _, value in points if value is not None]
     if dense:
         axes.plot(
             *zip(*dense, strict=True), "s", color="black", mfc="none", markersize=8, **DENSE_LINE
@@ -128,64 +158,67 @@ def accuracy_against_pretraining(results: Sequence[Result]) -> bytes | None:
     _accuracy_by_iterations(axes, "pre-training (iterations)")
     axes.set_title("What pruning keeps after how much pre-training", loc="left")
     axes.legend(loc="best")
-    return style.png(figure)
+    return figure
 
 
-def accuracy_against_training(trained: Sequence[tuple[int, float]]) -> bytes | None:
-    """Accuracy of every checkpoint of a training."""
-    if len(trained) < 2:
-        return None
-    figure = style.canvas(6.4, 4.0)
-    axes = figure.add_subplot()
-    axes.plot(*zip(*trained, strict=True), "o-", color=style.BLUE, markersize=4)
-    _accuracy_by_iterations(axes, "training (iterations)")
-    axes.set_title("Accuracy of each checkpoint", loc="left")
-    return style.png(figure)
-
-
-def _accuracy_by_iterations(axes: Axes, label: str) -> None:
-    axes.set_xlabel(label)
-    axes.set_ylabel("accuracy on the test split (%)")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-
-
-def time_per_rank(timing: Mapping[str, Any]) -> bytes | None:
+def time_per_rank(run: Run) -> Figure | None:
     """Where the time of each rank went."""
-    ranks = timing.get("ranks") or []
-    splits = [time_split(rank) for rank in ranks]
+    splits = [time_split(rank) for rank in run.ranks]
     parts = [part for part in TIMES if any(split.get(part) for split in splits)]
     if not parts:
         return None
-    figure = style.canvas(7.0, 1.5 + 0.42 * len(ranks))
+    figure = style.canvas(7.0, 1.5 + 0.42 * len(splits))
     axes = figure.add_subplot()
-    ends = [0.0] * len(ranks)
-    labels = [f"rank {rank.get('rank', position)}" for position, rank in enumerate(ranks)]
+    rows, ends = range(len(splits)), [0.0] * len(splits)
     for part in parts:
         widths = [split.get(part, 0.0) for split in splits]
-        rows = range(len(ranks))
         axes.barh(rows, widths, 0.62, ends, color=TIMES[part], edgecolor="white", label=part)
         ends = [end + width for end, width in zip(ends, widths, strict=True)]
-    axes.set_yticks(range(len(ranks)), labels)
+    axes.set_yticks(rows, [f"rank {rank['rank']}" for rank in run.ranks])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("time (s), all searches of the run together")
     figure.legend(loc="outside upper left", ncols=len(parts))
-    return style.png(figure)
+    return figure
+
+
+PLOTS: Sequence[Callable[[Run], Figure | None]] = (
+    loss_against_neurons,
+    loss_against_steps,
+    accuracy_against_training,
+    accuracy_against_pretraining,
+    deep_plots.kept_width_per_layer,
+    deep_plots.error_against_width,
+    deep_plots.accuracy_against_macs,
+    time_per_rank,
+)
+"""In the order of the page."""
+
+
+def _searched(run: Run) -> list[Result]:
+    return style.spread_out([result for result in run.results if result.losses], MOST_PANELS)
+
+
+def _accuracy_by_iterations(axes: Axes, label: str) -> None:
+    axes.set_xlabel(label)
+    style.accuracy_axis(axes)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
 
 
 def _losses(results: Sequence[Result]) -> list[float]:
-    dense = [result.dense_loss for result in results if result.dense_loss is not None]
+    dense = [result.dense["loss"] for result in results if result.dense["loss"] is not None]
     return [value for result in results for value in result.losses] + dense
 
 
 def _loss_label(results: Sequence[Result]) -> str:
     names = {"squared": "half squared error, mean over samples", "bce": "cross-entropy (nats)"}
-    objectives = {str(result.row.get("objective")) for result in results}
+    objectives = {str(result.row["objective"]) for result in results}
     known = names.get(objectives.pop()) if len(objectives) == 1 else None
     return f"loss ({known})" if known else "loss"
 
 
-def _dashed() -> Line2D:
-    return Line2D([], [], color="black", **DENSE_LINE)
+def _dashed(results: Sequence[Result]) -> list[Line2D]:
+    """For the legend, where a dense loss is drawn."""
+    has_dense = any(result.dense["loss"] is not None for result in results)
+    return [Line2D([], [], color="black", **DENSE_LINE)] if has_dense else []

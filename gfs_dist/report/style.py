@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -73,6 +74,28 @@ def ordered_colours(number: int) -> list[Any]:
     return [scale(0.12 + 0.88 * i / (number - 1)) for i in range(number)] if number > 1 else [BLUE]
 
 
+def panels(figure: Figure, number: int, columns: int, *, sharey: bool = False) -> list[Axes]:
+    """Axes in a grid with one x axis; where the last row is short, the row above has its labels."""
+    rows = -(-number // columns)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).ravel()
+    for empty in range(number, len(grid)):
+        grid[empty].set_visible(False)
+        grid[empty - columns].xaxis.set_tick_params(labelbottom=True)
+    return list(grid[:number])
+
+
+def accuracy_axis(axes: Axes) -> None:
+    """A vertical axis of shares, in percent."""
+    axes.set_ylabel("accuracy on the test split (%)")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+
+
+def plain_numbers(*axes: Axis) -> None:
+    """Numbers without exponents."""
+    for axis in axes:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
 def log_where_sensible(axes: Axes, axis: str, values: Sequence[float], spread: float = 4.0) -> None:
     """A logarithmic axis with plain numbers if all values are positive and spread widely."""
     if not values or min(values) <= 0 or max(values) < spread * min(values):
@@ -81,7 +104,7 @@ def log_where_sensible(axes: Axes, axis: str, values: Sequence[float], spread: f
     chosen = axes.xaxis if axis == "x" else axes.yaxis
     subs = (1.0, 2.0, 5.0) if max(values) < 300 * min(values) else (1.0,)
     chosen.set_major_locator(LogLocator(base=10.0, subs=subs))
-    chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_numbers(chosen)
     chosen.set_minor_formatter(NullFormatter())
 
 

@@ -2,98 +2,200 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from gfs_dist.report import deep_summary
-from gfs_dist.report import text as words
-from gfs_dist.report.facts import TRAINS, Result, training
+from gfs_dist.records import FaultRow, Report
+from gfs_dist.report import text
+from gfs_dist.report.facts import TRAINS, Result, Run, share
 
-# A pruned network this close to the fully trained dense one counts as having kept its accuracy.
 CLOSE = 0.01
+"""A pruned network this close to the fully trained dense one has kept its accuracy."""
+
+SAME_TIME = 0.03
+"""Two timings of one network differ by this much on a quiet machine."""
+
+MOST_HEADLINES = 4
+
+REPAIRS = {
+    "cut": "cut alone",
+    "refit": "least-squares refit",
+    "batch_norm": "batch norms measured again",
+    "finetune": "fine-tuning",
+}
+"""Stages of ``accuracy_after``, in their order."""
 
 
-def summary(report: Mapping[str, Any], results: Sequence[Result]) -> list[str]:
+def summary(run: Run) -> list[str]:
     """The sentences, the most important first."""
     lines = [
-        *_status(report),
-        *(_trained(report) if report.get("job") in TRAINS else _pruned(results)),
-        *_faults(report.get("faults") or []),
-        *report.get("notes", []),
+        *_status(run.report),
+        *(_trained(run) if run.report["job"] in TRAINS else _pruned(run)),
+        *_faults(run.report["faults"]),
+        *run.report["notes"],
     ]
     return lines or ["The run has no results yet."]
 
 
-def _trained(report: Mapping[str, Any]) -> list[str]:
-    """What training came to."""
-    points = training(report)
+def method(run: Run) -> str:
+    """How the networks were pruned; empty where none was."""
+    pruned = run.deep or [result for result in run.results if result.losses]
+    if not pruned:
+        return ""
+    first, path = pruned[0], pruned[0].path
+    by = f" by {text.several(len(run.ranks), 'rank')}" if run.ranks else ""
+    objectives = sorted({str(result.row["objective"]) for result in pruned})
+    if first.deep:
+        over = f" over {text.several(path['samples'], 'image')}" if path else ""
+        weights = f", step weights `{path['weights']}`" if path else ""
+        return (
+            f"Greedy forward selection of channels{by}, layer by layer{over}: objective "
+            f"{text.listed([f'`{name}`' for name in objectives])}{weights}. "
+            f"{text.several(len(first.prunable), 'layer')} could be pruned, "
+            f"{len(first.skipped)} stay whole."
+        )
+    assert path is not None
+    return (
+        f"Greedy forward selection{by} on {text.several(len(pruned), 'checkpoint')} of a network "
+        f"with {text.count(path['neurons'])} neurons, over {text.count(path['samples'])} samples: "
+        f"objective `{text.listed(objectives)}`, step weights `{path['weights']}`."
+    )
+
+
+def _status(report: Report) -> list[str]:
+    number = text.several(len(report["results"]), "result")
+    if report["status"] == "stopped":
+        return [
+            f"The run was stopped before its end, with {number}; "
+            "`resume=RUN_DIR` with the path of this folder continues it."
+        ]
+    if report["status"] == "failed":
+        reason = f": {report['error']}" if report.get("error") else ""
+        return [f"The run failed after {number}{reason}"]
+    return []
+
+
+def _trained(run: Run) -> list[str]:
+    """The accuracy before and after training."""
+    points = run.training
     if len(points) < 2:
         return []
     (_, before), (iterations, after) = points[0], points[-1]
     best, accuracy = max(points, key=lambda point: point[1])
     line = (
         f"{iterations:,} iterations of training took the accuracy on the test split from "
-        f"{words.percent(before)} to {words.percent(after)}"
+        f"{text.percent(before)} to {text.percent(after)}"
     )
     if accuracy > after:
-        line += f"; the best checkpoint is that of iteration {best:,} ({words.percent(accuracy)})"
+        line += f"; the best checkpoint is that of iteration {best:,} ({text.percent(accuracy)})"
     return [f"{line}."]
 
 
-def _pruned(results: Sequence[Result]) -> list[str]:
-    deep = [result for result in results if result.deep]
-    return _deep(deep) if deep else _two_layer(results)
-
-
-def _status(report: Mapping[str, Any]) -> list[str]:
-    status, number = report.get("status"), len(report.get("results", []))
-    if status == "stopped":
-        return [
-            f"The run was stopped before its end, with {words.several(number, 'result')}; "
-            "`resume=RUN_DIR` with the path of this folder continues it."
-        ]
-    if status == "failed":
-        reason = f": {report['error']}" if report.get("error") else ""
-        return [f"The run failed after {words.several(number, 'result')}{reason}"]
-    return []
-
-
-def _deep(results: Sequence[Result]) -> list[str]:
-    return [*deep_summary.summary(results), *_enough_pretraining(results)]
-
-
-def _two_layer(results: Sequence[Result]) -> list[str]:
+def _pruned(run: Run) -> list[str]:
+    if run.deep:
+        return [*_layer_by_layer(run.deep), *_enough_pretraining(run.deep)]
     return [
-        *_headline(results),
-        *_pruned_against_dense(results),
-        *_enough_pretraining(results),
-        *_loss_against_dense(results),
-        *_lemma1(results),
+        *_headline(run.results),
+        *_pruned_against_dense(run.results),
+        *_enough_pretraining(run.results),
+        *_loss_against_dense(run.results),
+        *_lemma1(run.results),
     ]
+
+
+def _layer_by_layer(results: Sequence[Result]) -> list[str]:
+    """Of deep networks; that one became slower is said as plainly as that one became faster."""
+    shown = results if len(results) <= MOST_HEADLINES else results[-1:]
+    lines = []
+    for result in shown:
+        name = f"`{result.name}`: " if len(results) > 1 else ""
+        found = [*_size(result), *repairs(result), *speed(result)]
+        lines += [f"{name}{line}" for line in found]
+    skipped = results[-1].skipped
+    if skipped:
+        verb = "stays" if len(skipped) == 1 else "stay"
+        lines.append(
+            f"{text.several(len(skipped), 'layer')} of {len(results[-1].row['layers'])} {verb} "
+            "whole; the last table says why."
+        )
+    return lines
+
+
+def _size(result: Result) -> list[str]:
+    row, dense = result.row, result.dense
+    shares = {
+        "multiply-adds": share(row["macs"], dense["macs"]),
+        "parameters": share(row["params"], dense["params"]),
+    }
+    known = [f"{text.percent(s, 1)} of the {name}" for name, s in shares.items() if s is not None]
+    if not known:
+        return []
+    size = text.listed(known)
+    accuracy = row["accuracy"]
+    if accuracy is None:
+        return [f"The pruned network has {size}."]
+    if not dense["accuracy"]:
+        return [f"The pruned network has {size}, and an accuracy of {text.percent(accuracy)}."]
+    return [
+        f"{size} keep {text.percent(accuracy / dense['accuracy'], 1)} of the dense accuracy "
+        f"({text.percent(accuracy)} against {text.percent(dense['accuracy'])})."
+    ]
+
+
+def repairs(result: Result) -> list[str]:
+    """The accuracy after each repair that was done."""
+    after = result.accuracy_after
+    done = [stage for stage in REPAIRS if stage in after]
+    if len(done) < 2:
+        return []
+    steps = [f"{REPAIRS[stage]} {text.percent(after[stage])}" for stage in done]
+    return [f"Accuracy after each stage: {', '.join(steps)}."]
+
+
+def speed(result: Result) -> list[str]:
+    """The time beside the dense network's under each condition, the slower ones first."""
+    macs = share(result.row["macs"], result.dense["macs"])
+    although = f", with {text.percent(macs, 1)} of its multiply-adds" if macs else ""
+    slower, equal, faster = [], [], []
+    for s in result.speeds:
+        pruned, dense = text.seconds(s.pruned_s), text.seconds(s.dense_s)
+        if s.pruned_s > s.dense_s * (1 + SAME_TIME):
+            slower.append(
+                f"SLOWER than the dense network {s.condition}: {pruned} against {dense}, "
+                f"{s.pruned_s / s.dense_s:.2f} times the time{although}."
+            )
+        elif s.pruned_s < s.dense_s / (1 + SAME_TIME):
+            times = f"{s.dense_s / s.pruned_s:.2f} times {s.condition}"
+            faster.append(f"{times} ({pruned} against {dense})")
+        else:
+            equal.append(f"As fast as the dense network {s.condition} ({pruned}){although}.")
+    told = [f"Faster than the dense network: {text.listed(faster)}."] if faster else []
+    return [*slower, *equal, *told]
 
 
 def _headline(results: Sequence[Result]) -> list[str]:
     """What the last checkpoint's pruned network keeps."""
-    if not results or results[-1].row.get("kept") is None:
+    if not results or results[-1].row["kept"] is None:
         return []
     last = results[-1]
-    kept = f"{words.count(last.row['kept'])} neurons"
-    if last.kept_share is not None:
+    row, dense = last.row, last.dense
+    kept = f"{text.count(row['kept'])} neurons"
+    if kept_share := share(row["kept"], last.num_neurons):
         kept = (
-            f"{words.count(last.row['kept'])} of {words.count(last.num_neurons)} neurons "
-            f"({words.percent(last.kept_share, 1)})"
+            f"{text.count(row['kept'])} of {text.count(last.num_neurons)} neurons "
+            f"({text.percent(kept_share, 1)})"
         )
-    when = "" if last.iteration is None else f" after {last.iteration:,} iterations of pre-training"
-    if last.accuracy is not None and last.dense_accuracy:
-        share = words.percent(last.accuracy / last.dense_accuracy, 1)
+    iteration = row["iteration"]
+    when = "" if iteration is None else f" after {iteration:,} iterations of pre-training"
+    if row["accuracy"] is not None and dense["accuracy"]:
         return [
-            f"{kept} keep {share} of the dense accuracy{when} "
-            f"({words.percent(last.accuracy)} against {words.percent(last.dense_accuracy)})."
+            f"{kept} keep {text.percent(row['accuracy'] / dense['accuracy'], 1)} of the dense "
+            f"accuracy{when} ({text.percent(row['accuracy'])} against "
+            f"{text.percent(dense['accuracy'])})."
         ]
-    if last.loss is not None and last.dense_loss is not None:
+    if row["loss"] is not None and dense["loss"] is not None:
         return [
-            f"{kept} reach a loss of {words.loss(last.loss)}{when} "
-            f"(the dense network: {words.loss(last.dense_loss)})."
+            f"{kept} reach a loss of {text.loss(row['loss'])}{when} "
+            f"(the dense network: {text.loss(dense['loss'])})."
         ]
     return [f"{kept} were picked{when}."]
 
@@ -101,9 +203,10 @@ def _headline(results: Sequence[Result]) -> list[str]:
 def _pruned_against_dense(results: Sequence[Result]) -> list[str]:
     """Where the pruned network beats the dense one it came from, and where it loses."""
     compared = [
-        (result, result.accuracy - result.dense_accuracy)
+        (result, accuracy - dense)
         for result in results
-        if result.accuracy is not None and result.dense_accuracy is not None
+        if (accuracy := result.row["accuracy"]) is not None
+        and (dense := result.dense["accuracy"]) is not None
     ]
     lines = []
     for sign, word in ((1, "more"), (-1, "less")):
@@ -121,24 +224,24 @@ def _pruned_against_dense(results: Sequence[Result]) -> list[str]:
 def _enough_pretraining(results: Sequence[Result]) -> list[str]:
     """From which checkpoint on pruning keeps the accuracy of the fully trained dense network."""
     known = sorted(
-        (result.iteration, result.accuracy, result.dense_accuracy)
+        (iteration, accuracy, dense)
         for result in results
-        if result.iteration is not None
-        and result.accuracy is not None
-        and result.dense_accuracy is not None
+        if (iteration := result.row["iteration"]) is not None
+        and (accuracy := result.row["accuracy"]) is not None
+        and (dense := result.dense["accuracy"]) is not None
     )
     if len({iteration for iteration, _, _ in known}) < 2:
         return []
     last, _, goal = known[-1]
     target = (
         f"within {100 * CLOSE:g} point of the dense network of iteration {last:,} "
-        f"({words.percent(goal)})"
+        f"({text.percent(goal)})"
     )
     enough = [point for point in known if point[1] >= goal - CLOSE]
     if not enough:
         iteration, accuracy, _ = max(known, key=lambda point: point[1])
         return [
-            f"No pruned network comes {target}; the best is {words.percent(accuracy)} at "
+            f"No pruned network comes {target}; the best is {text.percent(accuracy)} at "
             f"iteration {iteration:,}: keep more, or train longer."
         ]
     first, accuracy, _ = enough[0]
@@ -148,9 +251,9 @@ def _enough_pretraining(results: Sequence[Result]) -> list[str]:
         return [f"{line}: no checkpoint of this run had too little pre-training."]
     noun = "iteration" if len(short) == 1 else "iterations"
     return [
-        f"{line} ({words.percent(accuracy)}); pre-training was too short at "
-        f"{noun} {words.listed([f'{point[0]:,}' for point in short])} "
-        f"({words.percent(max(point[1] for point in short))} at best)."
+        f"{line} ({text.percent(accuracy)}); pre-training was too short at "
+        f"{noun} {text.listed([f'{point[0]:,}' for point in short])} "
+        f"({text.percent(max(point[1] for point in short))} at best)."
     ]
 
 
@@ -159,9 +262,9 @@ def _loss_against_dense(results: Sequence[Result]) -> list[str]:
     lower = [
         result
         for result in results
-        if result.loss is not None
-        and result.dense_loss is not None
-        and result.loss < result.dense_loss
+        if (loss := result.row["loss"]) is not None
+        and (dense := result.dense["loss"]) is not None
+        and loss < dense
     ]
     if not lower:
         return []
@@ -177,7 +280,7 @@ def _lemma1(results: Sequence[Result]) -> list[str]:
         return []
     broken = [r for r in bounded if r.first_above_bound is not None]
     if broken:
-        where = words.listed([f"{r.label} (pick {r.first_above_bound})" for r in broken])
+        where = text.listed([f"{r.label} (pick {r.first_above_bound})" for r in broken])
         return [
             f"The loss is above the bound of Lemma 1 at {where}. The lemma is proved, so the "
             "losses or the constants must be wrong: please report this run."
@@ -190,17 +293,17 @@ def _lemma1(results: Sequence[Result]) -> list[str]:
     return [f"{line}; the bound is {loose} times the loss after the last pick."]
 
 
-def _faults(faults: Sequence[Mapping[str, Any]]) -> list[str]:
+def _faults(faults: Sequence[FaultRow]) -> list[str]:
     if not faults:
         return []
-    times = [fault["recovered_s"] for fault in faults if fault.get("recovered_s") is not None]
-    slowest = f", the slowest in {words.seconds(max(times))}" if times else ""
-    return [f"{words.several(len(faults), 'fault')} in the run, {len(times)} recovered{slowest}."]
+    times = [fault["recovered_s"] for fault in faults if fault["recovered_s"] is not None]
+    slowest = f", the slowest in {text.seconds(max(times))}" if times else ""
+    return [f"{text.several(len(faults), 'fault')} in the run, {len(times)} recovered{slowest}."]
 
 
 def _iterations(results: Sequence[Result]) -> str:
     """Where several results are, by iteration or name."""
-    if any(r.iteration is None for r in results):
-        return words.listed([r.label for r in results])
+    if any(r.row["iteration"] is None for r in results):
+        return text.listed([r.label for r in results])
     noun = "iteration" if len(results) == 1 else "iterations"
-    return f"{noun} {words.listed([f'{r.iteration:,}' for r in results])}"
+    return f"{noun} {text.listed([text.count(r.row['iteration']) for r in results])}"

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+__all__ = [
+    "anything", "clock", "count", "listed", "loss", "memory", "part", "percent", "seconds",
+    "several", "short_hash",
+]  # fmt: skip
+
 NOTHING = "-"
 HASH_DIGITS = 12
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from gfs_dist.cli import main
-from gfs_dist.report.document import Bullets, Code, Heading, Paragraph, Table, to_html
+from gfs_dist.report import write
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
@@ -90,15 +90,18 @@ def test_every_plot_can_be_seen_and_nothing_else_is_asked_for(report: Path, tmp_
 
 def test_what_is_wider_than_the_window_scrolls_in_its_own_box(tmp_path: Path) -> None:
     word = "a" * 3000
-    blocks = [
-        Heading(1, word),
-        Paragraph(f"{word} and `{word}`"),
-        Bullets([word]),
-        Table([f"column {i}" for i in range(60)], [["0.123456"] * 60]),
-        Table(["layer", "reason"], [["a", "words " * 500], ["b", word]], text=True),
-        Code(word),
+    layers = [
+        {"name": "a", "channels": 1, "kept": 1, "reason": "words " * 500},
+        {"name": "b", "channels": 1, "kept": 1, "reason": f"{word} and `{word}`"},
+        {"name": "c", "channels": 2, "kept": 1, "macs": 1},
     ]
-    told = probe(to_html("wide", blocks, {}), tmp_path)
+    content = {
+        "job": word, "notes": [word], "command": word,
+        "results": [{"name": word, "objective": word, "layers": layers}],
+        "tables": {word: [{f"column {i}": 0.123456 for i in range(60)}]},
+    }  # fmt: skip
+    write(tmp_path, content, {})
+    told = probe((tmp_path / "report.html").read_text(), tmp_path)
     assert told["wide"] <= WIDTH
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from gfs_dist.report import Origin, deep_plots, document, facts, style, write, write_card
-from gfs_dist.report import sections as content
-from gfs_dist.report.deep_plots import MOST_NAMES
+from gfs_dist.report import Origin, write, write_card
+from gfs_dist.report.deep_plots import MOST_NAMES, error_against_width
+from gfs_dist.report.facts import Run
+from gfs_dist.report.render import to_markdown
+from gfs_dist.report.sections import page as facts_of
 
 Report = dict[str, Any]
 Paths = dict[str, dict[str, Any]]
@@ -75,7 +76,7 @@ def run(*shares: float) -> tuple[Report, Paths]:
 
 
 def page(report: Report, paths: Paths) -> str:
-    return document.to_markdown(content.page(report, facts.results(report, paths), [], None))
+    return to_markdown("report", facts_of(Run.read(report, paths), [], None))
 
 
 def table(markdown: str, heading: str, number: int = 0) -> list[dict[str, str]]:
@@ -218,15 +219,14 @@ def test_kept_share_is_drawn_as_high_as_it_is(tmp_path: Path) -> None:
     assert whole_pale < 0.1 * half_pale, "the legend alone"
 
 
-def test_every_chosen_width_is_marked_within_the_plot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Errors too small for the axis too."""
-    drawn: list[Figure] = []
-    monkeypatch.setattr(style, "png", lambda figure: drawn.append(figure) or b"")
+def test_every_chosen_width_is_marked_within_the_plot() -> None:
+    """Errors too small for the axis too; of the figure, as marks cannot be told apart in pixels."""
     report, paths = run(0.5, 1.0)
     for layers in paths.values():
         layers["layer2.0.conv1"]["loss"] = [1.0] + 15 * [1e-9] + 16 * [1e-12]
-    deep_plots.error_against_width(facts.results(report, paths))
-    for panel in drawn[0].axes:
+    figure = error_against_width(Run.read(report, paths))
+    assert figure is not None
+    for panel in figure.axes:
         marks = [line.get_ydata()[0] for line in panel.lines if line.get_marker() == "o"]
         bottom, top = panel.get_ylim()
         assert len(marks) == len(WIDTHS)

@@ -11,9 +11,10 @@ import pytest
 from matplotlib.image import imread
 
 from gfs_dist.errors import InputError, StorageError
-from gfs_dist.report import card as report_card
-from gfs_dist.report import document, facts, machine, versions, write
-from gfs_dist.report import sections as content
+from gfs_dist.report import Origin, machine, versions, write, write_card
+from gfs_dist.report.facts import Run
+from gfs_dist.report.render import to_html, to_markdown
+from gfs_dist.report.sections import page as facts_of
 from gfs_dist.theory import why_no_bound
 
 ITERATIONS = (0, 500, 2000)
@@ -55,17 +56,19 @@ def run(steps=40):
         loss = [0.5 / (order + 1) / k + 0.03 for k in range(1, steps + 1)]
         picks = [(7 * k) % 11 for k in range(steps)]
         paths[name] = {
-            "format": 1,
-            "neurons": 1000,
-            "samples": 1437,
-            "objective": "squared",
-            "weights": "uniform",
-            "picks": picks,
-            "loss": loss,
-            "coefficients": None,
-            "step_sizes": [1 / k for k in range(1, steps + 1)],
-            "gap": [None] * steps,
-            "dense_loss": dense["loss"],
+            name: {
+                "format": 1,
+                "neurons": 1000,
+                "samples": 1437,
+                "objective": "squared",
+                "weights": "uniform",
+                "picks": picks,
+                "loss": loss,
+                "coefficients": None,
+                "step_sizes": [1 / k for k in range(1, steps + 1)],
+                "gap": [None] * steps,
+                "dense_loss": dense["loss"],
+            },
         }
         report["results"].append(
             {
@@ -100,8 +103,7 @@ def written(tmp_path, report, paths):
 
 def page(report, paths):
     """The page without its plots, which take most of the time of writing."""
-    results = facts.results(report, paths)
-    return document.to_markdown(content.page(report, results, [], None))
+    return to_markdown("report", facts_of(Run.read(report, paths), [], None))
 
 
 def table(markdown, heading):
@@ -169,7 +171,7 @@ def test_html_is_one_file_that_refers_to_nothing(finished):
 def test_tables_scroll_in_a_box_of_their_own_and_sentences_wrap(finished):
     page = (finished / "report.html").read_text()
     assert page.count("<table") == page.count('<div class="scroll"><table') > 3
-    rules = dict(re.findall(r"^([^{}\n]+) \{ ([^}]*)", document.STYLE, re.MULTILINE))
+    rules = dict(re.findall(r"^([^{}\n]+) \{ ([^}]*)", page, re.MULTILINE))
     assert "overflow-x: auto" in rules[".scroll"]
     assert "white-space: normal" in rules[".text td"]
     assert "white-space: normal" in rules["th"]
@@ -394,27 +396,27 @@ def test_names_of_others_are_words_and_nothing_else(tmp_path):
     report["tables"] = {HOSTILE: [{HOSTILE: HOSTILE}]}
     report |= {"job": HOSTILE, "notes": [HOSTILE], "command": f"gfs\n```\n{HOSTILE}"}
     config = f"data: {HOSTILE}\n````\n"
-    blocks = content.page(report, facts.results(report, paths), [], config)
-    markdown = document.to_markdown(blocks)
+    shown = facts_of(Run.read(report, paths), [], config)
+    markdown = to_markdown("report", shown)
     assert f"````\ngfs\n```\n{HOSTILE}\n````\n" in markdown
     assert f"`````\n{config.rstrip()}\n`````\n" in markdown
     outside = re.sub("(?ms)^(````+)$.*?^\\1$", "", markdown)
     assert outside.count("onerror") > 15
     assert not re.search(r"<[A-Za-z/!?]|\]\(|^# <", outside, re.MULTILINE)
-    html = document.to_html(content.title(report), blocks, {})
+    html = to_html("report", shown)
     tags = set(re.findall(r"<(/?[a-z0-9!]+)", html))
     assert tags.isdisjoint({"img", "script"})
     assert html.count("</td>") == html.count("<td>")
 
 
-def test_a_card_holds_no_tags_and_quotes_its_factory():
-    origin = report_card.Origin(
+def test_a_card_holds_no_tags_and_quotes_its_factory(tmp_path):
+    origin = Origin(
         network=HOSTILE, checkpoint=HOSTILE, data=HOSTILE, budget=HOSTILE, method=HOSTILE,
         inputs="x", factory='a:b"); print("',
     )  # fmt: skip
     report, _ = run()
-    result = facts.results(report, {})[0]
-    page = document.to_markdown(report_card.card(result, report, origin))
+    write_card(tmp_path, report, report["results"][0]["name"], origin)
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert r'factory="a:b\"); print(\"")' in page
     assert page.count("onerror") > 5
     assert not re.search(r"<[A-Za-z/!?]|\]\(", page)
