@@ -116,7 +116,12 @@ def test_source_distribution_and_wheel_hold_everything(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     assert (site / "gfs_dist" / "py.typed").is_file()
-    for folder, name in (("conf", "gfs_dist/conf"), ("jobs", "gfs_dist/jobs")):
+    templates = "gfs_dist/report/templates"
+    for folder, name in (
+        ("conf", "gfs_dist/conf"),
+        ("jobs", "gfs_dist/jobs"),
+        (templates, templates),
+    ):
         for file in (ROOT / folder).rglob("*.*"):
             if "__pycache__" not in file.parts:
                 assert (site / name / file.relative_to(ROOT / folder)).is_file(), file
