@@ -12,8 +12,9 @@ setup: $(VENV)/.installed
 demo: setup
 	@$(BIN)/gfs prune
 
+# Two processes of one thread each: they share a machine of two cores without disturbing results.
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -m "slow and not multinode and not gpu and not soak"

@@ -106,7 +106,7 @@ def test_a_saved_network_is_read_in_a_fresh_process(
         f"x = torch.load({str(tmp_path / 'x.pt')!r})\n"
         f"torch.save(model(x).detach(), {str(tmp_path / 'y.pt')!r})\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=600)
     expected = copy.deepcopy(result.model).eval()(x).detach()
     torch.testing.assert_close(torch.load(tmp_path / "y.pt"), expected)
 

@@ -106,5 +106,5 @@ def _schema(schema: Path, path: Path) -> str:
 def _run(tool: str, *words: str) -> str:
     """What the tool says against it; nothing if it exits with 0."""
     command = [str(Path(sys.executable).parent / tool), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     return "" if done.returncode == 0 else f"{tool} {done.stdout}{done.stderr}"

@@ -191,7 +191,7 @@ def sbatch(folder: Path, *words: str, **environment: str) -> tuple[int, str, str
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=600,
     )
     assert not list(folder.glob(".gfs-*"))  # neither token nor exit code stays
     return done.returncode, done.stderr, log.read_text()

@@ -107,15 +107,15 @@ def test_a_report_stays_here_until_it_is_told_of(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(mirror.Mirror, "_copy", round_)
     with RunFolder.create(URL, "") as folder:
-        assert rounds.acquire(timeout=10)
+        assert rounds.acquire(timeout=600)
         atomic.write_json(folder.report, {"status": "stopped"})
         folder.written()
-        assert rounds.acquire(timeout=10)
+        assert rounds.acquire(timeout=600)
         assert json.loads(Remote(URL, "out").read("report.json")) == {"status": "stopped"}
         atomic.write_json(folder.report, {"status": "finished"})  # its pages are not there yet
         assert folder._mirror is not None
         folder._mirror._changed.set()
-        assert rounds.acquire(timeout=10)
+        assert rounds.acquire(timeout=600)
         assert json.loads(Remote(URL, "out").read("report.json")) == {"status": "stopped"}
     assert json.loads(Remote(URL, "out").read("report.json")) == {"status": "finished"}
 

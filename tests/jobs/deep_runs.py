@@ -61,7 +61,7 @@ def elsewhere(
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     if faults:
         env["GFS_FAULTS"] = json.dumps(faults)
-    return subprocess.run(command(*words), env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command(*words), env=env, capture_output=True, text=True, timeout=600)
 
 
 def paths(out: Path | str, row: dict[str, Any]) -> dict[str, dict[str, Any]]:

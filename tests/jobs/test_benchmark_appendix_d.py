@@ -22,7 +22,6 @@ from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.workflows.reporter import Silent
 from tests.jobs.tiny import write_factory
 
-pytestmark = pytest.mark.timeout(300)  # workers are started, on whatever machine this is
 
 TINY = [
     "suite=appendix_d", "model=custom", "model.factory=tiny_digits:make", "image_size=8",

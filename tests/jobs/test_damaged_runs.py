@@ -185,7 +185,6 @@ def test_a_damaged_file_is_named_or_made_again(name: str, capsys: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("damage", [delete, truncate, flip])
 def test_every_file_and_every_damage(

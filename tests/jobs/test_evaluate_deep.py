@@ -180,7 +180,6 @@ class TestPublishedWeights:
         assert (found.mean, found.std) == (stated["mean"], stated["std"])
 
     @pytest.mark.slow
-    @pytest.mark.timeout(600)
     def test_they_are_measured_as_published(self) -> None:
         row = measured(REAL / "weights" / "resnet20.safetensors", *self.words)
         assert row["accuracy"] == pytest.approx(0.9173, abs=1.5e-4)

@@ -40,7 +40,7 @@ def in_process_of_its_own(*words: str, faults: list[dict[str, Any]] | None = Non
     if faults:
         env["GFS_FAULTS"] = json.dumps(faults)
     command = [sys.executable, "-m", "gfs_dist", "prune", *words]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
 
 
 def hashes(report: dict[str, Any]) -> list[str]:
@@ -199,7 +199,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path) -> None:
         if line.startswith("prune "):
             break
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert f"gfs prune resume={out}" in errors
     assert json.loads((out / "report.json").read_text())["status"] == "stopped"

@@ -114,7 +114,7 @@ def test_killed_at_any_upload_it_goes_on_from_what_lies_there(
 ) -> None:
     out, url = tmp_path / "run", f"file://{tmp_path}/run"
     command = [sys.executable, "-c", KILLED, last, "prune", f"out={url}", *ALONE]
-    killed = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (out / last).exists()
     assert main(["prune", f"resume={url}"]) == 0

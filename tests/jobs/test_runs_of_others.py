@@ -154,7 +154,7 @@ def test_modules_of_the_current_folder_take_the_place_of_no_others(
     small = ["model.width=20", "steps=2", "train.iterations=2", "workers=1", "out=run"]
     command = [sys.executable, "-m", "gfs_dist", "prune", *small, *words]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert not (home / "ran").exists()
 

@@ -150,7 +150,6 @@ class TestRealWeights:
         assert all(torch.equal(found[name], tensor) for name, tensor in stored.items())
 
     @pytest.mark.slow
-    @pytest.mark.timeout(600)
     def test_accuracy_and_loss_are_the_published_ones(self) -> None:
         stated = json.loads((REAL / "weights" / "resnet20.json").read_text())
         pipeline, measured = stated["input_pipeline"], stated["measured"]

@@ -43,7 +43,7 @@ def _run(kind: str, faults: list[dict[str, object]], record: Path) -> int:
     script.write_text(DRIVER)
     environment = {**os.environ, "GFS_FAULTS": json.dumps(faults), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(script), kind, str(record)]
-    return subprocess.run(command, env=environment, timeout=100, check=False).returncode
+    return subprocess.run(command, env=environment, timeout=600, check=False).returncode
 
 
 def _alive(pid: int) -> bool:

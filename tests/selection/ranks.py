@@ -21,7 +21,7 @@ class Threads:
 
     def __init__(self, num_ranks: int) -> None:
         self.num_ranks = num_ranks
-        self.barrier = threading.Barrier(num_ranks, timeout=60)
+        self.barrier = threading.Barrier(num_ranks, timeout=600)
         self.slots: list[Tensor] = [torch.empty(0)] * num_ranks
         self.reduced_bytes = 0
         self.shared_bytes = 0

@@ -127,7 +127,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
         if line.startswith("prune step"):
             break
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert f"gfs prune resume={out} {FACTORY}" in errors
     assert report(out)["status"] == "stopped"
