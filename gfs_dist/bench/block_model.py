@@ -22,8 +22,8 @@ from gfs_dist.bench.model import (
 )
 from gfs_dist.networks.measure.costs import macs_by_module
 from gfs_dist.pruning.calibration.moments import Geometry, multiply_adds
-from gfs_dist.pruning.objectives.evaluation_batches import batch_sizes, search_costs, trials_at_once
-from gfs_dist.pruning.objectives.layer_replacement import Replaced
+from gfs_dist.pruning.objectives.evaluation_batches import BatchSizes, search_costs
+from gfs_dist.pruning.objectives.layer_replacement import LayerReplacement
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.selection.objectives.factory import Recipe
 
@@ -182,11 +182,11 @@ def _trials(study: Study, block: Block, pruner: Pruner, steps: int, device: str)
         network, block.layer, pruner.example, samples, steps, recipe, sampling
     ).losses
     by_module = macs_by_module(network, pruner.example)
-    replaced, n = Replaced(network, block.layer), block.layer.num_candidates
+    replaced, n = LayerReplacement(network, block.layer), block.layer.num_candidates
     trial, shared = replaced.macs(by_module)
-    sizes = batch_sizes(replaced, pruner.example, samples, device)
+    sizes = BatchSizes.of(replaced, pruner.example, samples, device)
     rows, scored = math.ceil(samples / sizes.samples), min(n, sampling.candidates or n)
-    batches = math.ceil(scored / trials_at_once(scored, sizes, rows))
+    batches = math.ceil(scored / sizes.trials(scored, rows))
     return {
         "once": samples * (sum(by_module.values()) + shared),  # to the layer, and once through it
         "once_divided": 0.0,

@@ -16,7 +16,6 @@ from gfs_dist.bench.one_rank_at_a_time import OneRankAtATime
 from gfs_dist.errors import PicksDifferError
 from gfs_dist.networks import evaluating
 from gfs_dist.pruning.calibration.determinism import exact
-from gfs_dist.pruning.calibration.sampling import read_rows
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.structure.structure import Structure
@@ -173,7 +172,7 @@ class Runs:
             PicksDifferError: it is not.
         """
         sampling = self.study.settings(block, "network_loss").sampling
-        x, labels = read_rows(self.workspace, sampling.rows(self.workspace.num_samples, 1))
+        x, labels = self.workspace.rows(sampling.rows(self.workspace.num_samples))
         x, labels = x.to(device), labels.to(device)
         others = [i for i in range(block.layer.num_candidates) if i != path.picks[0]]
         seconds, losses = [], []

@@ -15,8 +15,8 @@ import torch
 from gfs_dist.bench.blocks import Block, Study
 from gfs_dist.bench.suite import Row
 from gfs_dist.errors import PicksDifferError
-from gfs_dist.pruning.calibration.sampling import Sampling
 from gfs_dist.pruning.calibration.workspace import Workspace
+from gfs_dist.pruning.objectives.evaluation_batches import Sampling
 from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.pruning.structure.structure import Layer
 from gfs_dist.runtime import Runtime

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from gfs_dist.pruning.calibration.sampling import Sampling
 from gfs_dist.pruning.calibration.staged_run import advance, make_stages
-from gfs_dist.pruning.objectives.evaluation_batches import TrialCosts, search_costs
+from gfs_dist.pruning.objectives.evaluation_batches import Sampling, SearchCosts, search_costs
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.widths.budget import UNITS, Budget
 from gfs_dist.pruning.widths.choose import TRIAL_SAMPLES
@@ -34,7 +33,7 @@ def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int) -> int:
     return 2 * weights + RESULTS_BYTES + max(phases)
 
 
-def layer_costs(pruner: Pruner, num_samples: int) -> list[TrialCosts]:
+def layer_costs(pruner: Pruner, num_samples: int) -> list[SearchCosts]:
     """What the search of each layer by the loss of the network takes."""
     settings = pruner.settings
     recipe = Recipe("squared", "auto", settings.weights, settings.replacement)

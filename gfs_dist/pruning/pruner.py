@@ -19,9 +19,9 @@ from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.calibration.dense_pass import SMALL_SUMS, DensePass, DenseTask, run_dense_pass
 from gfs_dist.pruning.calibration.layer_sites import Site, find_sites
-from gfs_dist.pruning.calibration.sampling import Sampling
 from gfs_dist.pruning.calibration.workspace import Workspace, read_sums
-from gfs_dist.pruning.objectives.fisher import DerivativesTask, FisherProblem, join_derivatives
+from gfs_dist.pruning.objectives.evaluation_batches import Sampling
+from gfs_dist.pruning.objectives.fisher import DerivativesTask, FisherProblem
 from gfs_dist.pruning.objectives.moment_objectives import LayerProblem
 from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.pruning.objectives.stored_moments import StoredMap, make_map, stored_products
@@ -257,15 +257,13 @@ class Pruner:
     def by_derivatives(self, wanted: Sequence[Layer], search_layer: SearchLayer) -> None:
         """Search layers by the derivatives of each sample's loss, after one pass back."""
         task = DerivativesTask(self.workspace, self.structure)
-        parts = self.runtime.map(task, range(len(self.workspace.groups()))).values
-        file = self.workspace.path("derivatives", "all.safetensors")
-        join_derivatives(parts, file)
+        files = tuple(self.runtime.map(task, range(len(self.workspace.groups()))).values)
         for layer in wanted:
-            problem = FisherProblem(
-                layer.name, layer.num_candidates, str(file), self._recipe("panel")
-            )
+            recipe = self._recipe("panel")
+            problem = FisherProblem(layer.name, layer.num_candidates, files, recipe)
             search_layer(layer, problem, 1.0)
-        file.unlink()
+        for file in files:
+            Path(file).unlink()
 
     def by_network_loss(self, wanted: Sequence[Layer], search_layer: SearchLayer) -> None:
         """Search layers by the loss of the whole network."""

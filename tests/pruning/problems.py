@@ -90,8 +90,10 @@ class Problem:
         with torch.no_grad():
             for consumer in layer.consumers:
                 module = scaled.get_submodule(consumer.module)
+                scale = torch.ones(module.weight.shape[1], dtype=torch.float64)
                 for factor, channels in zip(factors, consumer.channels, strict=True):
-                    module.weight[:, list(channels)] *= float(factor)
+                    scale[list(channels)] = float(factor)
+                module.weight *= scale.view(1, -1, *(1,) * (module.weight.ndim - 2))
             return functional.cross_entropy(scaled(self.x), self.labels, reduction="none")
 
     def loss(self, layer: Layer, coefficients: Sequence[float] | Tensor) -> float:

@@ -32,15 +32,14 @@ from torch.nn import functional
 from gfs_dist import networks
 from gfs_dist.pruning.calibration import moments
 from gfs_dist.pruning.calibration.dense_pass import DenseTask
-from gfs_dist.pruning.calibration.sampling import Sampling
 from gfs_dist.pruning.objectives.evaluation_batches import (
     MOST_CELLS,
-    TrialCosts,
-    batch_sizes,
+    BatchSizes,
+    Sampling,
+    SearchCosts,
     search_costs,
-    trials_at_once,
 )
-from gfs_dist.pruning.objectives.layer_replacement import Replaced
+from gfs_dist.pruning.objectives.layer_replacement import LayerReplacement
 from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.pruning.pruner import LayerPath, Pruner, Settings
 from gfs_dist.pruning.structure.structure import Layer
@@ -263,17 +262,17 @@ def by_network_loss(network: nn.Module, batches: Batches, images: int, device: t
         work = Pruner.prepare(network, batches[:1], Settings(), ranks, Path(folder) / "work")
         shown = work.workspace.x(0).to(device)
 
-        def cost(layer: Layer, samples: int, steps: int, sampling: Sampling) -> TrialCosts:
+        def cost(layer: Layer, samples: int, steps: int, sampling: Sampling) -> SearchCosts:
             example = work.example
             return search_costs(work.dense, layer, example, samples, steps, recipe, sampling)
 
         for layer in work.structure.layers:
             n = layer.num_candidates
             if n not in rates:
-                replaced = Replaced(work.workspace.dense(device), layer)
-                sizes = batch_sizes(replaced, shown, BATCH, device.type)
+                replaced = LayerReplacement(work.workspace.dense(device), layer)
+                sizes = BatchSizes.of(replaced, shown, BATCH, device.type)
                 chunks = math.ceil(BATCH / sizes.samples)
-                filled = math.ceil(MOST_CELLS / chunks) * trials_at_once(n, sizes, chunks)
+                filled = math.ceil(MOST_CELLS / chunks) * sizes.trials(n, chunks)
                 part = Sampling(batch=BATCH, candidates=min(n, filled))
                 problem = NetworkLossProblem(work.workspace, layer, recipe, part)
                 spent = ranks.search(problem, Stop(steps=1)).timing["steps_s"]

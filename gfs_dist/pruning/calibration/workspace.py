@@ -117,6 +117,16 @@ class Workspace:
         """Labels of one chunk, int64."""
         return self._chunk(chunk)["labels"]
 
+    def rows(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of sorted rows; other chunks than theirs are not read."""
+        size = len(self.labels(0))
+        x, labels = [], []
+        for chunk in torch.unique(rows // size).tolist():
+            own = rows[rows // size == chunk] - chunk * size
+            x.append(self.x(chunk)[own])
+            labels.append(self.labels(chunk)[own])
+        return torch.cat(x), torch.cat(labels)
+
     def batches(self, num_chunks: int | None = None) -> Iterable[tuple[Tensor, Tensor]]:
         """Inputs and labels of the first chunks (default: all)."""
         for chunk in range(num_chunks or self.num_chunks):

@@ -1,4 +1,4 @@
-"""A quadratic model of the final loss: from how each sample's loss depends on each candidate.
+"""A quadratic model of the network's loss, from how each sample's loss depends on each candidate.
 
 With ``d_si`` the derivative of sample ``s``'s loss by the gate of candidate ``i`` (a factor of one
 on all its inputs to consumers), gates ``n c_i`` change that loss by ``sum_i (n c_i - 1) d_si`` to
@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
 from gfs_dist.errors import InputError, NonFiniteError
-from gfs_dist.files import atomic
-from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.networks.graph.json_values import TRAINING
+from gfs_dist.files import scratch
+from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
 from gfs_dist.networks.measure.loss_and_accuracy import check_outputs
-from gfs_dist.pruning.calibration.consumers import Reader, find_readers
+from gfs_dist.pruning.calibration.consumers import ConsumerCall, find_consumer_calls
 from gfs_dist.pruning.calibration.determinism import one_thread_each
-from gfs_dist.pruning.calibration.staged_run import output_names
+from gfs_dist.pruning.calibration.staged_run import Results, advance, make_stages, output_names
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.selection.objective import Objective
@@ -37,6 +34,7 @@ from gfs_dist.selection.objectives.factory import Recipe, make_objective
 from gfs_dist.selection.partition import RankShare
 
 Derivatives = dict[str, Tensor]
+"""``d`` of each layer, by name: (samples, candidates)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,27 +43,25 @@ class FisherProblem:
 
     Attributes:
         layer: its name.
-        num_candidates: of the layer.
-        file: derivatives of all layers: see :func:`write_derivatives`.
-        recipe: weights and replacement; the loss is squared.
+        files: derivatives of all layers, a file for each part of the samples, in order.
+        recipe: method, weights and replacement; the loss is squared.
     """
 
     layer: str
     num_candidates: int
-    file: str
+    files: tuple[str, ...]
     recipe: Recipe
 
     def objective(
         self, share: RankShare, device: torch.device, tick: Callable[[], None]
     ) -> Objective:
-        derivatives = read_derivatives(self.file, self.layer).to(device, torch.float64)
+        parts = []
+        for path in self.files:
+            with safe_open(path, "pt") as file:
+                parts.append(file.get_tensor(self.layer))
+        derivatives = torch.cat(parts).to(device, torch.float64)
         source = ArrayContributions(self.num_candidates * derivatives)
-        recipe = self.recipe
-        if recipe.method == "auto":
-            recipe = replace(
-                recipe, method="panel"
-            )  # far fewer candidates than samples, or as many
-        return make_objective(recipe, source, derivatives.sum(1), share.own, tick)
+        return make_objective(self.recipe, source, derivatives.sum(1), share.own, tick)
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class DerivativesTask:
 
     Attributes:
         workspace: of the network; labelled.
-        structure: whose layers are asked for.
+        structure: its layers are differentiated.
         name: folder of the files in the workspace.
     """
 
@@ -94,7 +90,7 @@ class DerivativesTask:
             for chunk in chunks
         )
         path = self.workspace.path(self.name, f"part_{item:02d}.safetensors")
-        write_derivatives(path, gate_derivatives(network, self.structure, batches, tick))
+        scratch.write_tensors(path, gate_derivatives(network, self.structure, batches, tick))
         return str(path)
 
 
@@ -106,24 +102,24 @@ def gate_derivatives(
 ) -> Derivatives:
     """Derivatives of each sample's cross-entropy by the gate of each candidate.
 
-    They do not depend on the number of threads: each batch is one thread's.
+    They do not depend on the number of threads: one thread computes a batch.
 
     Args:
         network: recorded; evaluated, not modified.
-        structure: what can be removed from it.
-        batches: inputs and labels, on the network's device; as many at once are held as torch has
+        structure: of the network.
+        batches: inputs and labels, on the network's device; as many are held at once as torch has
             threads.
         tick: called after each batch.
 
     Returns:
-        by layer (m, candidates), float32, or float64 where the network is.
+        float32, or float64 where the network is.
 
     Raises:
         ShapeError, DataError: the outputs are no logits for the labels.
         NonFiniteError: names the layer.
         InputError: a consumer does not read samples along its first axis.
     """
-    gates = Gates(network, structure)
+    gates = _Gates(network, structure)
     found: dict[str, list[Tensor]] = {layer.name: [] for layer in structure.layers}
     remaining, threads = iter(batches), torch.get_num_threads()
     with one_thread_each() as pool:
@@ -135,25 +131,22 @@ def gate_derivatives(
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-class Gates:
-    """Gates of ones where consumers read the candidates of all layers.
-
-    Args:
-        network: recorded.
-        structure: of it.
-    """
+class _Gates:
+    """Gates of ones where consumers read the candidates of all layers."""
 
     def __init__(self, network: GraphNetwork, structure: Structure) -> None:
         self._network = network
-        self._readers = {layer.name: find_readers(network, layer) for layer in structure.layers}
+        self._consumers = {
+            layer.name: find_consumer_calls(network, layer) for layer in structure.layers
+        }
         # Layers that are concatenated have a consumer in common, and it has one set of gates.
-        self._calls = {r.step.name: r for readers in self._readers.values() for r in readers}
-        (self._output,) = output_names(network)
+        self._calls = {c.step.name: c for calls in self._consumers.values() for c in calls}
+        self._stage = make_stages(network, [output_names(network)])[0]
 
     def derivatives(self, x: Tensor, labels: Tensor) -> Derivatives:
-        """Derivatives of each sample's loss: by layer (samples, candidates), on the CPU.
+        """Derivatives of each sample's loss, on the CPU.
 
-        Samples do not touch each other, so that the sum of their losses has them all.
+        Samples do not affect each other, so that the sum of their losses has all derivatives.
         """
         logits, gates = self._run(x)
         check_outputs(logits, labels)
@@ -162,45 +155,42 @@ class Gates:
             loss, list(gates.values()), allow_unused=True, materialize_grads=True
         )
         by_call = dict(zip(gates, found, strict=True))
-        return {
-            name: _of_candidates(name, readers, by_call) for name, readers in self._readers.items()
-        }
+        return {name: _by_candidate(name, c, by_call) for name, c in self._consumers.items()}
 
-    @torch.enable_grad()
     def _run(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The network's output, and the gates of each consumer's inputs (samples, inputs)."""
-        (name,) = self._network.gfs_inputs
-        results: dict[str, Any] = {TRAINING.name: False, name: x}
         gates: dict[str, Tensor] = {}
-        for step in self._network.gfs_program:
-            given, reader = results, self._calls.get(step.name)
-            if reader is not None:
-                source = results[reader.source]
-                if len(source) != len(x):
-                    raise InputError(
-                        f"layer {step.target!r}: it reads {tuple(source.shape)} for {len(x)} "
-                        "samples, accepted by objective fisher is one row for each along the "
-                        "first axis"
-                    )
-                ones = source.new_ones(len(x), len(reader.owners), requires_grad=True)
-                gates[step.name] = ones
-                given = {**results, reader.source: reader.gated(source, ones)}
-            results[step.name] = self._network.run_step(step, given)
-            for unneeded in step.last_used:
-                del results[unneeded]
-        found: Tensor = results[self._output]
-        return found, gates
+
+        def gate(step: Step, results: Results) -> Results:
+            call = self._calls.get(step.name)
+            if call is None:
+                return results
+            source = results[call.source]
+            if len(source) != len(x):
+                raise InputError(
+                    f"layer {step.target!r}: it reads {tuple(source.shape)} for {len(x)} "
+                    "samples, accepted by objective fisher is one row for each along the "
+                    "first axis"
+                )
+            ones = source.new_ones(len(x), len(call.owners), requires_grad=True)
+            gates[step.name] = ones
+            return call.with_gates(results, ones)
+
+        (name,) = self._network.gfs_inputs
+        results = advance(self._network, self._stage, {name: x}, gate, gradients=True)
+        (output,) = results.values()
+        return output, gates
 
 
-def _of_candidates(layer: str, readers: Sequence[Reader], by_call: dict[str, Tensor]) -> Tensor:
-    """A candidate has the inputs of all consumers that are its own."""
-    count = len(readers[0].channels)
-    samples = len(by_call[readers[0].step.name])
+def _by_candidate(layer: str, calls: Sequence[ConsumerCall], by_call: dict[str, Tensor]) -> Tensor:
+    """Derivatives by input channel of all consumers, added up for each candidate."""
+    count = len(calls[0].channels)
+    samples = len(by_call[calls[0].step.name])
     total = torch.zeros(samples, count + 1, dtype=torch.float64)
-    for reader in readers:
-        derivatives = by_call[reader.step.name].double().cpu()
-        total.index_add_(1, reader.owners.cpu(), derivatives)
-    given = by_call[readers[0].step.name].dtype
+    for call in calls:
+        derivatives = by_call[call.step.name].double().cpu()
+        total.index_add_(1, call.owners.cpu(), derivatives)
+    given = by_call[calls[0].step.name].dtype
     found = total[:, :count].to(torch.promote_types(given, torch.float32))
     if not torch.isfinite(found).all():
         place = (~torch.isfinite(found)).nonzero()[0].tolist()
@@ -209,26 +199,3 @@ def _of_candidates(layer: str, readers: Sequence[Reader], by_call: dict[str, Ten
             f"{float(found[place[0], place[1]])}"
         )
     return found
-
-
-def write_derivatives(path: Path | str, derivatives: Derivatives) -> None:
-    """Derivatives of all layers as a file that ranks read."""
-    aside = Path(path).with_suffix(".tmp")
-    with atomic.storage_errors(Path(path)):
-        save_file({name: part.contiguous() for name, part in derivatives.items()}, aside)
-        aside.replace(path)
-
-
-def read_derivatives(path: Path | str, layer: str) -> Tensor:
-    """What :func:`write_derivatives` wrote of one layer."""
-    with safe_open(path, "pt") as file:
-        found: Tensor = file.get_tensor(layer)
-    return found
-
-
-def join_derivatives(parts: Sequence[Path | str], path: Path | str) -> None:
-    """Files of all parts as one, in their order; they are removed."""
-    tensors = [load_file(part) for part in parts]
-    write_derivatives(path, {name: torch.cat([t[name] for t in tensors]) for name in tensors[0]})
-    for part in parts:
-        Path(part).unlink()

@@ -77,7 +77,7 @@ class BlockLeastSquares:
         self.own, self.num_candidates = own, num_candidates
         self.weights = WEIGHTS["uniform"]
         self.position = 0
-        self.scale = self.loss = sum(m.energy for m in maps) / 2
+        self.empty_loss = self.loss = sum(m.energy for m in maps) / 2
         self._maps = [_Map(m, num_candidates, own) for m in maps]
         self._picked = torch.zeros(num_candidates, dtype=torch.bool)
         self._columns: dict[int, Tensor] = {}
@@ -87,7 +87,7 @@ class BlockLeastSquares:
 
     def magnitude(self, loss: float) -> float:
         """The energy of the target, of which gains are taken off."""
-        return max(abs(loss), self.scale)
+        return max(abs(loss), self.empty_loss)
 
     def scores(self) -> Tensor:
         """Loss after adding each own candidate: float64 (num_own,), +inf where picked."""

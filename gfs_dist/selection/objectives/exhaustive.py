@@ -41,7 +41,6 @@ class Exhaustive(OwnCandidates):
         length = source.num_samples * source.num_outputs
         self._output = torch.zeros(length, dtype=torch.float64, device=source.device)
         self._rows = max(1, TILE_NUMBERS // length)
-        self._step_sizes = torch.zeros(len(own), dtype=torch.float64)
         self._spread = 0.0
         for part in self.own.split(self._rows):
             tile = self._contributions(part)
@@ -57,29 +56,19 @@ class Exhaustive(OwnCandidates):
     def scores(self) -> Tensor:
         if len(self.own) == 0:
             return torch.empty(0, dtype=torch.float64)
-        scores = []
-        for n, part in enumerate(self.own.split(self._rows)):
-            values, steps = evaluate(
-                self._measure,
-                self._output,
-                self._contributions(part) - self._output,
-                self.weights,
-                self.position + 1,
-            )
-            scores.append(values)
-            self._step_sizes[n * self._rows : n * self._rows + len(part)] = steps
+        found = []
+        for part in self.own.split(self._rows):
+            directions = self._contributions(part) - self._output
+            k = self.position + 1
+            found.append(evaluate(self._measure, self._output, directions, self.weights, k))
             self._tick()
-        return self.exclude(torch.cat(scores))
+        scores, self._step_sizes = map(torch.cat, zip(*found, strict=True))
+        return self.exclude(scores)
 
     def score(self, pick: int) -> float:
         direction = self._contributions(torch.tensor([pick])) - self._output
         k = self.position + 1
         return float(evaluate(self._measure, self._output, direction, self.weights, k)[0])
-
-    def step_size(self, pick: int) -> float:
-        place = self.place(pick)
-        assert place is not None, "only the owner knows a step size"
-        return float(self._step_sizes[place])
 
     def column(self, pick: int, k: int) -> Tensor | None:
         if self.place(pick) is None:

@@ -60,10 +60,10 @@ class ConvexLoss(Loss, Protocol):
     """A loss that can be screened by bounds.
 
     Attributes:
-        scale: loss of the empty network (output zero).
+        empty_loss: loss of the empty network (output zero).
     """
 
-    scale: float
+    empty_loss: float
 
     def radius(self, directions: Tensor) -> Tensor:
         """``r(d)`` of each row: (rows,)."""
@@ -106,14 +106,14 @@ class BinaryCrossEntropy:
             raise InputError(
                 f"target: sample {place} holds {float(target[place])}, accepted 0 or 1 for bce"
             )
-        self._target, self.scale = target, math.log(2.0)
+        self._target, self.empty_loss = target, math.log(2.0)
         self._signs = 1 - 2 * target
 
     def shift(self, rows: Tensor, first: int) -> Tensor:
         return rows
 
     def magnitude(self, loss: float, spread: float) -> float:
-        return max(abs(loss), self.scale)
+        return max(abs(loss), self.empty_loss)
 
     def values(self, outputs: Tensor) -> Tensor:
         # log(1 + exp(u)) - y u = max(v, 0) + log(1 + exp(-|v|)) with v = -u where y is 1, else u:
@@ -152,7 +152,7 @@ class CrossEntropy:
             )
         self._classes, self._right = num_outputs, target.to(torch.int64)
         self._hot = functional.one_hot(self._right, num_outputs).to(torch.float64)
-        self._num_samples, self.scale = num_samples, math.log(num_outputs)
+        self._num_samples, self.empty_loss = num_samples, math.log(num_outputs)
 
     def _split(self, rows: Tensor) -> Tensor:
         return rows.unflatten(-1, (self._num_samples, self._classes))
@@ -164,7 +164,7 @@ class CrossEntropy:
         return (logits - logits.gather(2, right.unsqueeze(2))).flatten(1)
 
     def magnitude(self, loss: float, spread: float) -> float:
-        return max(abs(loss), self.scale)
+        return max(abs(loss), self.empty_loss)
 
     def values(self, outputs: Tensor) -> Tensor:
         return self._split(outputs).logsumexp(-1).sum(-1) / self._num_samples

@@ -1,6 +1,8 @@
-"""What every objective of this folder shares: own candidates, position, exclusion."""
+"""What objectives share: a rank's own candidates, the picks so far, and exclusion of picks."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -11,9 +13,10 @@ from gfs_dist.selection.step_sizes import MAX_CANDIDATES, StepSizeRule
 
 
 class OwnCandidates:
-    """Book-keeping of one rank: what it owns, what has been picked."""
+    """Base of objectives; subclasses set ``_step_sizes`` in ``scores``, by place."""
 
     divides_samples = False
+    _step_sizes: Tensor | Mapping[int, float]
 
     def __init__(
         self, num_candidates: int, own: Tensor, weights: StepSizeRule, replacement: bool
@@ -22,26 +25,39 @@ class OwnCandidates:
             raise InputError(f"neurons: found {num_candidates}, accepted below {MAX_CANDIDATES}")
         self.num_candidates = num_candidates
         self.own = own.to("cpu", torch.int64)
-        self.weights = weights
-        self.replacement = replacement
+        self.weights, self.replacement = weights, replacement
         self.position = 0
         self._excluded = torch.zeros(len(own), dtype=torch.bool)
         self._first_step: dict[int, int] = {}
 
     def join(self, communicator: Communicator) -> None:
-        """Own candidates take nothing of other ranks."""
+        """Nothing is needed of other ranks."""
 
     @property
-    def everything(self) -> bool:
+    def owns_all(self) -> bool:
         """Whether this rank owns all candidates."""
         return len(self.own) == self.num_candidates
 
+    @property
+    def remaining(self) -> Tensor:
+        """Own candidates that may be picked, sorted."""
+        return self.own[~self._excluded]
+
     def place(self, pick: int) -> int | None:
-        """Position of ``pick`` among the own candidates, or None."""
-        if self.everything:
+        """Place of ``pick`` among the own candidates; None for another rank's."""
+        if self.owns_all:
             return pick
         place = int(torch.searchsorted(self.own, pick))
         return place if place < len(self.own) and int(self.own[place]) == pick else None
+
+    def own_place(self, pick: int) -> int:
+        """Place of ``pick``, which this rank owns."""
+        place = self.place(pick)
+        assert place is not None, "only the owner scores a pick and knows its step size"
+        return place
+
+    def step_size(self, pick: int) -> float:
+        return float(self._step_sizes[self.own_place(pick)])
 
     def is_first(self, pick: int, k: int) -> bool:
         """Whether step ``k`` is the first with this pick (also when it is replayed)."""

@@ -61,7 +61,7 @@ class Screened(OwnCandidates):
         length = source.num_samples * source.num_outputs
         self._output = torch.zeros(length, dtype=torch.float64, device=source.device)
         self._step_sizes: dict[int, float] = {}
-        self._loss = loss.scale
+        self._loss = loss.empty_loss
         self.num_evaluated = self.num_scored = 0
 
     @property
@@ -91,15 +91,8 @@ class Screened(OwnCandidates):
         return scores
 
     def score(self, pick: int) -> float:
-        place = self.place(pick)
-        assert place is not None, "only the owner scores a pick"
-        direction = self._directions(torch.tensor([place]))
-        return float(self._evaluate(torch.tensor([place]), direction)[0])
-
-    def step_size(self, pick: int) -> float:
-        place = self.place(pick)
-        assert place is not None, "only the owner knows a step size"
-        return self._step_sizes[place]
+        place = torch.tensor([self.own_place(pick)])
+        return float(self._evaluate(place, self._directions(place))[0])
 
     def column(self, pick: int, k: int) -> Tensor | None:
         place = self.place(pick)

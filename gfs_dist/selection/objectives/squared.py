@@ -65,14 +65,7 @@ class Squared(OwnCandidates):
         return self.exclude(slope.mul_(steps).add_(self._loss).clamp_(min=0.0))
 
     def score(self, pick: int) -> float:
-        place = self.place(pick)
-        assert place is not None, "only the owner scores a pick"
-        return float(self.scores()[place])
-
-    def step_size(self, pick: int) -> float:
-        place = self.place(pick)
-        assert place is not None, "only the owner knows a step size"
-        return float(self._step_sizes[place])
+        return float(self.scores()[self.own_place(pick)])
 
     def column(self, pick: int, k: int) -> Tensor | None:
         return self.columns.share(pick, self.place(pick), self.is_first(pick, k))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import InputError
 from gfs_dist.networks.graph.record import record
-from gfs_dist.pruning.calibration.consumers import Reader, find_readers
+from gfs_dist.pruning.calibration.consumers import ConsumerCall, find_consumer_calls
 from gfs_dist.pruning.structure.structure import Layer, Slice
 
 PAIRS = ((4, 1), (0, 5))
@@ -19,9 +19,9 @@ def layer(*consumers: str) -> Layer:
     return Layer("first", 2, (), (), tuple(Slice(name, PAIRS) for name in consumers))
 
 
-def reader(module: nn.Module, x: Tensor) -> Reader:
+def call_of(module: nn.Module, x: Tensor) -> ConsumerCall:
     network = record(nn.Sequential(nn.Identity(), module).double().eval(), x)
-    (found,) = find_readers(network, layer("1"))
+    (found,) = find_consumer_calls(network, layer("1"))
     return found
 
 
@@ -39,12 +39,12 @@ KINDS: list[tuple[nn.Module, tuple[int, ...]]] = [
 def test_partial_outputs_sum_up_to_the_gated_one(module: nn.Module, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     x = torch.randn(3, *shape, dtype=torch.float64)
-    found = reader(module, x)
-    assert found.splits
+    found = call_of(module, x)
+    assert found.is_additive
     factors = torch.tensor([[0.7, -2.0]], dtype=torch.float64)
     output = found.module(found.gated(x, found.gates(factors)))
     empty = found.module(found.gated(x, found.gates(torch.zeros_like(factors))))
-    partial = sum(float(f) * found.partial(x, i) for i, f in enumerate(factors[0]))
+    partial = sum(float(f) * found.contribution(x, i) for i, f in enumerate(factors[0]))
     torch.testing.assert_close(empty + partial, output)
     assert not torch.allclose(empty, output)
     whole = found.module(found.gated(x, found.gates(torch.ones_like(factors))))
@@ -53,7 +53,7 @@ def test_partial_outputs_sum_up_to_the_gated_one(module: nn.Module, shape: tuple
 
 def test_every_row_has_its_own_gates() -> None:
     x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
-    found = reader(nn.Conv2d(6, 4, 3), x)
+    found = call_of(nn.Conv2d(6, 4, 3), x)
     factors = torch.tensor([[1.0, 0.0], [0.5, 2.0]], dtype=torch.float64)
     gated = found.gated(x, found.gates(factors))
     expected = torch.tensor([[0.0, 1, 1, 1, 1, 0], [2, 0.5, 1, 1, 0.5, 2]], dtype=torch.float64)
@@ -66,7 +66,7 @@ def test_every_row_has_its_own_gates() -> None:
     [nn.Conv2d(6, 4, 3, padding=1, padding_mode="circular"), nn.Conv2d(6, 4, 2, padding="same")],
 )
 def test_convolutions_that_pad_by_themselves_are_run_whole(conv: nn.Module) -> None:
-    assert not reader(conv, torch.randn(2, 6, 5, 5, dtype=torch.float64)).splits
+    assert not call_of(conv, torch.randn(2, 6, 5, 5, dtype=torch.float64)).is_additive
 
 
 class Twice(nn.Module):
@@ -81,6 +81,6 @@ class Twice(nn.Module):
 def test_a_consumer_is_called_once() -> None:
     network = record(Twice().eval(), torch.randn(2, 6))
     with pytest.raises(InputError, match="layer 'first': its consumer 'second' is called 2 times"):
-        find_readers(network, layer("second"))
+        find_consumer_calls(network, layer("second"))
     with pytest.raises(InputError, match="its consumer 'never' is called 0 times"):
-        find_readers(network, layer("never"))
+        find_consumer_calls(network, layer("never"))

@@ -4,17 +4,16 @@ from pathlib import Path as FilePath
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gfs_dist.errors import InputError, NonFiniteError
+from gfs_dist.files.scratch import write_tensors
 from gfs_dist.networks.graph.record import record
 from gfs_dist.pruning.objectives.fisher import (
     DerivativesTask,
     FisherProblem,
     gate_derivatives,
-    join_derivatives,
-    read_derivatives,
-    write_derivatives,
 )
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objectives.factory import Recipe
@@ -37,10 +36,11 @@ def test_derivatives_are_finite_differences_of_each_samples_loss(name: str) -> N
     found = derivatives(problem)
     assert list(found) == [layer.name for layer in problem.structure.layers]
     step = 1e-5
-    for layer in problem.structure.layers:
+    layers = problem.structure.layers
+    for layer in layers[:: 1 + len(layers) // 5]:
         n = layer.num_candidates
         assert found[layer.name].shape == (4, n)
-        for candidate in {0, n // 2, n - 1}:
+        for candidate in {n // 2, n - 1}:
             ends = []
             for sign in (1, -1):
                 factors = torch.ones(n, dtype=torch.float64)
@@ -75,19 +75,17 @@ def test_the_network_is_left_as_it_was() -> None:
     assert all(p.grad is None and not p.requires_grad for p in network.parameters())
 
 
-def test_parts_joined_are_the_derivatives_of_all_samples(tmp_path: FilePath) -> None:
+def test_parts_are_the_derivatives_of_all_samples(tmp_path: FilePath) -> None:
     problem = make("plain CNN", samples=10)
     workspace = problem.workspace(tmp_path)
     task = DerivativesTask(workspace, problem.structure)
     ticks: list[int] = []
     parts = range(len(workspace.groups()))
-    files = [task.run(part, CPU, lambda: ticks.append(1)) for part in parts]
-    joined = tmp_path / "derivatives.safetensors"
-    join_derivatives(files, joined)
+    files = [load_file(task.run(part, CPU, lambda: ticks.append(1))) for part in parts]
     assert len(ticks) == workspace.num_chunks
-    assert not any(FilePath(file).exists() for file in files)
     for name, expected in derivatives(problem).items():
-        torch.testing.assert_close(read_derivatives(joined, name), expected, rtol=1e-5, atol=1e-7)
+        joined = torch.cat([file[name] for file in files])
+        torch.testing.assert_close(joined, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("weights", ["uniform", "line_search"])
@@ -98,11 +96,11 @@ def test_a_search_is_the_squared_one_on_scaled_derivatives(
     problem = make("ResNet18", dtype=torch.float32)
     found = derivatives(problem)
     file = tmp_path / "derivatives.safetensors"
-    write_derivatives(file, found)
+    write_tensors(file, found)
     layer = problem.structure.layers[0]
     n, steps = layer.num_candidates, 6
-    recipe = Recipe(weights=weights, replacement=replacement)
-    fisher = FisherProblem(layer.name, n, str(file), recipe)
+    recipe = Recipe(method="panel", weights=weights, replacement=replacement)
+    fisher = FisherProblem(layer.name, n, (str(file),), recipe)
     columns = found[layer.name].double()
     picks, losses, _ = oracles.greedy(
         (n * columns).numpy(), columns.sum(1).numpy(), steps, "squared", weights, replacement
@@ -122,10 +120,12 @@ def test_a_search_is_the_squared_one_on_scaled_derivatives(
 def test_every_width_is_reached_without_replacement(tmp_path: FilePath) -> None:
     problem = make("DenseNet", dtype=torch.float32)
     file = tmp_path / "derivatives.safetensors"
-    write_derivatives(file, derivatives(problem))
+    write_tensors(file, derivatives(problem))
     for layer in problem.structure.layers:
         n = layer.num_candidates
-        fisher = FisherProblem(layer.name, n, str(file), Recipe(replacement=False))
+        fisher = FisherProblem(
+            layer.name, n, (str(file),), Recipe(method="panel", replacement=False)
+        )
         path = greedy(fisher.objective(RankShare.whole(n), CPU, lambda: None), Stop(steps=1000))
         assert sorted(path.picks) == list(range(n))
         # All candidates at once are the dense network, of which nothing is lost.

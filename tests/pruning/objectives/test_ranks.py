@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from gfs_dist.bench.one_rank_at_a_time import OneRankAtATime
 from gfs_dist.errors import InputError
-from gfs_dist.pruning.calibration.sampling import Sampling
+from gfs_dist.pruning.objectives.evaluation_batches import Sampling
 from gfs_dist.pruning.objectives.fisher import (
     DerivativesTask,
     FisherProblem,
     gate_derivatives,
-    join_derivatives,
-    read_derivatives,
 )
 from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.runtime import Fault, Runtime, RuntimeSpec, open_runtime
@@ -83,13 +82,13 @@ def test_derivatives_made_by_three_workers_are_those_of_one(
     problem = make("plain CNN", samples=9, dtype=torch.float32)
     workspace = problem.workspace(tmp_path)
     parts = range(len(workspace.groups()))
-    files = workers.map(DerivativesTask(workspace, problem.structure), parts)
-    joined = tmp_path / "derivatives.safetensors"
-    join_derivatives(list(files), joined)
+    files = tuple(workers.map(DerivativesTask(workspace, problem.structure), parts))
     alone = gate_derivatives(workspace.dense(), problem.structure, workspace.batches())
     for layer in problem.structure.layers:
-        assert torch.equal(read_derivatives(joined, layer.name), alone[layer.name])
-        fisher = FisherProblem(layer.name, layer.num_candidates, str(joined), RECIPE)
+        joined = torch.cat([load_file(file)[layer.name] for file in files])
+        assert torch.equal(joined, alone[layer.name])
+        recipe = Recipe(method="panel", replacement=False)
+        fisher = FisherProblem(layer.name, layer.num_candidates, files, recipe)
         whole = RankShare.whole(layer.num_candidates)
         path = greedy(fisher.objective(whole, CPU, lambda: None), Stop(steps=99))
         assert workers.search(fisher, Stop(steps=99)).path.picks == path.picks
