@@ -22,7 +22,6 @@ from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.workflows.reporter import Silent
 from tests.jobs.tiny import write_factory
 
-
 TINY = [
     "suite=appendix_d", "model=custom", "model.factory=tiny_digits:make", "image_size=8",
     "images=20", "repeats=1",

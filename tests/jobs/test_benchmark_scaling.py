@@ -15,7 +15,6 @@ from gfs_dist.cli import main
 from gfs_dist.config.compose import compose
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 
-
 TINY = ["suite=scaling", "neurons=[16,64]", "samples=24", "steps=6", "repeats=1"]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gfs_dist.errors import InputError, NonFiniteError
-from gfs_dist.files import scratch
+from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
 from gfs_dist.networks.measure.loss_and_accuracy import check_outputs
 from gfs_dist.pruning.calibration.consumers import ConsumerCall, find_consumer_calls
@@ -90,7 +90,8 @@ class DerivativesTask:
             for chunk in chunks
         )
         path = self.workspace.path(self.name, f"part_{item:02d}.safetensors")
-        scratch.write_tensors(path, gate_derivatives(network, self.structure, batches, tick))
+        found = gate_derivatives(network, self.structure, batches, tick)
+        checkpoint.write_tensors(path, found, durable=False)
         return str(path)
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gfs_dist.errors import InputError, NonFiniteError
-from gfs_dist.files.scratch import write_tensors
+from gfs_dist.files.checkpoint import write_tensors
 from gfs_dist.networks.graph.record import record
 from gfs_dist.pruning.objectives.fisher import (
     DerivativesTask,
