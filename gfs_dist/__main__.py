@@ -1,5 +1,5 @@
-"""``python -m gfs_dist`` is the command ``gfs``. Modules are not looked for in the current folder,
-which may be anybody's, unless it is the checkout itself.
+"""``python -m gfs_dist`` is the command ``gfs``. Modules are not imported from the current folder,
+whose files may come from anyone, unless it is the checkout itself.
 """
 
 import sys

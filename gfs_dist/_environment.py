@@ -1,4 +1,4 @@
-"""A switch of torch that lets pickles run code, which nothing of ours works under."""
+"""Refuses to run where torch's switch that lets pickles run code is on."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def is_unsafe() -> bool:
 
 
 def refuse_unsafe_environment(subject: str = "environment") -> None:
-    """Let nothing start, or nothing be read, under it.
+    """Refuse to start, or to read a file, where the switch is on.
 
     Raises:
-        CheckpointError: it is on; says of ``subject`` what to do.
+        CheckpointError: it is on; names ``subject`` and the cure.
     """
     if is_unsafe():
         raise CheckpointError(

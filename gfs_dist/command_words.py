@@ -1,4 +1,4 @@
-"""Words of a command line: quoted for Hydra, and for the shell that they are pasted into."""
+"""Words of a command line, quoted for Hydra and for the shell."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import re
 import shlex
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./:%-]*")
-"""Texts that Hydra reads as they are; any other stands in double quotes."""
+"""Texts that Hydra reads without quotes."""
 
 _NULL = "null"
 
 
 def assigned(key: str, value: str) -> str:
-    """``key=value`` as Hydra reads it: the key gets the text ``value``, whatever it holds."""
+    """``key=value`` for Hydra: sets the key to the text ``value``, whatever it holds."""
     if _PLAIN.fullmatch(value) and value.lower() != _NULL and not value.endswith(":"):
         return f"{key}={value}"
     return f"{key}={quoted(value)}"
 
 
 def quoted(text: str) -> str:
-    """``text`` in the double quotes of Hydra's grammar, in which it is only text."""
+    """``text`` in the double quotes of Hydra's grammar, so that none of it is syntax."""
     escaped = re.sub(r'(\\*)("|\Z)', _escape, literal(text))
     return f'"{escaped}"'
 

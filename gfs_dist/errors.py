@@ -1,4 +1,4 @@
-"""Every error a user can meet, drawn as a tree; each kind knows its exit code.
+"""All errors raised on purpose, drawn as a tree; each kind has an exit code.
 
 GfsError                     1
 +-- InputError               2   wrong usage, configuration or input (also a ValueError)
@@ -12,8 +12,8 @@ GfsError                     1
 +-- BudgetError              3   the budget cannot be met (also a ValueError)
 +-- RunError                 1   the job failed (also a RuntimeError)
     +-- WorkersLostError         workers died faster than they could be replaced
-    +-- PicksDifferError         a check that was asked for found other picks
-    +-- WorseError               what was measured is worse than its record
+    +-- PicksDifferError         a requested check found other picks
+    +-- WorseError               a measurement is worse than its record
     +-- JobEndedError            a submitted job did not end well; its exit code is the job's
     +-- ClusterLostError         a cluster that stopped answering while a job was followed
     +-- StorageError             a file could not be written (disk full, no permission)
@@ -29,7 +29,7 @@ class GfsError(Exception):
 
 
 class InputError(GfsError, ValueError):
-    """Something the user gave is wrong: the message names it, what was found, what is accepted."""
+    """Wrong input: the message names the key, the value found and the accepted ones."""
 
     exit_code = 2
 
@@ -59,11 +59,11 @@ class RunFolderError(InputError):
 
 
 class ClusterError(InputError):
-    """No Ray cluster is there, it refuses us, or it must not be used; says what to do."""
+    """No Ray cluster, or one that refuses this job or must not be used; gives a cure."""
 
 
 class BudgetError(GfsError, ValueError):
-    """The budget cannot be met; says the best that can be had."""
+    """The budget cannot be met; the message names the nearest one that can."""
 
     exit_code = 3
 
@@ -81,7 +81,7 @@ class PicksDifferError(RunError):
 
 
 class WorseError(RunError):
-    """A ratio that was measured is worse than its record by more than the margin."""
+    """A measured ratio is worse than its record by more than the margin."""
 
 
 class JobEndedError(RunError):

@@ -1,6 +1,4 @@
-"""Places that are URLs of fsspec's (``s3://``, ``gs://``, ``file://``, ...) instead of paths, and
-addresses of Ray clusters.
-"""
+"""URLs of fsspec (``s3://``, ``gs://``, ``file://``, ...) and addresses of Ray clusters."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from gfs_dist.errors import ConfigError, InputError
 
 CONNECT_TIMEOUT_S = 3.0
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-"""What a client says first (RFC 9113, section 3.4), with empty settings."""
+"""First bytes from a client (RFC 9113, section 3.4), with empty settings."""
 
 
 def is_url(place: Path | str) -> bool:
@@ -20,12 +18,12 @@ def is_url(place: Path | str) -> bool:
 
 
 def below(place: str, name: str) -> str:
-    """What is called ``name`` in the folder ``place``, a path or a URL."""
+    """The file or folder ``name`` in the folder ``place``, a path or a URL."""
     return f"{place.rstrip('/')}/{name}" if is_url(place) else str(Path(place) / name)
 
 
 def in_home(path: str) -> Path:
-    """``path`` with a leading ``~`` written out.
+    """``path`` with a leading ``~`` expanded.
 
     Raises:
         InputError: this user has no home folder.
@@ -39,12 +37,12 @@ def in_home(path: str) -> Path:
 
 
 def check_url(key: str, url: str) -> None:
-    """Refuse a URL that nobody here can read or write; asks no machine.
+    """Refuse a URL of a kind that cannot be read or written here; connects to no machine.
 
     Raises:
-        ConfigError: its kind is not known, or what it needs is not installed; names ``key``.
+        ConfigError: its kind is unknown, or its packages are not installed; names ``key``.
     """
-    from fsspec import get_filesystem_class  # a tenth of a second, for who has a URL alone
+    from fsspec import get_filesystem_class  # importing it takes a tenth of a second
 
     for part in url.split("::"):
         try:
@@ -63,7 +61,7 @@ def check_ray_address(address: str) -> None:
     silent address for minutes.
 
     Raises:
-        InputError: says what was found and what is accepted.
+        InputError: malformed, or no Ray cluster answers there.
     """
     if address == "auto":
         return

@@ -86,8 +86,8 @@ class Checksums:
         """Files that differ from ``recorded``, of the file or folder ``part``.
 
         Raises:
-            RunFolderError: a name leads out of the folder, or what it names cannot be read or is no
-                regular file.
+            RunFolderError: a name leads out of the folder, or the file cannot be read or is no
+                regular one.
         """
         found = []
         for name, expected in recorded.items():

@@ -88,7 +88,7 @@ class Remote:
         self._refuse_silent()
         with self.errors_as(ConfigError, "read"):
             self._system.invalidate_cache()
-            try:  # find() would call empty what it cannot read
+            try:  # find() would return nothing for a folder it cannot read
                 walk = list(self._system.walk(self._root, on_error="raise"))
             except FileNotFoundError:
                 return []

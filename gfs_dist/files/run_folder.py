@@ -115,7 +115,7 @@ class RunFolder:
         """Refuse a folder, named by ``key``, that cannot be written, or made if it is not there.
 
         Raises:
-            RunFolderError: says why.
+            RunFolderError: gives the reason.
         """
         try:
             there = next(place for place in (path, *path.parents) if place.exists())
@@ -127,7 +127,7 @@ class RunFolder:
 
     @classmethod
     def resume(cls, path: Path | str) -> Self:
-        """The folder of a run that was interrupted; what it left half-written is removed.
+        """The folder of a run that was interrupted; its half-written files are removed.
 
         Raises:
             RunFolderError: no run folder, another process works in it, or it holds a link out of

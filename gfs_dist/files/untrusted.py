@@ -62,7 +62,7 @@ def inside(folder: Path, relative: str) -> Path:
 
 
 def refuse_outside_links(folder: Path) -> None:
-    """Refuse a folder that holds a link out of it, or what is neither file nor folder.
+    """Refuse a folder that holds a link out of it, a pipe, a socket or a device.
 
     Raises:
         RunFolderError: names the first, and where it leads.

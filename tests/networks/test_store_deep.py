@@ -308,7 +308,7 @@ def test_a_network_that_cannot_be_made_again_is_not_written(
 
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     network = nets.shaken(nets.mlp())
-    with pytest.raises(ConfigError, match="example: found None, accepted what the network takes"):
+    with pytest.raises(ConfigError, match="example: found None, accepted inputs of the network"):
         networks.save(tmp_path / "m", network)
     with pytest.raises(ShapeError, match=r"example of shape \(.*\): on it the network raises Run"):
         networks.save(tmp_path / "m", network, example=torch.randn(2, 5))

@@ -1,9 +1,8 @@
-"""What a stored network may be made of: layers, functions and methods, each by name.
+"""Layers, functions and methods that a stored network may use, by name.
 
-This is the border that a file cannot cross: :mod:`gfs_dist.networks.graph.graph_network` looks
-names up here and nowhere else, so that a description can name nothing but arithmetic on tensors.
-Nothing here reads or writes files, imports, evaluates text, calls back or gives access to raw
-memory.
+This is the security border: names in a description are looked up here and nowhere else, so that
+it can name nothing but arithmetic on tensors. Nothing here reads or writes files, imports,
+evaluates text, calls back or gives access to raw memory.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ _ATTRIBUTES = "shape ndim dtype device T mT"
 
 
 def _named(namespace: ModuleType | type, prefix: str, names: str) -> dict[str, Callable[..., Any]]:
-    """``{prefix.name: function}``; a name that this version of torch lacks is left out."""
+    """``{prefix.name: function}``, without names that this version of torch lacks."""
     return {
         f"{prefix}.{name}": getattr(namespace, name)
         for name in names.split()

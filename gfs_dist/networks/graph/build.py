@@ -86,7 +86,7 @@ def make_layer(content: dict[str, Any], where: str) -> nn.Module:
     """A layer from its ``class`` and ``arguments``, on the current device.
 
     Raises:
-        ConfigError: an unknown class, or what its constructor says.
+        ConfigError: an unknown class, or arguments that its constructor refuses.
     """
     name = content.get("class")
     if not isinstance(name, str) or name not in MODULES:
@@ -119,7 +119,7 @@ def _layer_or_alias(content: Any, made: dict[str, nn.Module], where: str) -> nn.
 
 
 def _tensor(content: Any, where: str) -> tuple[Tensor, bool]:
-    """An empty tensor, and whether it belongs to the state dict."""
+    """A tensor on the meta device, and whether it belongs to the state dict."""
     content = checked(dict, content, where)
     kind = content.get("kind")
     if kind not in ("parameter", "buffer", "constant"):
@@ -163,7 +163,7 @@ def _place(network: nn.Module, name: str, part: nn.Module | Tensor, stored: bool
 
 
 def _tie(network: nn.Module, tensors: dict[str, Tensor], name: str, original: Any) -> None:
-    """Let ``name`` be the same tensor as ``original``."""
+    """Make ``name`` the same tensor as ``original``."""
     own, first = tensors.get(name), tensors.get(original) if isinstance(original, str) else None
     if own is None or first is None or own.shape != first.shape or type(own) is not type(first):
         raise ConfigError(f"graph.tied: {name[:60]!r} cannot be {str(original)[:60]!r}")

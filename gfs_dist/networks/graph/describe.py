@@ -1,11 +1,10 @@
 """A network as JSON: its layers, its own tensors and the steps of its forward pass.
 
-``torch.fx`` runs ``forward`` on stand-ins for tensors and records each step. What it cannot follow,
-and what :mod:`gfs_dist.networks.graph.allowed` does not list, is refused with the reason.
-
-Recorded are operations. Conditions that depend on numbers in tensors cannot be; hooks, and contexts
-such as ``no_grad`` inside ``forward``, are not. Where training takes other steps than evaluation,
-and not only another value of an argument, the steps of evaluation are kept and marked as such.
+``torch.fx`` runs ``forward`` on stand-ins for tensors and records each operation. Conditions on
+numbers in tensors, and operations that :mod:`gfs_dist.networks.graph.allowed` does not list, are
+refused with the reason; hooks, and contexts such as ``no_grad`` inside ``forward``, are not
+recorded. Where training takes other steps than evaluation, and not only another value of an
+argument, the steps of evaluation are kept and marked as such.
 """
 
 from __future__ import annotations
@@ -102,7 +101,7 @@ def _steps(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
 def _keep_assigned(network: nn.Module, tensors: dict[str, Tensor], graph: fx.Graph) -> None:
     """Record assignments to buffers (``self.calls += 1``) as copies into them.
 
-    Assigned were stand-ins; the tensors themselves are put back.
+    Tracing left stand-ins in their places; the tensors are put back.
     """
     for name, tensor in tensors.items():
         owner, own_name = split_name(network, name)
@@ -145,7 +144,7 @@ def _function(node: fx.Node) -> tuple[str, tuple[Any, ...]]:
         found = f"Tensor.{node.target}"
     else:
         function: Any = node.target
-        # torch's own functions have other names inside than users call them by.
+        # torch's own functions have other names than those that users call.
         own_name = getattr(function, "__qualname__", str(function))
         found = FUNCTION_NAMES.get(function) or resolve_name(function) or own_name
     if found not in FUNCTIONS:
@@ -200,7 +199,7 @@ def _both_modes(evaluation: Any, training: Any) -> Any:
 
 
 def _layers(network: nn.Module) -> dict[str, dict[str, Any]]:
-    """Class and arguments of each layer that can be made again; a second name says of what."""
+    """Class and arguments of each layer of torch; ``same_as`` under a second name of one."""
     layers: dict[str, dict[str, Any]] = {}
     first: dict[nn.Module, str] = {}
     for name, module in network.named_modules(remove_duplicate=False):
@@ -258,7 +257,7 @@ def _own_tensors(
 ) -> dict[str, dict[str, Any]]:
     """Kind and shape of each tensor outside the layers; adds plain attributes to ``tensors``.
 
-    The dtype is said of whole numbers, truth values and complex numbers: a network can be cast
+    The dtype is given for whole numbers, booleans and complex numbers: a network can be cast
     from one floating dtype to another, and nothing else.
     """
     stored = network.state_dict().keys()
@@ -279,7 +278,7 @@ def _own_tensors(
 
 
 def _tied(tensors: dict[str, Tensor], layers: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Second names of tensors that several owners share, and the first name of each."""
+    """Second names of shared tensors, each with the first name."""
     first: dict[int, str] = {}
     tied = {}
     for name, tensor in tensors.items():

@@ -50,7 +50,7 @@ class Step:
 
     @cached_property
     def plain(self) -> bool:
-        """Whether results are positional arguments themselves and none lies inside another."""
+        """Whether every result that it takes is a positional argument of its own."""
         others = [arg for arg in self.args if not isinstance(arg, StepOutput)]
         return not needed([others, self.kwargs])
 

@@ -1,7 +1,7 @@
 """Arguments of layers and functions as JSON, and back.
 
-Numbers, texts, truth values, null and lists are themselves. Everything else is an object with one
-key that says what it is: ``{"tuple": [...]}``, ``{"slice": [start, stop, step]}``,
+Numbers, strings, booleans, null and lists are themselves. Everything else is an object with one
+key, its kind: ``{"tuple": [...]}``, ``{"slice": [start, stop, step]}``,
 ``{"dict": {...}}``, ``{"device": "cpu"}``, ``{"node": NAME}`` (the result of an earlier step), or a
 kind and a name of :data:`NAMED`.
 """
@@ -45,7 +45,7 @@ NAMED: dict[str, dict[str, Any]] = {
     "ellipsis": {"...": ...},
     "mode": {"training": TRAINING},
 }
-"""What has a name, by its kind."""
+"""Values with a name, by their kind."""
 
 _DEVICE = re.compile(r"cpu|(cuda|mps|xpu)(:\d{1,3})?")
 MAX_DEPTH = 8
@@ -73,7 +73,7 @@ def encode(value: Any) -> Any:
     """``value`` as JSON.
 
     Raises:
-        UnstorableError: it is of a kind that has no form in JSON.
+        UnstorableError: its kind has no form in JSON.
     """
     if value is None or isinstance(value, bool | str):
         return value
@@ -110,7 +110,7 @@ def decode(content: Any, where: str, depth: int = 0) -> Any:
     """The value that :func:`encode` wrote, with :class:`StepOutput` in the places of results.
 
     Raises:
-        ConfigError: nothing that :func:`encode` writes, or nested too deeply; names ``where``.
+        ConfigError: :func:`encode` never writes it, or it is nested too deeply; names ``where``.
     """
     if depth > MAX_DEPTH:
         raise ConfigError(f"{where}: nested more than {MAX_DEPTH} deep")
@@ -130,7 +130,7 @@ def decode(content: Any, where: str, depth: int = 0) -> Any:
             parts = [decode(part, where, depth + 1) for part in inner]
             if kind == "tuple" or len(parts) == 3:
                 return tuple(parts) if kind == "tuple" else slice(*parts)
-    raise ConfigError(f"{where}: found {str(content)[:60]}, accepted is what a description holds")
+    raise ConfigError(f"{where}: found {str(content)[:60]}, accepted values of a description")
 
 
 def _decode_name(kind: str, name: str, where: str) -> Any:
@@ -144,7 +144,7 @@ def _decode_name(kind: str, name: str, where: str) -> Any:
 
 
 def fill(template: Any, results: dict[str, Any]) -> Any:
-    """A decoded value with results in the places of their stand-ins."""
+    """A decoded value with results in the place of :class:`StepOutput`."""
     kind = type(template)  # compared by identity: this runs for every argument of every step
     if kind is StepOutput:
         return results[template.name]

@@ -29,7 +29,7 @@ IN_PLACE = {
 
 
 def record(model: nn.Module, example: Tensor) -> GraphNetwork:
-    """A copy of ``model`` that goes through its steps one by one, none of them in place.
+    """A copy of ``model`` that runs step by step, none of them in place.
 
     Steps in place would change results that another part of a run still needs.
 
@@ -58,7 +58,7 @@ def record(model: nn.Module, example: Tensor) -> GraphNetwork:
         )
     if expected.shape != found.shape:
         raise UnstorableError(f"its recorded steps give outputs of another shape: {MAKE_IT_PURE}")
-    largest = float(expected.abs().nan_to_num(0, 0).amax())  # NaN is found later, with its layer
+    largest = float(expected.abs().nan_to_num(0, 0).amax())  # NaN is reported later, with its layer
     if not torch.allclose(
         found, expected, rtol=RELATIVE_ERROR, atol=RELATIVE_ERROR * largest, equal_nan=True
     ):

@@ -24,7 +24,7 @@ def copied(network: nn.Module) -> nn.Module:
     """A deep copy.
 
     Raises:
-        UnstorableError: it holds what cannot be copied, such as results of earlier calls.
+        UnstorableError: a part of it cannot be copied, such as results of earlier calls.
     """
     if isinstance(network, torch.jit.ScriptModule):
         raise UnstorableError("it is TorchScript; give the module that it was made from")
@@ -42,7 +42,7 @@ def copied(network: nn.Module) -> nn.Module:
     except Exception as error:  # the user's classes may raise anything
         words = str(error).partition("\n")[0]
         raise UnstorableError(
-            f"it cannot be copied: {words}: take out what it keeps of earlier calls, and make its "
+            f"it cannot be copied: {words}: take out results of earlier calls, and make its "
             "tensors plain (torch.nn.utils.remove_weight_norm, prune.remove)"
         ) from error
 
@@ -186,7 +186,7 @@ def _check(name: str, found: Tensor, own: Tensor, source: Path | str) -> None:
             f"{source}: tensor {name!r}: found {found.dtype}, accepted {own.dtype}"
         )
     cast = found.to(own.dtype)
-    exact = not any(kinds[0])  # whole numbers and truth values stay themselves or are refused
+    exact = not any(kinds[0])  # whole numbers and booleans are kept exactly or refused
     wrong = cast.to(found.dtype) != found if exact else ~torch.isfinite(cast)
     if wrong.any():
         index = tuple(wrong.nonzero()[0].tolist())

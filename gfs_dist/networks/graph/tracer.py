@@ -29,7 +29,7 @@ def trace(network: nn.Module, inputs: Sequence[Tensor]) -> fx.Graph:
             keep their defaults.
 
     Raises:
-        UnstorableError: it cannot be recorded; says why.
+        UnstorableError: it cannot be recorded; gives the reason.
     """
     try:
         with (
@@ -47,7 +47,7 @@ def trace(network: nn.Module, inputs: Sequence[Tensor]) -> fx.Graph:
 
 
 class _Known:
-    """What Python may take for a number or count; its tracer finds out which."""
+    """A stand-in that Python may use as a number or count; the tracer computes it."""
 
     tracer: Any
 
@@ -78,8 +78,8 @@ class _Attribute(_Known, fx.proxy.Attribute):
 class _Tracer(fx.Tracer):
     """Follows conditions and numbers that depend on shapes, for the shapes of the example.
 
-    They are found by running the steps recorded so far, and recorded as what has to hold. Those
-    that depend on the numbers in a tensor are refused, as ``torch.fx`` does.
+    They are computed by running the steps recorded so far, and recorded as assertions. Those that
+    depend on the numbers in a tensor are refused, as ``torch.fx`` does.
     """
 
     proxy_buffer_attributes = True
@@ -120,7 +120,7 @@ class _Tracer(fx.Tracer):
         return bool(found)
 
     def number(self, obj: Any) -> Any:
-        """The number that a stand-in has for the example."""
+        """The value of a stand-in for the example."""
         found = self._run_to(obj.node)
         if not isinstance(found, int | float):
             raise TypeError(f"a {type(found).__name__} was taken for a number")
@@ -128,7 +128,7 @@ class _Tracer(fx.Tracer):
         return found
 
     def count(self, obj: Any) -> int:
-        """How many parts a stand-in has for the example, such as dimensions of a shape."""
+        """Length of a list or shape that a stand-in has for the example."""
         found = self._run_to(obj.node)
         if not isinstance(found, list | tuple):
             kind = type(found).__name__
@@ -136,7 +136,7 @@ class _Tracer(fx.Tracer):
         return len(found)
 
     def length(self, obj: Any) -> Any:
-        """``len(obj)``: of a tensor a stand-in, so that batches of other sizes go through too."""
+        """``len(obj)``; a stand-in for a tensor, so that batches of other sizes run too."""
         found = self._run_to(obj.node)
         return obj.shape[0] if isinstance(found, Tensor) else len(obj)
 
@@ -183,7 +183,7 @@ def _length(obj: Any) -> Any:
 
 @contextmanager
 def _lengths_recorded(network: nn.Module) -> Iterator[None]:
-    """Let the network's own code find our ``len``: Python's can give nothing but a number."""
+    """Replace ``len`` in the network's own code: Python's returns nothing but numbers."""
     kinds = {type(module) for module in network.modules()}
     forwards = [inspect.unwrap(kind.forward) for kind in kinds if not _of_torch(kind)]
     places = {id(place): place for f in forwards if (place := getattr(f, "__globals__", None))}
@@ -202,5 +202,5 @@ def _of_torch(what: Any) -> bool:
 
 
 def _is_foreign(function: Any) -> bool:
-    """Whether it is Python code outside torch, which asked ``torch.fx`` not to look inside."""
+    """Whether it is a Python function outside torch that ``torch.fx.wrap`` marked as a leaf."""
     return isinstance(function, FunctionType) and not _of_torch(function)

@@ -25,7 +25,7 @@ CATALOG: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet20_cifar": partial(CifarResNet, 3),
     "resnet56_cifar": partial(CifarResNet, 9),
 }
-"""Name, and what makes the network from the numbers of classes and of input channels."""
+"""Constructors by name; their arguments are the numbers of classes and of input channels."""
 
 
 def make(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Networks that a function of the user's makes."""
+"""Networks made by a user's own function."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_custom(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
         try:
             network = function(**kwargs)
         except (Exception, SystemExit) as error:  # user's code may raise anything
-            raise ConfigError(f"model.factory: {factory} raised {_told(error)}") from error
+            raise ConfigError(f"model.factory: {factory} raised {_first_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise ConfigError(
             f"model.factory: {factory} returned {_kind(network)}, accepted a torch.nn.Module"
@@ -48,7 +48,7 @@ def make_custom(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
 
 
 def find_factory(factory: str) -> Callable[..., object]:
-    """What ``package.module:function`` names, not yet called.
+    """The function ``package.module:function``, not yet called.
 
     Raises:
         ConfigError: it cannot be imported, is no function, or is one of Python's own.
@@ -61,7 +61,7 @@ def find_factory(factory: str) -> Callable[..., object]:
         with _current_folder_importable():
             module = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # user's code may raise anything
-        raise ConfigError(f"model.factory: importing {name} raised {_told(error)}") from error
+        raise ConfigError(f"model.factory: importing {name} raised {_first_line(error)}") from error
     function = getattr(module, attribute, None)
     if function is None:
         where = getattr(module, "__file__", None) or name
@@ -80,7 +80,7 @@ def find_factory(factory: str) -> Callable[..., object]:
 
 
 def _refuse_python_own(factory: str, module: str | None) -> None:
-    """These make no networks; many of them run commands or remove files, even in a dry run."""
+    """Refuse functions of Python itself: many run commands or remove files, even in a dry run."""
     if module is not None and module.partition(".")[0] in sys.stdlib_module_names:
         raise ConfigError(
             f"model.factory: {factory} is built in or of Python's own library, accepted a function "
@@ -90,7 +90,7 @@ def _refuse_python_own(factory: str, module: str | None) -> None:
 
 @contextmanager
 def _current_folder_importable() -> Iterator[None]:
-    """As ``python -m`` has it; a console script does not."""
+    """Import from the current folder, as ``python -m`` does and a console script does not."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
     importlib.invalidate_caches()
@@ -100,8 +100,8 @@ def _current_folder_importable() -> Iterator[None]:
         sys.path.remove(here)
 
 
-def _told(error: BaseException) -> str:
-    """Type and first line."""
+def _first_line(error: BaseException) -> str:
+    """Type and first line of an error."""
     return f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
 
 

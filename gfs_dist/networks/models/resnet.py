@@ -94,7 +94,7 @@ class ResNet(nn.Module):
     """Stem, four stages of blocks, global average pooling, linear.
 
     Args:
-        block: what the stages are made of.
+        block: class of the blocks.
         depths: blocks in each stage.
         num_classes: outputs.
         in_channels: of the images.

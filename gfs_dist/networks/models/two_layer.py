@@ -30,7 +30,7 @@ def find_activation(name: str) -> Activation:
     """The activation called ``name``.
 
     Raises:
-        ConfigError: there is none; names those that there are.
+        ConfigError: there is none; names the known ones.
     """
     if name not in ACTIVATIONS:
         raise ConfigError(f"model.activation: found {name!r}, accepted {', '.join(ACTIVATIONS)}")
@@ -131,7 +131,7 @@ class TwoLayer(nn.Module):
 
     @torch.no_grad()
     def contributions(self, x: Tensor, neurons: Tensor) -> Tensor:
-        """What chosen neurons add: ``b_i act(a_i . x_j)``; their mean over all i is the output.
+        """``b_i act(a_i . x_j)`` of chosen neurons; the mean over all neurons is the output.
 
         Args:
             x: inputs (m, d).
@@ -180,7 +180,7 @@ class TwoLayer(nn.Module):
 
 
 class _Weight(nn.Module):
-    """One named tensor, so that the state dict says ``hidden.weight``."""
+    """One tensor as a module, so that its name in the state dict is ``hidden.weight``."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()

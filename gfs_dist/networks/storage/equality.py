@@ -28,6 +28,11 @@ def plain_copy(network: nn.Module) -> nn.Module:
     return copy
 
 
+def inputs_of(example: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """Inputs of ``forward`` from an example, which is a tensor or several."""
+    return [contiguous_copy(x) for x in ([example] if isinstance(example, Tensor) else example)]
+
+
 def contiguous_copy(tensor: Tensor) -> Tensor:
     """A contiguous copy on the CPU that shares memory with nothing."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

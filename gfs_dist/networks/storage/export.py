@@ -1,6 +1,6 @@
-"""Networks for other programs: ``torch.export`` and ONNX, compared with the network they are from.
+"""Exports for other programs: ``torch.export`` and ONNX, compared with the network itself.
 
-What is exported evaluates, on the CPU, for any number of rows.
+They evaluate, on the CPU, for any number of rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from gfs_dist.errors import ConfigError, RunError
 from gfs_dist.files import atomic
-from gfs_dist.networks.storage.equality import contiguous_copy, outputs_of, plain_copy
+from gfs_dist.networks.storage.equality import inputs_of, outputs_of, plain_copy
 
 TOLERANCE = 1e-4
 """Largest difference between outputs, in units of the largest output."""
@@ -103,9 +103,8 @@ def export_onnx(network: nn.Module, example: Tensor | Sequence[Tensor], path: Pa
 
 
 def _several_rows(example: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """Inputs of at least two rows: the exporter takes a single one for the only number there is."""
-    inputs = [contiguous_copy(x) for x in ([example] if isinstance(example, Tensor) else example)]
-    return [torch.cat([x, x]) if len(x) == 1 else x for x in inputs]
+    """Inputs of at least two rows: of a single row the exporter fixes the number."""
+    return [torch.cat([x, x]) if len(x) == 1 else x for x in inputs_of(example)]
 
 
 def _program(model: nn.Module, inputs: list[Tensor]) -> ExportedProgram:
@@ -118,7 +117,7 @@ def _program(model: nn.Module, inputs: list[Tensor]) -> ExportedProgram:
 
 
 def _session(content: bytes) -> Any:
-    """What onnxruntime computes, called as a network is."""
+    """A function that runs the file in onnxruntime, called as a network is."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -156,18 +155,11 @@ def _largest_difference(kind: str, model: nn.Module, found: Any, inputs: list[Te
 
 @contextmanager
 def _exporting(kind: str) -> Iterator[None]:
-    """Quiet, and with errors of one line."""
-    try:
-        with _quiet():
-            yield
-    except Exception as error:  # exporters raise anything
-        words = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise RunError(f"{kind}: the network cannot be exported: {words}") from error
+    """Drops the exporters' notes on deprecated and missing packages; errors become one line.
 
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporters' notes on their own deprecations and on packages they do not find."""
+    Raises:
+        RunError: any error of an exporter.
+    """
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -175,6 +167,9 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
+    except Exception as error:  # exporters raise anything
+        words = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise RunError(f"{kind}: the network cannot be exported: {words}") from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

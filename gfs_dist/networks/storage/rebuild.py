@@ -50,7 +50,7 @@ def load_tensors(
     """
     network = _empty(architecture, tensors, factory)
     stored = named_tensors(network)
-    if not isinstance(network, GraphNetwork):  # others bring what is outside the state dict
+    if not isinstance(network, GraphNetwork):  # constructors also make tensors outside it
         stored = {name: stored[name] for name in network.state_dict() if name in stored}
     dtype = network.hidden.weight.dtype if isinstance(network, TwoLayer) else None
     assign(network, stored, tensors, source)
@@ -73,7 +73,7 @@ def _empty(
     if model == "custom":
         network = network.cpu()  # one of the catalog is on the meta device
     remove(network, architecture.get("removals", {"sizes": {}, "shapes": {}}))
-    # What the factory makes besides weights, such as masks, has to be of their dtype.
+    # Other tensors of the factory, such as masks, have to be of the dtype of the weights.
     dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     return network.to(dtypes.pop()) if len(dtypes) == 1 else network
 
@@ -119,7 +119,7 @@ def _make_custom(factory: Any, kwargs: Any, allowed: str | None) -> nn.Module:
     if not isinstance(factory, str) or not isinstance(kwargs, dict):
         found = f"{str(factory)[:60]!r} with {str(kwargs)[:60]}"
         raise ConfigError(f"model.factory: found {found}, accepted package.module:function")
-    if factory != allowed:  # the file may be anybody's, and importing a module runs it
+    if factory != allowed:  # the file may come from anyone, and importing a module runs it
         raise ConfigError(
             f"model.factory: its file names {factory!r}, which is imported only if you name it "
             f"too: factory={factory!r}"

@@ -15,7 +15,7 @@ from gfs_dist.files.untrusted import ARCHITECTURE, read_json
 from gfs_dist.networks.graph.json_values import UnstorableError
 from gfs_dist.networks.graph.tensors import refuse_non_finite
 from gfs_dist.networks.models.two_layer import TwoLayer
-from gfs_dist.networks.storage.equality import contiguous_copy, plain_copy
+from gfs_dist.networks.storage.equality import inputs_of, plain_copy
 from gfs_dist.networks.storage.rebuild import load_tensors
 from gfs_dist.networks.storage.verified import verified_architecture
 
@@ -34,13 +34,13 @@ def save(
     Args:
         folder: where; replaced if it is there.
         network: not modified. A deep one is stored as it evaluates; its dtype is kept.
-        example: what ``forward`` takes, a tensor or several; only two-layer networks need none.
-        origin: what made the network before anything was removed, as keys of the configuration:
+        example: inputs of ``forward``, a tensor or several; only two-layer networks need none.
+        origin: of the network before anything was removed, as keys of the configuration:
             ``{"model": NAME, "num_classes", "in_channels"}`` or
             ``{"model": "custom", "factory", "kwargs"}``.
 
     Raises:
-        ConfigError: it cannot be made again from any description; says why not.
+        ConfigError: no architecture makes the same network again; gives the reasons.
         ShapeError: it does not take the example.
         NonFiniteError: a tensor holds NaN or infinity, or its output NaN; names tensor or layer.
         StorageError: disk full, no permission, missing parent folder.
@@ -49,13 +49,11 @@ def save(
         architecture, tensors = network.architecture, dict(network.state_dict())
         refuse_non_finite(tensors)
     elif example is None:
-        raise ConfigError("example: found None, accepted what the network takes: tensors")
+        raise ConfigError("example: found None, accepted inputs of the network: tensors")
     else:
-        inputs = [
-            contiguous_copy(x) for x in ([example] if isinstance(example, Tensor) else example)
-        ]
         try:
-            architecture, tensors = verified_architecture(plain_copy(network), inputs, origin)
+            copy, inputs = plain_copy(network), inputs_of(example)
+            architecture, tensors = verified_architecture(copy, inputs, origin)
         except UnstorableError as error:
             raise ConfigError(f"model: it cannot be stored: {error}") from error
     with atomic.folder(folder) as aside:
@@ -72,10 +70,10 @@ def load(folder: Path | str, *, factory: str | None = None) -> nn.Module:
 
     Args:
         folder: ``models/NAME``.
-        factory: ``package.module:function``, as the file says; needed by such networks alone.
+        factory: ``package.module:function``, as in the file; needed by such networks alone.
 
     Raises:
-        CheckpointError: missing, damaged, its weights do not fit the description, or its factory
+        CheckpointError: missing, damaged, its tensors do not fit the architecture, or its factory
             cannot be called or was not named.
     """
     if not isinstance(folder, str | PathLike):
@@ -90,7 +88,7 @@ def load(folder: Path | str, *, factory: str | None = None) -> nn.Module:
 
 
 def _readable(content: Any, margin: str = "") -> str:
-    """JSON with one line for what fits in one, such as a layer or a step."""
+    """JSON with one line for each part that fits in one, such as a layer or a step."""
     line = atomic.json_text(content)
     if len(margin + line) <= LINE or not isinstance(content, dict | list) or not content:
         return line
