@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -51,10 +53,10 @@ def balanced_splits(found: Splits, spec: DataSpec) -> Splits:
     """The rows of both splits that ``spec`` asks for; nothing is copied where all are taken."""
     rows = balanced_rows(found.labels_train, spec.samples, spec.seed)
     if len(rows) < len(found.labels_train):
-        found = found._replace(x_train=found.x_train[rows], labels_train=found.labels_train[rows])
+        found = replace(found, x_train=found.x_train[rows], labels_train=found.labels_train[rows])
     rows = balanced_rows(found.labels_test, spec.test_samples, spec.seed, "data.test_samples")
     if len(rows) < len(found.labels_test):
-        found = found._replace(x_test=found.x_test[rows], labels_test=found.labels_test[rows])
+        found = replace(found, x_test=found.x_test[rows], labels_test=found.labels_test[rows])
     return found
 
 

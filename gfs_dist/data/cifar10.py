@@ -6,14 +6,21 @@ import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from gfs_dist.data.archive import first_line, refuse_bomb, refuse_larger
-from gfs_dist.data.balanced import balanced_splits
+from gfs_dist.data.reading import (
+    check_labels,
+    needed_path,
+    refuse_bomb,
+    refuse_larger,
+    refusing_damage,
+)
 from gfs_dist.data.spec import DataSpec, Splits
 from gfs_dist.errors import DataError
 
@@ -23,7 +30,7 @@ IMAGE_BYTES = 3 * SIDE * SIDE
 FOLDERS = (".", "cifar10", "cifar-10-batches-bin")
 PICKLED = ("data_batch_1", "cifar-10-batches-py", "cifar-10-python.tar.gz")
 TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
-TEST = ("test_batch",)
+TEST = "test_batch"
 
 
 def read_cifar10(spec: DataSpec) -> Splits:
@@ -36,17 +43,15 @@ def read_cifar10(spec: DataSpec) -> Splits:
     Raises:
         DataError: a file is missing, damaged or pickled; names it.
     """
-    if spec.root is None:
-        raise DataError("data.root: data=cifar10 needs the folder of its six batches")
-    folder, suffix = _find(Path(spec.root))
-    x_train, labels_train = _join([folder / (name + suffix) for name in TRAIN])
-    x_test, labels_test = _join([folder / (name + suffix) for name in TEST])
-    found = Splits(x_train, labels_train, x_test, labels_test, NUM_CLASSES)
-    return balanced_splits(found, spec)
+    folder, suffix = _find(needed_path(spec, "root", "the folder of its six batches"))
+    batches = [_read(folder / (name + suffix)) for name in TRAIN]
+    x_train, labels_train = map(torch.cat, zip(*batches, strict=True))
+    x_test, labels_test = _read(folder / (TEST + suffix))
+    return Splits(x_train, labels_train, x_test, labels_test, NUM_CLASSES)
 
 
-def read_bin(path: Path) -> tuple[Tensor, Tensor]:
-    """Images uint8 (m, 3, 32, 32) and labels int64 (m,) of one batch of the binary version."""
+def read_bin(path: Path) -> tuple[Tensor, NDArray[Any]]:
+    """Images uint8 (m, 3, 32, 32) and labels (m,) of one batch of the binary version."""
     refuse_larger(path, 2 * path.stat().st_size)  # it is copied once
     content = path.read_bytes()
     if not content or len(content) % (1 + IMAGE_BYTES):
@@ -55,11 +60,11 @@ def read_bin(path: Path) -> tuple[Tensor, Tensor]:
             "(a label and 3 x 32 x 32 pixels an image)"
         )
     rows = torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(-1, 1 + IMAGE_BYTES)
-    return rows[:, 1:].reshape(-1, 3, SIDE, SIDE), rows[:, 0].long()
+    return rows[:, 1:].reshape(-1, 3, SIDE, SIDE), rows[:, 0].numpy()
 
 
-def read_zip(path: Path) -> tuple[Tensor, Tensor]:
-    """Images uint8 (m, 3, 32, 32) and labels int64 (m,) of one batch of strips."""
+def read_zip(path: Path) -> tuple[Tensor, NDArray[Any]]:
+    """Images uint8 (m, 3, 32, 32) and labels (m,) of one batch of strips."""
     with zipfile.ZipFile(path) as archive:
         refuse_bomb(path, archive)
         names = sorted(name for name in archive.namelist() if name.endswith(".webp"))
@@ -72,17 +77,20 @@ def read_zip(path: Path) -> tuple[Tensor, Tensor]:
         raise DataError(
             f"{path}: labels.npy: found {labels.dtype} {labels.shape}, accepted uint8 ({len(x)},)"
         )
-    return x, torch.from_numpy(labels.astype(np.int64))
+    return x, labels
 
 
-READERS: dict[str, Callable[[Path], tuple[Tensor, Tensor]]] = {".bin": read_bin, ".zip": read_zip}
+READERS: dict[str, Callable[[Path], tuple[Tensor, NDArray[Any]]]] = {
+    ".bin": read_bin,
+    ".zip": read_zip,
+}
 
 
 def _find(root: Path) -> tuple[Path, str]:
     """The folder of the batches and how their names end."""
     for folder in (root / name for name in FOLDERS):
         for suffix in READERS:
-            if any((folder / (name + suffix)).is_file() for name in TRAIN + TEST):
+            if any((folder / (name + suffix)).is_file() for name in (*TRAIN, TEST)):
                 return folder, suffix
     for name in PICKLED:
         if (root / name).exists():
@@ -93,24 +101,12 @@ def _find(root: Path) -> tuple[Path, str]:
     raise DataError(f"data.root: found no data_batch_1.bin or data_batch_1.zip in {root}")
 
 
-def _join(paths: list[Path]) -> tuple[Tensor, Tensor]:
-    batches = [_read(path) for path in paths]
-    return torch.cat([x for x, _ in batches]), torch.cat([labels for _, labels in batches])
-
-
 def _read(path: Path) -> tuple[Tensor, Tensor]:
     if not path.is_file():
         raise DataError(f"data.root: found no {path.name} in {path.parent}")
-    try:
+    with refusing_damage(path):
         x, labels = READERS[path.suffix](path)
-    except DataError:
-        raise
-    except Exception as error:  # damaged bytes make zipfile, numpy and Pillow raise anything
-        raise DataError(f"{path}: cannot be read: {first_line(error)}") from error
-    if int(labels.max()) >= NUM_CLASSES:
-        first = int((labels >= NUM_CLASSES).nonzero()[0])
-        raise DataError(f"{path}: image {first}: found label {int(labels[first])}, accepted 0 to 9")
-    return x, labels
+    return x, check_labels(path, labels, NUM_CLASSES)
 
 
 def _read_strip(path: Path, name: str, content: bytes) -> Tensor:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from gfs_dist.data.balanced import balanced_rows
+from gfs_dist.data.reading import needed_path, refusing_damage
 from gfs_dist.data.spec import DataSpec, Splits
 from gfs_dist.errors import DataError
 from gfs_dist.runtime.resources import free_memory_bytes
@@ -49,12 +50,10 @@ def read_image_folder(spec: DataSpec) -> Splits:
         DataError: a folder is missing, empty or of an unknown class; an image cannot be read;
             names the path.
     """
-    if spec.root is None:
-        raise DataError("data.root: data=imagefolder needs the folder of train/ and val/")
+    root = needed_path(spec, "root", "the folder of train/ and val/")
     resize = spec.resize if spec.resize is not None else spec.size
     if not 1 <= spec.size <= resize:
         raise DataError(f"data.resize: found {resize}, accepted data.size={spec.size} or more")
-    root = Path(spec.root)
     train_folder, test_folder = _find(root, TRAIN), _find(root, TEST)
     classes = _class_names(train_folder)
     train, test = _list(train_folder, classes), _list(test_folder, classes)
@@ -101,17 +100,14 @@ def read_image(path: Path, size: int, resize: int) -> Tensor:
     """
     if not path.is_file():  # a pipe or device would never end
         raise DataError(f"{path}: found no regular file")
-    try:
-        with Image.open(path) as image:
-            scale = resize / min(image.size)
-            if max(1.0, scale**2) * math.prod(image.size) > MAX_PIXELS:
-                raise ValueError(
-                    f"{image.width} x {image.height} pixels, too many once the shorter side has "
-                    f"{resize}"
-                )
-            rgb = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+    with refusing_damage(path, "cannot be read as an image"), Image.open(path) as image:
+        scale = resize / min(image.size)
+        if max(1.0, scale**2) * math.prod(image.size) > MAX_PIXELS:
+            raise ValueError(
+                f"{image.width} x {image.height} pixels, too many once the shorter side has "
+                f"{resize}"
+            )
+        rgb = image.convert("RGB")
     width, height = (max(resize, round(side * scale)) for side in rgb.size)
     if (width, height) != rgb.size:
         rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)

@@ -5,47 +5,30 @@ from __future__ import annotations
 import gzip
 import math
 import struct
-import zlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gfs_dist.data.balanced import balanced_splits
-from gfs_dist.data.spec import Dataset, DataSpec, Splits
+from gfs_dist.data.reading import check_labels, needed_path, refusing_damage
+from gfs_dist.data.spec import DataSpec, Splits
 from gfs_dist.errors import DataError
 
 IMAGES_MAGIC, LABELS_MAGIC = 2051, 2049
 SIDE = 28
 NUM_CLASSES = 10
 MAX_COUNT = 10**6
-MAX_PIXEL = 255.0
 FOLDERS = (".", "mnist", "MNIST/raw")
 
 
-def load_mnist(spec: DataSpec) -> Dataset:
-    """60,000 training and 10,000 test images of 784 pixels, or a balanced part of the former.
+def read_mnist(spec: DataSpec) -> Splits:
+    """60,000 training and 10,000 test images, uint8 (m, 1, 28, 28).
 
     Raises:
         DataError: a file is missing, truncated, no idx file, or does not fit its partner.
     """
-    x_train, labels_train, x_test, labels_test, _ = read_mnist(spec)
-    return Dataset(
-        x_train.flatten(1).double() / MAX_PIXEL,
-        labels_train,
-        x_test.flatten(1).double() / MAX_PIXEL,
-        labels_test,
-    )
-
-
-def read_mnist(spec: DataSpec) -> Splits:
-    """The same as images, uint8 (m, 1, 28, 28)."""
-    if spec.root is None:
-        raise DataError("data.root: data=mnist needs the folder of its four idx files")
-    x_train, labels_train = _split(Path(spec.root), "train")
-    x_test, labels_test = _split(Path(spec.root), "t10k")
-    found = Splits(x_train, labels_train, x_test, labels_test, NUM_CLASSES)
-    return balanced_splits(found, spec)
+    root = needed_path(spec, "root", "the folder of its four idx files")
+    return Splits(*_split(root, "train"), *_split(root, "t10k"), NUM_CLASSES)
 
 
 def _split(root: Path, name: str) -> tuple[Tensor, Tensor]:
@@ -59,9 +42,7 @@ def _split(root: Path, name: str) -> tuple[Tensor, Tensor]:
         raise DataError(f"{images_file}: found images of {found}, accepted {(SIDE, SIDE)}")
     if len(images) != len(labels):
         raise DataError(f"{labels_file}: found {len(labels)} labels for {len(images)} images")
-    if len(labels) and int(labels.max()) >= NUM_CLASSES:
-        raise DataError(f"{labels_file}: found label {int(labels.max())}, accepted 0 to 9")
-    return images.unsqueeze(1), labels.long()
+    return images.unsqueeze(1), check_labels(labels_file, labels.numpy(), NUM_CLASSES)
 
 
 def _find(root: Path, name: str) -> Path:
@@ -86,22 +67,18 @@ def read_idx(path: Path, magic: int) -> Tensor:
         DataError: cannot be read, another magic, an absurd count, too few or too many bytes.
     """
     axes = magic & 0xFF
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            header = file.read(4 * (1 + axes))
-            if len(header) < 4 * (1 + axes):
-                raise DataError(f"{path}: truncated, its header has {len(header)} bytes")
-            found, *shape = struct.unpack(f">{1 + axes}I", header)
-            if found != magic:
-                raise DataError(
-                    f"{path}: not the idx file it should be: magic {found}, not {magic}"
-                )
-            if not 0 < shape[0] <= MAX_COUNT or any(not 0 < side <= SIDE for side in shape[1:]):
-                raise DataError(f"{path}: found counts {shape} in its header")
-            # One byte more than there should be, so that a file that is too long shows as well.
-            content = bytearray(file.read(math.prod(shape) + 1))
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    opened = gzip.open if path.suffix == ".gz" else open
+    with refusing_damage(path), opened(path, "rb") as file:
+        header = file.read(4 * (1 + axes))
+        if len(header) < 4 * (1 + axes):
+            raise DataError(f"{path}: truncated, its header has {len(header)} bytes")
+        found, *shape = struct.unpack(f">{1 + axes}I", header)
+        if found != magic:
+            raise DataError(f"{path}: not the idx file it should be: magic {found}, not {magic}")
+        if not 0 < shape[0] <= MAX_COUNT or any(not 0 < side <= SIDE for side in shape[1:]):
+            raise DataError(f"{path}: found counts {shape} in its header")
+        # One byte more than there should be, so that a file that is too long shows as well.
+        content = bytearray(file.read(math.prod(shape) + 1))
     if len(content) != math.prod(shape):
         less_or_more = "less" if len(content) < math.prod(shape) else "more"
         raise DataError(f"{path}: holds {less_or_more} than the {shape[0]} items of its header")

@@ -11,8 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gfs_dist.data.archive import first_line, refuse_bomb, refuse_larger
-from gfs_dist.data.balanced import balanced_splits
+from gfs_dist.data.reading import (
+    check_labels,
+    needed_path,
+    refuse_bomb,
+    refuse_larger,
+    refusing_damage,
+)
 from gfs_dist.data.spec import DataSpec, Splits
 from gfs_dist.errors import DataError
 
@@ -31,9 +36,7 @@ def read_npz(spec: DataSpec) -> Splits:
         DataError: missing or damaged file, missing array, wrong dtype or shape, arrays that do
             not fit each other, NaN, a label out of range; names file and array.
     """
-    if spec.path is None:
-        raise DataError("data.path: data=npz needs the .npz file")
-    path = Path(spec.path)
+    path = needed_path(spec, "path", "the .npz file")
     arrays = _read(path)
     x_train, x_test = _inputs(path, arrays, "x_train"), _inputs(path, arrays, "x_test")
     if x_train.shape[1:] != x_test.shape[1:]:
@@ -41,10 +44,10 @@ def read_npz(spec: DataSpec) -> Splits:
             f"{path}: x_test: found {tuple(x_test.shape)}, accepted (N, "
             f"{', '.join(map(str, x_train.shape[1:]))}) as in x_train"
         )
-    labels_train = _labels(path, arrays, "train", spec.classes or MAX_CLASSES)
+    labels_train = check_labels(f"{path}: y_train", arrays["y_train"], spec.classes or MAX_CLASSES)
     classes = spec.classes or int(labels_train.max()) + 1
-    labels_test = _labels(path, arrays, "test", classes)
-    return balanced_splits(Splits(x_train, labels_train, x_test, labels_test, classes), spec)
+    labels_test = check_labels(f"{path}: y_test", arrays["y_test"], classes)
+    return Splits(x_train, labels_train, x_test, labels_test, classes)
 
 
 class Header(NamedTuple):
@@ -63,30 +66,26 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DataError(f"data.path: found no file {path}")
     arrays: dict[str, np.ndarray] = {}
-    name = "it"
-    try:
-        # Opened here because numpy leaves a file open that it refuses.
-        with path.open("rb") as file:
-            if file.read(len(MAGIC)) == MAGIC:
-                raise DataError(f"{path}: found one array, accepted an .npz of {', '.join(NAMES)}")
-            file.seek(0)
-            archive = np.load(file, allow_pickle=False)
-            for name in NAMES:
-                if name not in archive:
-                    found = ", ".join(sorted(archive)[:6]) or "nothing"
-                    raise DataError(f"{path}: has no {name}; found {found}")
-            refuse_bomb(path, archive.zip)
-            headers = {}
-            for name in NAMES:
+    # Opened here because numpy leaves a file open that it refuses.
+    with refusing_damage(path), path.open("rb") as file:
+        if file.read(len(MAGIC)) == MAGIC:
+            raise DataError(f"{path}: found one array, accepted an .npz of {', '.join(NAMES)}")
+        file.seek(0)
+        archive = np.load(file, allow_pickle=False)
+        for name in NAMES:
+            if name not in archive:
+                found = ", ".join(sorted(archive)[:6]) or "nothing"
+                raise DataError(f"{path}: has no {name}; found {found}")
+        refuse_bomb(path, archive.zip)
+        headers = {}
+        for name in NAMES:
+            with refusing_damage(f"{path}: {name}"):
                 headers[name] = _header(path, archive.zip, name)
-            _check(path, headers)
-            refuse_larger(path, sum(map(_memory_bytes, headers.values())))
-            for name in NAMES:
+        _check(path, headers)
+        refuse_larger(path, sum(map(_memory_bytes, headers.values())))
+        for name in NAMES:
+            with refusing_damage(f"{path}: {name}"):
                 arrays[name] = archive[name]
-    except DataError:
-        raise
-    except Exception as error:  # damaged bytes make zipfile and numpy raise anything
-        raise DataError(f"{path}: {name} cannot be read: {first_line(error)}") from error
     return arrays
 
 
@@ -159,15 +158,3 @@ def _inputs(path: Path, arrays: dict[str, np.ndarray], name: str) -> Tensor:
             "float32 can hold"
         )
     return x
-
-
-def _labels(path: Path, arrays: dict[str, np.ndarray], split: str, classes: int) -> Tensor:
-    array = arrays[f"y_{split}"]
-    wrong = (array < 0) | (array >= classes)
-    if wrong.any():
-        first = int(wrong.argmax())
-        raise DataError(
-            f"{path}: y_{split}: found label {array[first]} at index {first}, "
-            f"accepted 0 to {classes - 1}"
-        )
-    return torch.from_numpy(array.astype(np.int64))

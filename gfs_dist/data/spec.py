@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -48,8 +47,9 @@ class DataSpec:
     std: tuple[float, ...] | None = None
 
 
-class Splits(NamedTuple):
-    """Both splits of a classification dataset as a reader finds them.
+@dataclass(frozen=True)
+class Splits:
+    """Both splits of a classification dataset, as a reader finds them.
 
     Attributes:
         x_train, x_test: uint8, or float32 mostly in [0, 1]; (m, C, H, W) or (m, features).

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from gfs_dist import data
-from gfs_dist.data import DataSpec, Images, archive
+from gfs_dist.data import DataSpec, Images, reading
 from gfs_dist.errors import DataError
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -134,7 +134,7 @@ def test_pickled_batches_are_refused_with_the_reason(tmp_path: Path, name: str) 
     [
         (b"", "found 0 bytes, accepted a multiple of 3073"),
         (bin_file(0)[:-1], "found 36,875 bytes, accepted a multiple of 3073"),
-        (b"\x0a" + bin_file(0)[1:], "image 0: found label 10, accepted 0 to 9"),
+        (b"\x0a" + bin_file(0)[1:], "found label 10 at index 0, accepted 0 to 9"),
     ],
 )
 def test_damaged_binary_batches_are_refused_by_name(
@@ -150,7 +150,7 @@ def test_damaged_binary_batches_are_refused_by_name(
 def test_a_batch_larger_than_memory_is_not_read(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive, "free_memory_bytes", lambda: 100)
+    monkeypatch.setattr(reading, "free_memory_bytes", lambda: 100)
     with pytest.raises(DataError, match=r"data_batch_1\..*: holds 0.0 GiB unpacked"):
         load(root)
 
@@ -166,7 +166,10 @@ def test_a_batch_larger_than_memory_is_not_read(
         (zip_file({**parts(0), "00.webp": strip(pixels(0)[:, :, :31])}), "found 31 x 384 pixels"),
         (zip_file({**parts(0), "labels.npy": npy(labels(0)[1:])}), r"uint8 \(11,\), accepted"),
         (zip_file({**parts(0), "labels.npy": npy(labels(0) + 0.5)}), r"float64 \(12,\), accepted"),
-        (zip_file({**parts(0), "labels.npy": npy(labels(0) + 5)}), "found label 10, accepted 0"),
+        (
+            zip_file({**parts(0), "labels.npy": npy(labels(0) + 5)}),
+            "found label 10 at index",
+        ),
         (
             zip_file({**parts(0), "labels.npy": npy(np.array([{}] * COUNT))}),
             "cannot be read: Object arrays cannot be loaded",

@@ -38,7 +38,7 @@ def test_mnist_are_images_of_28_by_28_bytes(tmp_path: Path) -> None:
 
 def make(x: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Images:
     labels = torch.arange(len(x)) % 2
-    return Images(x, labels, x, labels, mean, std, 2)
+    return Images(x, labels, x, labels, 2, mean, std)
 
 
 def test_bytes_are_scaled_then_each_channel_is_normalised() -> None:

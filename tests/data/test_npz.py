@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from gfs_dist import data
-from gfs_dist.data import DataSpec, Images
-from gfs_dist.data import archive as archive_module
+from gfs_dist.data import DataSpec, Images, reading
 from gfs_dist.errors import DataError
 
 X = np.random.default_rng(0).integers(0, 256, (12, 3, 5, 6), dtype=np.uint8)
@@ -117,7 +116,7 @@ def test_what_is_no_npz_is_refused_by_name(tmp_path: Path) -> None:
     whole = write(tmp_path / "d.npz", GOOD).read_bytes()
     for content, message in (
         (whole[: len(whole) // 2], "cannot be read"),
-        (whole.replace(X.tobytes()[:200], bytes(200), 1), "x_train cannot be read: Bad CRC"),
+        (whole.replace(X.tobytes()[:200], bytes(200), 1), "x_train: cannot be read: Bad CRC"),
         (b"", "cannot be read"),
         (b"\x80\x04K\x03.", "cannot be read: .*pickle"),
     ):
@@ -141,7 +140,7 @@ def test_what_is_no_array_and_what_is_larger_than_memory_are_refused(
         archive.writestr("y_test.npy", b"no array")
     with pytest.raises(DataError, match=r"d.npz: y_test: found no array"):
         load(path)
-    monkeypatch.setattr(archive_module, "free_memory_bytes", lambda: 100)
+    monkeypatch.setattr(reading, "free_memory_bytes", lambda: 100)
     with pytest.raises(DataError, match=r"d.npz: holds 0.0 GiB unpacked, found 0.0 GiB free"):
         load(path)
 
@@ -183,7 +182,7 @@ def test_nothing_is_unpacked_of_a_file_that_grows_too_much(
     zeros = np.zeros((12, 2**15), np.uint8)
     np.savez_compressed(tmp_path / "d.npz", **{**GOOD, "x_train": zeros, "x_test": zeros[:5]})
     assert load(tmp_path / "d.npz").x_train.shape == (12, 2**15)
-    monkeypatch.setattr(archive_module, "SMALL_BYTES", 2**18)
+    monkeypatch.setattr(reading, "SMALL_BYTES", 2**18)
     monkeypatch.setattr(zipfile.ZipFile, "open", None)
     with pytest.raises(DataError, match=r"d.npz: its .* bytes unpack to 55\d,\d{3}, accepted"):
         load(tmp_path / "d.npz")
@@ -196,7 +195,7 @@ def test_the_copy_that_floating_numbers_need_counts_as_memory(
     x = np.zeros((12, 100), dtype)
     path = write(tmp_path / "d.npz", {**GOOD, "x_train": x, "x_test": x[:5]})
     stored = x.nbytes + x[:5].nbytes + 17 * 8 + 4 * 128
-    monkeypatch.setattr(archive_module, "free_memory_bytes", lambda: stored)
+    monkeypatch.setattr(reading, "free_memory_bytes", lambda: stored)
     if dtype is np.uint8:
         assert len(load(path).x_train) == 12
         return

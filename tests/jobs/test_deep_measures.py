@@ -27,7 +27,7 @@ class Noting(nn.Linear):
 def test_networks_that_are_compared_are_timed_in_turn() -> None:
     """What else a machine does then meets all of them."""
     x, labels = torch.zeros(80, 3), torch.zeros(80, dtype=torch.int64)
-    images = Images(x, labels, x, labels, (0.0,), (1.0,), 2)
+    images = Images(x, labels, x, labels, 2)
     calls: list[tuple[str, int]] = []
     networks = [Noting("dense", calls), Noting("small", calls)]
     measures = Measures(images, torch.arange(8), torch.device("cpu"))
@@ -41,7 +41,7 @@ def test_networks_that_are_compared_are_timed_in_turn() -> None:
 def test_each_image_of_the_test_split_goes_through_a_network_once() -> None:
     """After one sample that shows how many fit."""
     x, labels = torch.randn(30, 3), torch.arange(30) % 2
-    images = Images(x, labels, x[:20], labels[:20], (0.0,), (1.0,), 2)
+    images = Images(x, labels, x[:20], labels[:20], 2)
     network, told = Noting("dense", []), list[tuple[int, int]]()
     measures = Measures(images, torch.arange(8), torch.device("cpu"))
     found = measures.facts(network, lambda *row: told.append(row))
