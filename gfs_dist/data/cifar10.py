@@ -33,6 +33,10 @@ TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST = "test_batch"
 
 
+Batch = tuple[Tensor, NDArray[Any]]
+"""Images uint8 (m, 3, 32, 32) and labels (m,)."""
+
+
 def read_cifar10(spec: DataSpec) -> Splits:
     """50,000 training and 10,000 test images, uint8 (m, 3, 32, 32) RGB, in their original order.
 
@@ -50,8 +54,8 @@ def read_cifar10(spec: DataSpec) -> Splits:
     return Splits(x_train, labels_train, x_test, labels_test, NUM_CLASSES)
 
 
-def read_bin(path: Path) -> tuple[Tensor, NDArray[Any]]:
-    """Images uint8 (m, 3, 32, 32) and labels (m,) of one batch of the binary version."""
+def read_bin(path: Path) -> Batch:
+    """One batch of the binary version."""
     refuse_larger(path, 2 * path.stat().st_size)  # it is copied once
     content = path.read_bytes()
     if not content or len(content) % (1 + IMAGE_BYTES):
@@ -63,8 +67,8 @@ def read_bin(path: Path) -> tuple[Tensor, NDArray[Any]]:
     return rows[:, 1:].reshape(-1, 3, SIDE, SIDE), rows[:, 0].numpy()
 
 
-def read_zip(path: Path) -> tuple[Tensor, NDArray[Any]]:
-    """Images uint8 (m, 3, 32, 32) and labels (m,) of one batch of strips."""
+def read_zip(path: Path) -> Batch:
+    """One batch of strips."""
     with zipfile.ZipFile(path) as archive:
         refuse_bomb(path, archive)
         names = sorted(name for name in archive.namelist() if name.endswith(".webp"))
@@ -80,7 +84,7 @@ def read_zip(path: Path) -> tuple[Tensor, NDArray[Any]]:
     return x, labels
 
 
-READERS: dict[str, Callable[[Path], tuple[Tensor, NDArray[Any]]]] = {
+READERS: dict[str, Callable[[Path], Batch]] = {
     ".bin": read_bin,
     ".zip": read_zip,
 }

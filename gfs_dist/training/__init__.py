@@ -1,14 +1,12 @@
 """Training of two-layer and deep networks, resumable at every checkpoint."""
 
 from gfs_dist.training.deep import train_deep
-from gfs_dist.training.deep_spec import DeepSpec, DeepState
-from gfs_dist.training.spec import TrainSpec, TrainState, risen
+from gfs_dist.training.spec import DeepSpec, TrainSpec, TrainState, risen
 from gfs_dist.training.step_size import default_lr
 from gfs_dist.training.train import train
 
 __all__ = [
     "DeepSpec",
-    "DeepState",
     "TrainSpec",
     "TrainState",
     "default_lr",

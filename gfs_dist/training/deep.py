@@ -8,22 +8,37 @@ share of its own rank, as in DistributedDataParallel; the running statistics kep
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gfs_dist.errors import ConfigError, DataError, RunError, ShapeError
+from gfs_dist.errors import ConfigError, DataError, ShapeError
 from gfs_dist.networks import device_of, prefer_channels_last
 from gfs_dist.runtime.peers import NoPeers, Peers
-from gfs_dist.training.augment import crop_and_flip
-from gfs_dist.training.deep_spec import DeepSpec, DeepState, Samples
-from gfs_dist.training.order import batch_rows, mixed_seed
+from gfs_dist.training.batches import batch_rows, crop_and_flip, mixed_seed
+from gfs_dist.training.spec import DeepSpec, TrainState, loss_fault, refuse_divergence
 
 COLOURS = 3
-OnCheckpoint = Callable[[nn.Module, DeepState], None]
+
+
+class Samples(Protocol):
+    """Training data: ``gfs_dist.data.Images``, or anything alike."""
+
+    @property
+    def x_train(self) -> Tensor: ...
+
+    @property
+    def labels_train(self) -> Tensor: ...
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the network is given for rows of ``x_train``: float32, normalised."""
+        ...
+
+
+OnCheckpoint = Callable[[nn.Module, TrainState], None]
 OnProgress = Callable[[int, float], None]
 
 
@@ -32,7 +47,7 @@ def train_deep(
     samples: Samples,
     spec: DeepSpec,
     *,
-    start: DeepState | None = None,
+    start: TrainState | None = None,
     peers: Peers | None = None,
     on_checkpoint: OnCheckpoint | None = None,
     on_progress: OnProgress | None = None,
@@ -81,17 +96,17 @@ def train_deep(
         nonlocal meter
         if not spec.is_checkpoint(iteration):
             return
-        _refuse_divergence(_non_finite_weight(network), iteration, spec)
+        refuse_divergence(_non_finite_weight(network), iteration, spec.lr)
         if on_checkpoint is not None:
             velocity = _velocity(network, optimizer)
-            on_checkpoint(network, DeepState(iteration, meter.mean, velocity))
+            on_checkpoint(network, TrainState(iteration, meter.mean, velocity))
         meter = _Meter()
 
     if start is None:
         reach(0)
     for iteration in range(start.iteration if start else 0, spec.iterations):
         loss, size = _step(network, optimizer, samples, spec, iteration, peers)
-        _refuse_divergence("" if math.isfinite(loss) else f"the loss is {loss}", iteration, spec)
+        refuse_divergence(loss_fault(loss), iteration, spec.lr)
         meter.add(loss, size)
         reach(iteration + 1)
         if on_progress is not None:
@@ -127,7 +142,7 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     device = next(network.parameters()).device
     x, labels, share, size = _share(samples, spec, iteration, peers, device)
-    if _is_channels_last(network):
+    if any(p.ndim == 4 and not p.is_contiguous() for p in network.parameters()):
         x = x.contiguous(memory_format=torch.channels_last)
     with _random_layers(mixed_seed(spec.seed, iteration, peers.rank), device), _exact(device):
         # Ranks may have unlike shares: a mean over ranks of these is the mean over samples.
@@ -160,11 +175,6 @@ def _share(
     own = own if len(own) else torch.zeros(1, dtype=torch.int64)
     x = samples.inputs(x[own].to(device))
     return x, samples.labels_train[rows[own]].to(device), share, len(rows)
-
-
-def _is_channels_last(network: nn.Module) -> bool:
-    weights = (parameter for parameter in network.parameters() if parameter.ndim == 4)
-    return any(not weight.is_contiguous() for weight in weights)
 
 
 def _is_augmented(x: Tensor, spec: DeepSpec) -> bool:
@@ -235,11 +245,3 @@ def _non_finite_weight(network: nn.Module) -> str:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             return f"{name} holds NaN or infinity"
     return ""
-
-
-def _refuse_divergence(fault: str, iteration: int, spec: DeepSpec) -> None:
-    if fault:
-        raise RunError(
-            f"training diverged: {fault} at iteration {iteration} with "
-            f"train.lr={spec.lr:g}; take a smaller train.lr"
-        )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from gfs_dist.errors import DataError, RunError, ShapeError
+from gfs_dist.errors import DataError, ShapeError
 from gfs_dist.networks import TwoLayer, loss_sum
 from gfs_dist.networks.measure.loss_and_accuracy import row_chunks
-from gfs_dist.training.order import batch_rows
-from gfs_dist.training.spec import TrainSpec, TrainState
+from gfs_dist.training.batches import batch_rows
+from gfs_dist.training.spec import TrainSpec, TrainState, loss_fault, refuse_divergence
 from gfs_dist.training.step_size import default_lr
 
 OnCheckpoint = Callable[[int, TwoLayer, TrainState], None]
@@ -68,9 +67,9 @@ def train(
 
     for iteration in range(start.iteration if start else 0, spec.iterations + 1):
         is_new = start is None or iteration > start.iteration
-        if is_new and _is_checkpoint(iteration, spec):
+        if is_new and spec.is_checkpoint(iteration):
             whole = _loss_and_gradient(network, x, target, loss, gradient=False)
-            _refuse_divergence(whole, iteration, lr)
+            refuse_divergence(loss_fault(whole), iteration, lr)
             if on_checkpoint is not None:
                 on_checkpoint(iteration, network, TrainState(iteration, whole, velocity))
         if iteration == spec.iterations:
@@ -80,14 +79,10 @@ def train(
         else:
             rows = batch_rows(len(x), spec.batch, iteration, spec.seed).to(x.device)
             value = _loss_and_gradient(network, x[rows], target[rows], loss)
-        _refuse_divergence(value, iteration, lr)
+        refuse_divergence(loss_fault(value), iteration, lr)
         _step(network, lr, spec.momentum, velocity)
         if on_progress is not None:
             on_progress(iteration + 1, value)
-
-
-def _is_checkpoint(iteration: int, spec: TrainSpec) -> bool:
-    return iteration % spec.checkpoint_every == 0 or iteration == spec.iterations
 
 
 def _loss_and_gradient(
@@ -117,11 +112,3 @@ def _step(network: TwoLayer, lr: float, momentum: float, velocity: dict[str, Ten
             else:
                 velocity[name] = step.clone()
         parameter.add_(step, alpha=-lr)
-
-
-def _refuse_divergence(loss: float, iteration: int, lr: float) -> None:
-    if not math.isfinite(loss):
-        raise RunError(
-            f"training diverged: the loss is {loss} at iteration {iteration} with "
-            f"train.lr={lr:g}; take a smaller train.lr"
-        )

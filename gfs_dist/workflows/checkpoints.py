@@ -74,6 +74,7 @@ def train_checkpoints(
     start, losses = None, {}
     if done:
         network, start, spec = _resume(done[-1][1], config, inputs, model)
+        assert start.loss is not None
         losses[start.iteration] = start.loss
     else:
         network, spec = first_network(config, inputs), train_spec(config, inputs)
@@ -90,6 +91,7 @@ def train_checkpoints(
             folder.checkpoint(iteration), network.state_dict(), known | facts, state.velocity
         )
         folder.append_event(own_event("step", iteration))
+        assert state.loss is not None, "measured at every checkpoint"
         losses[iteration] = state.loss
         if said := risen(losses, lr):
             reporter.note(said)

@@ -17,7 +17,7 @@ from gfs_dist.files.find import read_iteration
 from gfs_dist.networks import device_of
 from gfs_dist.runtime.peers import Peers
 from gfs_dist.runtime.spec import Tick
-from gfs_dist.training import DeepSpec, DeepState, train_deep
+from gfs_dist.training import DeepSpec, TrainState, train_deep
 from gfs_dist.workflows.checkpoints import refuse_changes
 from gfs_dist.workflows.images_and_networks import read_images
 from gfs_dist.workflows.measuring import batched_rows, batches_of
@@ -58,7 +58,7 @@ class DeepTraining:
         start = _share_state(network, self._resume(network) if peers.rank == 0 else None, peers)
         news: dict[str, float | None] = {}
 
-        def on_checkpoint(network: nn.Module, state: DeepState) -> None:
+        def on_checkpoint(network: nn.Module, state: TrainState) -> None:
             alive = functools.partial(tick, state.iteration)
             share = accuracy(network, images, peers, alive)
             news.update(checkpoint=state.iteration, accuracy=share, mean=state.loss)
@@ -79,7 +79,7 @@ class DeepTraining:
             on_progress=on_progress,
         )
 
-    def _resume(self, network: nn.Module) -> DeepState | None:
+    def _resume(self, network: nn.Module) -> TrainState | None:
         done = RunFolder(self.folder).checkpoints()
         if not done:
             return None
@@ -87,9 +87,9 @@ class DeepTraining:
         found = checkpoint.load(path)
         refuse_changes(path, found.state, self.facts)
         networks.load_state(network, found.tensors, path / checkpoint.MODEL)
-        return DeepState(read_iteration(found.state), found.state.get("loss"), found.optimizer)
+        return TrainState(read_iteration(found.state), found.state.get("loss"), found.optimizer)
 
-    def _save(self, network: nn.Module, state: DeepState, accuracy: float) -> None:
+    def _save(self, network: nn.Module, state: TrainState, accuracy: float) -> None:
         known = {
             "iteration": state.iteration,
             "loss": state.loss,
@@ -115,9 +115,9 @@ def accuracy(network: nn.Module, images: Images, peers: Peers, alive: Callable[[
     return round(float(right) * peers.num_ranks) / len(images.x_test)
 
 
-def _share_state(network: nn.Module, state: DeepState | None, peers: Peers) -> DeepState | None:
+def _share_state(network: nn.Module, state: TrainState | None, peers: Peers) -> TrainState | None:
     """Rank 0's weights, buffers and state on every rank; only rank 0 has read the checkpoint."""
-    known = state or DeepState(-1)
+    known = state or TrainState(-1)
     moving = [name in known.velocity for name, _ in network.named_parameters()]
     told = torch.tensor([known.iteration, *moving], device=device_of(network))
     peers.broadcast([told, *network.state_dict().values()])
@@ -130,4 +130,4 @@ def _share_state(network: nn.Module, state: DeepState | None, peers: Peers) -> D
         if name in known.velocity:
             own.copy_(known.velocity[name])
     peers.broadcast(list(velocity.values()))
-    return DeepState(iteration, velocity=velocity)
+    return TrainState(iteration, velocity=velocity)

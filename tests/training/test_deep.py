@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gfs_dist.errors import ConfigError, DataError, RunError, ShapeError
-from gfs_dist.training import DeepSpec, DeepState, train_deep
-from gfs_dist.training.order import batch_rows
+from gfs_dist.training import DeepSpec, TrainState, train_deep
+from gfs_dist.training.batches import batch_rows
 
 SPEC = DeepSpec(
     iterations=10, lr=0.1, batch=16, augment=True, amp=False, checkpoint_every=4, seed=3
@@ -69,11 +69,11 @@ def everything() -> nn.Sequential:
 
 def run(
     network: nn.Module, spec: DeepSpec = SPEC, samples: Blobs = SAMPLES, **more: Any
-) -> dict[int, tuple[nn.Module, DeepState]]:
+) -> dict[int, tuple[nn.Module, TrainState]]:
     """Every checkpoint's network and state."""
     kept = {}
 
-    def keep(network: nn.Module, state: DeepState) -> None:
+    def keep(network: nn.Module, state: TrainState) -> None:
         kept[state.iteration] = copy.deepcopy((network, state))
 
     train_deep(network, samples, spec, on_checkpoint=keep, **more)

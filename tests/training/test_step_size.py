@@ -69,7 +69,7 @@ def test_a_mini_batch_bends_more_and_momentum_adds_steps_up(momentum: float) -> 
     kernel = kernel_by_autograd(network, FEW.x_train)
     top, most = float(torch.linalg.eigvalsh(kernel)[-1]) / 20, float(kernel.diagonal().max())
     for batch, bend in ((1, most), (5, (4 * top + most) / 5), (128, (19 * top + most) / 20)):
-        spec = TrainSpec("sgd", batch=batch, momentum=momentum)
+        spec = TrainSpec(method="sgd", batch=batch, momentum=momentum)
         found = default_lr(network, FEW.x_train, "squared", spec)
         assert found == pytest.approx((1 - momentum) / bend)
 

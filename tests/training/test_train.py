@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from gfs_dist.training import TrainSpec, TrainState, risen, train
 X = torch.rand(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 TARGET = (X[:, 0] > X[:, 1]).double()
 GD = TrainSpec(iterations=10, lr=1.0, checkpoint_every=4)
-SGD = TrainSpec("sgd", iterations=10, lr=1.0, batch=16, momentum=0.9, checkpoint_every=4, seed=3)
+SGD = replace(GD, method="sgd", batch=16, momentum=0.9, seed=3)
 
 
 def start() -> TwoLayer:
@@ -70,7 +71,7 @@ def test_sgd_is_that_of_torch_on_the_same_mini_batches() -> None:
     torch.testing.assert_close(weights(network), weights(other), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("spec", [GD, SGD, TrainSpec("sgd", 10, 1.0, 16, 0.0, 4)])
+@pytest.mark.parametrize("spec", [GD, SGD, replace(SGD, momentum=0.0, seed=0)])
 def test_training_goes_on_from_any_checkpoint_bit_for_bit(spec: TrainSpec) -> None:
     whole = run(start(), spec)
     assert list(whole) == [0, 4, 8, 10]
@@ -119,7 +120,7 @@ def test_chunks_bound_memory_and_change_nothing(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("method", ["gd", "sgd"])
 def test_divergence_names_iteration_and_step_size(method: str) -> None:
     network = TwoLayer.initialise(8, 6, "identity", seed=2)
-    spec = TrainSpec(method, iterations=2000, lr=1e4)
+    spec = TrainSpec(method=method, iterations=2000, lr=1e4)
     with pytest.raises(RunError, match=r"diverged: the loss is (nan|inf) at iteration \d+ with "):
         train(network, X, TARGET, "squared", spec)
 
