@@ -84,8 +84,7 @@ def accuracy_against_macs(run: Run) -> Figure | None:
             groups.setdefault(key, []).append(result)
     if not groups:
         return None
-    figure = style.canvas(7.4, 4.2)
-    axes = figure.add_subplot()
+    figure, axes = style.axes(7.4, 4.2)
     colours = style.ordered_colours(len(groups))
     for ((objective, iteration), group), colour in zip(groups.items(), colours, strict=True):
         several = len({number for _, number in groups}) > 1 and iteration is not None

@@ -21,7 +21,7 @@ Curve = tuple[list[int], list[float]]
 
 
 class Speed(NamedTuple):
-    """Seconds of a forward pass of ``batch`` inputs: the pruned network's, the dense one's."""
+    """Seconds of a forward pass of ``batch`` inputs; ``ratio``: how many times as fast as dense."""
 
     batch: int
     device: str
@@ -30,12 +30,10 @@ class Speed(NamedTuple):
 
     @property
     def condition(self) -> str:
-        """In words."""
         return f"at batch {self.batch} on {self.device}"
 
     @property
     def ratio(self) -> float:
-        """How many times as fast as the dense network."""
         return self.dense_s / self.pruned_s
 
 
@@ -47,6 +45,7 @@ class Result:
         row: the result as report.json has it.
         dense: what was measured of the dense network.
         paths: of its search, by layer; of a network with two layers a single one.
+        deep: whether it was pruned layer by layer.
     """
 
     row: ResultRow
@@ -55,7 +54,6 @@ class Result:
 
     @property
     def name(self) -> str:
-        """What the run calls it."""
         return self.row["name"]
 
     @property
@@ -66,7 +64,6 @@ class Result:
 
     @property
     def deep(self) -> bool:
-        """Whether it was pruned layer by layer."""
         return bool(self.row["layers"])
 
     @property
@@ -168,7 +165,6 @@ class Run:
 
     @property
     def deep(self) -> list[Result]:
-        """Results that were pruned layer by layer."""
         return [result for result in self.results if result.deep]
 
     @property
@@ -178,7 +174,6 @@ class Run:
 
     @property
     def ranks(self) -> list[RankTiming]:
-        """Where the time of each rank went."""
         return self.report["timing"]["ranks"]
 
     @property

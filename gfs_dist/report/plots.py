@@ -69,8 +69,7 @@ def loss_against_neurons(run: Run) -> Figure | None:
     shown = _searched(run)
     if not shown:
         return None
-    figure = style.canvas(7.6, 4.6)
-    axes = figure.add_subplot()
+    figure, axes = style.axes(7.6, 4.6)
     colours = style.ordered_colours(len(shown))
     handles = []
     for result, colour in zip(shown, colours, strict=True):
@@ -125,8 +124,7 @@ def accuracy_against_training(run: Run) -> Figure | None:
     """Accuracy on the test split at each checkpoint."""
     if len(run.training) < 2:
         return None
-    figure = style.canvas(6.4, 4.0)
-    axes = figure.add_subplot()
+    figure, axes = style.axes(6.4, 4.0)
     axes.plot(*zip(*run.training, strict=True), "o-", color=style.BLUE, markersize=4)
     _accuracy_by_iterations(axes, "training (iterations)")
     axes.set_title("Accuracy of each checkpoint", loc="left")
@@ -146,8 +144,7 @@ def accuracy_against_pretraining(run: Run) -> Figure | None:
     if run.training or len({iteration for iteration, _, _ in points}) < 2:
         return None
     points.sort(key=lambda point: point[0])
-    figure = style.canvas(6.4, 4.0)
-    axes = figure.add_subplot()
+    figure, axes = style.axes(6.4, 4.0)
     iterations, pruned, _ = zip(*points, strict=True)
     axes.plot(iterations, pruned, "o-", color=style.BLUE, markersize=5, label="pruned network")
     dense = [(iteration, value) for iteration, _, value in points if value is not None]
@@ -167,8 +164,7 @@ def time_per_rank(run: Run) -> Figure | None:
     parts = [part for part in TIMES if any(split.get(part) for split in splits)]
     if not parts:
         return None
-    figure = style.canvas(7.0, 1.5 + 0.42 * len(splits))
-    axes = figure.add_subplot()
+    figure, axes = style.axes(7.0, 1.5 + 0.42 * len(splits))
     rows, ends = range(len(splits)), [0.0] * len(splits)
     for part in parts:
         widths = [split.get(part, 0.0) for split in splits]

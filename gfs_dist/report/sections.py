@@ -11,7 +11,7 @@ from typing import Any
 from gfs_dist.records import Measured, Report
 from gfs_dist.report import text
 from gfs_dist.report.facts import Run, time_split
-from gfs_dist.report.summary import REPAIRS, method, summary
+from gfs_dist.report.summary import REPAIRS, summary
 
 Table = list[dict[str, str]]
 
@@ -31,7 +31,6 @@ def page(run: Run, plots: Sequence[Any], config: str | None) -> dict[str, Any]:
         "run": run,
         "title": f"gfs {run.report['job']}",
         "summary": summary(run),
-        "method": method(run),
         "repairs": REPAIRS,
         "reasons": sorted(reasons),
         "dense_size": _size(run.report["dense"] or {}),

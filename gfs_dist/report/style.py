@@ -61,6 +61,12 @@ def canvas(width: float, height: float) -> Figure:
     return figure
 
 
+def axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes."""
+    figure = canvas(width, height)
+    return figure, figure.add_subplot()
+
+
 def png(figure: Figure) -> bytes:
     """The figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()

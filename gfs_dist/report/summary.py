@@ -36,31 +36,6 @@ def summary(run: Run) -> list[str]:
     return lines or ["The run has no results yet."]
 
 
-def method(run: Run) -> str:
-    """How the networks were pruned; empty where none was."""
-    pruned = run.deep or [result for result in run.results if result.losses]
-    if not pruned:
-        return ""
-    first, path = pruned[0], pruned[0].path
-    by = f" by {text.several(len(run.ranks), 'rank')}" if run.ranks else ""
-    objectives = sorted({str(result.row["objective"]) for result in pruned})
-    if first.deep:
-        over = f" over {text.several(path['samples'], 'image')}" if path else ""
-        weights = f", step weights `{path['weights']}`" if path else ""
-        return (
-            f"Greedy forward selection of channels{by}, layer by layer{over}: objective "
-            f"{text.listed([f'`{name}`' for name in objectives])}{weights}. "
-            f"{text.several(len(first.prunable), 'layer')} could be pruned, "
-            f"{len(first.skipped)} stay whole."
-        )
-    assert path is not None
-    return (
-        f"Greedy forward selection{by} on {text.several(len(pruned), 'checkpoint')} of a network "
-        f"with {text.count(path['neurons'])} neurons, over {text.count(path['samples'])} samples: "
-        f"objective `{text.listed(objectives)}`, step weights `{path['weights']}`."
-    )
-
-
 def _status(report: Report) -> list[str]:
     number = text.several(len(report["results"]), "result")
     if report["status"] == "stopped":
@@ -129,16 +104,20 @@ def _size(result: Result) -> list[str]:
     known = [f"{text.percent(s, 1)} of the {name}" for name, s in shares.items() if s is not None]
     if not known:
         return []
-    size = text.listed(known)
-    accuracy = row["accuracy"]
+    size, accuracy = text.listed(known), row["accuracy"]
     if accuracy is None:
         return [f"The pruned network has {size}."]
     if not dense["accuracy"]:
         return [f"The pruned network has {size}, and an accuracy of {text.percent(accuracy)}."]
-    return [
-        f"{size} keep {text.percent(accuracy / dense['accuracy'], 1)} of the dense accuracy "
-        f"({text.percent(accuracy)} against {text.percent(dense['accuracy'])})."
-    ]
+    return [_keeps(size, accuracy, dense["accuracy"])]
+
+
+def _keeps(size: str, accuracy: float, dense: float, when: str = "") -> str:
+    """A sentence on the part of the dense accuracy that ``size`` keeps."""
+    return (
+        f"{size} keep {text.percent(accuracy / dense, 1)} of the dense accuracy{when} "
+        f"({text.percent(accuracy)} against {text.percent(dense)})."
+    )
 
 
 def repairs(result: Result) -> list[str]:
@@ -176,22 +155,15 @@ def _headline(results: Sequence[Result]) -> list[str]:
     """What the last checkpoint's pruned network keeps."""
     if not results or results[-1].row["kept"] is None:
         return []
-    last = results[-1]
-    row, dense = last.row, last.dense
+    row, dense, total = results[-1].row, results[-1].dense, results[-1].num_neurons
     kept = f"{text.count(row['kept'])} neurons"
-    if kept_share := share(row["kept"], last.num_neurons):
-        kept = (
-            f"{text.count(row['kept'])} of {text.count(last.num_neurons)} neurons "
-            f"({text.percent(kept_share, 1)})"
-        )
+    if kept_share := share(row["kept"], total):
+        kept = f"{text.count(row['kept'])} of {text.count(total)} neurons"
+        kept += f" ({text.percent(kept_share, 1)})"
     iteration = row["iteration"]
     when = "" if iteration is None else f" after {iteration:,} iterations of pre-training"
     if row["accuracy"] is not None and dense["accuracy"]:
-        return [
-            f"{kept} keep {text.percent(row['accuracy'] / dense['accuracy'], 1)} of the dense "
-            f"accuracy{when} ({text.percent(row['accuracy'])} against "
-            f"{text.percent(dense['accuracy'])})."
-        ]
+        return [_keeps(kept, row["accuracy"], dense["accuracy"], when)]
     if row["loss"] is not None and dense["loss"] is not None:
         return [
             f"{kept} reach a loss of {text.loss(row['loss'])}{when} "
