@@ -1,4 +1,4 @@
-"""The words of a command line, read into one plain object. Knows no keys: jobs do."""
+"""Commands and options of ``gfs``, and a command line read into one object. Keys are of jobs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import argparse
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gfs_dist.command_words import quoted
 from gfs_dist.config.groups import NAMED
@@ -67,23 +66,6 @@ FLAGS = {
 """Options that are another way to write a key, and the commands that have it."""
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """One command line."""
-
-    command: str | None
-    words: tuple[str, ...]
-    help: bool
-    version: bool
-    cfg: bool
-    multirun: bool
-    config_dir: Path | None
-    config: Path | None
-    dry_run: bool
-    json: bool
-    debug: bool
-
-
 OPTIONS = {
     "-h, --help": "show the keys of a command",
     "--cfg job": "print the composed configuration and stop",
@@ -99,6 +81,30 @@ OPTIONS = {
     "--debug": "show the traceback of an error",
     "--version": "show the version",
 }
+"""As they are typed, with what an option takes after a blank."""
+
+_TAKES: dict[str, dict[str, Any]] = {
+    "job": {"choices": ["job"]},
+    "DIR": {"type": Path},
+    "FILE": {"type": Path},
+    "": {"action": "store_true"},
+}
+
+
+class Arguments(argparse.Namespace):
+    """One command line; ``words`` are assignments ``key=value``."""
+
+    command: str | None
+    words: Sequence[str]
+    help: bool
+    version: bool
+    cfg: str | None
+    multirun: bool
+    config_dir: Path | None
+    config: Path | None
+    dry_run: bool
+    json: bool
+    debug: bool
 
 
 class _Parser(argparse.ArgumentParser):
@@ -119,52 +125,46 @@ def read_arguments(argv: Sequence[str]) -> Arguments:
     """
     parser = _Parser(prog="gfs", add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
-    for flags in (("-h", "--help"), ("-m", "--multirun"), ("-f", "--follow")):
-        parser.add_argument(*flags, action="store_true")
-    for flag in ("--version", "--dry-run", "--json", "--debug", *(FLAGS.keys() - {"--follow"})):
-        parser.add_argument(flag, action="store_true")
-    parser.add_argument("--config", type=Path)
-    parser.add_argument("--cfg", choices=["job"])
-    parser.add_argument("--config-dir", type=Path)
-    found = parser.parse_intermixed_args(argv)
-    command, *words = found.words or [None]
-    if command == "help":
-        found.help = True
-        command, *words = [word for word in words if word not in INFORMATION] or [None]
-    elif command == "version":
+    for usage in OPTIONS:
+        flags, _, value = usage.replace(", ", ",").partition(" ")
+        parser.add_argument(*flags.split(","), **_TAKES[value])
+    found = parser.parse_intermixed_args(argv, Arguments())
+    words = list(found.words)
+    if words[:1] == ["help"]:
+        found.help, words = True, [word for word in words if word not in INFORMATION]
+    command = words.pop(0) if words else None
+    if command == "version":
         found.version, command = True, None
     if command is not None and command not in COMMANDS:
         accepted = (*COMMANDS, *INFORMATION)
         close = difflib.get_close_matches(command, accepted, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise InputError(f"{command!r} is no command, accepted {', '.join(accepted)}{hint}")
-    words = _with_positional(command, words)
+    found.command = command
+    found.words = (*_with_positional(command, words), *_flag_words(found))
+    _check_config(found)
+    return found
+
+
+def _flag_words(found: Arguments) -> list[str]:
+    """The assignments that options stand for."""
+    words = []
     for flag, (word, commands) in FLAGS.items():
         if getattr(found, flag.removeprefix("--").replace("-", "_")):
-            if command not in commands:
+            if found.command not in commands:
                 raise InputError(f"{flag}: accepted by gfs {', '.join(commands)} only")
             words.append(word)
-    if command == "submit" and found.json:
-        words.append("wait=false")
-    others = [word for word in words if word.partition("=")[0] not in NAMED]
-    if found.config is not None and (others or found.multirun or command not in JOBS):
+    return [*words, "wait=false"] if found.command == "submit" and found.json else words
+
+
+def _check_config(found: Arguments) -> None:
+    """Refuse other keys and options beside ``--config``, which is the whole configuration."""
+    others = [word for word in found.words if word.partition("=")[0] not in NAMED]
+    if found.config is not None and (others or found.multirun or found.command not in JOBS):
         raise InputError(
             "--config: accepted alone, as in gfs prune --config FILE, but for "
             f"{', '.join(f'{key}=...' for key in NAMED)} that the file names too"
         )
-    return Arguments(
-        command=command,
-        words=tuple(words),
-        help=found.help,
-        version=found.version,
-        cfg=found.cfg is not None,
-        multirun=found.multirun,
-        config_dir=found.config_dir,
-        config=found.config,
-        dry_run=found.dry_run,
-        json=found.json,
-        debug=found.debug,
-    )
 
 
 def _with_positional(command: str | None, words: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a user sees while a job works: plain lines without a terminal, a live display on one."""
+"""Progress of a job as plain lines, for output that is no terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 15.0
 PROGRESS = re.compile(r"(?P<name>.+): (?P<line>step (?P<done>\d+)(/(?P<total>\d+))?(, .*)?)")
-"""A line of progress, as :class:`PlainReporter` says it; the last of a phase tells what it took."""
+"""A line of progress, as :class:`PlainReporter` prints it; the last of a phase has its time."""
 
 RATE_WINDOW_S = 10.0
 
@@ -45,8 +45,8 @@ class PlainReporter:
         self._dry_run = dry_run
         self._line_every_s = line_every_s
         self._clock = clock
-        self._progress = Progress("", None, clock())
         self._last_line_s = clock()
+        self._progress = Progress("", None, self._last_line_s)
 
     def plan(self, lines: Sequence[str]) -> None:
         self.planned = list(lines)
@@ -75,8 +75,7 @@ class PlainReporter:
     def note(self, line: str) -> None:
         self._say(line)
 
-    def relay(self, line: str) -> None:
-        self._say(line)
+    relay = note
 
     def finish_phase(self) -> None:
         """The phase is over, whether it took all of its steps or not."""
@@ -108,10 +107,10 @@ class PlainReporter:
 
 
 class Progress:
-    """Where a phase is, how fast it goes, and how long it will take.
+    """Steps of a phase, their rate, and the time left.
 
-    The rate is that of the last ``RATE_WINDOW_S`` seconds, counted from the first steps that were
-    told on: what came before them (starting, loading, a resumed run's own steps) is no measure.
+    The rate is that of the last ``RATE_WINDOW_S`` seconds, counted from the first report of steps:
+    the time before it (starting, loading, replaying a resumed run) is no measure.
     """
 
     def __init__(self, name: str, total: int | None, now_s: float) -> None:
@@ -148,13 +147,13 @@ class Progress:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left at this rate, at most; None where nobody can know."""
+        """Seconds left at this rate, at most; None where that is unknown."""
         if self.rate is None or self.total is None:
             return None
         return max(0, self.total - self.done) / self.rate
 
     def line(self) -> str:
-        """All of it in one line, what matters first: a narrow terminal cuts the end off."""
+        """One line, the most important first: a narrow terminal cuts the end off."""
         parts = self._where()
         if self.rate is not None:
             parts.append(f"{self.rate:.3g} steps/s")
@@ -163,7 +162,7 @@ class Progress:
         return ", ".join([*parts, *(f"{k} {show(v)}" for k, v in self.facts.items())])
 
     def summary(self, now_s: float) -> str:
-        """What a finished phase came to."""
+        """The last line of a finished phase."""
         return ", ".join([*self._where(), f"took {duration(now_s - self._began_s)}"])
 
     def _where(self) -> list[str]:

@@ -61,19 +61,19 @@ class LiveReporter(PlainReporter):
             self._bars.update(self._bar, completed=done, line=self._progress.line())
 
     def relay(self, line: str) -> None:
-        """Progress of another process moves a bar; all else stands above it."""
-        told = PROGRESS.fullmatch(line)
-        if told is None:
+        """Progress of another process moves a bar; any other line stands above it."""
+        found = PROGRESS.fullmatch(line)
+        if found is None:
             if self._bar is None:
-                self.close()  # what comes after a phase stands below it
+                self.close()  # so that the line stands below the bar
             self._say(line)
             return
-        done, total = int(told["done"]), int(told["total"]) if told["total"] else None
+        done, total = int(found["done"]), int(found["total"]) if found["total"] else None
         if self._bar is None:
             self._bars.start()
-            self._bar = self._bars.add_task(told["name"], total=total, line="")
-        self._bars.update(self._bar, completed=done, line=told["line"])
-        if ", took " in told["line"]:
+            self._bar = self._bars.add_task(found["name"], total=total, line="")
+        self._bars.update(self._bar, completed=done, line=found["line"])
+        if ", took " in found["line"]:
             self._bars.update(self._bar, total=max(done, 1), completed=max(done, 1))
             self._bar = None
 
@@ -98,5 +98,5 @@ class LiveReporter(PlainReporter):
             self._bars.remove_task(task)
 
     def _say(self, line: str) -> None:
-        if line != self._progress.name:  # the bar says it
+        if line != self._progress.name:  # its bar shows it
             self._console.print(Text(line), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Standard output and standard error that never fail a command: what cannot go out is dropped."""
+"""Standard output and error that never fail a command: what cannot be written is dropped."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ class _Sink(io.FileIO):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())
             os.close(null)
-            if error.errno != errno.EPIPE:  # a reader that left wants no more: nothing to tell
-                said = f"gfs: output cannot be written ({error.strerror}), the rest is dropped"
-                print(said, file=sys.stderr)  # noqa: T201 - this is the command line
+            if error.errno != errno.EPIPE:  # the reader has left: it wants no more
+                line = f"gfs: output cannot be written ({error.strerror}), the rest is dropped"
+                print(line, file=sys.stderr)  # noqa: T201 - this is the command line
             return memoryview(content).nbytes
         else:
             return written

@@ -1,4 +1,7 @@
-"""``gfs``: read the words, compose, run the job, say how it ended."""
+"""``gfs``: read the command line, compose, run the job, turn its end into an exit code.
+
+The exit code of an error is that of its class in :mod:`gfs_dist.errors`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from gfs_dist.errors import GfsError
 from gfs_dist.urls import below
 from gfs_dist.workflows.reporter import PlannedOnly
 
-INTERRUPTED = 130
+FAILED, INTERRUPTED = 1, 130
 MAX_ERROR_LINES = 3
 
 
@@ -42,13 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _sigterm_interrupts():
             return _run(read_arguments(argv))
     except GfsError as error:
-        return _fail("\n".join([str(error), *_notes(error)]), error.exit_code, debug)
+        return _fail(error, str(error), error.exit_code, debug)
     except KeyboardInterrupt as error:
-        said = "; ".join(["interrupted", *map(str, error.args)])
-        return _fail("\n".join([said, *_notes(error)]), INTERRUPTED, debug)
-    except Exception as error:  # noqa: BLE001 - the outermost frame: said, and exit 1
-        said = f"{type(error).__name__}: {error}\n--debug shows where"
-        return _fail("\n".join([said, *_notes(error)]), 1, debug)
+        return _fail(error, "; ".join(["interrupted", *map(str, error.args)]), INTERRUPTED, debug)
+    except Exception as error:  # noqa: BLE001 - the outermost frame: any other error is exit 1
+        message = f"{type(error).__name__}: {error}\n--debug shows where"
+        return _fail(error, message, FAILED, debug)
 
 
 def _run(arguments: Arguments) -> int:
@@ -64,7 +66,7 @@ def _run(arguments: Arguments) -> int:
 
 
 def _run_command(arguments: Arguments, command: str) -> int:
-    """Run a command for each configuration it asks for; how the process is to exit."""
+    """Run a command for each configuration it asks for; returns the exit code."""
     if command in (*JOBS, "submit"):
         refuse_unsafe_environment()
         keep_freed_memory()
@@ -73,13 +75,18 @@ def _run_command(arguments: Arguments, command: str) -> int:
         if arguments.cfg:
             _print_configs(command, configs)
             return 0
-        _check(arguments, command, configs)
-        _tell_start(command, configs[0], _stream(arguments))
+        if command in JOBS:
+            from gfs_dist.config.paths import check_inputs, check_job
+
+            check = check_inputs if arguments.dry_run else check_job
+            for config in configs:  # refused before torch and Ray are loaded
+                check(command, config)
+        _announce(command, configs[0], _stream(arguments))
         run = importlib.import_module(f"gfs_dist.jobs.{command}").run
     answers = [_run_job(run, config, arguments) for config in configs]
     if arguments.json:
         _print(json.dumps(answers[0] if len(answers) == 1 else {"runs": answers}))
-    # Only gfs doctor finds something wrong without failing; a job that was submitted has its own.
+    # gfs doctor alone finds faults without failing; the answer of gfs submit has its job's code.
     return max(answer.get("exit_code") or 0 for answer in answers) if command == "doctor" else 0
 
 
@@ -91,16 +98,6 @@ def _print_configs(command: str, configs: list[Any]) -> None:
         configs = [request.config for request in configs[0].requests]
     keep_utf8()
     _print("---\n".join(map(to_yaml, configs)).rstrip())
-
-
-def _check(arguments: Arguments, command: str, configs: list[Any]) -> None:
-    """Refuse jobs that would end at once, before what they need is loaded."""
-    from gfs_dist.config.paths import check_inputs, check_job
-
-    if command in JOBS:
-        check = check_inputs if arguments.dry_run else check_job
-        for config in configs:
-            check(command, config)
 
 
 def _compose(arguments: Arguments, command: str) -> list[Any]:
@@ -120,7 +117,7 @@ def _compose(arguments: Arguments, command: str) -> list[Any]:
 
 
 def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Arguments) -> Any:
-    """Run one job; what ``--json`` prints of it."""
+    """Run one job; returns what ``--json`` prints of it."""
     reporter = _reporter(arguments)
     try:
         report = run(config, reporter)
@@ -134,7 +131,7 @@ def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Argumen
 
             how = [f"go on with: gfs {arguments.command} {resume_word(folder, config)}"]
         interrupted = KeyboardInterrupt(*how)
-        interrupted.__notes__ = _notes(error)
+        interrupted.__notes__ = getattr(error, "__notes__", [])
         raise interrupted from error
     finally:
         reporter.close()
@@ -148,14 +145,14 @@ def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Argumen
     }
 
 
-def _tell_start(command: str, config: Any, stream: TextIO) -> None:
-    """One line before the seconds without any that loading a job takes.
+def _announce(command: str, config: Any, stream: TextIO) -> None:
+    """Print one line before a job is loaded, which takes seconds.
 
-    Of commands that only show something (``gfs logs``) a terminal alone gets it.
+    Commands that only show something (``gfs logs``) print it on a terminal alone.
     """
     job = config.keys.job if command == "submit" else command
-    told = command in (*JOBS, "submit") or stream.isatty()
-    if told and not any(map(sys.modules.get, (f"gfs_dist.jobs.{job}", "torch"))):
+    wanted = command in (*JOBS, "submit") or stream.isatty()
+    if wanted and not any(map(sys.modules.get, (f"gfs_dist.jobs.{job}", "torch"))):
         line = f"gfs {command}: starting; loading torch and Ray takes a few seconds"
         print(line, file=stream, flush=True)
 
@@ -193,14 +190,11 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _notes(error: BaseException) -> list[str]:
-    """What went wrong besides, on the way out."""
-    return list(getattr(error, "__notes__", []))
-
-
-def _fail(message: str, code: int, debug: bool) -> int:
+def _fail(error: BaseException, message: str, code: int, debug: bool) -> int:
+    """Print ``message`` and the notes of ``error``, a few lines; returns ``code``."""
     if debug:
         traceback.print_exc()
+    message = "\n".join([message, *getattr(error, "__notes__", [])])
     # Names in files of others, and answers of servers, must not steer a terminal.
     shown = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in message)
     lines = [line for line in shown.splitlines() if line.strip()][:MAX_ERROR_LINES]
