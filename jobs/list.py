@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from gfs_dist.config.cluster import OnCluster
-from gfs_dist.workflows.follow_job import facts_of, of_config
+from gfs_dist.service.cluster import find_cluster
+from gfs_dist.service.jobs import Jobs
 from gfs_dist.workflows.reporter import Reporter
 
 
@@ -15,15 +17,11 @@ def run(config: OnCluster, reporter: Reporter) -> dict[str, Any]:
     Raises:
         ClusterError: no cluster, or none that may be used.
     """
-    jobs = of_config(config)
+    jobs = Jobs(find_cluster(config.runtime.address, insecure=config.insecure))
     found = jobs.list()
     reporter.table(
         f"jobs on {jobs.cluster.url}",
         ["id", "status", "exit code", "minutes", "run folder"],
-        [[j.id, j.status, j.exit_code, _minutes(j.seconds), j.run_folder] for j in found],
+        [[j.id, j.status, j.exit_code, j.minutes, j.run_folder] for j in found],
     )
-    return {"cluster": jobs.cluster.url, "jobs": [facts_of(job) for job in found]}
-
-
-def _minutes(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds / 60, 1)
+    return {"cluster": jobs.cluster.url, "jobs": [asdict(job) for job in found]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from gfs_dist.errors import InputError
 from gfs_dist.files.remote import Remote
 from gfs_dist.service.jobs import Job
 from gfs_dist.urls import below, is_url
-from gfs_dist.workflows.follow_job import facts_of, follow, one_job
+from gfs_dist.workflows.follow_job import find_job, follow
 from gfs_dist.workflows.reporter import Reporter
 
 
@@ -21,17 +22,16 @@ def run(config: Logs, reporter: Reporter) -> dict[str, Any]:
         InputError: no cluster, no such job, or no such rank.
         JobEndedError: a job that was followed did not end well; has its exit code.
     """
-    jobs, job = one_job(config)
+    jobs, job = find_job(config)
     if config.rank is not None:
         text = _of_rank(job, config.rank)
     elif config.follow:
-        address = config.runtime.address
-        return facts_of(follow(jobs, job, reporter, address, insecure=config.insecure))
+        return asdict(follow(jobs, job, reporter))
     else:
         text = jobs.logs(job)
     for line in text.splitlines():
         reporter.note(line)
-    return {**facts_of(job), "log": text}
+    return {**asdict(job), "log": text}
 
 
 def _of_rank(job: Job, rank: int) -> str:

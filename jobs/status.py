@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from gfs_dist.config.cluster import OfJob
 from gfs_dist.service.jobs import Job
-from gfs_dist.workflows.follow_job import commands, facts_of, how_it_ended, one_job
+from gfs_dist.workflows.follow_job import find_job, how_it_ended, next_commands
 from gfs_dist.workflows.reporter import Reporter
 
 TAIL = 3
@@ -19,15 +20,15 @@ def run(config: OfJob, reporter: Reporter) -> dict[str, Any]:
     Raises:
         InputError: no cluster, or no such job; names those that are alike.
     """
-    jobs, job = one_job(config)
+    jobs, job = find_job(config)
     last = [line for line in jobs.logs(job).splitlines() if line.strip()][-TAIL:]
     reporter.table(job.id, ["", "value"], _rows(job))
     for line in last:
         reporter.note(f"> {line}")
     if job.status == "FAILED":
         reporter.note(how_it_ended(job))
-    reporter.next(commands(job, config.runtime.address, insecure=config.insecure))
-    return {**facts_of(job), "last_lines": last}
+    reporter.next(next_commands(jobs, job))
+    return {**asdict(job), "last_lines": last}
 
 
 def _rows(job: Job) -> list[list[object]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from gfs_dist.config.cluster import OfJob
-from gfs_dist.workflows.follow_job import commands, facts_of, one_job
+from gfs_dist.workflows.follow_job import find_job, next_commands
 from gfs_dist.workflows.reporter import Reporter
 
 
@@ -17,7 +18,7 @@ def run(config: OfJob, reporter: Reporter) -> dict[str, Any]:
         RunError: it does not end.
         KeyboardInterrupt: the user waits no longer for one that ends when its turn comes.
     """
-    jobs, job = one_job(config)
+    jobs, job = find_job(config)
     if job.over:
         reporter.note(f"{job.id} is over already: {job.status}")
     else:
@@ -32,5 +33,5 @@ def run(config: OfJob, reporter: Reporter) -> dict[str, Any]:
         again = "the same gfs submit goes on where it stopped"
         how = again if job.status == "STOPPED" else "it ended by itself"
         reporter.note(f"{job.id}: {job.status}; {how}")
-    reporter.next(commands(job, config.runtime.address, insecure=config.insecure))
-    return facts_of(job)
+    reporter.next(next_commands(jobs, job))
+    return asdict(job)

@@ -12,7 +12,7 @@ import torch
 from gfs_dist.cli.arguments import COMMANDS, read_arguments
 from gfs_dist.config.compose import compose, sweep
 from gfs_dist.files import RunFolder, checkpoint
-from gfs_dist.jobs import submit
+from gfs_dist.workflows.submission import read_batch
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_command_lines_compose(line: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert found.command is not None
     if not found.help and not any(word.startswith("resume=") for word in found.words):
         if found.command == "submit":
-            submit.batch(found.words, multirun=found.multirun)
+            read_batch(found.words, multirun=found.multirun)
         else:
             (sweep if found.multirun else compose)(found.command, found.words)
 

@@ -106,9 +106,9 @@ def _compose(arguments: Arguments, command: str) -> list[Any]:
 
     words, folder = arguments.words, arguments.config_dir
     if command == "submit":
-        from gfs_dist.jobs import submit
+        from gfs_dist.workflows.submission import read_batch
 
-        return [submit.batch(words, folder, multirun=arguments.multirun)]
+        return [read_batch(words, folder, multirun=arguments.multirun)]
     if arguments.config is not None:
         return [compose.compose_file(command, arguments.config, words)]
     if arguments.multirun:

@@ -1,4 +1,4 @@
-"""Which cluster is meant, and whether it may be used: asked in short requests before anything else.
+"""Find the cluster to use and check it, in short requests before anything else.
 
 The first of: an address that was given; Ray's own variables; what ``gfs up`` started. Ray's client
 waits for minutes for a dead address, and says nothing of a wrong token.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
+from gfs_dist.command_words import typed
 from gfs_dist.errors import ClusterError
 from gfs_dist.service import http, state
 from gfs_dist.urls import in_home
@@ -23,42 +26,47 @@ _REFUSED = (401, 403)
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that answered, and takes us.
+    """A cluster that answers and accepts our token.
 
     Attributes:
         url: of its dashboard, ``http://HOST:PORT``.
         token: None where it asks for none.
         own: whether ``gfs up`` started it, on this machine.
-        source: who named it.
+        source: the key or variable that named it, or ``gfs up``.
+        words: that name it on a command line as the user did.
     """
 
     url: str
     token: str | None
     own: bool
     source: str
+    words: tuple[str, ...] = ()
 
     def get(self, path: str) -> Any:
-        """What the dashboard answers.
+        """The dashboard's answer to a request for ``path``.
 
         Raises:
-            ClusterError: it does not.
+            ClusterError: there is none.
         """
-        try:
+        with self._answering():
             return http.get_json(self.url + path, self.token)
-        except (http.AnswerError, http.UnreachableError) as error:
-            raise ClusterError(f"{self.source}: {self.url} does not answer: {error}") from error
 
     def nodes(self) -> list[dict[str, Any]]:
         """The nodes that are alive.
 
         Raises:
-            ClusterError: it does not answer.
+            ClusterError: the dashboard does not answer.
         """
-        try:
+        with self._answering():
             rows = http.nodes(self.url, self.token, timeout_s=4 * http.TIMEOUT_S)
-        except (http.AnswerError, http.UnreachableError) as error:
-            raise ClusterError(f"{self.source}: {self.url} does not answer: {error}") from error
         return [row for row in rows if row["state"] == "ALIVE"]
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except http.RequestError as error:
+            raise ClusterError(f"{self.source}: {self.url} does not answer: {error}") from error
 
 
 def find_cluster(address: str | None, *, insecure: bool = False) -> Cluster:
@@ -83,11 +91,18 @@ def find_cluster(address: str | None, *, insecure: bool = False) -> Cluster:
         url = _dashboard(source, named)
     is_own = own is not None and url == own.dashboard
     token = state.read_token() if is_own else find_token()
-    return _checked(Cluster(url, token, is_own, source), insecure)
+    cluster = Cluster(url, token, is_own, source, words_for(address, insecure=insecure))
+    return _checked(cluster, insecure)
+
+
+def words_for(address: str | None, *, insecure: bool) -> tuple[str, ...]:
+    """The words of a command line that name a cluster."""
+    named = [typed("runtime.address", address)] if address else []
+    return (*named, *(["--insecure"] if insecure else []))
 
 
 def find_token() -> str | None:
-    """The token that Ray's own tools would use; None if there is none.
+    """The token that Ray's own tools would use, or None.
 
     Raises:
         ClusterError: the file of the token cannot be read.
@@ -121,7 +136,7 @@ def _own_dashboard(own: state.LocalCluster | None) -> str:
 
 
 def _dashboard(source: str, address: str) -> str:
-    """The URL that takes jobs, of any way to name a cluster."""
+    """The URL of the dashboard of a cluster, named in any way."""
     if address.startswith(("http://", "https://")):
         return address.rstrip("/")
     host, _, port = address.rpartition(":")
@@ -147,7 +162,7 @@ def _dashboard(source: str, address: str) -> str:
 
 
 def _checked(cluster: Cluster, insecure: bool) -> Cluster:
-    """``cluster``, without its token if it wants none: a token is not shown around."""
+    """``cluster``, without its token if it wants none: no other server gets to see it."""
     url, source = cluster.url, cluster.source
     try:
         version = http.get_json(f"{url}/api/version", None)
@@ -163,7 +178,7 @@ def _checked(cluster: Cluster, insecure: bool) -> Cluster:
                 f"{source}: {url} asks for no token: whoever reaches it can run code there. Start "
                 "it with RAY_AUTH_MODE=token, or accept that with --insecure"
             )
-        cluster = Cluster(url, None, cluster.own, source)
+        cluster = replace(cluster, token=None)
     _refuse_other_ray(cluster, version)
     _refuse_other_python(cluster)
     return cluster
@@ -199,7 +214,7 @@ def _refuse_other_ray(cluster: Cluster, version: Any) -> None:
 
 
 def _refuse_other_python(cluster: Cluster) -> None:
-    """What is shipped, code of the user's above all, is for the Python that it was tried on."""
+    """The user's code that travels with a job was written for the Python here."""
     facts = cluster.get("/api/v0/cluster_metadata")
     data = facts.get("data") if isinstance(facts, dict) else None
     there = str(data.get("pythonVersion", "")) if isinstance(data, dict) else ""

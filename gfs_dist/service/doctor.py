@@ -1,4 +1,4 @@
-"""What is wrong with a machine or a cluster, found before a job finds it. Nothing is changed."""
+"""Checks of a machine and of a cluster before a job runs. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
+
+import psutil
 
 from gfs_dist._environment import UNSAFE_ENVIRONMENT, is_unsafe
 from gfs_dist.errors import GfsError, RunError
@@ -159,12 +161,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _memory() -> Check:
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-            break
-    else:
-        return Check("memory", WARN, "unknown", "look at free -h")
+    free = psutil.virtual_memory().available
     found = f"{free / GIB:.1f} GiB available"
     if free < 2 * GIB:
         return Check("memory", WARN, found, "Ray takes 1 to 2 GiB, a rank 0.3 and more: free some")

@@ -16,7 +16,11 @@ MAX_BYTES = 16 * 2**20
 """Of an answer; 10,000 nodes or jobs have less."""
 
 
-class AnswerError(Exception):
+class RequestError(Exception):
+    """A request without a usable answer."""
+
+
+class AnswerError(RequestError):
     """The server answered with another status than 200."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -24,16 +28,16 @@ class AnswerError(Exception):
         self.status = status
 
 
-class UnreachableError(Exception):
-    """Nobody answered, or not in HTTP."""
+class UnreachableError(RequestError):
+    """No answer, or not one in HTTP."""
 
 
 class SilentError(UnreachableError):
-    """It took the request, or nothing refused it, and no whole answer came in time."""
+    """The request was taken, or not refused, and no whole answer came in time."""
 
 
 class _Refuse(urllib.request.HTTPRedirectHandler):
-    """A token is for the server that was named, not for where that one points."""
+    """Follow no redirection: a token is for the server that was named."""
 
     def redirect_request(
         self,
@@ -48,7 +52,7 @@ class _Refuse(urllib.request.HTTPRedirectHandler):
 
 
 def get_json(url: str, token: str | None, timeout_s: float | None = None) -> Any:
-    """What ``url`` answers within ``timeout_s`` (None: ``TIMEOUT_S``).
+    """The answer of ``url`` within ``timeout_s`` (None: ``TIMEOUT_S``).
 
     Raises:
         AnswerError: with another status than 200 (401, 403: the token).

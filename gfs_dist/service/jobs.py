@@ -1,4 +1,4 @@
-"""Jobs of ours on one cluster, by Ray's Jobs API."""
+"""The jobs on one cluster, through Ray's Jobs API."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Job:
         config_sha256, git_commit: of what was submitted.
         started, ended: seconds since the epoch; None if not yet.
         exit_code: of its driver.
-        message: Ray's words on how it ended.
+        message: Ray's description of its end.
     """
 
     id: str
@@ -62,7 +62,7 @@ class Job:
 
     @classmethod
     def of(cls, details: Any) -> Job | None:
-        """From Ray's details; None if it is no job of ours."""
+        """From Ray's details; None if gfs did not submit it."""
         facts = details.metadata or {}
         if not details.submission_id or not facts.get("gfs_id"):
             return None
@@ -86,13 +86,15 @@ class Job:
         return self.status in ENDED
 
     @property
-    def seconds(self) -> float | None:
-        """How long it has been there."""
-        return None if self.started is None else (self.ended or time.time()) - self.started
+    def minutes(self) -> float | None:
+        """From its submission to its end, or to now."""
+        if self.started is None:
+            return None
+        return round(((self.ended or time.time()) - self.started) / 60, 1)
 
 
 class AlreadyThereError(Exception):
-    """A job with that id was submitted meanwhile, by somebody else."""
+    """Another process has submitted a job of that id meanwhile."""
 
 
 class Jobs:
@@ -103,12 +105,12 @@ class Jobs:
         self._client = _client(cluster)
 
     def list(self) -> list[Job]:
-        """All of ours, the oldest first.
+        """Those that gfs submitted, the oldest first.
 
         Raises:
             ClusterError: the cluster does not answer.
         """
-        with _told(self.cluster):
+        with _plain_errors(self.cluster):
             found = [job for row in self._client.list_jobs() if (job := Job.of(row)) is not None]
         return sorted(found, key=lambda job: (job.started or 0.0, job.id))
 
@@ -130,7 +132,7 @@ class Jobs:
     def submit(
         self, job_id: str, entrypoint: str, folder: Path, facts: dict[str, str], **reserve: Any
     ) -> None:
-        """Hand over a job whose working directory is a copy of ``folder``.
+        """Submit a job whose working directory is a copy of ``folder``.
 
         Raises:
             AlreadyThereError: the id is taken.
@@ -142,12 +144,14 @@ class Jobs:
                 f"model.factory: its code has {size / 2**20:.0f} MiB, accepted at most "
                 f"{_LIMIT_BYTES // 2**20}: keep data out of its folder"
             )
-        with _told(self.cluster):
+        # On a cluster that asks for no token, the job's driver has to accept that too.
+        accepted = {} if self.cluster.token else {"env_vars": {"RAY_AUTH_MODE": "disabled"}}
+        with _plain_errors(self.cluster):
             try:
                 self._client.submit_job(
                     submission_id=job_id,
                     entrypoint=entrypoint,
-                    runtime_env={"working_dir": str(folder), **self._accepted()},
+                    runtime_env={"working_dir": str(folder), **accepted},
                     metadata=facts,
                     **reserve,
                 )
@@ -155,10 +159,6 @@ class Jobs:
                 if _EXISTS in str(error):
                     raise AlreadyThereError from error
                 raise
-
-    def _accepted(self) -> dict[str, Any]:
-        """On a cluster that asks for no token, the job's driver has to accept that too."""
-        return {} if self.cluster.token else {"env_vars": {"RAY_AUTH_MODE": "disabled"}}
 
     def stop(self, job: Job) -> Job:
         """End a job; returns when it has ended.
@@ -171,59 +171,56 @@ class Jobs:
         asked, began = False, None
         while not job.over:
             if not asked:  # Ray refuses until it knows the job's driver
-                with _told(self.cluster):
+                with _plain_errors(self.cluster):
                     asked = self._client.stop_job(job.id)
             if job.status != "PENDING":
                 began = time.monotonic() if began is None else began
                 if time.monotonic() - began > STOP_TIMEOUT_S:
                     raise RunError(f"{job.id}: still {job.status} after {STOP_TIMEOUT_S:g} s")
-            time.sleep(0.5)  # the Jobs API has no way to be told
+            time.sleep(0.5)  # the Jobs API has no events
             job = self.find(job.id)
         return job
 
     def output(self, name: str, entrypoint: str, folder: Path, timeout_s: float) -> str:
-        """What a small job of no lasting interest prints; it is not listed.
+        """Run a small job that is not listed; returns its log.
 
         Raises:
             RunError: it takes too long.
         """
         self.submit(name, entrypoint, folder, {})
         deadline = time.monotonic() + timeout_s
-        with _told(self.cluster):
+        with _plain_errors(self.cluster):
             while not self._client.get_job_status(name).is_terminal():
                 if time.monotonic() > deadline:
                     raise RunError(f"{name}: not done after {timeout_s:g} s")
-                time.sleep(0.5)  # the Jobs API has no way to be told
+                time.sleep(0.5)  # the Jobs API has no events
             return str(self._client.get_job_logs(name))
 
     def logs(self, job: Job) -> str:
-        """What the driver has printed so far."""
-        with _told(self.cluster):
+        """The output of the driver so far."""
+        with _plain_errors(self.cluster):
             return str(self._client.get_job_logs(job.id))
 
     def follow(self, job: Job, write: Callable[[str], None]) -> Job:
-        """Pass on what the driver prints until the job is over; the job then.
+        """Pass on the output of the driver until the job is over; returns the job then.
 
         Raises:
             ClusterLostError: the cluster does not answer any more, or knows the job no more.
         """
+        written = 0
         try:
-            return self._follow(job, write)
+            while True:
+                with _plain_errors(self.cluster):
+                    written = asyncio.run(self._tail(job.id, write, written))
+                job = self.find(job.id)
+                if job.over:
+                    return job
+                time.sleep(1.0)  # the connection was cut: again, without what was shown
         except InputError as error:
             raise ClusterLostError(
                 f"{job.id}: its cluster was lost ({error}); once one answers again, the same gfs "
                 "submit goes on where the job stopped"
             ) from error
-
-    def _follow(self, job: Job, write: Callable[[str], None]) -> Job:
-        written = 0
-        while True:
-            with _told(self.cluster):
-                written = asyncio.run(self._tail(job.id, write, written))
-            job = self.find(job.id)
-            if job.over:
-                return job
-            time.sleep(1.0)  # the connection was cut: again, without what was shown
 
     async def _tail(self, job_id: str, write: Callable[[str], None], skip: int) -> int:
         """Pass the log on from character ``skip``; how many characters are shown now."""
@@ -243,11 +240,11 @@ def _client(cluster: Cluster) -> Any:
     """Ray's client. Its address would lose against Ray's variables, so they say the same."""
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     headers = {} if cluster.token is None else {"Authorization": f"Bearer {cluster.token}"}
-    with _variables(VARIABLES[0], cluster.url), _told(cluster):
+    with _variable(VARIABLES[0], cluster.url), _plain_errors(cluster):
         from ray.job_submission import JobSubmissionClient
 
         class Bounded(JobSubmissionClient):
-            """Ray's own waits for ever, and reads whatever comes."""
+            """Ray's own, which waits for ever and reads any amount, with limits."""
 
             def _do_request(self, method: str, endpoint: str, **more: Any) -> Any:
                 limit = LOG_BYTES if endpoint.endswith("/logs") else http.MAX_BYTES
@@ -271,21 +268,20 @@ def _read_bounded(limit: int, response: Any, **_: Any) -> None:
 
 
 @contextmanager
-def _variables(name: str, value: str) -> Iterator[None]:
+def _variable(name: str, value: str) -> Iterator[None]:
     before = os.environ.get(name)
     os.environ[name] = value
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
+        os.environ.pop(name)
+        if before is not None:
             os.environ[name] = before
 
 
 @contextmanager
-def _told(cluster: Cluster) -> Iterator[None]:
-    """Turn errors of Ray's client, pages of a server's traceback, into one line."""
+def _plain_errors(cluster: Cluster) -> Iterator[None]:
+    """Errors of Ray's client, which quote whole tracebacks of the server, in one line."""
     from aiohttp import ClientError
     from ray.exceptions import AuthenticationError
 
@@ -294,11 +290,11 @@ def _told(cluster: Cluster) -> Iterator[None]:
     except (AuthenticationError, ClientError, OSError, RuntimeError, *_DAMAGED) as error:
         if isinstance(error, InputError | RunError):
             raise
-        raise ClusterError(f"{cluster.url}{_plain(error)}") from error
+        raise ClusterError(f"{cluster.url}{_message(error)}") from error
 
 
-def _plain(error: Exception) -> str:
-    """What a cluster does that raised ``error``; their texts name pools, retries and objects."""
+def _message(error: Exception) -> str:
+    """The predicate for a cluster's URL: its own texts name pools, retries and objects."""
     import requests
     from aiohttp import ClientConnectionError, ClientResponseError
 

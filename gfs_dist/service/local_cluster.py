@@ -58,22 +58,23 @@ def up(workers: int, say: Say) -> LocalCluster:
         InputError: a cluster of another size runs already, or is about to.
         RunError: a node did not come up; all that was started is ended.
     """
-    with _alone():
-        return _up(workers, say)
+    with _locked():
+        before = state.read()
+        if before is not None and before.runs and not before.lost:
+            if before.workers == workers:
+                say(f"already up: a head and {workers} workers")
+                return before
+            raise InputError(
+                f"workers: a cluster with {before.workers} is up already; gfs down ends it"
+            )
+        if before is not None:
+            say("clearing away what a cluster that died has left")
+            _clear(before)
+        return _started(workers, say)
 
 
-def _up(workers: int, say: Say) -> LocalCluster:
-    before = state.read()
-    if before is not None and before.runs and not before.lost:
-        if before.workers == workers:
-            say(f"already up: a head and {workers} workers")
-            return before
-        raise InputError(
-            f"workers: a cluster with {before.workers} is up already; gfs down ends it"
-        )
-    if before is not None:
-        say("clearing away what a cluster that died has left")
-        _clear(before)
+def _started(workers: int, say: Say) -> LocalCluster:
+    """A new cluster; a start that fails is repeated from nothing."""
     for attempt in range(1, ATTEMPTS + 1):
         cluster = _prepare(workers)
         try:
@@ -97,13 +98,18 @@ def _start_all(cluster: LocalCluster, say: Say) -> LocalCluster:
     """
     cluster = _start(cluster, "head", _head(cluster))
     say(f"head is up: {cluster.address}, dashboard {cluster.dashboard}")
+    cores, gpus = _cores(), _gpus()
     for number in range(cluster.workers):
         # One after the other: nodes that share Ray's folder disturb each other's start.
         cluster = _start(
             cluster,
             f"worker {number + 1}",
-            _worker(cluster, len(_share(_cores(), number, cluster.workers)) or 1),
-            {"CUDA_VISIBLE_DEVICES": ",".join(_share(_gpus(), number, cluster.workers))},
+            [
+                f"--address={cluster.address}",
+                f"--num-cpus={len(cores[number :: cluster.workers]) or 1}",
+                ANY_AGENT_PORT,
+            ],
+            {"CUDA_VISIBLE_DEVICES": ",".join(gpus[number :: cluster.workers])},
         )
         say(f"worker {number + 1} of {cluster.workers} is up")
     return cluster
@@ -111,7 +117,7 @@ def _start_all(cluster: LocalCluster, say: Say) -> LocalCluster:
 
 def down(say: Say) -> bool:
     """End the cluster that :func:`up` started and all its processes; False if there is none."""
-    with _alone():
+    with _locked():
         cluster = state.read()
         if cluster is None:
             return False
@@ -122,8 +128,8 @@ def down(say: Say) -> bool:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Nobody else starts or ends a cluster meanwhile."""
+def _locked() -> Iterator[None]:
+    """No other process starts or ends a cluster meanwhile."""
     lock = FolderLock(state.make_folder())
     try:
         yield
@@ -132,7 +138,7 @@ def _alone() -> Iterator[None]:
 
 
 def _prepare(workers: int) -> LocalCluster:
-    """Token, ports and folder of a cluster that does not run yet; remembered."""
+    """Token, ports and folder of a cluster that does not run yet; recorded."""
     token = state.make_folder() / "token"
     token.unlink(missing_ok=True)
     with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -160,10 +166,6 @@ def _head(cluster: LocalCluster) -> list[str]:
         f"--ray-client-server-port={_free_port(CLIENT_PORT)}",  # it cannot be told to have none
         ANY_AGENT_PORT,
     ]
-
-
-def _worker(cluster: LocalCluster, cores: int) -> list[str]:
-    return [f"--address={cluster.address}", f"--num-cpus={cores}", ANY_AGENT_PORT]
 
 
 def _start(
@@ -200,12 +202,12 @@ def _start(
             raise NotUpError(f"{name} did not come up: {_reason(log)}")
         if lost := cluster.lost:
             raise NotUpError(f"{lost[0]} has ended: {_reason(_log(cluster, lost[0]))}")
-        time.sleep(0.2)  # Ray tells nobody that a node is ready
+        time.sleep(0.2)  # Ray has no event for a node that is ready
     return cluster
 
 
 def _environment(cluster: LocalCluster) -> dict[str, str]:
-    """This process's environment with what a node needs, and with no other cluster's settings."""
+    """This process's environment with what a node needs, without settings of other clusters."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     package = str(Path(gfs_dist.__file__).resolve().parent.parent)
     paths = [path for path in (package, os.environ.get("PYTHONPATH")) if path]
@@ -226,13 +228,13 @@ def _environment(cluster: LocalCluster) -> dict[str, str]:
 def _alive(cluster: LocalCluster) -> int:
     try:
         rows = http.nodes(cluster.dashboard, state.read_token())
-    except (http.UnreachableError, http.AnswerError):  # it is not up yet
+    except http.RequestError:  # it is not up yet
         return 0
     return sum(row["state"] == "ALIVE" for row in rows)
 
 
 def _clear(cluster: LocalCluster) -> int:
-    """End every process of ``cluster`` and remove its files; how many had to be killed apart."""
+    """End every process of ``cluster`` and remove its files; how many outlived their nodes."""
     workers = [node.process for node in cluster.nodes[1:]]
     head = [node.process for node in cluster.nodes[:1]]
     for processes in (workers, head):
@@ -250,13 +252,13 @@ def _log(cluster: LocalCluster, name: str) -> Path:
 
 
 def _reason(log: Path) -> str:
-    """The last line of a node's log that says something, and where the others are."""
+    """The last line of a node's log."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1].strip() if lines else "it said nothing"
 
 
 def _free_port(wanted: int) -> int:
-    """``wanted`` if nobody has it, else any that is free."""
+    """``wanted`` if it is free, else any port that is."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -279,8 +281,3 @@ def _gpus() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     return chosen.split(",")[:count] if chosen else [str(number) for number in range(count)]
-
-
-def _share(items: list[str], number: int, of: int) -> list[str]:
-    """Part ``number`` of ``items`` divided evenly."""
-    return items[number::of]

@@ -1,7 +1,8 @@
-"""Processes that are known by more than their number, so that no stranger is ever ended.
+"""Processes identified by more than their number, so that no other process is ever ended.
 
 A number is used again once its process is gone. Here a process is its number together with the
-moment it began; what it started in turn carries a mark in its environment.
+moment it began; the processes that it starts inherit a mark in their environment. The moment counts
+from boot, as the kernel keeps it: psutil's is a time of day, which moves when the clock is set.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import psutil
 
 MARK = "GFS_CLUSTER"
 """The environment variable that every process of one of our clusters inherits."""
@@ -37,56 +41,52 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> Self | None:
-        """The process that has the number ``pid`` now; None if there is none that runs."""
+        """The running process that has the number ``pid`` now; None if there is none."""
         try:
             text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             return None
         state, *fields = text.rpartition(")")[2].split()
-        return None if state in "ZX" else cls(pid, int(fields[18]), boot_id())
+        boot = _BOOT.read_text(encoding="ascii").strip()
+        return None if state in "ZX" else cls(pid, int(fields[18]), boot)
 
     @property
     def runs(self) -> bool:
-        """True while it does; False if its number belongs to another one now."""
+        """False also if its number belongs to another process now."""
         return self.of(self.pid) == self
 
 
-def boot_id() -> str:
-    """Differs after every start of this machine."""
-    return _BOOT.read_text(encoding="ascii").strip()
-
-
 def end(processes: Sequence[Process], number: int, timeout_s: float) -> list[Process]:
-    """Send the signal ``number`` to each and wait for all; those that still run then."""
+    """Send the signal ``number`` to each and wait for all; returns those that still run then."""
+    deadline, poll = time.monotonic() + timeout_s, select.poll()
     waiting: dict[int, Process] = {}
-    poll = select.poll()
-    for process in processes:
-        descriptor = _handle(process)
-        if descriptor is not None:
-            waiting[descriptor] = process
-            poll.register(descriptor, select.POLLIN)
-    deadline = time.monotonic() + timeout_s
-    try:
+    with ExitStack() as descriptors:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                # It stays with the process, whatever becomes of its number.
+                descriptor = os.pidfd_open(process.pid)
+                descriptors.callback(os.close, descriptor)
+                if process.runs:
+                    waiting[descriptor] = process
+                    poll.register(descriptor, select.POLLIN)
         for descriptor in waiting:
-            _send(descriptor, number)
-        left = dict(waiting)
-        while left and (remaining := deadline - time.monotonic()) > 0:
+            with suppress(ProcessLookupError):  # it has just ended
+                signal.pidfd_send_signal(descriptor, number)
+        while waiting and (remaining := deadline - time.monotonic()) > 0:
             for descriptor, _ in poll.poll(1000 * remaining):
                 poll.unregister(descriptor)
-                del left[descriptor]
-        return list(left.values())
-    finally:
-        for descriptor in waiting:
-            os.close(descriptor)
+                del waiting[descriptor]
+    return list(waiting.values())
 
 
 def marked(mark: str) -> list[Process]:
     """The running processes of this user whose environment carries ``mark``."""
-    return [process for process in _own() if _is_marked(process.pid, mark)]
+    running = [process for pid in psutil.pids() if (process := Process.of(pid)) is not None]
+    return [process for process in running if _mark_of(process.pid) == mark]
 
 
 def end_marked(mark: str, timeout_s: float = 10.0) -> int:
-    """Kill what still carries ``mark``, also what it starts meanwhile; how many there were."""
+    """Kill what carries ``mark``, also what starts meanwhile; returns how many there were."""
     ended: set[Process] = set()
     deadline = time.monotonic() + timeout_s
     while (found := marked(mark)) and time.monotonic() < deadline:
@@ -95,34 +95,8 @@ def end_marked(mark: str, timeout_s: float = 10.0) -> int:
     return len(ended)
 
 
-def _own() -> Iterator[Process]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (process := Process.of(int(entry.name))) is not None:
-            yield process
-
-
-def _is_marked(pid: int, mark: str) -> bool:
+def _mark_of(pid: int) -> str | None:
     try:
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or somebody else's
-        return False
-    return f"{MARK}={mark}".encode() in variables
-
-
-def _handle(process: Process) -> int | None:
-    """A descriptor that stays with the process, whatever becomes of its number."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except ProcessLookupError:
+        return psutil.Process(pid).environ().get(MARK)
+    except psutil.Error:  # gone, or of another user
         return None
-    if process.runs:
-        return descriptor
-    os.close(descriptor)
-    return None
-
-
-def _send(descriptor: int, number: int) -> None:
-    try:
-        signal.pidfd_send_signal(descriptor, number)
-    except ProcessLookupError:
-        return  # it has just ended

@@ -1,4 +1,4 @@
-"""What ``gfs up`` remembers of the cluster it started, until ``gfs down``.
+"""The cluster that ``gfs up`` started, recorded until ``gfs down``.
 
 ``$XDG_STATE_HOME/gfs/cluster`` (``~/.local/state/gfs/cluster``), readable by its owner alone:
 ``state.json``, written before the first process starts and with each one; ``token``.
@@ -55,12 +55,12 @@ class LocalCluster:
 
     @property
     def lost(self) -> list[str]:
-        """Names of nodes that ended without being asked to."""
+        """Names of the nodes that have ended."""
         return [node.name for node in self.nodes if not node.process.runs]
 
 
 def folder() -> Path:
-    """Where state and token are; they do not have to exist."""
+    """Where state and token are."""
     home = os.environ.get("XDG_STATE_HOME") or in_home("~/.local/state")
     return Path(home) / "gfs" / "cluster"
 
@@ -93,7 +93,7 @@ def make_folder() -> Path:
 
 
 def write(cluster: LocalCluster) -> None:
-    """Remember ``cluster``."""
+    """Record ``cluster``."""
     atomic.write_json(folder() / "state.json", {"format": FORMAT, **asdict(cluster)})
 
 
@@ -106,24 +106,20 @@ def read() -> LocalCluster | None:
     file = folder() / "state.json"
     try:
         content: dict[str, Any] = load_json(file)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: cannot be read ({error}); {_cure(file)}") from error
-    try:
         if content.pop("format") != FORMAT:
             raise ValueError(f"another format than {FORMAT}")
         nodes = tuple(Node(row["name"], Process(**row["process"])) for row in content.pop("nodes"))
         return LocalCluster(**content, nodes=nodes)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{file}: not a state of gfs up ({error}); {_cure(file)}") from error
+    except FileNotFoundError:
+        return None
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{file}: not a state of gfs up ({error}); end the Ray processes it started, if any, "
+            "and remove it"
+        ) from error
 
 
 def forget() -> None:
     """Remove state and token."""
     for name in ("state.json", "token"):
         (folder() / name).unlink(missing_ok=True)
-
-
-def _cure(file: Path) -> str:
-    return f"end the Ray processes it started, if any, and remove {file}"

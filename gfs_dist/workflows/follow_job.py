@@ -1,96 +1,72 @@
-"""What the commands that talk to a cluster have in common."""
+"""Following a job on a cluster, and what the commands say of it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
-from gfs_dist.command_words import typed
-from gfs_dist.config.cluster import OfJob, OnCluster
+from gfs_dist.config.cluster import OfJob
 from gfs_dist.errors import JobEndedError
 from gfs_dist.service.cluster import find_cluster
 from gfs_dist.service.jobs import Job, Jobs
 from gfs_dist.workflows.reporter import Reporter
 
 STOPPED = 130
-"""The exit code of what was interrupted and can go on."""
+"""The exit code of a job that was interrupted and can go on."""
 
 
-def connect(address: str | None, insecure: bool) -> Jobs:
-    """The jobs of the cluster that is meant.
-
-    Raises:
-        ClusterError: there is none, or none that may be used.
-    """
-    return Jobs(find_cluster(address, insecure=insecure))
-
-
-def of_config(config: OnCluster) -> Jobs:
-    """The same for a command's configuration."""
-    return connect(config.runtime.address, config.insecure)
-
-
-def one_job(config: OfJob) -> tuple[Jobs, Job]:
-    """The job that is meant.
+def find_job(config: OfJob) -> tuple[Jobs, Job]:
+    """The job that a command names, and the jobs of its cluster.
 
     Raises:
         InputError: no cluster, or no such job; names those that are alike.
     """
-    jobs = of_config(config)
+    jobs = Jobs(find_cluster(config.runtime.address, insecure=config.insecure))
     return jobs, jobs.find(config.id)
 
 
-def facts_of(job: Job) -> dict[str, Any]:
-    """A job as ``--json`` prints it."""
-    return asdict(job)
-
-
-def commands(job: Job, address: str | None, *, insecure: bool) -> list[str]:
-    """What can be done with a job now, as it is typed."""
-    words = {
+def next_commands(jobs: Jobs, job: Job) -> list[str]:
+    """The commands that make sense for a job in its state, as they are typed."""
+    commands = {
         "PENDING": ("status {}", "logs {} -f", "stop {}"),
         "RUNNING": ("status {}", "logs {} -f", "stop {}"),
         "SUCCEEDED": ("fetch {}", "logs {}"),
         "FAILED": ("logs {}", "status {}"),
         "STOPPED": ("logs {}", "status {}"),
     }[job.status]
-    where = [typed("runtime.address", address)] if address else []
-    flags = [*where, *(["--insecure"] if insecure else [])]
-    return [" ".join(["gfs", word.format(job.id), *flags]) for word in words]
+    return [" ".join(["gfs", words.format(job.id), *jobs.cluster.words]) for words in commands]
 
 
-def goes_on(job: Job, address: str | None, *, insecure: bool) -> str:
-    """What to tell who follows a job no longer that has not ended."""
-    again, end = commands(job, address, insecure=insecure)[-2:]
+def goes_on(jobs: Jobs, job: Job) -> str:
+    """That a job which is followed no longer has not ended."""
+    again, end = next_commands(jobs, job)[-2:]
     return f"{job.id} goes on; follow it: {again}; end it: {end}"
 
 
-def follow(jobs: Jobs, job: Job, reporter: Reporter, address: str | None, *, insecure: bool) -> Job:
-    """Show what a job prints until it is over; the job then.
+def follow(jobs: Jobs, job: Job, reporter: Reporter) -> Job:
+    """Show the output of a job line by line until it is over; returns the job then.
 
     Raises:
         JobEndedError: not well; has its exit code.
-        KeyboardInterrupt: the user has seen enough; the job goes on.
+        ClusterLostError: the cluster does not answer any more.
+        KeyboardInterrupt: the user follows no longer; the job goes on.
     """
-    lines = _Lines(reporter)
+    rest = ""
+
+    def write(chunk: str) -> None:
+        nonlocal rest
+        *lines, rest = (rest + chunk).split("\n")
+        for line in lines:
+            reporter.relay(line)
+
     try:
-        job = jobs.follow(job, lines.write)
+        job = jobs.follow(job, write)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(goes_on(job, address, insecure=insecure)) from error
-    lines.close()
+        raise KeyboardInterrupt(goes_on(jobs, job)) from error
+    if rest:
+        reporter.relay(rest)
     if job.status != "SUCCEEDED":
-        raise JobEndedError(how_it_ended(job), exit_code_of(job))
-    reporter.next(commands(job, address, insecure=insecure))
+        code = STOPPED if job.status == "STOPPED" else job.exit_code or 1
+        raise JobEndedError(how_it_ended(job), code)
+    reporter.next(next_commands(jobs, job))
     return job
-
-
-def exit_code_of(job: Job) -> int:
-    """As the job's own command exited."""
-    if job.status == "STOPPED":
-        return STOPPED
-    if job.status == "FAILED":
-        return job.exit_code or 1
-    return 0
 
 
 def how_it_ended(job: Job) -> str:
@@ -103,19 +79,3 @@ def how_it_ended(job: Job) -> str:
     if not why and job.exit_code is None:
         why = f": {job.message.strip().splitlines()[0]}" if job.message.strip() else ""
     return f"{job.id} failed{code}{why}"
-
-
-class _Lines:
-    """Chunks of text, passed on line by line."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter, self._rest = reporter, ""
-
-    def write(self, chunk: str) -> None:
-        *lines, self._rest = (self._rest + chunk).split("\n")
-        for line in lines:
-            self._reporter.relay(line)
-
-    def close(self) -> None:
-        if self._rest:
-            self._reporter.relay(self._rest)

@@ -20,7 +20,6 @@ from gfs_dist.config.overrides import parse, text
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import RunFolder
 from gfs_dist.jobs import fetch
-from gfs_dist.workflows import follow_job as on_cluster
 from tests.jobs.deep_runs import OWN, RUN, make_home
 from tests.jobs.test_submit import job
 
@@ -151,9 +150,11 @@ def test_commands_on_a_cluster_and_of_what_was_fetched_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ended = job("SUCCEEDED")
-    found = on_cluster.commands(ended, "http://a/x,y=1", insecure=True)
+    words = words_for("http://a/x,y=1", insecure=True)
+    jobs: Any = SimpleNamespace(cluster=SimpleNamespace(words=words))
+    found = next_commands(jobs, ended)
     assert read(found[0]).runtime.address == "http://a/x,y=1"
-    monkeypatch.setattr(fetch, "one_job", lambda config: (None, ended))
+    monkeypatch.setattr(fetch, "find_job", lambda config: (None, ended))
     monkeypatch.setattr(fetch, "fetch", lambda *_: 3)
     fetch.run(compose("fetch", ["id=a-1", 'into="-x=1"']), PlainReporter(sys.stdout))
     (command,) = printed(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""What ``gfs submit`` composes, what it is known by, and how its end is told."""
+"""What ``gfs submit`` composes and identifies jobs by; what is said of their end and stop."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from gfs_dist.config.cluster import SUBMITTED
 from gfs_dist.config.commands import COMMANDS
 from gfs_dist.config.compose import compose_file, to_yaml
 from gfs_dist.errors import ClusterError, ConfigError, InputError, JobEndedError, RunFolderError
-from gfs_dist.jobs import logs, submit
+from gfs_dist.jobs import logs, stop, submit
 from gfs_dist.service.capacity import Demand
 from gfs_dist.service.jobs import Job
-from gfs_dist.workflows import follow_job as on_cluster
+from gfs_dist.workflows.follow_job import follow, next_commands
 from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.submission import plan, prepare, read_batch
 
 
 @pytest.fixture(autouse=True)
@@ -29,31 +30,31 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def prepared(*words: str) -> Any:
-    (request,) = submit.batch(["job=prune", *words]).requests
-    return submit.prepare(request)
+    (request,) = read_batch(["job=prune", *words]).requests
+    return prepare(request)
 
 
 def test_submit_has_its_own_keys_and_those_of_the_job() -> None:
-    batch = submit.batch(["job=prune", "steps=3", "wait=false"])
+    batch = read_batch(["job=prune", "steps=3", "wait=false"])
     assert (batch.keys.job, batch.keys.wait) == ("prune", False)
     assert [request.config.steps for request in batch.requests] == [3]
     with pytest.raises(ConfigError, match=r"^stepz: unknown key of gfs prune; did you mean steps"):
-        submit.batch(["job=prune", "stepz=3"])
+        read_batch(["job=prune", "stepz=3"])
     with pytest.raises(ConfigError, match=r"^job: found 'cut', accepted pretrain, prune"):
-        submit.batch(["job=cut"])
+        read_batch(["job=cut"])
 
 
 @pytest.mark.parametrize("job", SUBMITTED)
 def test_every_job_that_can_be_submitted_writes_a_run_folder(job: str) -> None:
     assert {"out", "runtime", "workers", "device"} <= set(COMMANDS[job].__dataclass_fields__)
     words = {"finetune": ["path=x"], "benchmark": ["suite=scaling"]}.get(job, [])
-    (request,) = submit.batch([f"job={job}", *words]).requests
+    (request,) = read_batch([f"job={job}", *words]).requests
     assert request.config.runtime.kind == "ray"
 
 
 def test_a_suite_of_one_machine_stays_on_one() -> None:
-    (request,) = submit.batch(["job=benchmark"]).requests
-    assert submit.prepare(request).demand == Demand(1, "auto", together=True)
+    (request,) = read_batch(["job=benchmark"]).requests
+    assert prepare(request).demand == Demand(1, "auto", together=True)
 
 
 def test_the_same_words_have_the_same_id_and_folder(here: Path) -> None:
@@ -84,8 +85,8 @@ def test_a_url_stays_what_it_is() -> None:
     sent = prepared("out=memory://bucket/run")
     assert sent.run_folder == "memory://bucket/run"
     assert "out: memory://bucket/run" in sent.config_text
-    points = submit.batch(["job=prune", "steps=1,2", "out=memory://b"], multirun=True).requests
-    assert [submit.prepare(p).run_folder for p in points] == ["memory://b/0", "memory://b/1"]
+    points = read_batch(["job=prune", "steps=1,2", "out=memory://b"], multirun=True).requests
+    assert [prepare(p).run_folder for p in points] == ["memory://b/0", "memory://b/1"]
 
 
 def test_the_log_of_a_rank_is_read_where_the_run_folder_lies(here: Path) -> None:
@@ -102,10 +103,10 @@ def test_the_log_of_a_rank_is_read_where_the_run_folder_lies(here: Path) -> None
 
 
 def test_every_point_of_a_sweep_is_a_job_with_a_folder() -> None:
-    points = submit.batch(["job=prune", "steps=1,2"], multirun=True).requests
-    assert len({submit.prepare(point).run_folder for point in points}) == 2
-    named = submit.batch(["job=prune", "steps=1,2", "out=x"], multirun=True).requests
-    assert [Path(submit.prepare(point).run_folder).name for point in named] == ["0", "1"]
+    points = read_batch(["job=prune", "steps=1,2"], multirun=True).requests
+    assert len({prepare(point).run_folder for point in points}) == 2
+    named = read_batch(["job=prune", "steps=1,2", "out=x"], multirun=True).requests
+    assert [Path(prepare(point).run_folder).name for point in named] == ["0", "1"]
 
 
 def test_what_a_job_takes_follows_from_its_keys() -> None:
@@ -114,8 +115,8 @@ def test_what_a_job_takes_follows_from_its_keys() -> None:
     assert prepared("runtime=local", "workers=3", "device=cpu").demand == Demand(
         3, "cpu", together=True
     )
-    (request,) = submit.batch(["job=benchmark", "suite=scaling", "workers=[1,4,2]"]).requests
-    assert submit.prepare(request).demand.ranks == 4
+    (request,) = read_batch(["job=benchmark", "suite=scaling", "workers=[1,4,2]"]).requests
+    assert prepare(request).demand.ranks == 4
 
 
 def test_the_job_goes_on_where_its_folder_has_begun(here: Path) -> None:
@@ -142,10 +143,10 @@ def test_a_file_that_is_no_configuration_is_refused(here: Path, content: str) ->
 
 
 def test_inputs_that_are_not_here_are_refused_on_our_cluster_only() -> None:
-    (request,) = submit.batch(["job=prune", "checkpoint=/nowhere", "model=two_layer"]).requests
+    (request,) = read_batch(["job=prune", "checkpoint=/nowhere", "model=two_layer"]).requests
     with pytest.raises(ConfigError, match="checkpoint: /nowhere does not exist"):
-        submit._plan(request, own_cluster=True)
-    (line,) = submit._plan(request, own_cluster=False)
+        plan(request, own_cluster=True)
+    (line,) = plan(request, own_cluster=False)
     assert "cannot be seen from here" in line
 
 
@@ -154,11 +155,15 @@ def test_a_folder_that_cannot_be_written_is_refused_on_our_cluster(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (here / "file").touch()
-    (request,) = submit.batch(["job=prune", "out=file/run", "device=cuda"]).requests
+    (request,) = read_batch(["job=prune", "out=file/run", "device=cuda"]).requests
     with pytest.raises(RunFolderError, match=r"^out: .*/file exists and is no folder$"):
-        submit._plan(request, own_cluster=True)
-    (line,) = submit._plan(request, own_cluster=False)
+        plan(request, own_cluster=True)
+    (line,) = plan(request, own_cluster=False)
     assert "here is no GPU" in line
+
+
+NAMED = SimpleNamespace(words=("runtime.address=http://a:1",))
+"""A cluster that was named on the command line."""
 
 
 def job(status: str, exit_code: int | None = None, message: str = "") -> Job:
@@ -176,19 +181,19 @@ def job(status: str, exit_code: int | None = None, message: str = "") -> Job:
 def test_a_job_that_did_not_end_well_gives_its_exit_code(
     ended: Job, exit_code: int, words: str
 ) -> None:
-    jobs: Any = SimpleNamespace(follow=lambda job, write: ended)
+    jobs: Any = SimpleNamespace(follow=lambda job, write: ended, cluster=NAMED)
     with pytest.raises(JobEndedError, match=words) as caught:
-        on_cluster.follow(jobs, job("RUNNING"), Silent(), None, insecure=False)
+        follow(jobs, job("RUNNING"), Silent())
     assert caught.value.exit_code == exit_code
 
 
 def test_interrupting_says_that_the_job_goes_on() -> None:
-    def follow(job: Job, write: Any) -> Job:
+    def interrupt(job: Job, write: Any) -> Job:
         raise KeyboardInterrupt
 
-    jobs: Any = SimpleNamespace(follow=follow)
-    with pytest.raises(KeyboardInterrupt, match=r"a-1 goes on; .*gfs logs a-1 -f.*gfs stop a-1"):
-        on_cluster.follow(jobs, job("RUNNING"), Silent(), None, insecure=False)
+    jobs: Any = SimpleNamespace(follow=interrupt, cluster=NAMED)
+    with pytest.raises(KeyboardInterrupt, match=r"a-1 goes on; .*gfs logs a-1 -f .*gfs stop a-1"):
+        follow(jobs, job("RUNNING"), Silent())
 
 
 class Cluster:
@@ -197,7 +202,7 @@ class Cluster:
     def __init__(self, *arrive: bool, silent: bool = False) -> None:
         self.arrive, self.silent = list(arrive), silent
         self.jobs: list[Job] = []
-        self.cluster = SimpleNamespace(url="http://a", own=True, nodes=list)
+        self.cluster = SimpleNamespace(url="http://a", own=True, nodes=list, words=())
 
     def list(self) -> list[Job]:
         if self.silent:
@@ -218,14 +223,15 @@ class Cluster:
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> Any:
     """What ``gfs submit prune WORDS`` says when it is interrupted on a stand-in of a cluster."""
     monkeypatch.setattr(submit, "ASK_AGAIN_S", (0.0, 0.0))
-    monkeypatch.setattr(submit, "_plan", lambda *_, **__: [])
+    monkeypatch.setattr(submit, "plan", lambda *_, **__: [])
     monkeypatch.setattr(submit.Capacity, "check", lambda *_: "")
 
     def run(cluster: Cluster, *words: str) -> str:
-        monkeypatch.setattr(submit, "connect", lambda *_: cluster)
+        monkeypatch.setattr(submit, "find_cluster", lambda *_, **__: None)
+        monkeypatch.setattr(submit, "Jobs", lambda _: cluster)
         monkeypatch.setattr(submit, "send", cluster.send)
         with pytest.raises(KeyboardInterrupt) as caught:
-            submit.run(submit.batch(["job=prune", *words], multirun=True), Silent())
+            submit.run(read_batch(["job=prune", *words], multirun=True), Silent())
         return str(caught.value)
 
     return run
@@ -256,15 +262,19 @@ def test_an_interruption_before_anything_is_sent_says_so(
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    for name in ("jobs.submit.connect", "jobs.submit.batch", "cli.shell._compose"):
+    for name in (
+        "jobs.submit.find_cluster",
+        "workflows.submission.read_batch",
+        "cli.shell._compose",
+    ):
         monkeypatch.setattr(f"gfs_dist.{name}", interrupt)
         assert main(["submit", "prune"]) == 130
         assert capsys.readouterr().err == "gfs: interrupted; nothing was submitted\n"
 
 
 def test_commands_name_the_cluster_that_was_named() -> None:
-    found = on_cluster.commands(job("SUCCEEDED"), "http://a:1", insecure=True)
-    assert found[0] == "gfs fetch a-1 runtime.address=http://a:1 --insecure"
+    jobs: Any = SimpleNamespace(cluster=NAMED)
+    assert next_commands(jobs, job("SUCCEEDED"))[0] == "gfs fetch a-1 runtime.address=http://a:1"
 
 
 def test_chunks_become_lines() -> None:
@@ -275,9 +285,58 @@ def test_chunks_become_lines() -> None:
         def relay(self, line: str) -> None:
             self.lines.append(line)
 
-    notes = Notes()
-    lines = on_cluster._Lines(notes)
-    for chunk in ("a", "b\nc\n\nd", "e"):
-        lines.write(chunk)
-    lines.close()
+    def print_chunks(_job: Job, write: Any) -> Job:
+        for chunk in ("a", "b\nc\n\nd", "e"):
+            write(chunk)
+        return job("SUCCEEDED")
+
+    notes, jobs = Notes(), SimpleNamespace(follow=print_chunks, cluster=NAMED)
+    follow(jobs, job("RUNNING"), notes)  # type: ignore[arg-type]
     assert notes.lines == ["ab", "c", "", "de"]
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``gfs stop a-1`` of a job in one state that ends in another."""
+
+    def run(before: str, after: str | None) -> int:
+        def end(found: Any) -> Any:
+            if after is None:
+                raise KeyboardInterrupt
+            return replace(found, status=after)
+
+        jobs = SimpleNamespace(stop=end, cluster=NAMED)
+        monkeypatch.setattr(stop, "find_job", lambda _: (jobs, job(before)))
+        return main(["stop", "a-1"])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (
+            "PENDING",
+            "STOPPED",
+            "a-1 waits for its turn, and is stopped when that comes\n"
+            "a-1: STOPPED; the same gfs submit goes on where it stopped",
+        ),
+        ("RUNNING", "STOPPED", "a-1: STOPPED; the same gfs submit goes on where it stopped"),
+        ("RUNNING", "SUCCEEDED", "a-1: SUCCEEDED; it ended by itself"),
+        ("FAILED", "FAILED", "a-1 is over already: FAILED"),
+    ],
+)
+def test_a_job_that_is_over_in_the_end_exits_well(
+    stopped: Any, capsys: pytest.CaptureFixture[str], before: str, after: str, said: str
+) -> None:
+    assert stopped(before, after) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_who_waits_no_longer_is_told_that_the_request_stays(
+    stopped: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stopped("PENDING", None) == 130
+    assert (
+        capsys.readouterr().err == "gfs: interrupted; a-1 was asked to stop: see gfs status a-1\n"
+    )

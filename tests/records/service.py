@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist.files import atomic
-from gfs_dist.jobs import submit
 from gfs_dist.service.capacity import Capacity
-from gfs_dist.service.jobs import Job
+from gfs_dist.service.cluster import find_cluster
+from gfs_dist.service.jobs import Job, Jobs
 from gfs_dist.service.submission import Submission, send
-from gfs_dist.workflows.follow_job import connect
+from gfs_dist.workflows.submission import prepare, read_batch
 from tests.records import step_cost
 from tests.records.record import keep
 from tests.service.command_line import Gfs
@@ -89,7 +89,7 @@ def load(work: Path) -> list[Row]:
     """Jobs that differ in their seed, handed over together and one by one; their picks agree."""
     with cluster(work) as gfs:
         os.environ["XDG_STATE_HOME"] = gfs.environment["XDG_STATE_HOME"]
-        jobs = connect(None, insecure=False)
+        jobs = Jobs(find_cluster(None))
         capacity = Capacity.of(jobs.cluster.nodes())
 
         def run(submissions: list[Submission], together: bool) -> tuple[list[Job], float]:
@@ -127,8 +127,8 @@ def load(work: Path) -> list[Row]:
 def _small(folder: Path, seed: int) -> Submission:
     job, *words = SMALL
     own = [f"seed={seed}", f"out={folder / str(seed)}"]
-    (request,) = submit.batch([f"job={job}", *words, *own]).requests
-    return submit.prepare(request)
+    (request,) = read_batch([f"job={job}", *words, *own]).requests
+    return prepare(request)
 
 
 def _picks(job: Job) -> list[str]:

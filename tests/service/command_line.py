@@ -12,7 +12,7 @@ from typing import Any
 
 from gfs_dist.service import http
 from gfs_dist.service.processes import marked
-from gfs_dist.service.staging import CONFIG
+from gfs_dist.service.submission import CONFIG
 
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT_S = 600

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from gfs_dist.service import http
+from gfs_dist.service.cluster import find_cluster
 from gfs_dist.service.fetching import _printed
+from gfs_dist.service.jobs import Jobs
 from gfs_dist.service.packing import unpack
 from gfs_dist.service.processes import marked
-from gfs_dist.workflows.follow_job import connect
 from tests.service.command_line import TIMEOUT_S, Gfs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -197,7 +198,7 @@ def test_a_run_folder_comes_back_from_storage_that_cannot_be_seen(
     gfs: Gfs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", gfs.environment["XDG_STATE_HOME"])
-    jobs = connect(None, insecure=False)
+    jobs = Jobs(find_cluster(None))
     before = jobs.list()
     job = next(job for job in before if job.status == "SUCCEEDED")
     unpack(_printed(jobs, job), tmp_path / "far")

@@ -50,7 +50,7 @@ def test_a_cluster_lost_while_following_is_a_failure_not_wrong_usage(dashboard) 
 def test_errors_of_rays_client_are_told_in_plain_words(error: Exception, said: str) -> None:
     with (
         pytest.raises(ClusterError) as caught,
-        service._told(Cluster("http://a:1", None, own=False, source="test")),
+        service._plain_errors(Cluster("http://a:1", None, own=False, source="test")),
     ):
         raise error
     assert str(caught.value).startswith(f"http://a:1{said}")
