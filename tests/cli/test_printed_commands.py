@@ -20,6 +20,8 @@ from gfs_dist.config.overrides import parse, text
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import RunFolder
 from gfs_dist.jobs import fetch
+from gfs_dist.service.cluster import words_for
+from gfs_dist.workflows.follow_job import next_commands
 from tests.jobs.deep_runs import OWN, RUN, make_home
 from tests.jobs.test_submit import job
 
