@@ -20,7 +20,7 @@ from gfs_dist.errors import NonFiniteError
 from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.calibration.layer_sites import Site
-from gfs_dist.pruning.calibration.moments import Geometry, Sums, sum_chunks
+from gfs_dist.pruning.calibration.moments import Geometry, Sums, spread, sum_chunks
 from gfs_dist.pruning.calibration.staged_run import (
     DENSE,
     ActivationStore,
@@ -66,18 +66,34 @@ class Patches:
         first = torch.tensor(channels, dtype=torch.int64)[:, None] * kernel
         return (first + torch.arange(kernel)).flatten()
 
-    def inputs(self, products: Sequence[Tensor], own: Sequence[int]) -> Tensor:
-        """Rows of moments about the mean of own channels, in memory of their own.
+    def moments(
+        self, products: Sequence[Tensor], own: Sequence[int], every: Sequence[int], centred: bool
+    ) -> tuple[Tensor, Tensor]:
+        """``sum (x - mean x)(x - mean x)'``, rows of own channels, or about zero.
 
         Args:
-            products: summed over samples: all of a window, or else the rows asked for, in rising
-                order.
+            products: summed over samples: all of a window, or else the rows of own channels, in
+                rising order.
+            own, every: channels of the rows and of the columns; own ones are among these.
+            centred: whether moments are about the mean.
+
+        Returns:
+            The rows, in memory of their own, and the spread of their inputs.
         """
-        rows = self.rows(own)
+        mean, rows, columns = self.mean, self.rows(own), self.rows(every)
         if self.geometry.window:
-            raw = self.geometry.window.assemble(products, own)
-            return raw.addr_(self.mean[rows], self.mean, alpha=-self.positions)
-        return torch.cat(list(products))[rows.argsort().argsort()]
+            inputs = self.geometry.window.assemble(products, own)
+            inputs.addr_(mean[rows], mean, alpha=-self.positions)
+        else:
+            inputs = torch.cat(list(products))[rows.argsort().argsort()]
+        variances = spread(
+            inputs[torch.arange(len(rows)), rows], mean[rows], self.inside[rows], self.positions
+        )
+        if not torch.equal(columns, torch.arange(inputs.shape[1])):
+            inputs = inputs[:, columns]
+        if not centred:
+            inputs.addr_(mean[rows], mean[columns], alpha=self.positions)
+        return inputs, variances
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,11 @@
-"""One layer's candidates as a problem for the search: from what its consumers read."""
+"""Pruning a layer so that its consumers' outputs stay: ``least_squares`` and ``layer_output``.
+
+Each consumer is a linear map of the candidates, with moments ``A`` of its inputs, dense weights
+``V0`` and ``B = A V0`` (:mod:`gfs_dist.pruning.objectives.stored_moments`). ``least_squares``
+refits weights ``V`` to the picks, ``layer_output`` scales the dense ones by ``n c_i``:
+
+    min_V sum_maps |y - x V|^2 / (2 m),    sum_maps |y - sum_i n c_i x_i V0_i|^2 / (2 m)
+"""
 
 from __future__ import annotations
 
@@ -11,24 +18,56 @@ from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.pruning.calibration.determinism import one_thread_each
-from gfs_dist.pruning.objectives.stored_moments import LinearMap, StoredMap
+from gfs_dist.pruning.objectives.stored_moments import StoredMap
 from gfs_dist.selection.objective import Objective
-from gfs_dist.selection.objectives.block_least_squares import BlockLeastSquares
+from gfs_dist.selection.objectives.block_least_squares import BlockLeastSquares, BlockMoments
 from gfs_dist.selection.objectives.factory import Recipe, panel_objective
 from gfs_dist.selection.partition import RankShare
 
 PICKS_AT_ONCE, COLUMNS = 16, 512
-"""How much is worked on at once. The sizes decide last bits; the number of threads does not."""
+"""How much is computed at once. The sizes decide last bits; the number of threads does not."""
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """One consumer's map of the candidates, per sample.
+
+    Attributes:
+        inputs: ``A``, candidate by candidate; the rows of own candidates.
+        target: ``B``, all of it.
+        weights: ``V0``.
+        energy: ``tr V0' A V0``.
+        damping: what a fit adds to the diagonal of ``A``.
+    """
+
+    inputs: Tensor
+    target: Tensor
+    weights: Tensor
+    energy: float
+    damping: float
+
+    @classmethod
+    def load(
+        cls, stored: StoredMap, num_candidates: int, own: Tensor, device: torch.device | str = "cpu"
+    ) -> LinearMap:
+        """Read a map; no other rows of ``A`` than those of ``own`` candidates, sorted."""
+        inputs, target, weights = (t.to(device) for t in stored.read(num_candidates, own))
+        return cls(inputs, target, weights, stored.energy, stored.damping)
+
+    def block_moments(self, num_candidates: int, own: Tensor) -> BlockMoments:
+        """The moments of own candidates for a search with refitted weights."""
+        target = self.target.view(num_candidates, -1, self.target.shape[1])
+        own_target = target[own.to(target.device)].flatten(0, 1)
+        return BlockMoments(self.inputs, own_target, self.energy, self.damping)
 
 
 @dataclass(frozen=True, eq=False)
 class LayerProblem:
-    """Pruning one layer so that its consumers' outputs stay what they are in the dense network.
+    """Pruning one layer so that its consumers' outputs stay as in the dense network.
 
     Attributes:
         objective_name: ``least_squares`` (consumers refitted) or ``layer_output`` (scaled).
-        num_candidates: of the layer.
-        maps: of the consumers. A rank reads no more of ``A`` than the rows of its own candidates.
+        maps: of the consumers.
         recipe: weights and replacement (``layer_output``).
     """
 
@@ -45,17 +84,17 @@ class LayerProblem:
     def undamped_losses(self, picks: Sequence[int]) -> list[float]:
         """See :func:`undamped_losses`."""
         n = self.num_candidates
-        maps = [stored.read(n, torch.arange(n)) for stored in self.maps]
+        maps = [LinearMap.load(stored, n, torch.arange(n)) for stored in self.maps]
         return undamped_losses(maps, n, picks)
 
     def objective(
         self, share: RankShare, device: torch.device, tick: Callable[[], None]
     ) -> Objective:
         n, own = self.num_candidates, share.own
-        maps = [stored.read(n, own).on(device) for stored in self.maps]
+        maps = [LinearMap.load(stored, n, own, device) for stored in self.maps]
         tick()
         if self.is_refitted:
-            return BlockLeastSquares([m.of_own(n, own) for m in maps], n, own)
+            return BlockLeastSquares([m.block_moments(n, own) for m in maps], n, own)
         return panel_objective(self.recipe, *gram_form(maps, n, own), own)
 
 
@@ -131,9 +170,9 @@ def undamped_losses(
 
 
 def _squared_lengths(factor: Tensor, fitted: Tensor, block: int, first: int) -> Tensor:
-    """What each pick adds to ``|V|^2`` in the rows of ``V`` from ``first`` on, some picks' worth.
+    """What each pick adds to ``|V|^2`` in :data:`COLUMNS` rows of ``V`` from ``first`` on.
 
-    ``V`` is the sum of ``R_j' Z_j`` so far; a number of picks is added at a time.
+    ``V`` is the sum of ``R_j' Z_j`` so far; :data:`PICKS_AT_ONCE` picks are added at a time.
     """
     size, step = len(factor), block * PICKS_AT_ONCE
     width = min(max(1, COLUMNS // block) * block, size - first)
@@ -149,7 +188,7 @@ def _squared_lengths(factor: Tensor, fitted: Tensor, block: int, first: int) -> 
         strict=True,
     ):
         picks = len(z) // block
-        # |V + sum_i R_i' Z_i|^2: with what was there, and with the others of these picks.
+        # |V + sum_i R_i' Z_i|^2: products with earlier picks' V, and among these picks.
         products = (new @ new.T).view(picks, block, picks, block)
         earlier = torch.tril(torch.full((picks, picks), 2.0, dtype=torch.float64), -1)
         weights = earlier + torch.eye(picks, dtype=torch.float64)

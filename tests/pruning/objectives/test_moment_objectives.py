@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from gfs_dist.errors import NonFiniteError
-from gfs_dist.pruning.objectives import moment_objectives as layer_search
-from gfs_dist.pruning.objectives.moment_objectives import gram_form, undamped_losses
-from gfs_dist.pruning.objectives.stored_moments import LinearMap
+from gfs_dist.pruning.objectives import moment_objectives
+from gfs_dist.pruning.objectives.moment_objectives import LinearMap, gram_form, undamped_losses
 from gfs_dist.pruning.repair.least_squares import DAMPING
 
 CANDIDATES = 11
@@ -32,8 +31,8 @@ def make_map(block: int, outputs: int, seed: int) -> LinearMap:
 def test_losses_of_all_prefixes_are_those_of_each_fit(
     block: int, at_once: int, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layer_search, "PICKS_AT_ONCE", at_once)
-    monkeypatch.setattr(layer_search, "COLUMNS", columns)
+    monkeypatch.setattr(moment_objectives, "PICKS_AT_ONCE", at_once)
+    monkeypatch.setattr(moment_objectives, "COLUMNS", columns)
     maps = [make_map(block, outputs, seed=outputs) for outputs in (3, 7)]
     picks = torch.randperm(CANDIDATES, generator=torch.Generator().manual_seed(0)).tolist()[:9]
     found = undamped_losses(maps, CANDIDATES, picks)
@@ -77,7 +76,7 @@ def test_gram_columns_are_those_of_the_contributions(
     own: list[int], columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Contributions ``n V_i' x_i`` of samples whose moments are ``A``, multiplied one by one."""
-    monkeypatch.setattr(layer_search, "COLUMNS", columns)
+    monkeypatch.setattr(moment_objectives, "COLUMNS", columns)
     maps = [make_map(4, outputs, seed=outputs) for outputs in (3, 7)]
     gram, correlation = torch.zeros(CANDIDATES, CANDIDATES), torch.zeros(CANDIDATES)
     gram, correlation, energy = gram.double(), correlation.double(), 0.0

@@ -15,9 +15,9 @@ from gfs_dist.files import checkpoint
 from gfs_dist.pruning.calibration.dense_pass import SMALL_SUMS, Patches, Reading
 from gfs_dist.pruning.calibration.moments import Geometry, add
 from gfs_dist.pruning.calibration.workspace import read_sums
-from gfs_dist.pruning.objectives import stored_moments as layer_maps
+from gfs_dist.pruning.objectives import stored_moments
+from gfs_dist.pruning.objectives.moment_objectives import LinearMap
 from gfs_dist.pruning.objectives.stored_moments import (
-    LinearMap,
     StoredMap,
     make_map,
     stored_products,
@@ -91,7 +91,7 @@ class Problem:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer_maps, "ROWS_OF_A_BLOCK", 2)
+    monkeypatch.setattr(stored_moments, "ROWS_OF_A_BLOCK", 2)
 
 
 def same(found: LinearMap, expected: LinearMap, rows: Tensor) -> None:
@@ -113,7 +113,7 @@ def test_maps_are_those_of_the_patches(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(layer_maps, "MAX_BLOCKS", most)
+    monkeypatch.setattr(stored_moments, "MAX_BLOCKS", most)
     problem, count = Problem(name, tmp_path, centred=centred), len(channels)
     with open_runtime(RuntimeSpec("none", 1, "cpu")) as runtime:
         stored = problem.store(channels, runtime)
@@ -123,9 +123,9 @@ def test_maps_are_those_of_the_patches(
     for own in (list(range(count)), [0], [1, 2], [0, count - 1], []):
         candidates = torch.tensor(own, dtype=torch.int64)
         rows = torch.tensor([block * i + k for i in own for k in range(block)], dtype=torch.int64)
-        found = stored.read(count, candidates)
+        found = LinearMap.load(stored, count, candidates)
         same(found, expected, rows)
-        moments = found.of_own(count, candidates)
+        moments = found.block_moments(count, candidates)
         torch.testing.assert_close(moments.target, expected.target[rows])
     stored.remove()
     assert sorted(tmp_path.iterdir()) == problem.files
@@ -139,7 +139,7 @@ def test_any_number_of_ranks_makes_the_same_bits(tmp_path: Path) -> None:
                 folder = tmp_path / kind / name
                 folder.mkdir(parents=True)
                 stored = Problem(name, folder).store(channels, runtime)
-                found.append(stored.read(CHANNELS, torch.arange(CHANNELS)))
+                found.append(LinearMap.load(stored, CHANNELS, torch.arange(CHANNELS)))
     for one, three in zip(found[: len(LAYERS)], found[len(LAYERS) :], strict=True):
         assert torch.equal(one.inputs, three.inputs)
         assert torch.equal(one.target, three.target)
