@@ -20,6 +20,18 @@ from gfs_dist.files import scratch_folder
 from gfs_dist.files.lock import FolderLock
 from gfs_dist.files.scratch_folder import OWNER, ScratchFolder
 
+HOLDING = """
+    import sys, threading
+    from gfs_dist.files.scratch_folder import ScratchFolder, sigterm_unwinds
+
+    def search():
+        with sigterm_unwinds(), ScratchFolder("prune"):
+            print("searching", flush=True)
+            sys.stdin.read()
+
+    search()
+"""
+
 BUSY = """
     import sys, threading, torch, gfs_dist
     from gfs_dist.pruning.pruner import Pruner
@@ -87,7 +99,7 @@ def test_a_handler_of_the_users_is_the_one_that_hears(temporary: Path) -> None:
         import os, signal
         signal.signal(signal.SIGTERM, lambda *_: (print("heard", flush=True), os._exit(7)))
     """
-    with busy(textwrap.dedent(handling) + textwrap.dedent(BUSY)) as process:
+    with busy(textwrap.dedent(handling) + textwrap.dedent(HOLDING)) as process:
         process.terminate()
         assert process.wait() == 7
         assert process.stdout is not None
@@ -95,7 +107,7 @@ def test_a_handler_of_the_users_is_the_one_that_hears(temporary: Path) -> None:
 
 
 def test_beside_the_main_thread_signals_are_left_alone(temporary: Path) -> None:
-    *before, call = textwrap.dedent(BUSY).strip().splitlines()
+    *before, call = textwrap.dedent(HOLDING).strip().splitlines()
     program = [*before, f"threading.Thread(target=lambda: {call}).start()"]
     with busy("\n".join(program)) as process:
         process.terminate()
@@ -106,7 +118,7 @@ def test_beside_the_main_thread_signals_are_left_alone(temporary: Path) -> None:
 
 def test_the_signal_does_what_it_did_before(temporary: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    gfs_dist.select(*problem(), steps=2, runtime="local", workers=1)
+    gfs_dist.select(*problem(), steps=2, runtime="none")
     assert signal.getsignal(signal.SIGTERM) is before
     assert names(temporary) == []
 

@@ -113,16 +113,17 @@ def test_every_dtype_is_kept_to_the_bit(
     assert torch.equal(result.model.get_buffer("own"), buffer)
 
 
-@pytest.mark.parametrize("objective", ["least_squares", "layer_output", "fisher", "network_loss"])
 @pytest.mark.parametrize(
-    ("network", "shape", "widths"),
+    ("network", "shape", "widths", "objective"),
     [
-        (Attention(), (4, 8), {"first": 6}),
-        (convolutions(NormAct), (3, 6, 6), {"0": 4, "3": 3}),
-        (convolutions(OfAnotherName), (3, 6, 6), {"0": 4, "3": 3}),
-        (convolutions(nn.SyncBatchNorm), (3, 6, 6), {"0": 4, "3": 3}),
+        (Attention(), (4, 8), {"first": 6}, "least_squares"),
+        (Attention(), (4, 8), {"first": 6}, "layer_output"),
+        (Attention(), (4, 8), {"first": 6}, "fisher"),
+        (convolutions(NormAct), (3, 6, 6), {"0": 4, "3": 3}, "network_loss"),
+        (convolutions(NormAct), (3, 6, 6), {"0": 4, "3": 3}, "fisher"),
+        (convolutions(OfAnotherName), (3, 6, 6), {"0": 4, "3": 3}, "layer_output"),
+        (convolutions(nn.SyncBatchNorm), (3, 6, 6), {"0": 4, "3": 3}, "least_squares"),
     ],
-    ids=["attention", "norm and activation", "norm", "synchronised norm"],
 )
 def test_networks_with_such_buffers_are_pruned_and_stored(
     tmp_path: Path,

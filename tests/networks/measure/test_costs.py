@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gfs_dist import networks
+from gfs_dist.networks import TwoLayer
+from gfs_dist.networks.measure import costs
 
 
 class Twice(nn.Module):
@@ -91,3 +93,34 @@ def test_hooks_are_gone_after_a_network_that_fails() -> None:
         networks.count_macs(network, torch.rand(1, 3))
     assert not any(module._forward_hooks for module in network.modules())
     assert network.training
+
+
+def test_sizes_count_both_layers() -> None:
+    network = TwoLayer(10, 64)
+    assert network.macs == networks.count_params(network) == 10 * 64 + 10
+
+
+def test_latency_of_any_network_is_timed_in_evaluation_mode_and_its_own_dtype() -> None:
+    seen = []
+
+    class Recording(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 2).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append((self.training, x.dtype, torch.is_grad_enabled()))
+            return self.linear(x)
+
+    network = Recording()
+    found = networks.latency(network, torch.rand(5, 3), repeats=4)
+    assert found.batch == 5
+    assert set(seen) == {(False, torch.float64, False)}
+    assert len(seen) == 4 + costs.WARM_UP
+    assert network.training
+
+
+def test_latency_times_the_forward_pass() -> None:
+    found = networks.latency(TwoLayer.initialise(10, 3), torch.rand(5, 3), repeats=4)
+    assert (found.batch, found.repeats) == (5, 4)
+    assert 0 < found.min_s <= found.median_s <= found.max_s

@@ -32,7 +32,7 @@ network = gfs_dist.load(sys.argv[1], factory=(sys.argv[2:] or [None])[0])
 x = safetensors.torch.load_file("x.safetensors")["x"].clone()  # aligned: kernels differ otherwise
 y = network(x).detach()
 safetensors.torch.save_file({"y": y}, "y.safetensors")
-print(*sorted(name for name in sys.modules if name in ("own_nets", "tests")))
+print(*sorted({"own_nets", "tests", "onnx", "onnxscript"} & sys.modules.keys()))
 """
 
 
@@ -96,7 +96,7 @@ def test_a_pruned_network_is_rebuilt_without_its_factory(tmp_path: Path, name: s
     assert {key: architecture(tmp_path / "m")[key] for key in origin} == origin
 
 
-@pytest.mark.parametrize("name", ["resnet20_cifar", "mobilenet_v2_cifar", "resnet18"])
+@pytest.mark.parametrize("name", ["resnet20_cifar", "mobilenet_v2_cifar"])
 def test_a_pruned_network_of_the_catalog_is_of_its_own_class(tmp_path: Path, name: str) -> None:
     x = torch.randn(2, 3, 32, 32)
     network = half(nets.shaken(networks.make(name, 10)), x)
@@ -134,7 +134,9 @@ def test_a_fresh_process_rebuilds_a_graph(tmp_path: Path) -> None:
     assert torch.equal(y, network(x))
 
 
-def test_a_fresh_process_replays_what_cannot_be_recorded(tmp_path: Path, code: Path) -> None:
+def test_a_fresh_process_makes_again_what_cannot_be_recorded(
+    tmp_path: Path, code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = torch.randn(3, *nets.FEATURES)
     network = nets.shaken(own(hidden=3))
     networks.save(tmp_path / "m", network, example=x, origin=OWN)
@@ -149,9 +151,11 @@ def test_a_fresh_process_replays_what_cannot_be_recorded(tmp_path: Path, code: P
     assert (done.returncode, done.stdout, done.stderr) == (0, "own_nets\n", "")
     assert torch.equal(safetensors.torch.load_file(code / "y.safetensors")["y"], network(x))
 
-    done = read_elsewhere(tmp_path / "m", tmp_path, "own_nets:OneWay")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith(
+    monkeypatch.delitem(sys.modules, "own_nets")
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(code)])
+    with pytest.raises(CheckpointError) as told:
+        networks.load(tmp_path / "m", factory="own_nets:OneWay")
+    assert str(told.value).endswith(
         "model.factory: importing own_nets raised ModuleNotFoundError: No module named 'own_nets'; "
         "this network is made again by own_nets:OneWay: put the folder of own_nets on PYTHONPATH"
     )

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist import networks
-from gfs_dist.errors import DataError, NonFiniteError, ShapeError
+from gfs_dist.errors import ConfigError, DataError, NonFiniteError, ShapeError
+from gfs_dist.networks import TwoLayer
+from gfs_dist.networks.measure import loss_and_accuracy
+from tests.oracles import LOSSES
 
 X = torch.randn(25, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(25) % 4
@@ -110,3 +113,33 @@ def test_the_layer_after_which_numbers_are_lost_is_named(scale: float, layer: st
 def test_no_samples_are_refused() -> None:
     with pytest.raises(DataError, match="batches: found no samples to evaluate on"):
         networks.classify(nn.Linear(6, 4), [])
+
+
+@pytest.mark.parametrize("loss", ["squared", "bce"])
+def test_mean_loss_is_that_of_the_oracle(loss: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs = 3 * torch.randn(50, generator=generator, dtype=torch.float64)
+    target = torch.randint(2, (50,), generator=generator).double()
+    expected = LOSSES[loss](outputs.numpy(), target.numpy())
+    assert networks.mean_loss(outputs, target, loss) == pytest.approx(expected, rel=1e-14)
+
+
+def test_unknown_losses_are_refused() -> None:
+    with pytest.raises(ConfigError, match="objective: found 'hinge', accepted squared, bce"):
+        networks.loss_sum(torch.ones(1), torch.ones(1), "hinge")
+
+
+@pytest.mark.parametrize("positive_negative", [(1.0, -1.0), (1.0, 0.0)])
+def test_accuracy_asks_for_the_right_side_of_zero(positive_negative: tuple[float, float]) -> None:
+    positive, negative = positive_negative
+    target = torch.tensor([positive, positive, negative, negative])
+    assert networks.accuracy(torch.tensor([0.1, -0.1, 0.0, -5.0]), target) == 0.75
+
+
+def test_outputs_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, x = TwoLayer.initialise(8, 3), torch.rand(50, 3, dtype=torch.float64)
+    whole = networks.outputs(network, x)
+    monkeypatch.setattr(loss_and_accuracy, "CHUNK_ELEMENTS", 56)
+    assert len(loss_and_accuracy.row_chunks(50, 8)) == 8
+    torch.testing.assert_close(networks.outputs(network, x), whole, rtol=1e-14, atol=1e-15)
+    assert networks.outputs(network, x[:0]).shape == (0,)
