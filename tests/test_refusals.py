@@ -115,7 +115,7 @@ def with_first(module: nn.Module) -> nn.Module:
         (lambda: Net(lambda _, h: h + torch.rand(16)), X, UNSEEN),
         (lambda: Net(lambda _, h: h.set_(h)), X, AROUND),
         (lambda: Net(lambda _, h: h.copy_(2 * h)), X, "in place by Tensor.copy_: make a new one"),
-        (lambda: Net(kept=(n for n in range(3))), X, "cannot be copied: .* take out what it keeps"),
+        (lambda: Net(kept=(n for n in range(3))), X, "cannot be copied: .* take out results of"),
         (masked, X, r"cannot be copied: .*prune\.remove"),
         (lambda: with_first(nn.LazyLinear(16)), X, "lazy layers without weights; run it once"),
         (lambda: Net().to("meta"), X, "on the meta device, without numbers; load its weights"),

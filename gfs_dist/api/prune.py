@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from gfs_dist import networks
+from gfs_dist.api.select import runtime_spec
 from gfs_dist.errors import InputError
 from gfs_dist.files.scratch_folder import ScratchFolder, sigterm_unwinds
 from gfs_dist.pruning.calibration.batches import CLASS_NUMBERS
@@ -66,7 +67,7 @@ def prune(
         weights: ``uniform`` (the paper's) or ``line_search``.
         replacement: whether a channel may be picked again.
         coupled: prune residual widths too.
-        target: what is fitted: ``stream``, the residual stream after the block, or ``output``.
+        target: of the refit: ``stream``, the residual stream after the block, or ``output``.
         candidates: ``network_loss``: candidates scored at each step; None for all.
         fold, refit, batch_norm: the repairs; batch norms are measured again by default only where
             nothing is refitted.
@@ -88,13 +89,13 @@ def prune(
     ):
         if found not in accepted:
             raise InputError(f"{name}: found {found!r}, accepted {', '.join(accepted)}")
-    rules: tuple[tuple[str, object, object, bool], ...] = (
-        ("weights", weights, "uniform", objective != "least_squares"),
-        ("replacement", replacement, False, objective != "least_squares"),
-        ("candidates", candidates, None, objective == "network_loss"),
-    )
-    for name, given, only, any_goes in rules:
-        if given != only and not any_goes:
+    fixed: dict[str, tuple[object, object]] = {}
+    if objective == "least_squares":
+        fixed |= {"weights": (weights, "uniform"), "replacement": (replacement, False)}
+    if objective != "network_loss":
+        fixed["candidates"] = (candidates, None)
+    for name, (given, only) in fixed.items():
+        if given != only:
             raise InputError(f"{name}: found {given!r}, accepted {only!r} with {objective!r}")
     wanted = Budget.parse(budget)
     settings = Settings(
@@ -106,9 +107,7 @@ def prune(
         candidates=candidates,
         seed=seed,
     )
-    spec = RuntimeSpec(kind=runtime, workers=workers, device=device)
-    if runtime == "none" and workers != 1:
-        raise InputError(f"workers: found {workers}, accepted 1 with runtime='none'")
+    spec = runtime_spec(runtime, workers, device)
     with sigterm_unwinds():
         scratch = ScratchFolder("prune")
         try:
@@ -166,7 +165,7 @@ class Pruned:
 
 @dataclass
 class _Source:
-    """What all sizes have in common; its files live as long as any of them."""
+    """The searched network behind all sizes; its files live as long as any of them."""
 
     model: nn.Module
     pruner: Pruner
@@ -182,7 +181,7 @@ class _Source:
             return self.cut(budget)
 
     def cut(self, budget: Budget) -> Pruned:
-        """Size, cut, mend, report."""
+        """Choose widths, cut, repair, report."""
         self.sizes += 1
         chosen = choose_widths(self.pruner, budget, quick=self.sizes > 1)
         made = cut(
@@ -190,7 +189,7 @@ class _Source:
             chosen.widths,
             self.repairs,
             name=f"cut_{self.sizes}",
-            evaluate=self._evaluate(),
+            evaluate=lambda network: self._classify(network)[1],
         )
         measured = self._measure(made.network)
         report = {
@@ -211,22 +210,20 @@ class _Source:
         return Pruned(self._adopt(made), report, self)
 
     def _measure(self, network: nn.Module) -> dict[str, Any]:
-        facts: dict[str, Any] = {
+        loss, accuracy = self._classify(network)
+        return {
             "macs": networks.count_macs(network, self.pruner.example),
             "params": networks.count_params(network),
-            "loss": None,
-            "accuracy": None,
+            "loss": loss,
+            "accuracy": accuracy,
         }
-        if self.pruner.workspace.labelled:
-            found = networks.classify(network, self.pruner.workspace.batches())
-            facts |= {"loss": found.loss, "accuracy": found.accuracy}
-        return facts
 
-    def _evaluate(self) -> Callable[[nn.Module], float | None]:
+    def _classify(self, network: nn.Module) -> tuple[float | None, float | None]:
+        """Loss and accuracy on the batches; None without class numbers."""
         workspace = self.pruner.workspace
-        if not workspace.labelled:
-            return lambda _: None
-        return lambda network: networks.classify(network, workspace.batches()).accuracy
+        return (
+            networks.classify(network, workspace.batches()) if workspace.labelled else (None,) * 2
+        )
 
     def _adopt(self, made: CutResult) -> nn.Module:
         """The network that was given, cut the same way and with the fitted weights."""
@@ -235,7 +232,7 @@ class _Source:
         fitted = {**dict(made.network.named_parameters()), **dict(made.network.named_buffers())}
         with torch.no_grad():
             for name, tensor in fitted.items():
-                # What no repair changes may not take numbers: an expanded buffer does not.
+                # An expanded buffer cannot be written to, and no repair changes it.
                 if name in own and not torch.equal(own[name], tensor.to(own[name])):
                     own[name].copy_(tensor)
         return smaller

@@ -96,11 +96,7 @@ def select(
     if steps is None:
         steps = default_steps(distinct if isinstance(distinct, int) else None)
     rules = Stop(steps, distinct)
-    spec = RuntimeSpec(kind=runtime, workers=workers, device=device, graph=graph)
-    if runtime == "none" and workers != 1:
-        raise InputError(f"workers: found {workers}, accepted 1 with runtime='none'")
-    if runtime == "none" and graph is not None:
-        raise InputError(f"graph: found {graph!r}, accepted None with runtime='none'")
+    spec = runtime_spec(runtime, workers, device, graph)
     if not isinstance(replacement, bool):
         raise TypeError(f"replacement: found {replacement!r}, accepted True or False")
     given = {"gram": gram, "correlation": correlation, "energy": energy}
@@ -109,14 +105,17 @@ def select(
         rules.check(problem.num_candidates)
     else:
         problem = _arrays(recipe, contributions, target, spec, rules)
-    stop = replace(rules, loss=_limit(problem, tolerance))
+    if tolerance is not None and not tolerance >= 0:
+        raise InputError(f"tolerance: found {tolerance}, accepted 0 or more")
+    limit = None if tolerance is None else problem.dense_loss() + tolerance
+    stop = replace(rules, loss=limit)
     divided = (
         make_partition(partition, problem.num_candidates, workers)
         if isinstance(partition, str)
         else Partition(partition).over(workers)
     )
     divided.require(problem.num_candidates)
-    with _travelling(problem, runtime) as packed, open_runtime(spec) as ranks:
+    with _in_files(problem, runtime) as packed, open_runtime(spec) as ranks:
         path = ranks.search(packed, stop, divided).path
     if isinstance(problem, MomentsProblem):
         _warn_of_lost_digits(path, problem)
@@ -125,9 +124,27 @@ def select(
     return path
 
 
+def runtime_spec(
+    kind: str,
+    workers: int,
+    device: str,
+    graph: str | Sequence[tuple[int, int]] | None = None,
+) -> RuntimeSpec:
+    """The ranks that a Python call asks for.
+
+    Raises:
+        ConfigError, InputError: an unknown kind or device, or more than one rank in this process.
+    """
+    spec = RuntimeSpec(kind=kind, workers=workers, device=device, graph=graph)
+    for name, given, only in (("workers", workers, 1), ("graph", graph, None)):
+        if kind == "none" and given != only:
+            raise InputError(f"{name}: found {given!r}, accepted {only!r} with runtime='none'")
+    return spec
+
+
 @dataclass(frozen=True, eq=False)
 class ArrayProblem:
-    """Contributions and target that are there as arrays, or as files of arrays.
+    """Contributions and target as arrays, or as files of arrays.
 
     Attributes:
         contributions: tensor (samples, neurons[, outputs]), or a ``.npy`` file.
@@ -220,14 +237,6 @@ def _moments(
     )
 
 
-def _limit(problem: ArrayProblem | MomentsProblem, tolerance: float | None) -> float | None:
-    if tolerance is None:
-        return None
-    if not tolerance >= 0:
-        raise InputError(f"tolerance: found {tolerance}, accepted 0 or more")
-    return problem.dense_loss() + tolerance
-
-
 def _warn_of_lost_digits(path: GreedyPath, problem: MomentsProblem) -> None:
     """Say when rounding takes more than half of the digits that the first loss can have."""
     energy, rounding = problem.energy, problem.rounding
@@ -243,10 +252,10 @@ def _warn_of_lost_digits(path: GreedyPath, problem: MomentsProblem) -> None:
 
 
 @contextmanager
-def _travelling(
+def _in_files(
     problem: ArrayProblem | MomentsProblem, runtime: str
 ) -> Iterator[ArrayProblem | MomentsProblem]:
-    """The problem as workers get it: on this machine large arrays go by way of files."""
+    """The problem as workers get it: on this machine, large arrays in memory-mapped files."""
     if runtime != "local" or isinstance(problem, MomentsProblem):
         yield problem
         return

@@ -1,7 +1,7 @@
-"""Data: digits, MNIST, CIFAR-10, the user's own images, and planted problems.
+"""Datasets, whole or in balanced parts: digits, MNIST, CIFAR-10, the user's own, planted problems.
 
-Whole or in balanced parts. Knows nothing of networks or runs; a planted problem is tensors and
-the neurons that solve it.
+A reader for each finds the bytes; ``load`` and ``load_images`` do the rest. Knows no networks or
+runs; a planted problem is tensors and the neurons that solve it.
 """
 
 from gfs_dist.data.balanced import calibration_rows

@@ -147,7 +147,7 @@ def _list(folder: Path, classes: list[str]) -> Listing:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What a folder holds, hidden files aside, sorted."""
+    """Entries of a folder, hidden files aside, sorted."""
     if not folder.is_dir():
         raise DataError(f"{folder}: found no such folder, accepted one for each class")
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

@@ -40,7 +40,7 @@ def load(
     width: int = 1000,
     activation: Callable[[Tensor], Tensor] = torch.tanh,
 ) -> Dataset:
-    """Load what ``spec`` names, as vectors in [0, 1].
+    """Load the dataset of a specification, as vectors in [0, 1].
 
     Args:
         spec: which data.
@@ -87,7 +87,7 @@ class Images(Splits):
         )
 
     def inputs(self, x: Tensor) -> Tensor:
-        """What a network is given for rows of ``x_train`` or ``x_test``.
+        """Inputs of a network for rows of ``x_train`` or ``x_test``.
 
         Returns:
             float32 of the same shape, on the same device: ``(x / 255 - mean) / std`` for uint8,
@@ -102,7 +102,7 @@ class Images(Splits):
 
 
 def load_images(spec: DataSpec) -> Images:
-    """Load what ``spec`` names, as images.
+    """Load the dataset of a specification, as images.
 
     Raises:
         DataError: unknown, missing, damaged, empty, of one class, fewer than asked for, or a

@@ -58,7 +58,7 @@ def read_idx(path: Path, magic: int) -> Tensor:
 
     Args:
         path: plain, or gzipped if it ends in ``.gz``.
-        magic: what the first four bytes must say; its last byte is the number of axes.
+        magic: the first four bytes; its last byte is the number of axes.
 
     Returns:
         uint8, of the shape the header names.

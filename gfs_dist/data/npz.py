@@ -27,7 +27,7 @@ MAGIC = np.lib.format.MAGIC_PREFIX
 
 
 def read_npz(spec: DataSpec) -> Splits:
-    """What ``data.path`` holds; nothing in it is ever unpickled.
+    """The arrays of ``data.path``; nothing in it is ever unpickled.
 
     ``x_train``, ``x_test``: uint8 or floating, N x C x H x W or N x features; floating ones are
     used as they are, in float32. ``y_train``, ``y_test``: whole numbers from 0.
@@ -51,7 +51,7 @@ def read_npz(spec: DataSpec) -> Splits:
 
 
 class Header(NamedTuple):
-    """What an array says of itself before its numbers."""
+    """Shape and dtype of an array, from its header."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]

@@ -1,4 +1,4 @@
-"""What readers share: keys they need, files that are damaged or too large, labels out of range.
+"""Shared by all readers: keys they need, files that are damaged or too large, labels.
 
 Archives are read in place, never unpacked to disk, and only if they fit in memory.
 """

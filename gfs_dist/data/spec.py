@@ -1,4 +1,4 @@
-"""What a dataset is: the request, the answer, and the target an objective aims at."""
+"""Datasets: the specification, the data, and the target of an objective."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Dataset:
 
 
 def target(labels: Tensor, objective: str) -> Tensor:
-    """What the network's output aims at, float64 (m,).
+    """The target of the network's output, float64 (m,).
 
     Digits of 5 or more are the positive class: +1/-1 (``squared``), 1/0 (``bce``). Regression
     targets stay as they are (``squared``), or become 1 where positive (``bce``).
@@ -127,7 +127,7 @@ def check_classes(labels: Tensor, name: str) -> None:
     """Refuse data that is empty or has one class only (regression: one value).
 
     Raises:
-        DataError: names the data and what was found.
+        DataError: names the dataset and the class.
     """
     if len(labels) == 0:
         raise DataError(f"data={name}: no samples")

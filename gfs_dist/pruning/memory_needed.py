@@ -1,4 +1,4 @@
-"""What a rank may hold at once while a network is pruned."""
+"""Memory that a rank needs at once while a network is pruned."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from gfs_dist.pruning.widths.choose import TRIAL_SAMPLES
 from gfs_dist.selection.objectives.factory import Recipe
 
 COPIES = 6
-"""Of the moments of one layer: sums, their centred form, damped, and what a solver makes of it."""
+"""Copies of one layer's moments: sums, centred, damped, and those of a solver."""
 
 RESULTS_BYTES = 2**27
-"""Of a chunk of samples on its way through the network."""
+"""Activations of a chunk of samples on its way through the network."""
 
 
 def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int) -> int:
     """Bytes a rank may hold at once besides Python and torch, about; not a bound.
 
-    The network twice, a chunk's results, and the most of what comes one after another: moments of
-    the layer with the most inputs; the streams of the samples that widths are measured on, the
-    dense network's and a smaller one's; trials by the loss of the network.
+    The network twice, a chunk's activations, and the largest phase: moments of the layer with the
+    most inputs; the streams of the samples that widths are measured on, the dense network's and a
+    smaller one's; evaluations of the network's loss.
     """
     weights = sum(tensor.nbytes for tensor in pruner.dense.state_dict().values())
     inputs = [_num_inputs(pruner, site.module) for site in pruner.sites]
@@ -34,7 +34,7 @@ def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int) -> int:
 
 
 def layer_costs(pruner: Pruner, num_samples: int) -> list[SearchCosts]:
-    """What the search of each layer by the loss of the network takes."""
+    """Memory and work of the search of each layer by the loss of the network."""
     settings = pruner.settings
     recipe = Recipe("squared", "auto", settings.weights, settings.replacement)
     sampling = Sampling(candidates=settings.candidates, seed=settings.seed)
@@ -53,12 +53,12 @@ def layer_costs(pruner: Pruner, num_samples: int) -> list[SearchCosts]:
 
 
 def _num_inputs(pruner: Pruner, module: str) -> int:
-    """Of one output of a convolution or linear layer, kernel positions counted."""
+    """Inputs of one output of a convolution or linear layer, kernel positions counted."""
     return pruner.dense.get_submodule(module).get_parameter("weight")[0].numel()
 
 
 def _stream_bytes(pruner: Pruner) -> int:
-    """Of one sample, what all consumers are aimed at."""
+    """Streams of one sample that the consumers of all layers are fitted to."""
     dense = pruner.dense
     names = frozenset(site.stream for site in pruner.consumer_sites(pruner.structure.layers))
     [stage] = make_stages(dense, [names])

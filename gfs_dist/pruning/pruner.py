@@ -1,6 +1,6 @@
 """One network pruned layer by layer: searched once, cut to any size.
 
-find what can go -> one path a layer -> widths for a budget -> cut, refit, check.
+find prunable layers -> one path a layer -> widths for a budget -> cut, refit, check.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Settings:
         weights: ``uniform`` or ``line_search``.
         replacement: whether a channel may be picked again.
         coupled: prune residual widths too.
-        target: what consumers are refitted to, ``stream`` or ``output``.
+        target: of the refit of consumers, ``stream`` or ``output``.
         steps: picks in each layer at most; None for as many as it has candidates.
         batch, candidates: ``network_loss``: samples of its mini-batch, and candidates scored at
             each step; None for all.
@@ -67,7 +67,7 @@ class Settings:
 
     @property
     def sampling(self) -> Sampling:
-        """What a step of ``network_loss`` looks at."""
+        """Samples and candidates of a step of ``network_loss``."""
         return Sampling(batch=self.batch, candidates=self.candidates, seed=self.seed)
 
 
@@ -78,7 +78,7 @@ class LayerPath:
     Attributes:
         path: picks in order.
         loss: after each pick.
-        unit: what its losses are compared with between layers: the variance of the stream that
+        unit: makes losses of different layers comparable: the variance of the stream that
             the layer's consumers write to (``fisher``, ``network_loss``: 1, they are losses of
             the network).
     """
@@ -112,8 +112,8 @@ class Pruner:
 
     Attributes:
         workspace: the dense network and the calibration samples.
-        structure: what can be removed; layers that cannot be handled are among the skipped.
-        settings: how.
+        structure: prunable layers; those that cannot be handled are among the skipped.
+        settings: of search and refit.
         runtime: the ranks.
         paths: layers searched so far.
     """
@@ -133,7 +133,7 @@ class Pruner:
         runtime: Runtime,
         folder: Path | str,
     ) -> Pruner:
-        """Write the workspace and find what can be pruned.
+        """Write the workspace and find the prunable layers.
 
         Args:
             model: not modified.
@@ -166,12 +166,12 @@ class Pruner:
 
     @cached_property
     def costs(self) -> Costs:
-        """What any widths cost."""
+        """Costs of the network at any widths."""
         return measure_costs(self.dense, self.example, self.structure)
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
-        """All that can be refitted."""
+        """Layers that can be refitted, with their streams."""
         return find_sites(self.dense, self.example)
 
     @property
@@ -216,11 +216,11 @@ class Pruner:
 
         if wanted:
             PROBLEMS[self.settings.objective](self, wanted, search_layer)
-        # What comes after goes through layers in this order, whenever they were searched.
+        # Later phases go through layers in this order, whenever they were searched.
         self.paths = {name: self.paths[name] for name in self.channels}
 
     def by_moments(self, wanted: Sequence[Layer], search_layer: SearchLayer) -> None:
-        """Search layers by what their consumers read, as soon as one pass has seen it."""
+        """Search layers by the moments of their consumers, as soon as one pass has summed them."""
         sites = self.consumer_sites(wanted)
         dense_pass = DensePass(self.dense, sites)
         maps: dict[str, list[StoredMap]] = {layer.name: [] for layer in wanted}
@@ -295,7 +295,7 @@ class Pruner:
         """The smaller network with every weight that comes after a cut fitted again.
 
         Args:
-            kept: what is kept.
+            kept: channels that stay.
             name: folder for this sweep's files, new in the workspace.
             on_site: called with the number of sites that are done.
         """

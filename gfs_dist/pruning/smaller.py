@@ -27,7 +27,7 @@ are rounded after every layer: some twenty last bits."""
 
 @dataclass(frozen=True)
 class KeptChannels:
-    """What a smaller network keeps.
+    """The channels that a smaller network keeps.
 
     Attributes:
         candidates: by layer, sorted candidates.
@@ -50,7 +50,7 @@ class KeptChannels:
         Args:
             paths: by layer.
             widths: distinct candidates to keep; layers that are absent stay whole.
-            fold: let what a pick counts go into the consumers' weights: candidate ``i`` then
+            fold: fold the counts of picks into the consumers' weights: candidate ``i`` then
                 counts ``n c_i`` with coefficients ``c``, so that the mean of all n is the dense
                 output (equation 3).
         """
@@ -119,7 +119,7 @@ def expand_to_dense(
 ) -> nn.Module:
     """The masked network that ``small`` is to equal: dense shapes, its weights, zeros elsewhere.
 
-    What removed producers compute stays as it was in ``dense``; no weight reads it.
+    Removed producers compute what they did in ``dense``, but no weight reads it.
     """
     masked = copy.deepcopy(dense)
     outputs, inputs = removed_channels(structure, kept.candidates)

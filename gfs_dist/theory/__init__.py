@@ -1,4 +1,7 @@
-"""What the paper proves, as numbers to lay beside a result: Lemma 1, its corollary, Theorem 3."""
+"""The paper's theorems as numbers beside a result: Lemma 1, its corollary, Theorem 3.
+
+Functions of plain numbers and arrays. Knows no networks, runs or files.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Lemma 1 of the paper, with its constants measured: a bound beside every path of a squared loss.
 
 All losses here are means over samples, ``||u - y||^2 / (2 m)``, and D^2 is divided by m too, so
-that the bound is on the scale of what the reports print (the paper sums over samples).
+that the bound is on the scale of the reports' losses (the paper sums over samples).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def why_no_bound(objective: str, replacement: bool = True) -> str:
 
 @dataclass(frozen=True)
 class Lemma1Constants:
-    """What Lemma 1 needs of one network on one dataset, per sample.
+    """The constants of Lemma 1 for one network on one dataset, per sample.
 
     Attributes:
         first_loss: smallest loss of a single neuron, L[u_1].
@@ -124,7 +124,7 @@ def lemma1_constants(
     Args:
         contributions: (samples, neurons) or (samples, neurons, outputs); or a function that
             gives the contributions of the neurons in an int64 tensor as (len(neurons), samples)
-            (what ``TwoLayer.contributions`` gives), for networks too large to hold at once.
+            (as ``TwoLayer.contributions`` does), for networks too large to hold at once.
         target: (samples,) or (samples, outputs).
         num_neurons: how many neurons there are, if ``contributions`` is a function.
         memory_bytes: memory for tiles of contributions (at least a tile of one neuron is held).

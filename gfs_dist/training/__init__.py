@@ -1,4 +1,7 @@
-"""Training of two-layer and deep networks, resumable at every checkpoint."""
+"""Training of two-layer and deep networks, resumable at every checkpoint bit for bit.
+
+The caller stores checkpoints and reports progress. Knows no configuration or run folders.
+"""
 
 from gfs_dist.training.deep import train_deep
 from gfs_dist.training.spec import DeepSpec, TrainSpec, TrainState, risen

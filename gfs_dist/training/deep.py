@@ -25,7 +25,7 @@ COLOURS = 3
 
 
 class Samples(Protocol):
-    """Training data: ``gfs_dist.data.Images``, or anything alike."""
+    """Training data: ``gfs_dist.data.Images``, or the like."""
 
     @property
     def x_train(self) -> Tensor: ...
@@ -34,7 +34,7 @@ class Samples(Protocol):
     def labels_train(self) -> Tensor: ...
 
     def inputs(self, x: Tensor) -> Tensor:
-        """What the network is given for rows of ``x_train``: float32, normalised."""
+        """Inputs of the network for rows of ``x_train``: float32, normalised."""
         ...
 
 
@@ -161,7 +161,7 @@ def _share(
 ) -> tuple[Tensor, Tensor, float, int]:
     """This rank's inputs and labels of one mini-batch, their share of it, and its size.
 
-    The whole batch is augmented on every rank: what a sample looks like does not depend on the
+    The whole batch is augmented on every rank: a sample looks the same for any
     number of ranks. A rank for which there is no sample takes one that does not count: it too has
     to know which weights have gradients.
     """

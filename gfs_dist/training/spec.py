@@ -1,4 +1,4 @@
-"""How to train, what it takes to go on, and signs that training diverges."""
+"""Specification and state of a training, and signs that it diverges."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def refuse_divergence(fault: str, iteration: int, lr: float) -> None:
 
 
 def loss_fault(loss: float) -> str:
-    """What is wrong with a loss; empty where it is finite."""
+    """A loss that is not finite, as a fault; else empty."""
     return "" if math.isfinite(loss) else f"the loss is {loss}"
 
 

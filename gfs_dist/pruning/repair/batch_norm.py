@@ -1,4 +1,4 @@
-"""Statistics of batch norms measured again, after what they see has changed."""
+"""Recalibration: statistics of batch norms measured again after their inputs have changed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ARGUMENTS = ("input", "running_mean", "running_var")
 
 @dataclass(frozen=True, eq=False)
 class NormStatistics:
-    """What a norm saw of some samples: values a channel, their mean and squared deviations."""
+    """Inputs of a norm over some samples: values a channel, their mean and squared deviations."""
 
     count: int
     mean: Tensor
@@ -47,8 +47,8 @@ def recalibrate(
 ) -> None:
     """Set running mean and variance of every batch norm to those of all samples, in place.
 
-    Norm after norm: each sees what the norms before it, already measured, make of the samples. So
-    it does not matter how they are divided into batches, or whether these are alike. A norm that
+    Norm after norm, each on the outputs of the norms before it, already measured: the result does
+    not depend on how samples are divided into batches. A norm that
     is called more than once, or that sees one value a channel, stays as it is.
 
     Args:
@@ -99,7 +99,7 @@ def _norms(network: GraphNetwork) -> list[_Norm]:
         if step.kind == "tensor":
             tensors[step.name] = reduce(getattr, step.path, network)
             continue
-        x, *given = (_argument(step, *facts) for facts in enumerate(ARGUMENTS))
+        x, *given = (_argument(step, *place) for place in enumerate(ARGUMENTS))
         module = network.get_submodule(step.target) if step.kind == "module" else None
         if isinstance(module, _BatchNorm):
             statistics = [module.running_mean, module.running_var]

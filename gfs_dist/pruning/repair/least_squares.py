@@ -27,12 +27,12 @@ NEXT_TO_NOTHING = 2.0**-960
 DEAD = 1e-6
 """Outputs whose batch norm scales them by less than this share of the largest are left alone, and
 so are those that it makes less than this share of the stream, or than a last bit of it: weights
-that could mend the stream would be enormous."""
+that could correct the stream would be enormous."""
 
 
 @dataclass(frozen=True)
 class OutputScale:
-    """What a site's batch norm does: ``stream = scale (W x) + offset``.
+    """The affine map of a site's batch norm: ``stream = scale (W x) + offset``.
 
     Attributes:
         scale: (outputs,), 1 without a norm.
@@ -71,7 +71,7 @@ class OutputScale:
 
 
 def damping(mean: float, largest: float, trace: float) -> float:
-    """What a fit adds to the diagonal of ``A``: ``DAMPING`` of the variances of the inputs.
+    """Addend of the diagonal of ``A`` in a fit: ``DAMPING`` of the variances of the inputs.
 
     It does not depend on how far the inputs' means are from zero, unless these are so far that
     float64 cannot hold ``A`` well enough to be factored.
@@ -141,7 +141,7 @@ class Fit:
         self._put(weight, (found / scale).T.reshape(self._shape), alive)
         if not self.scaling.has_offset:
             return
-        # Of the weights as they are stored: what they lost times a large mean is no small offset.
+        # Of the weights as they are stored: their rounding times a large mean is no small offset.
         reached = weight.double().flatten(1) @ self._moments.input_mean
         offset = target.target_mean - scale * reached
         if self.site.norm is None:

@@ -2,10 +2,10 @@
 
 The two networks go through the same samples side by side. A site of the smaller one reads what
 the sites before it, already fitted, make of the samples; it is aimed at the dense network's
-stream less what the smaller network's other summand brings, so that errors made before are
-mended rather than piled up. Where nothing but ReLUs reads the stream, all values below zero are
-alike: the target is then moved to the fit's own value wherever both are negative, and the fit
-repeated (the idea of Zhang et al. 2015, arXiv 1505.06798).
+stream less the smaller network's other summand, so that earlier errors are corrected, not
+accumulated. Where nothing but ReLUs reads the stream, all values below zero are equivalent: the
+target is then moved to the fit's own value wherever both are negative, and the fit repeated (the
+idea of Zhang et al. 2015, arXiv 1505.06798).
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class NetworkPair:
         return Geometry.of(module).assemble(sums, channels)
 
     def _touched(self) -> list[Site]:
-        """Sites that read, or are added to, what a module with fewer outputs has part in."""
+        """Sites whose input or summand depends on a pruned module."""
         program, above = self.small.gfs_program, ancestors(self.small)
         changed = {s.name for s in program if s.kind == "module" and s.target in self.outputs}
         return [

@@ -28,9 +28,9 @@ class SweepTask:
     """One visit of a sweep on one part of the samples.
 
     Attributes:
-        structure: what can be removed from the workspace's network.
+        structure: of the workspace's network.
         sites: in the order in which they are fitted.
-        kept: what the smaller network keeps.
+        kept: channels of the smaller network.
         target: see :class:`gfs_dist.pruning.repair.sweep.NetworkPair`.
         name: folder of this sweep in the workspace.
     """

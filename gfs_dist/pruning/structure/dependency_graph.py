@@ -30,7 +30,7 @@ MIXERS = (OPTYPE.LN, OPTYPE.GN)
 
 @dataclass
 class ChannelGroup:
-    """What goes with the output channels of one module: one candidate a channel.
+    """Modules that depend on the output channels of one module: one candidate a channel.
 
     Attributes:
         producers: modules that lose outputs, in forward order; carriers and consumers likewise.
@@ -46,7 +46,7 @@ class ChannelGroup:
 
 
 class ChannelDependencies:
-    """Who shares channels with whom; built by one forward pass over a copy of the network.
+    """Channel dependencies between modules, found by one forward pass over a copy of the network.
 
     Args:
         network: any; a copy is traced in evaluation mode with gradients on.
@@ -150,7 +150,7 @@ class ChannelDependencies:
             for dep in node.dependencies:
                 aside = node.type == OPTYPE.CONCAT and {origin, dep.target} <= set(node.inputs)
                 if aside or not dep.is_triggered_by(handler):
-                    continue  # what joins a concatenation leaves its other parts alone
+                    continue  # a part of a concatenation leaves the other parts alone
                 if (dep.target, dep.handler) not in seen:
                     seen[dep.target, dep.handler] = None
                     stack.append((dep.target, dep.handler, node))
@@ -231,7 +231,7 @@ class ChannelDependencies:
             branches = [sources for sources in branches if sources]
             if all(sources == branches[0] for sources in branches):
                 continue
-            # What is in one branch with it may be its gate: the other branch is what is added.
+            # A producer in the same branch may be a gate: the one that is added is in the other.
             apart = [sources for sources in branches if name not in sources] or branches
             others = set().union(*apart) - {name}
             other = min(others, key=lambda other: self._place[other])
@@ -265,7 +265,7 @@ def _depthwise(conv: Any) -> bool:
 
 
 def _operation(node: Node) -> str:
-    """What autograd calls the operation of a node: Add, Mul, Relu, ..."""
+    """Autograd's name for the operation of a node: Add, Mul, Relu, ..."""
     return node.grad_fn.name().partition("Backward")[0] if hasattr(node.grad_fn, "name") else ""
 
 

@@ -104,7 +104,7 @@ def keep_fittable(
 ) -> Structure:
     """Layers that the recorded network can lose, and whose consumers can be fitted, stay.
 
-    The others are skipped, with the reason. What the code reads of a layer while it runs, such as
+    The others are skipped, with the reason. An attribute that the code reads while it runs, such as
     ``conv.out_channels``, is a fixed number in the recorded steps.
     """
     sites = {site.module for site in find_sites(network, example)}

@@ -27,7 +27,7 @@ def mask(model: nn.Module, structure: Structure, kept: Kept) -> nn.Module:
 
     Args:
         model: the network, or one of the same shapes with other weights or added biases.
-        structure: what :func:`find_structure` found in it.
+        structure: of it, see :func:`find_structure`.
         kept: candidates that stay.
 
     Raises:
@@ -102,7 +102,7 @@ def by_inputs(consumer: nn.Module) -> Tensor:
 
 
 def _cut_outputs(module: nn.Module, channels: set[int]) -> None:
-    """Take outputs out of a layer, or channels out of what has one weight for each.
+    """Remove outputs of a layer, or channels of a module with one weight for each.
 
     A network in recorded steps holds the tensors of a class that it does not know in a plain
     module: there are no sizes in it to be kept.

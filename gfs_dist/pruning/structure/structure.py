@@ -1,4 +1,4 @@
-"""What can be removed from a network: plain data that names modules and channels, no tensors."""
+"""The prunable structure of a network: plain data that names modules and channels, no tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch-pruning's dependency graph of a network, with the sizes that it would otherwise guess."""
+"""Adaptor of torch-pruning: its dependency graph, with the sizes that it would otherwise guess."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def trace(network: nn.Module, example: Tensor, calls: Counter[nn.Module]) -> Any
     Raises:
         InputError: the network refuses the example, or nothing in its output has a gradient.
     """
-    sizes = _Sizes()
+    sizes = _ShapeRecorder()
     graph = _Graph(sizes.shapes)
     untied = [module for module in network.modules() if calls[module] > 1 and _is_untied(module)]
     for module in network.modules():
@@ -145,7 +145,7 @@ def _is_untied(module: nn.Module) -> bool:
 def splits(node: Node) -> bool:
     """Whether a chunk, split, slice or expand parts the channels (not pixels or positions)."""
     kinds = (
-        index_mapping._SplitIndexMapping,  # noqa: SLF001 - no other sign tells what is parted
+        index_mapping._SplitIndexMapping,  # noqa: SLF001 - nothing else tells which axis is split
         index_mapping._SliceIndexMapping,  # noqa: SLF001
         index_mapping._GQAIndexMapping,  # noqa: SLF001
     )
@@ -153,7 +153,7 @@ def splits(node: Node) -> bool:
 
 
 class Input(nn.Module):
-    """Makes the network's input a node of the graph: what is added to it must not shrink."""
+    """Makes the network's input a node of the graph: channels added to it must not shrink."""
 
     channels = 0
 
@@ -163,7 +163,7 @@ class Input(nn.Module):
 
 
 class _InputPruner(function.BasePruningFunc):
-    """What torch-pruning asks of a kind of module; the input is only asked for its channels."""
+    """torch-pruning's interface to a kind of module; only the input's channels are asked for."""
 
     def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
         raise AssertionError("a group that reaches the input is never removed")
@@ -197,7 +197,7 @@ def _close(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ou
         return outputs
     steps, *state = _Closed.apply(x, *(out.detach() for out in tensors_of(outputs)))
     if isinstance(outputs, Tensor):
-        return steps.clone()  # an operation of torch, whose size is noted
+        return steps.clone()  # an operation of torch, whose size is recorded
     return steps, (tuple(state) if isinstance(outputs[1], tuple) else state[0])
 
 
@@ -246,8 +246,8 @@ class _Graph(torch_pruning.DependencyGraph):
         _set_sizes(self, self._shapes)
 
 
-class _Sizes(TorchFunctionMode):
-    """Notes the shape of every result, by the node that autograd makes for it."""
+class _ShapeRecorder(TorchFunctionMode):
+    """Records the shape of every result, by the node that autograd makes for it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A removal tried out on a copy: layers whose removal would change more than it says are found."""
+"""Trial removal: finds layers whose removal changes more of the network than their channels."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def try_removal(model: nn.Module, layers: Sequence[Layer], example: Tensor) -> d
     """Remove a seeded half of the candidates of every layer and compare with the masked network.
 
     All layers at once; if that fails, halves of them, down to the ones at fault, so that a sound
-    network costs two forward passes. It runs in float64 on random weights: what goes with what
-    does not depend on the weights' values, and trained or zero-initialised ones can hide an error
+    network costs two forward passes. It runs in float64 on random weights: dependencies of channels
+    do not depend on the weights' values, and trained or zero-initialised ones can hide an error
     (a branch that ends in a zero scale does not reach the output).
 
     Returns:
-        for each layer at fault, the reason in words.
+        the reason for each layer at fault.
     """
     generator = torch.Generator().manual_seed(SEED)
     try:
         x = example.double() if example.is_floating_point() else example
         return _faults(_scrambled(copied(model).double(), generator), layers, x)
-    except RuntimeError:  # the network's own code insists on another dtype
+    except RuntimeError:  # the network's own code requires another dtype
         return _faults(_scrambled(copied(model), generator), layers, example)
 
 
@@ -64,14 +64,14 @@ def _faults(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> dict[str,
 
 @torch.no_grad()
 def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> str:
-    """How the shrunk network differs from the masked one, in words; empty if it does not."""
+    """How the shrunk network differs from the masked one; empty if it does not."""
     structure = Structure(tuple(layers), ())
     generator = torch.Generator().manual_seed(SEED)
     kept = {layer.name: _half(layer.num_candidates, generator) for layer in layers}
     masked = list(tensors_of(mask(network, structure, kept)(x.clone())))
     try:
         small = list(tensors_of(shrink(network, structure, kept)(x.clone())))
-    except Exception as error:  # noqa: BLE001 - a stranger's forward pass on other shapes
+    except Exception as error:  # noqa: BLE001 - any user's forward pass on other shapes
         return (
             f"its forward pass then fails ({first_line(error)}), as it does where the code "
             "names a number of channels in place of reading x.shape, or keeps a tensor with an "

@@ -1,1 +1,5 @@
-"""How many channels each layer keeps: budgets, costs, allocation, exchange."""
+"""Chooses how many channels each layer keeps: budgets, costs, allocation, exchange.
+
+A budget is read in ``budget``, refused in ``feasible`` and met in ``choose``, by one rule a kind.
+Repairs nothing and writes nothing.
+"""

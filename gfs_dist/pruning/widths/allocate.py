@@ -34,12 +34,12 @@ def allocate(
 
     Costs of neighbouring layers multiply, so this has no closed form. Prices: at a price of the
     cost, every layer in turn takes the width with the least loss plus price times cost, until
-    nobody changes; the price is bisected until the limit is met. Exchanges: one layer gets wider,
+    no layer changes; the price is bisected until the limit is met. Exchanges: one layer gets wider,
     another as narrow as that needs, as long as such a pair lowers the sum; they reach the widths
-    off the convex hull that no price does. What is left is given away as by :func:`proportional`:
-    in the end no layer can have its next width without passing the limit. (Against dynamic
+    off the convex hull that no price does. The rest is shared out as by :func:`proportional`: in
+    the end no layer can have its next width without passing the limit. (Against dynamic
     programming and full enumeration: mostly the same sum, at worst one above it by a hundredth
-    of what the losses span.)
+    of the losses' span.)
 
     The same arguments give the same widths; of equal choices the first layer's is taken.
 
@@ -63,7 +63,7 @@ def allocate(
         allowed = allowed_widths(channels, round_to, len(best)) if name in curves else [channels]
         widths.append(np.array(allowed, np.int64))
         losses.append(best[np.array(allowed) - 1])
-    search = _Search(widths, losses, costs.kinds[kind], limit)
+    search = _WidthSearch(widths, losses, costs.kinds[kind], limit)
     search.price()
     search.exchange()
     search.fill(np.array(list(costs.channels.values())))
@@ -85,17 +85,17 @@ def proportional(
 
     Args:
         costs, limit, kind, round_to: see :func:`allocate`.
-        most: by layer the largest width that can be had; None for all channels of each.
+        most: by layer the largest width; None for all channels of each.
     """
     most = costs.channels if most is None else most
     allowed = [allowed_widths(n, round_to, most[name]) for name, n in costs.channels.items()]
     widths = [np.array(choices, np.int64) for choices in allowed]
-    search = _Search(widths, [np.zeros(len(w)) for w in widths], costs.kinds[kind], limit)
+    search = _WidthSearch(widths, [np.zeros(len(w)) for w in widths], costs.kinds[kind], limit)
     search.fill(np.array(list(costs.channels.values())))
     return dict(zip(costs.channels, search.widths.tolist(), strict=True))
 
 
-class _Search:
+class _WidthSearch:
     """A choice among the allowed widths of each of n layers, and ways to improve it.
 
     It starts from the smallest widths, which must meet the limit; the limit is never passed.
@@ -204,7 +204,7 @@ class _Search:
 
         Args:
             slopes: (n, c) cost of one more candidate of each layer in c cases, squares apart.
-            room: (c,) what is left of the limit in each case; below 0 it has to be made.
+            room: (c,) rest of the limit in each case; below 0, widths have to shrink.
 
         Returns:
             (n, c); 0 where no width makes enough room.

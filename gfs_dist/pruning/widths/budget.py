@@ -95,7 +95,7 @@ def allowed_widths(channels: int, round_to: int = 1, most: int | None = None) ->
 
     Args:
         channels: of the whole layer.
-        round_to: what widths are multiples of; a layer with fewer channels stays whole.
+        round_to: widths are multiples of this; a layer with fewer channels stays whole.
         most: the largest width that a path reaches (with replacement it may end early). A layer
             whose path does not reach a multiple has this width.
     """

@@ -24,7 +24,7 @@ QUICK = 2
 compare, and as many trials as cost 9e12 multiply-adds of forward passes (ResNet20 at 32x32: 211),
 but at least four a layer. Quickly: the starting widths alone.
 
-To compare costs a forward pass, to fit several times that, and what is least on few samples is
+A comparison costs a forward pass, a fit several times that, and the least loss on few samples is
 least by luck: on ResNet20 at 35 % of its inner multiply-adds widths compared on 256 samples gave
 79.4 % (105 trials) and 79.7 % (162), on 768 samples 83.1 % (168 trials; CIFAR-10's test images,
 no fine-tuning)."""
@@ -169,7 +169,7 @@ def widths_within(
     """The widths of largest cost whose measured time is within the limit.
 
     Time falls with cost, but in steps and with noise: the cost is halved down to 1/64 of its
-    range, and what was found is measured once more. While it then takes too long, the next
+    range, and the widths found are measured once more. While it then takes too long, the next
     smaller widths are taken, 2 % of the dense cost at a time.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a network costs as a function of its widths, without building the smaller network."""
+"""Costs of a network as a function of its widths, without building the smaller network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Cost:
     in the widths: nothing of a higher degree occurs.
 
     Attributes:
-        constant: what no width changes.
+        constant: of the parts that no width changes.
         linear: (n,).
         pairs: (n, n), zero below the diagonal.
     """
@@ -82,7 +82,7 @@ def measure_costs(model: nn.Module, example: Tensor, structure: Structure) -> Co
     Args:
         model: the dense network.
         example: a batch of inputs, on the model's device.
-        structure: what was found in it.
+        structure: of it.
     """
     macs = macs_by_module(model, example)
     channels = {layer.name: layer.num_candidates for layer in structure.layers}
@@ -103,7 +103,7 @@ def measure_costs(model: nn.Module, example: Tensor, structure: Structure) -> Co
 
 
 class _Shape(NamedTuple):
-    """What of a module grows with its channels.
+    """The sizes of a module that grow with its channels.
 
     Attributes:
         outputs, inputs: channels (depthwise: one input for each output).
@@ -161,7 +161,7 @@ def _slopes(structure: Structure) -> dict[str, tuple[Integers, Integers]]:
 
 
 def _expand(products: list[_Product], whole: Integers, dense: int) -> Cost:
-    """The sum of the products, and of what no width changes: ``dense`` is the whole network's."""
+    """The sum of the products, and a constant that makes up the ``dense`` network's cost."""
     linear = np.zeros_like(whole)
     pairs = np.zeros((len(whole), len(whole)), np.int64)
     for factor, outputs, inputs in products:

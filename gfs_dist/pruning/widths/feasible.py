@@ -1,4 +1,4 @@
-"""Whether a budget can be met, found out before any search, and what stands in its way."""
+"""Refuses budgets that a network cannot meet, before any search, and names the reasons."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def what_stays(pruner: Pruner, kind: str, least: Mapping[str, int]) -> str:
         least: smallest allowed width of each layer.
 
     Returns:
-        in words a few modules with their shares of the dense network's cost; empty where none has
+        a few modules with their shares of the dense network's cost; empty where none has
         a share worth telling.
     """
     small = pruner.cut(KeptChannels.first(least))
@@ -130,7 +130,7 @@ def what_stays(pruner: Pruner, kind: str, least: Mapping[str, int]) -> str:
         share = cost / pruner.costs.dense(kind)
         kind_of = type(modules.get(name, small))
         reason = f"{kind_of.__name__}, which is no convolution or linear layer"
-        if kind_of in (nn.Module, GraphNetwork):  # what merely holds layers
+        if kind_of in (nn.Module, GraphNetwork):  # a mere container of layers
             reason = "parameters outside of layers"
         reason = reasons.get(name, reason)
         if reason and share >= LEAST_TOLD:

@@ -1,4 +1,4 @@
-"""What widths are worth: the loss of the really cut and refitted network on some samples."""
+"""Trials of widths: the loss of the cut and refitted network on some samples."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class WidthTrial:
     """Cuts, refits the consumers once, and compares outputs with the dense network's.
 
     The value is the mean Kullback-Leibler divergence ``sum p log(p / q)`` of the softmax of the
-    outputs, in nats: what the cut network gets wrong of the dense one, without labels.
+    outputs, in nats: how far the cut network is from the dense one, without labels.
 
     Attributes:
         workspace, structure: of the network.
@@ -54,7 +54,7 @@ class WidthTrial:
     compared: tuple[int, ...]
 
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> float:
-        """The divergence of one kept."""
+        """The divergence of the network that keeps these channels."""
         assert isinstance(item, KeptChannels)
         dense = self.workspace.dense(device)
         small = make_smaller(dense, self.structure, item)
