@@ -1,6 +1,6 @@
 """The keys of a command with the line of help that stands above each in conf/.
 
-Reads the files as text: help must not wait for Hydra, and comments are lost to a YAML reader.
+Reads the files as text: help must not wait for Hydra, and a YAML reader loses comments.
 """
 
 from __future__ import annotations
@@ -31,8 +31,16 @@ class Group:
     name: str
     default: str
     help: str
-    options: dict[str, list[Key]]
-    """Option name to its keys; the first key holds the name and says what the option is."""
+
+    @property
+    def options(self) -> dict[str, list[Key]]:
+        """Option name to its keys; the first key holds the name and says what the option is."""
+        options = {}
+        for file in sorted((CONF_FOLDER / self.name).glob("*.yaml")):
+            keys = [Key(f"{self.name}.{k.name}", k.default, k.help) for k in _read(file).keys]
+            assert keys[0].name == f"{self.name}.{OPTION_KEY[self.name]}", file
+            options[file.stem] = keys
+        return options
 
 
 @dataclass(frozen=True)
@@ -41,48 +49,26 @@ class Section:
 
     name: str
     help: str
-    keys: list[Key]
-
-
-@dataclass(frozen=True)
-class Description:
-    """A command in one line, its plain keys, its sections of keys and its groups."""
-
-    help: str
-    keys: list[Key]
-    sections: list[Section]
-    groups: list[Group]
-
-
-def describe(command: str) -> Description:
-    """What conf/ says of ``command``."""
-    found = _read(CONF_FOLDER / f"{command}.yaml")
-    return Description(
-        found.help, found.keys, found.sections, [_group(key) for key in found.chosen]
-    )
-
-
-def _group(key: Key) -> Group:
-    options = {}
-    for file in sorted((CONF_FOLDER / key.name).glob("*.yaml")):
-        keys = [Key(f"{key.name}.{k.name}", k.default, k.help) for k in _read(file).keys]
-        assert keys[0].name == f"{key.name}.{OPTION_KEY[key.name]}", file
-        options[file.stem] = keys
-    return Group(key.name, key.default, key.help, options)
+    keys: list[Key] = field(default_factory=list)
 
 
 @dataclass
-class _Contents:
-    """What stands in one file, in its order; ``chosen``: entries of the defaults list."""
+class Description:
+    """A command in one line, its plain keys, its sections of keys and its groups."""
 
     help: str = ""
     keys: list[Key] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
-    chosen: list[Key] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
 
 
-def _read(file: Path) -> _Contents:
-    found, comment = _Contents(), ""
+def describe(command: str) -> Description:
+    """What conf/ says of ``command``."""
+    return _read(CONF_FOLDER / f"{command}.yaml")
+
+
+def _read(file: Path) -> Description:
+    found, comment = Description(), ""
     for line in file.read_text(encoding="utf-8").splitlines():
         if line.lstrip().startswith("#"):
             comment = line.lstrip("# ")
@@ -90,13 +76,13 @@ def _read(file: Path) -> _Contents:
         elif match := _ENTRY.fullmatch(line):
             name, value = match["key"], match["value"]
             if match["dash"]:
-                found.chosen.append(Key(name, value, comment))
+                found.groups.append(Group(name, value, comment))
             elif match["indent"]:
                 section = found.sections[-1]
                 section.keys.append(Key(f"{section.name}.{name}", value, comment))
             elif value:
                 found.keys.append(Key(name, value, comment))
             elif name != "defaults":
-                found.sections.append(Section(name, comment, []))
+                found.sections.append(Section(name, comment))
             comment = ""
     return found

@@ -6,7 +6,6 @@ import gzip
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import kubernetes_validate
 import ray
 import yaml
+from jsonschema import Draft7Validator, ValidationError
 
 ROOT = Path(__file__).parent.parent.parent
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -44,7 +44,7 @@ def compose(path: Path) -> str:
 
 def ray_up(path: Path) -> str:
     """What `ray up` takes."""
-    return _schema(RAY_UP, path)
+    return _schema(RAY_UP.read_bytes(), path)
 
 
 def dockerfile(path: Path) -> str:
@@ -93,14 +93,17 @@ def _kubernetes(text: str) -> str:
 
 
 def _vendored(name: str, path: Path) -> str:
-    with tempfile.NamedTemporaryFile(suffix=".json") as schema:
-        schema.write(gzip.decompress((SCHEMAS / f"{name}.json.gz").read_bytes()))
-        schema.flush()
-        return _schema(Path(schema.name), path)
+    return _schema(gzip.decompress((SCHEMAS / f"{name}.json.gz").read_bytes()), path)
 
 
-def _schema(schema: Path, path: Path) -> str:
-    return _run("check-jsonschema", "--schemafile", str(schema), str(path))
+def _schema(text: bytes, path: Path) -> str:
+    found = Draft7Validator(json.loads(text)).iter_errors(yaml.safe_load(path.read_text()))
+    return "".join(map(_told, found))
+
+
+def _told(error: ValidationError) -> str:
+    """An error and those of its alternatives."""
+    return f"{error.json_path}: {error.message}\n" + "".join(map(_told, error.context or ()))
 
 
 def _run(tool: str, *words: str) -> str:

@@ -226,7 +226,7 @@ def test_the_batch_script_says_what_it_needs(tmp_path: Path) -> None:
 
 
 def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
-    code = (ROOT / "gfs_dist/runtime/metered.py").read_text()
+    code = (ROOT / "gfs_dist/runtime/prometheus.py").read_text()
     made = set()
     for kind, name in re.findall(r'(Counter|Gauge|Histogram)\(\s*"(gfs_\w+)"', code):
         ends = {"Counter": ["_total"], "Gauge": [""], "Histogram": ["_bucket", "_sum", "_count"]}
