@@ -40,8 +40,7 @@ from gfs_dist.pruning.objectives.evaluation_batches import search_costs
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.runtime import Runtime, RuntimeSpec, open_runtime
-from gfs_dist.runtime.resources import forget_peak, peak_bytes
-from gfs_dist.runtime.worker import usable_cores
+from gfs_dist.runtime.resources import forget_peak, peak_bytes, usable_cores
 from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.workflows.prune_deep import scratch
 from gfs_dist.workflows.reporter import Reporter

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from gfs_dist.runtime.peers import Peers
-from gfs_dist.runtime.spec import Tick
+from gfs_dist.runtime.spec import Peers, Tick
 
 WARM_UP = 20
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from gfs_dist.config import commands as schema
-from gfs_dist.runtime.worker import usable_cores
+from gfs_dist.runtime.resources import usable_cores
 from gfs_dist.workflows.process import local_device
 
 

@@ -21,7 +21,7 @@ from gfs_dist.bench.two_layer_search import Split, alone, at_once, cell, one_by_
 from gfs_dist.config import commands as schema
 from gfs_dist.errors import PicksDifferError
 from gfs_dist.runtime import open_runtime
-from gfs_dist.runtime.worker import usable_cores
+from gfs_dist.runtime.resources import usable_cores
 from gfs_dist.workflows.reporter import Reporter
 
 WHOLE, CRITICAL = "whole", "critical path"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from gfs_dist.runtime.fault_injection import Fault
 from gfs_dist.runtime.graph import Graph, make_graph
-from gfs_dist.runtime.peers import NoPeers, Peers
 from gfs_dist.runtime.progress import (
     GroupProgress,
     GroupResult,
@@ -30,7 +29,16 @@ from gfs_dist.runtime.progress import (
     WorkResult,
 )
 from gfs_dist.runtime.runtime import Executor, Runtime, open_runtime
-from gfs_dist.runtime.spec import GroupTask, Problem, RuntimeSpec, SearchJob, Task, Tick
+from gfs_dist.runtime.spec import (
+    GroupTask,
+    NoPeers,
+    Peers,
+    Problem,
+    RuntimeSpec,
+    SearchJob,
+    Task,
+    Tick,
+)
 
 __all__ = [
     "Executor",

@@ -1,4 +1,4 @@
-"""What ranks say to each other over torch.distributed: Gloo on CPUs, NCCL on GPUs."""
+"""Collectives of ranks over torch.distributed: Gloo on CPUs, NCCL on GPUs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from types import TracebackType
 
 import torch
 import torch.distributed as dist
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from gfs_dist.runtime.store import Address, connect, name_interface
 
-# A slow rank is no fault: who hangs is the coordinator's question, not the group's.
+# A slow rank is no fault: the coordinator's watchdog decides which rank hangs, not the group.
 GROUP_TIMEOUT_S = 1800.0
 BUCKET_BYTES = 32 * 2**20
 
@@ -25,13 +24,15 @@ class CommunicationError(Exception):
 
 @dataclass
 class Traffic:
-    """What one rank has exchanged in a search.
+    """Counts and times what one rank exchanges in a search or group task.
+
+    A context manager around each exchange, which makes one kind of error of all failures and
+    leaves the group at once, so that the ranks that wait for this one fail too. Entered twice a
+    step: one object that is used again, not a generator each time.
 
     Attributes:
-        calls: exchanges begun (``minimum`` and ``share``).
-        done: exchanges completed; one behind ``calls`` while the rank is inside one.
-        messages: tensors handed to the network by this rank.
-        bytes: their size.
+        calls, done: exchanges begun and completed; ``done`` is one behind inside of one.
+        messages, bytes: tensors handed to the network by this rank, and their size.
         seconds: time inside exchanges, waiting for slower ranks included.
     """
 
@@ -40,59 +41,37 @@ class Traffic:
     messages: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    _began: float = 0.0
 
     def sent(self, tensor: Tensor, times: int = 1) -> None:
         """Count ``tensor`` as sent."""
         self.messages += times
         self.bytes += times * tensor.numel() * tensor.element_size()
 
-
-class Member:
-    """One rank of the default process group. Any failure leaves the group at once, so that the
-    ranks that wait for this one fail too instead of waiting for a timeout.
-
-    Args:
-        traffic: counts are added here.
-
-    Attributes:
-        exchange: around every exchange: times it, and makes one kind of error of all failures.
-    """
-
-    def __init__(self, traffic: Traffic | None = None) -> None:
-        self.rank = dist.get_rank()
-        self.num_ranks = dist.get_world_size()
-        self.traffic = traffic if traffic is not None else Traffic()
-        self.exchange = _Exchange(self.traffic)
-        self.device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-
-
-class _Exchange:
-    """Entered twice a step: one object that is used again, not a generator each time."""
-
-    def __init__(self, traffic: Traffic) -> None:
-        self._traffic = traffic
-        self._began = 0.0
-
     def __enter__(self) -> None:
         self._began = time.perf_counter()
-        self._traffic.calls += 1
+        self.calls += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._traffic.seconds += time.perf_counter() - self._began
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.seconds += time.perf_counter() - self._began
         if error is None:
-            self._traffic.done += 1
+            self.done += 1
         elif isinstance(error, RuntimeError | ValueError):  # ValueError: the group is gone already
             leave()
             first_line = (str(error) or type(error).__name__).splitlines()[0]
             raise CommunicationError(first_line) from error
 
 
-class GroupCommunicator(Member):
+class GroupMember:
+    """One rank of the default process group; ``traffic`` is around every exchange."""
+
+    def __init__(self, traffic: Traffic | None = None) -> None:
+        self.rank, self.num_ranks = dist.get_rank(), dist.get_world_size()
+        self.traffic = traffic if traffic is not None else Traffic()
+        self.device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+
+
+class GroupCommunicator(GroupMember):
     """The collectives of a search; see :class:`gfs_dist.selection.communicator.Communicator`."""
 
     def __init__(self, traffic: Traffic | None = None) -> None:
@@ -101,13 +80,13 @@ class GroupCommunicator(Member):
         self._least.reduceOp = dist.ReduceOp(dist.ReduceOp.MIN)
 
     def minimum(self, values: Tensor) -> Tensor:
-        with self.exchange:
+        with self.traffic:
             on_device = values.to(self.device)
             self._minimum(on_device)
             return on_device.to(values.device)
 
     def share(self, tensor: Tensor, owner: int) -> Tensor:
-        with self.exchange:
+        with self.traffic:
             on_device = tensor.to(self.device).contiguous()
             self._share(on_device, owner)
             return on_device.to(tensor.device)
@@ -125,14 +104,14 @@ class GroupCommunicator(Member):
         dist.broadcast(tensor, src=owner)
 
 
-class GroupPeers(Member):
-    """The collectives of a group task; see :class:`gfs_dist.runtime.peers.Peers`.
+class GroupPeers(GroupMember):
+    """The collectives of a group task; see :class:`gfs_dist.runtime.spec.Peers`.
 
     Tensors travel side by side in buckets: few large messages instead of many small ones.
     """
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        with self.exchange, torch.no_grad():
+        with self.traffic, torch.no_grad():
             for bucket in buckets(tensors):
                 dtype = torch.promote_types(bucket[0].dtype, torch.float32)
                 assert dtype.is_floating_point
@@ -142,7 +121,7 @@ class GroupPeers(Member):
                 self._unpack(flat.div_(self.num_ranks), bucket)
 
     def broadcast(self, tensors: Sequence[Tensor], owner: int = 0) -> None:
-        with self.exchange, torch.no_grad():
+        with self.traffic, torch.no_grad():
             for bucket in buckets(tensors):
                 flat = self._flat(bucket, bucket[0].dtype)
                 if self.rank == owner:
@@ -151,10 +130,10 @@ class GroupPeers(Member):
                 self._unpack(flat, bucket)
 
     def barrier(self) -> None:
-        with self.exchange:
+        with self.traffic:
             token = torch.zeros(1, device=self.device)
             dist.all_reduce(token)
-            token.item()  # on a GPU nobody has come before this
+            token.item()  # on a GPU no rank has waited before this
 
     def _flat(self, bucket: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         return torch.cat([t.detach().reshape(-1) for t in bucket]).to(self.device, dtype)

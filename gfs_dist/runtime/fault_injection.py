@@ -19,7 +19,7 @@ from pathlib import Path
 from gfs_dist.errors import InputError
 
 KINDS = ("kill", "stop", "exit", "cut")
-DRIVER = -1
+COORDINATOR = -1
 VARIABLE = "GFS_FAULTS"
 
 
@@ -28,7 +28,7 @@ class Fault:
     """One fault.
 
     Attributes:
-        rank: who; -1 is the coordinator's own process, killed after ``step`` was reported (in a
+        rank: -1 is the coordinator's own process, killed after ``step`` was reported (in a
             map: after as many items).
         step: 0 is the set-up. In a search: before which pick (counted from 1). In a map: before
             which of the items that the rank is given (counted from 1, over all workers that take
@@ -47,7 +47,7 @@ class Fault:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"fault: found kind {self.kind!r}, accepted {', '.join(KINDS)}")
-        if self.rank < DRIVER or self.step < 0 or self.generation < 0:
+        if self.rank < COORDINATOR or self.step < 0 or self.generation < 0:
             raise InputError(f"fault: found {self}, accepted rank -1 or more, step 0 or more")
 
 
@@ -69,7 +69,7 @@ def from_environment() -> list[Fault]:
 
 
 def strike(kind: str) -> None:
-    """Let the fault happen to this process."""
+    """Carry out a fault in this process."""
     if kind == "exit":
         os._exit(1)
     if kind == "cut":
@@ -81,7 +81,7 @@ def strike(kind: str) -> None:
 def cut_connections() -> None:
     """End all TCP connections of this process, as a broken network does once that is noticed."""
     for entry in [*Path("/proc/self/fd").iterdir()]:
-        with contextlib.suppress(FileNotFoundError):  # what listed the folder is closed
+        with contextlib.suppress(FileNotFoundError):  # that which lists the folder is closed
             if stat.S_ISSOCK(entry.stat().st_mode):
                 _cut(int(entry.name))
 
@@ -94,7 +94,7 @@ def _cut(descriptor: int) -> None:
                 connection.shutdown(socket.SHUT_RDWR)
 
 
-class Saboteur:
+class FaultInjector:
     """Carries out, in one worker and generation, the faults of its rank.
 
     Args:

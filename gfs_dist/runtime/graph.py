@@ -104,14 +104,6 @@ class Graph:
         """The largest distance of two ranks, in edges."""
         return max(len(self.levels(r)) - 1 for r in range(self.num_ranks))
 
-    def without(self, rank: int) -> Graph | None:
-        """What is left when ``rank`` goes (later ranks move down); None if that falls apart."""
-        kept = [(a - (a > rank), b - (b > rank)) for a, b in self.edges if rank not in (a, b)]
-        try:
-            return Graph(self.num_ranks - 1, kept)
-        except InputError:
-            return None
-
 
 def make_graph(edges: Edges, num_ranks: int) -> Graph:
     """A graph by name (see ``NAMES``) or from its edges."""

@@ -1,9 +1,12 @@
-"""Work of all ranks in one group, begun anew after every fault until it is done.
+"""Work of all ranks in one process group, begun anew after every fault until it is done.
 
 A *generation* is one set of ranks with one process group. It ends when the work is done or at the
 first fault; then lost ranks are filled, survivors keep what they have computed, and the next
-generation goes on from the furthest that any rank knew. Answers of older generations are never
-read: their calls are over, their keys carry another number.
+generation continues from the furthest step that any rank knew. Answers of older generations are
+never read: their calls are over, their keys carry another number.
+
+A search is such work whose ranks keep an objective between generations, and a group task one whose
+ranks keep their own checkpoint.
 """
 
 from __future__ import annotations
@@ -11,210 +14,338 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar, cast
 
 from gfs_dist.errors import WorkersLostError
-from gfs_dist.records import Timing as TimingRow
+from gfs_dist.records import RankTiming, Timing
 from gfs_dist.runtime.backends.base import Worker
-from gfs_dist.runtime.cargo import Cargo
-from gfs_dist.runtime.crew import Crew
-from gfs_dist.runtime.fault_log import FaultLog
-from gfs_dist.runtime.group_journal import GroupJournal
-from gfs_dist.runtime.messages import Finished, Interrupted, Post
-from gfs_dist.runtime.progress import Phase
-from gfs_dist.runtime.timing import Timing, summary
-from gfs_dist.runtime.tracker import Tracker
-from gfs_dist.runtime.watchdog import POLL_S, Call, Outcome, Patience, Watch
+from gfs_dist.runtime.event_log import TASK_EVENT_PERIOD_S, EventLog
+from gfs_dist.runtime.graph import Graph
+from gfs_dist.runtime.heartbeat import Told, read_feed
+from gfs_dist.runtime.messages import GroupEnd, SearchOrder, SearchSetup
+from gfs_dist.runtime.placement import graph_for
+from gfs_dist.runtime.progress import (
+    GroupProgress,
+    GroupResult,
+    OnGroupProgress,
+    OnProgress,
+    Phase,
+    Progress,
+    SearchResult,
+    Work,
+)
+from gfs_dist.runtime.resources import group_timing, no_time
+from gfs_dist.runtime.serialization import unpack
+from gfs_dist.runtime.spec import SearchJob
+from gfs_dist.runtime.watchdog import (
+    POLL_S,
+    CallOutcome,
+    Ending,
+    HangTimeouts,
+    Watchdog,
+    WatchedCall,
+)
+from gfs_dist.runtime.worker import WorkHandler
+from gfs_dist.runtime.worker_pool import WorkerPool
+from gfs_dist.selection.partition import Partition
 
 MAX_FUTILE = 3
 EAGER_POLL_S = 0.005
 
 
 @dataclass
-class Verdict:
-    """What became of the calls of a generation, by rank.
+class GenerationOutcome:
+    """How the calls of a generation ended, by rank.
 
     Attributes:
-        values: answers.
-        dead: "killed" or "hung".
+        ends: of the work; there are none after set-up.
+        lost: killed or hung.
         reasons: a line on each fault.
         errors: errors of the user, to be raised.
-        trouble: time of the first fault (time.time()), None without.
+        fault_time: of the first fault (time.time()), None without.
     """
 
-    values: dict[int, Any] = field(default_factory=dict)
-    dead: dict[int, str] = field(default_factory=dict)
+    ends: dict[int, GroupEnd] = field(default_factory=dict)
+    lost: dict[int, Ending] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
     errors: dict[int, BaseException] = field(default_factory=dict)
-    trouble: float | None = None
+    fault_time: float | None = None
 
-    def take(self, outcome: Outcome) -> None:
+    def add(self, outcome: CallOutcome) -> None:
         """Add how a call ended."""
         rank, value = outcome.rank, outcome.value
-        if outcome.kind == "error":
+        if outcome.ending is Ending.ERROR:
             self.errors[rank] = value
-        elif outcome.kind != "answer":
-            self.dead[rank], self.reasons[rank] = outcome.kind, outcome.reason
+        elif outcome.ending is not Ending.ANSWER:
+            self.lost[rank], self.reasons[rank] = outcome.ending, outcome.reason
         else:
-            self.values[rank] = value
-            if not isinstance(value, Interrupted):
+            if isinstance(value, GroupEnd):
+                self.ends[rank] = value
+            if not isinstance(value, GroupEnd) or value.interruption is None:
                 return
-            self.reasons[rank] = value.reason
-        if self.trouble is None:
-            self.trouble = time.time()
+            self.reasons[rank] = value.interruption
+        if self.fault_time is None:
+            self.fault_time = time.time()
 
     @property
-    def ends(self) -> dict[int, Finished | Interrupted]:
-        """Answers to the work itself, by rank."""
-        return {r: v for r, v in self.values.items() if isinstance(v, Finished | Interrupted)}
-
-    @property
-    def finished(self) -> dict[int, Finished]:
-        """Those that came to the end."""
-        return {r: v for r, v in self.values.items() if isinstance(v, Finished)}
+    def finished(self) -> dict[int, GroupEnd]:
+        """Those that finished the work."""
+        return {rank: end for rank, end in self.ends.items() if end.interruption is None}
 
 
-class Generations(ABC):
-    """The generations of one search or group task; subclasses say what it is about.
+class GroupRun(ABC):
+    """The generations of one search or group task; subclasses say what differs.
 
     Args:
-        crew: who works.
-        cargo: what about; its kind is also how workers are asked.
-        journal: follows rank 0.
+        pool: the workers.
+        step: where the work begins.
+
+    Attributes:
+        phase: of progress while ranks work.
+        event_period_s: at most one row a step is written in so many seconds.
+        reached: the furthest step that is known to have been made.
+        members: workers of the current generation, by rank.
     """
 
-    def __init__(self, crew: Crew, cargo: Cargo, journal: Tracker | GroupJournal) -> None:
-        self.crew, self.cargo = crew, cargo
-        self._journal = journal
-        self.patience = Patience(crew.spec.hang_floor_s)
-        self.watch = Watch(crew.store, self.patience)
-        self.faults = FaultLog(crew.store, journal)
+    work: ClassVar[Work]
+    phase: ClassVar[Phase]
+    event_period_s: ClassVar[float]
+
+    def __init__(self, pool: WorkerPool, step: int = 0) -> None:
+        self.pool, self.reached = pool, step
+        self.log = EventLog(pool.faults, pool.store)
+        self.log.step = step
+        self.watchdog = Watchdog(pool.store, HangTimeouts(pool.spec.hang_floor_s))
         self.members: list[Worker] = []
-        self.posts: list[Post] = []
-        self.setup_s = self.steps_s = 0.0
-
-    @property
-    @abstractmethod
-    def reached(self) -> int:
-        """The furthest step that is known to have been made."""
+        self._setup_s = self._steps_s = 0.0
+        self._chunks = self._reported = 0
 
     @abstractmethod
-    def arrange(self) -> None:
-        """Divide the work among :attr:`posts`."""
+    def report(self, phase: Phase) -> None:
+        """Tell the caller."""
 
-    @abstractmethod
-    def share(self, rank: int) -> tuple[Any, ...]:
+    def setup(self, rank: int) -> SearchSetup | None:
         """What ``rank`` needs to prepare itself."""
+        return None
+
+    def order(self) -> SearchOrder | None:
+        """What all ranks need to begin."""
+        return None
 
     @abstractmethod
-    def order(self) -> tuple[Any, ...]:
-        """What all ranks need to begin; the journal is to begin, too."""
+    def hear(self, told: list[Told], step: int) -> int:
+        """Take what rank 0 has fed, and its ``step``; how far the work is in this generation."""
 
     @abstractmethod
-    def take_over(self, verdict: Verdict) -> None:
-        """Learn from what ranks answered how far the work is."""
+    def take_over(self, ends: Mapping[int, GroupEnd]) -> int:
+        """Learn from the answers of ranks how far the work is."""
 
     @abstractmethod
-    def end(self, verdict: Verdict) -> Any:
-        """What the work came to; None if it is not at its end."""
+    def final(self, finished: Mapping[int, GroupEnd]) -> GroupEnd | None:
+        """The answer that is the result of the work; None if it is not among ``finished``."""
 
-    def run(self) -> tuple[Any, TimingRow]:
-        """Generations, until one comes to the end: what came out, and its timing."""
-        self.crew.team.refill()
-        self._journal.report(Phase.START)
+    def run(self) -> tuple[GroupEnd, Timing]:
+        """Run generations until one finishes; its answer, and the timing of all."""
+        self.pool.refill()
+        self.report(Phase.START)
         futile = 0
         while futile < MAX_FUTILE:
             began, known = time.perf_counter(), self.reached
-            self._muster()
-            verdict = self._prepare()
-            self.setup_s += time.perf_counter() - began
-            if not verdict.trouble:
+            outcome = self._prepare()
+            self._setup_s += time.perf_counter() - began
+            if outcome.fault_time is None:
                 began = time.perf_counter()
-                verdict = self._work()
-                self.steps_s += time.perf_counter() - began
-            if (end := self.end(verdict)) is not None:
+                outcome = self._work()
+                self._steps_s += time.perf_counter() - began
+            if (end := self.final(outcome.finished)) is not None:
                 self._recovered()
-                return end, self._timing(verdict)
+                return end, self._timing(outcome)
             futile = 0 if self.reached > known else futile + 1
-        last = self.faults.rows[-1]
         raise WorkersLostError(
             f"workers: {MAX_FUTILE} attempts in a row made no step after step {self.reached}; "
-            f"the last fault: rank {last['rank']} {last['kind']}, {last['reason']}"
+            f"the last fault: {self.log.last_fault()}"
         )
 
-    def _muster(self) -> None:
-        self.crew.begin_generation(self._journal)
-        self.members = self.crew.team.muster()
-        self._journal.num_ranks = len(self.members)
-        self._journal.report(Phase.RECOVERING if self.faults.recovering else Phase.SETUP)
-        self.posts = self.crew.posts(self.members)
-        self.arrange()
+    def _prepare(self) -> GenerationOutcome:
+        """Gather workers, and let each prepare itself for its rank."""
+        pool, shared = self.pool, self.pool.shared[self.work]
+        pool.generation += 1
+        self.members = pool.members()
+        self.log.begin(pool.generation, len(self.members))
+        self.report(Phase.RECOVERING if self.log.recovering else Phase.SETUP)
+        calls = {}
+        for rank, assignment in enumerate(pool.assignments(self.members)):
+            worker, setup = self.members[rank], self.setup(rank)
+            load = shared.number, shared.payload_for(worker)
+            future = worker.call(WorkHandler.prepare, assignment, self.work, *load, setup)
+            calls[rank] = WatchedCall(worker, future, setup=True)
+            self.log.event("rank_started", rank, **pool.process(worker))
+        shared.preload(pool.spares)
+        return self._watch(calls)
 
-    def _prepare(self) -> Verdict:
-        cargo, calls = self.cargo, {}
-        for rank, worker in enumerate(self.members):
-            load = cargo.number, cargo.to_send(worker)
-            future = worker.call(
-                f"{cargo.kind}.prepare", self.posts[rank], *load, *self.share(rank)
-            )
-            calls[rank] = Call(worker, future, setup=True)
-            self._journal.event("rank_started", rank, **self.crew.who(worker))
-        cargo.preload(self.crew.team.spares)
-        return self._attend(calls)
-
-    def _work(self) -> Verdict:
+    def _work(self) -> GenerationOutcome:
+        """Let all ranks join the group and work."""
         order = self.order()
-        method = f"{self.cargo.kind}.work"
-        calls = {r: Call(w, w.call(method, *order)) for r, w in enumerate(self.members)}
-        return self._attend(calls)
+        self._chunks, self._reported = 0, 0 if order is None else len(order.path)
+        self.report(self.phase)
+        run, members = WorkHandler.run_group, enumerate(self.members)
+        return self._watch({r: WatchedCall(w, w.call(run, order)) for r, w in members})
 
-    def _attend(self, calls: Mapping[int, Call]) -> Verdict:
+    def _watch(self, calls: Mapping[int, WatchedCall]) -> GenerationOutcome:
         """Watch ``calls`` to their ends. Errors of the user are raised here."""
-        watch, verdict = self.watch, Verdict()
-        watch.trouble = None
-        watch.poll_s = EAGER_POLL_S if self.faults.recovering else POLL_S
+        watchdog, outcome = self.watchdog, GenerationOutcome()
+        watchdog.fault_at = None
+        watchdog.poll_s = EAGER_POLL_S if self.log.recovering else POLL_S
         for rank, call in calls.items():
-            watch.add(rank, call)
-        while watch.calls:
-            for outcome in watch.poll():
-                verdict.take(outcome)
-                if outcome.rank in verdict.dead:
-                    self.crew.team.replace(outcome.rank)
-            if verdict.trouble:
-                watch.expect_trouble()
-            self._look()
-        for rank in verdict.errors:
-            self.cargo.forget(self.members[rank])
-        if verdict.errors:
-            raise verdict.errors[min(verdict.errors)]
-        self.take_over(verdict)
-        self._note_faults(verdict)
-        return verdict
+            watchdog.add(rank, call)
+        while watchdog.calls:
+            for ended in watchdog.poll():
+                outcome.add(ended)
+                if ended.rank in outcome.lost:
+                    self.pool.replace(ended.rank)
+            if outcome.fault_time is not None and watchdog.fault_at is None:
+                watchdog.fault_at = time.monotonic()
+            self._read_feed()
+        for rank in outcome.errors:
+            self.pool.shared[self.work].forget(self.members[rank])
+        if outcome.errors:
+            raise outcome.errors[min(outcome.errors)]
+        self.reached = max(self.reached, self.take_over(outcome.ends))
+        self._note_faults(outcome)
+        return outcome
 
-    def _look(self) -> None:
-        beat = self.watch.beats.get(0)
-        if beat is not None and self._journal.read(self.crew.store, beat):
-            self.patience.step_s = self._journal.step_s()
-            self._recovered()
-            self.watch.poll_s = POLL_S
+    def _read_feed(self) -> None:
+        """Take what rank 0 has fed since, and tell the caller if that is a step."""
+        beat = self.watchdog.beats.get(0)
+        if beat is None or beat.generation != self.pool.generation:
+            return
+        told = read_feed(self.pool.store, beat.generation, self._chunks, beat.chunks)
+        self._chunks = beat.chunks
+        step = self.hear(told, beat.step)
+        if step <= self._reported:
+            return
+        self._reported, self.reached = step, max(self.reached, step)
+        self.log.reach(step)
+        self.log.note_step(self.event_period_s)
+        self.report(self.phase)
+        self.watchdog.timeouts.step_s = self.log.step_s()
+        self._recovered()
+        self.watchdog.poll_s = POLL_S
 
-    def _note_faults(self, verdict: Verdict) -> None:
-        kinds = verdict.dead
-        if not kinds and verdict.trouble and not verdict.finished:
-            kinds = {min(verdict.reasons): "collective"}
+    def _note_faults(self, outcome: GenerationOutcome) -> None:
+        kinds: dict[int, str] = {rank: ending.value for rank, ending in outcome.lost.items()}
+        if not kinds and outcome.fault_time is not None and not outcome.finished:
+            kinds = {min(outcome.reasons): "collective"}
         for rank, kind in kinds.items():
-            who, reason = self.crew.who(self.members[rank]), verdict.reasons[rank]
-            self.faults.note(rank, who, kind, reason, self.reached, verdict.trouble)
+            process, reason = self.pool.process(self.members[rank]), outcome.reasons[rank]
+            self.log.fault(rank, process, kind, reason, self.reached, outcome.fault_time)
 
     def _recovered(self) -> None:
-        self.faults.recovered()
-        self.crew.team.restock()
+        self.log.recovered()
+        self.pool.restock()
 
-    def _timing(self, verdict: Verdict) -> TimingRow:
+    def _timing(self, outcome: GenerationOutcome) -> Timing:
         rows = []
         for rank, worker in enumerate(self.members):
-            end = verdict.ends.get(rank)
-            timing = Timing() if end is None else end.timing
-            rows.append({"rank": rank, **self.crew.who(worker), **asdict(timing)})
-        return summary(rows, self.setup_s, self.steps_s)
+            spent = outcome.ends[rank].timing if rank in outcome.ends else no_time()
+            row = {"rank": rank, **self.pool.process(worker), **spent}
+            rows.append(cast(RankTiming, row))
+        return group_timing(rows, self._setup_s, self._steps_s)
+
+
+class SearchRun(GroupRun):
+    """One search: every generation continues from the longest path that any rank knew.
+
+    Attributes:
+        path: as far as it is known here.
+        partition, graph: of the current generation.
+    """
+
+    work = Work.SEARCH
+    phase = Phase.SEARCH
+    event_period_s = 0.0
+
+    def __init__(self, pool: WorkerPool, job: SearchJob, callback: OnProgress | None) -> None:
+        super().__init__(pool, len(job.path))
+        self.stop, self.path, self.callback = job.stop, job.path, callback
+        candidates = job.problem.num_candidates
+        self.partition = job.partition or Partition.contiguous(candidates, pool.spec.workers)
+        self.partition.require(candidates)
+        self.graph: Graph | None = None
+
+    def report(self, phase: Phase) -> None:
+        self.log.report(self.callback, Progress, phase, path=self.path)
+
+    def setup(self, rank: int) -> SearchSetup:
+        if self.partition.num_ranks != len(self.members):
+            self.partition = self.partition.over(len(self.members))
+        return SearchSetup(self.partition.share(rank), self.path)
+
+    def order(self) -> SearchOrder:
+        before, path = self.graph, self.path
+        self.graph = graph_for(self.pool.spec, len(self.members), before)
+        if self.graph is not None and before is not None and self.graph is not before:
+            self.log.event("graph", edges=[list(edge) for edge in self.graph.edges])
+        # A copy, as this path grows while the order is on its way.
+        return SearchOrder(self.partition, self.stop, path.prefix(len(path)), self.graph)
+
+    def hear(self, told: list[Told], step: int) -> int:
+        for k, (pick, loss, step_size, gaps) in told:
+            self.path.append(pick, loss, step_size)
+            self.path.gap[k - len(gaps) : k] = gaps
+        return len(self.path)
+
+    def take_over(self, ends: Mapping[int, GroupEnd]) -> int:
+        longest = max([self.path, *(end.value for end in ends.values())], key=len)
+        self.path = longest.prefix(len(longest))
+        self.log.step = len(longest)
+        return len(longest)
+
+    def final(self, finished: Mapping[int, GroupEnd]) -> GroupEnd | None:
+        return finished[min(finished)] if finished else None
+
+    def result(self) -> SearchResult:
+        """The search, to its end."""
+        end, timing = self.run()
+        self.path, log = end.value, self.log
+        log.event("finished")
+        self.report(self.phase)
+        return SearchResult(path=self.path, timing=timing, faults=log.faults, events=log.events)
+
+
+class TaskRun(GroupRun):
+    """One group task: every generation starts the task, which goes on from its own checkpoint."""
+
+    work = Work.GROUP
+    phase = Phase.WORK
+    event_period_s = TASK_EVENT_PERIOD_S
+
+    def __init__(self, pool: WorkerPool, callback: OnGroupProgress | None) -> None:
+        super().__init__(pool)
+        self.callback = callback
+        self._values: list[Told] = []
+
+    def report(self, phase: Phase) -> None:
+        values, self._values = tuple(self._values), []
+        self.log.report(self.callback, GroupProgress, phase, values=values)
+
+    def hear(self, told: list[Told], step: int) -> int:
+        self._values += told
+        return step
+
+    def take_over(self, ends: Mapping[int, GroupEnd]) -> int:
+        self._values += ends[0].unsent if 0 in ends else []
+        beats = [b for b in self.watchdog.beats.values() if b.generation == self.pool.generation]
+        return max([0, *(beat.step for beat in beats), *(end.step for end in ends.values())])
+
+    def final(self, finished: Mapping[int, GroupEnd]) -> GroupEnd | None:
+        return finished.get(0)
+
+    def result(self) -> GroupResult:
+        """The task, to its end."""
+        end, timing = self.run()
+        value, log = unpack(end.value), self.log
+        log.event("finished")
+        self.report(self.phase)
+        return GroupResult(value=value, timing=timing, faults=log.faults, events=log.events)

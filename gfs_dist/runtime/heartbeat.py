@@ -1,7 +1,7 @@
-"""How a worker shows that it lives: a thread that writes to the coordinator's store.
+"""Worker heartbeat and progress feed, sent to the coordinator's store by a background thread.
 
-Ten times a second, and over a connection of its own, so that a blocked collective stops it as
-little as it stops the loop. The loop itself only sets plain attributes.
+It writes ten times a second over a connection of its own, so that neither a blocked collective nor
+the work itself stops it. The worker's main thread only sets plain attributes.
 """
 
 from __future__ import annotations
@@ -10,54 +10,65 @@ import json
 import logging
 import threading
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
 
 from torch.distributed import TCPStore
 
 from gfs_dist.runtime.collectives import Traffic
-from gfs_dist.runtime.news import News, Piece, part_key
 from gfs_dist.runtime.store import Address, connect
 
 PERIOD_S = 0.1
+Told = tuple[int, Any]
+"""A step and a value of plain JSON that belongs to it."""
 log = logging.getLogger(__name__)
 
 
+class WorkerPhase(StrEnum):
+    """What a worker does."""
+
+    IDLE = "idle"
+    SETUP = "setup"
+    JOIN = "join"
+    WORK = "work"
+
+
 @dataclass
-class Beat:
-    """One sign of life.
+class Heartbeat:
+    """One sign of life of a worker.
 
     Attributes:
         beats: counts up while the process can run at all.
-        generation: of the last call.
-        phase: "idle", "setup", "join" or "work".
+        generation, phase: of the last call.
         step: picks made, or the last step that a group task ticked.
         ticks: signs of work inside set-up or a step.
-        calls: exchanges begun.
-        done: exchanges completed.
-        parts: pieces of news written in this generation (rank 0 alone writes).
+        calls, done: exchanges begun and completed.
+        chunks: of the progress feed, written in this generation (rank 0 alone writes).
     """
 
     beats: int = 0
     generation: int = -1
-    phase: str = "idle"
+    phase: WorkerPhase = WorkerPhase.IDLE
     step: int = 0
     ticks: int = 0
     calls: int = 0
     done: int = 0
-    parts: int = 0
+    chunks: int = 0
 
     @property
     def blocked(self) -> bool:
         """Whether the rank waits for others."""
-        return self.phase == "join" or self.calls > self.done
+        return self.phase == WorkerPhase.JOIN or self.calls > self.done
 
     @property
-    def work(self) -> tuple[int, str, int, int, int]:
-        """What changes as the rank gets on."""
+    def progress(self) -> tuple[int, str, int, int, int]:
+        """Changes whenever the rank gets on."""
         return self.generation, self.phase, self.step, self.ticks, self.done
 
 
-def beat_key(name: str) -> str:
+def heartbeat_key(name: str) -> str:
     """Where worker ``name`` writes; a new worker has a new name."""
     return f"worker/{name}"
 
@@ -67,45 +78,59 @@ def fault_key(generation: int, rank: int) -> str:
     return f"gen{generation}/fault{rank}"
 
 
-@dataclass
-class Pulse:
-    """The thread and what it tells; attributes are set by the worker's main thread.
+def _chunk_key(generation: int, number: int) -> str:
+    return f"gen{generation}/chunk{number}"
+
+
+def read_heartbeats(store: TCPStore, names: Sequence[str]) -> list[Heartbeat]:
+    """The last heartbeat of each worker."""
+    return [Heartbeat(**json.loads(t)) for t in store.multi_get([heartbeat_key(n) for n in names])]
+
+
+def read_feed(store: TCPStore, generation: int, first: int, end: int) -> list[Told]:
+    """Chunks ``first`` to ``end`` of a generation's feed, which are then gone from the store."""
+    told: list[Told] = []
+    for number in range(first, end):
+        key = _chunk_key(generation, number)
+        told += [(step, value) for step, value in json.loads(store.get(key))]
+        store.delete_key(key)
+    return told
+
+
+class HeartbeatThread:
+    """The thread; what it sends is set by the worker's main thread.
 
     Attributes:
-        news: what rank 0 tells, None on other ranks.
+        beat: the next heartbeat.
         traffic: of the current search or group task.
     """
 
-    address: Address
-    name: str
-    beat: Beat = field(default_factory=Beat)
-    traffic: Traffic = field(default_factory=Traffic)
-    news: News | None = None
-
-    def __post_init__(self) -> None:
+    def __init__(self, address: Address, name: str) -> None:
+        self.beat, self.traffic = Heartbeat(), Traffic()
+        self._address, self._name = address, name
+        self._feed: deque[Told] = deque()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._unsent: deque[tuple[str, str]] = deque()
-        threading.Thread(target=self._run, name="pulse", daemon=True).start()
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
-    def enter(self, phase: str, generation: int) -> None:
-        """Begin a phase of work; nothing of an older generation is reported in a new one."""
+    def enter(self, phase: WorkerPhase, generation: int) -> None:
+        """Begin a phase; nothing of an older generation is reported in a new one."""
         with self._lock:
             if generation != self.beat.generation:
-                self.news, self.beat.parts, self.beat.step = None, 0, 0
+                self._feed.clear()
+                self.beat.chunks = self.beat.step = 0
             self.beat.phase, self.beat.generation = phase, generation
         self._wake.set()
 
-    def follow(self, news: News | None) -> None:
-        """Tell ``news`` from here on."""
-        with self._lock:
-            self.news = news
+    def feed(self, step: int, value: Any) -> None:
+        """Send ``value`` with the next heartbeat."""
+        self._feed.append((step, value))
 
-    def untold(self) -> Piece | None:
-        """The last of the news, for whoever can bring it faster; nothing is told from here on."""
+    def unsent(self) -> list[Told]:
+        """The end of the feed, for an answer that is faster; it is not sent any more."""
         with self._lock:
-            news, self.news = self.news, None
-            return news.take() if news is not None else None
+            return self._take()
 
     def tick(self) -> None:
         """Still working."""
@@ -115,14 +140,17 @@ class Pulse:
         """Write at once, not at the next beat."""
         self._wake.set()
 
+    def _take(self) -> list[Told]:
+        return [self._feed.popleft() for _ in range(len(self._feed))]
+
     def _run(self) -> None:
         try:
             while True:
-                self._beat_over(connect(self.address))
+                self._write_until_cut(connect(self._address))
         except RuntimeError as error:  # the coordinator is gone, so this worker goes soon
-            log.info("no more signs of life: %s", str(error).splitlines()[0])
+            log.info("no more heartbeats: %s", str(error).splitlines()[0])
 
-    def _beat_over(self, store: TCPStore) -> None:
+    def _write_until_cut(self, store: TCPStore) -> None:
         """Write until the connection breaks; what did not get through is kept for the next."""
         while True:
             self._wake.wait(PERIOD_S)
@@ -138,10 +166,10 @@ class Pulse:
         beat = self.beat
         beat.beats += 1
         beat.calls, beat.done = self.traffic.calls, self.traffic.done
-        if self.news is not None and (part := self.news.take()) is not None:
-            self._unsent.append((part_key(beat.generation, beat.parts), json.dumps(part)))
-            beat.parts += 1
-        self._unsent.append((beat_key(self.name), json.dumps(asdict(beat))))
+        if told := self._take():
+            self._unsent.append((_chunk_key(beat.generation, beat.chunks), json.dumps(told)))
+            beat.chunks += 1
+        self._unsent.append((heartbeat_key(self._name), json.dumps(asdict(beat))))
         while self._unsent:
             store.set(*self._unsent[0])
             self._unsent.popleft()

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from gfs_dist.errors import InputError
-from gfs_dist.records import Timing as TimingRow
-from gfs_dist.runtime.event_log import Journal
+from gfs_dist.records import RankTiming, Timing
+from gfs_dist.runtime.event_log import TASK_EVENT_PERIOD_S, EventLog
 from gfs_dist.runtime.fault_injection import Fault
-from gfs_dist.runtime.group_journal import GroupJournal
-from gfs_dist.runtime.map_journal import MapJournal
-from gfs_dist.runtime.news import ValueNews
-from gfs_dist.runtime.peers import NoPeers
+from gfs_dist.runtime.heartbeat import Told
+from gfs_dist.runtime.map import MapResults
 from gfs_dist.runtime.progress import (
+    GroupProgress,
     GroupResult,
     MapResult,
     OnGroupProgress,
     OnItem,
     OnProgress,
     Phase,
+    Progress,
     SearchResult,
 )
-from gfs_dist.runtime.spec import GroupTask, RuntimeSpec, SearchJob, Task
-from gfs_dist.runtime.timing import Timing, peak_rss_bytes, summary
-from gfs_dist.runtime.tracker import Tracker
+from gfs_dist.runtime.resources import group_timing, no_time, peak_bytes
+from gfs_dist.runtime.spec import GroupTask, NoPeers, RuntimeSpec, SearchJob, Task
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.partition import RankShare
 from gfs_dist.selection.path import GreedyPath
@@ -50,7 +49,7 @@ class InProcessExecutor:
         self.faults = faults
         self.generation = -1
         self.device = torch.device("cuda" if has_gpu and spec.device != "cpu" else "cpu")
-        self.who = {"pid": os.getpid(), "host": socket.gethostname()}
+        self.process = {"pid": os.getpid(), "host": socket.gethostname()}
         self._threads = torch.get_num_threads()
         torch.set_num_threads(spec.threads or self._threads)
 
@@ -59,60 +58,77 @@ class InProcessExecutor:
         torch.set_num_threads(self._threads)
 
     def run_search(self, job: SearchJob, report: OnProgress | None) -> SearchResult:
-        tracker = Tracker(job.path, report, self.faults)
-        self._begin(tracker)
-        tracker.report(Phase.SETUP)
+        log, path, spent = self._begin(len(job.path)), job.path, no_time()
+        log.report(report, Progress, Phase.SETUP, path=path)
         began = time.perf_counter()
         share = RankShare.whole(job.problem.num_candidates)
         objective = job.problem.objective(share, self.device, lambda: None)
-        timing = Timing(setup_s=time.perf_counter() - began)
+        spent["setup_s"] = time.perf_counter() - began
 
-        def on_step(_: GreedyPath) -> None:
-            tracker.step_here(PERIOD_S)
+        def on_step(path: GreedyPath) -> None:
+            log.step = len(path)
+            if log.since_step_s() >= PERIOD_S:
+                log.reach(len(path))
+                log.note_step()
+                log.report(report, Progress, Phase.SEARCH, path=path)
 
         began = time.perf_counter()
-        tracker.begin(self.generation, job.path, 1)
-        path = greedy(objective, job.stop, path=job.path, on_step=on_step)
-        timing.compute_s = time.perf_counter() - began
-        timing.finish(objective)
-        tracker.event("finished")
-        tracker.report(Phase.SEARCH)
-        return SearchResult(path=path, timing=self._summary(timing), events=tracker.events)
+        log.report(report, Progress, Phase.SEARCH, path=path)
+        greedy(objective, job.stop, path=path, on_step=on_step)
+        spent["compute_s"] = time.perf_counter() - began
+        spent["evaluated"] = getattr(objective, "num_evaluated", 0)
+        spent["scored"] = getattr(objective, "num_scored", 0)
+        log.event("finished")
+        log.report(report, Progress, Phase.SEARCH, path=path)
+        return SearchResult(path=path, timing=self._timing(spent), events=log.events)
 
     def run_map(self, task: Task, items: Sequence[Any], report: OnItem | None) -> MapResult:
-        journal = MapJournal(len(items), report, self.faults)
-        self._begin(journal)
-        journal.prepared(0, 0.0)
+        results = MapResults(len(items), report, self._begin())
+        results.prepared(0, 0.0)
         for place, item in enumerate(items):
             began = time.perf_counter()
             value = task.run(item, self.device, lambda: None)
-            journal.done(place, value, 0, time.perf_counter() - began, peak_rss_bytes())
-        return journal.result({0: self.who})
+            results.done(place, value, 0, time.perf_counter() - began, peak_bytes())
+        return results.result({0: self.process})
 
     def run_task(self, task: GroupTask, report: OnGroupProgress | None) -> GroupResult:
-        journal = GroupJournal(report, self.faults)
-        self._begin(journal)
-        journal.begin(self.generation, 1)
-        news = ValueNews()
+        log, spent = self._begin(), no_time()
+        told: list[Told] = []
+        reported = 0
+
+        def tell() -> None:
+            values = tuple(told)
+            told.clear()
+            log.report(report, GroupProgress, Phase.WORK, values=values)
 
         def tick(step: int, value: Any = None) -> None:
-            news.add(step, value)
-            journal.add(news.take())
-            journal.step_here(step, PERIOD_S)
+            nonlocal reported
+            if value is not None:
+                told.append((step, json.loads(json.dumps(value))))  # what is no JSON fails here
+            log.step = step
+            if step > reported and log.since_step_s() >= PERIOD_S:
+                reported = step
+                log.reach(step)
+                log.note_step(TASK_EVENT_PERIOD_S)
+                tell()
 
+        tell()
         began = time.perf_counter()
         value = task.run(NoPeers(), self.device, tick)
-        timing = Timing(compute_s=time.perf_counter() - began)
-        timing.finish()
-        journal.event("finished")
-        journal.report(Phase.WORK)
-        return GroupResult(value=value, timing=self._summary(timing), events=journal.events)
+        spent["compute_s"] = time.perf_counter() - began
+        log.event("finished")
+        tell()
+        return GroupResult(value=value, timing=self._timing(spent), events=log.events)
 
-    def _begin(self, journal: Journal) -> None:
+    def _begin(self, step: int = 0) -> EventLog:
+        log = EventLog(self.faults)
         self.generation += 1
-        journal.generation, journal.num_ranks = self.generation, 1
-        journal.event("rank_started", 0, **self.who)
+        log.begin(self.generation, 1)
+        log.step = step
+        log.event("rank_started", 0, **self.process)
+        return log
 
-    def _summary(self, timing: Timing) -> TimingRow:
-        row = {"rank": 0, **self.who, **asdict(timing)}
-        return summary([row], timing.setup_s, timing.compute_s)
+    def _timing(self, spent: RankTiming) -> Timing:
+        spent["peak_rss_bytes"] = peak_bytes()
+        row = cast(RankTiming, {"rank": 0, **self.process, **spent})
+        return group_timing([row], spent["setup_s"], spent["compute_s"])

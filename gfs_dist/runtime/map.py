@@ -1,40 +1,94 @@
-"""One map over many workers, whatever happens to them.
+"""Items done by workers, each by any one of them, whatever happens to workers.
 
-Nobody waits for anybody: an idle rank takes the next item, what a lost one had in hand is done
-first, and its successor joins in when it is up.
+No rank waits for another: an idle one takes the next item, what a lost one had in hand is done
+first, and its successor joins in when it is up. A map is a single generation.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from reprlib import repr as brief
-from typing import Any
+from typing import Any, cast
 
 from gfs_dist.errors import WorkersLostError
+from gfs_dist.records import RankTiming, Timing
 from gfs_dist.runtime.backends.base import Worker
-from gfs_dist.runtime.cargo import Cargo
-from gfs_dist.runtime.crew import Crew
-from gfs_dist.runtime.fault_log import FaultLog
-from gfs_dist.runtime.map_journal import MapJournal
-from gfs_dist.runtime.messages import Done, Identity
-from gfs_dist.runtime.progress import MapResult, OnItem
+from gfs_dist.runtime.event_log import EventLog
+from gfs_dist.runtime.messages import Identity, ItemDone
+from gfs_dist.runtime.progress import MapProgress, MapResult, OnItem, Phase, Work
 from gfs_dist.runtime.serialization import pack, unpack
-from gfs_dist.runtime.watchdog import Call, Outcome, Patience, Watch
+from gfs_dist.runtime.watchdog import CallOutcome, Ending, HangTimeouts, Watchdog, WatchedCall
+from gfs_dist.runtime.worker import WorkHandler
+from gfs_dist.runtime.worker_pool import WorkerPool
 
 MAX_LOSSES = 3
 
 
-class Mapping:
-    """One map: a single generation.
+class MapResults:
+    """What the items of a map come to, and what each rank spent on them.
 
     Args:
-        crew, cargo: who does what.
+        total: items.
+        callback: called for each as it is done, in the caller's thread.
+        log: of the map; its step is the number of items that are done.
+    """
+
+    def __init__(self, total: int, callback: OnItem | None, log: EventLog) -> None:
+        self.total, self.callback, self.log = total, callback, log
+        self.values: dict[int, Any] = {}
+        self._began = time.perf_counter()
+        self._setup_s = 0.0
+        self._spent: dict[int, RankTiming] = {}
+
+    def prepared(self, rank: int, seconds: float) -> None:
+        """A worker of ``rank`` can take its first item."""
+        if not self._spent:
+            self._setup_s = time.perf_counter() - self._began
+        self._row(rank)["setup_s"] += seconds
+
+    def done(self, place: int, value: Any, rank: int, seconds: float, peak_rss_bytes: int) -> None:
+        """Rank ``rank`` has done the item at ``place``."""
+        self.values[place] = value
+        row = self._row(rank)
+        row["items"] += 1
+        row["compute_s"] += seconds
+        row["peak_rss_bytes"] = max(row["peak_rss_bytes"], peak_rss_bytes)
+        self.log.event("step", rank, step=place)
+        self.log.reach(len(self.values))
+        more = {"place": place, "value": value, "total": self.total}
+        self.log.report(self.callback, MapProgress, Phase.WORK, **more)
+
+    def result(self, processes: Mapping[int, dict[str, Any]]) -> MapResult:
+        """The end of the map; ``processes`` has pid and host of each rank that is left."""
+        self.log.event("finished")
+        wall_s = time.perf_counter() - self._began - self._setup_s
+        ranks = []
+        for rank in sorted({*self._spent, *processes}):
+            process, spent = processes.get(rank, {"pid": None, "host": None}), self._row(rank)
+            wait_s = max(0.0, wall_s - spent["setup_s"] - spent["compute_s"])
+            ranks.append(cast(RankTiming, {"rank": rank, **process, **spent, "wait_s": wait_s}))
+        timing: Timing = {"setup_s": self._setup_s, "steps_s": wall_s, "ranks": ranks}
+        values = [self.values[place] for place in range(self.total)]
+        return MapResult(
+            values=values, timing=timing, faults=self.log.faults, events=self.log.events
+        )
+
+    def _row(self, rank: int) -> RankTiming:
+        zero: RankTiming = {"items": 0, "setup_s": 0.0, "compute_s": 0.0, "peak_rss_bytes": 0}
+        return self._spent.setdefault(rank, zero)
+
+
+class MapRun:
+    """One map by workers.
+
+    Args:
+        pool: the workers.
         items: in the order of results.
-        on_progress: called in this thread.
+        callback: called for each as it is done, in this thread.
 
     Attributes:
         members: the worker of each rank, the last one where none is up.
@@ -45,14 +99,12 @@ class Mapping:
         losses: workers lost in a row, by what they were lost over.
     """
 
-    def __init__(
-        self, crew: Crew, cargo: Cargo, items: Sequence[Any], on_progress: OnItem | None
-    ) -> None:
-        self.crew, self.cargo, self.team, self.items = crew, cargo, crew.team, items
+    def __init__(self, pool: WorkerPool, items: Sequence[Any], callback: OnItem | None) -> None:
+        self.pool, self.shared, self.items = pool, pool.shared[Work.MAP], items
         self.packed = [pack(item, f"item {place}") for place, item in enumerate(items)]
-        self.journal = MapJournal(len(items), on_progress, crew.faults)
-        self.watch = Watch(crew.store, Patience(crew.spec.hang_floor_s))
-        self.faults = FaultLog(crew.store, self.journal)
+        self.log = EventLog(pool.faults, pool.store)
+        self.results = MapResults(len(items), callback, self.log)
+        self.watchdog = Watchdog(pool.store, HangTimeouts(pool.spec.hang_floor_s))
         self.waiting = deque(range(len(items)))
         self.members: list[Worker] = []
         self.coming: dict[int, float] = {}
@@ -63,53 +115,53 @@ class Mapping:
 
     def result(self) -> MapResult:
         """The map, to its end."""
-        self.crew.begin_generation(self.journal)
+        self.pool.generation += 1
+        self.log.begin(self.pool.generation, self.pool.spec.workers)
         if self.items:
             self._run()
-        self.faults.recovered()
-        who = {rank: self.crew.who(worker) for rank, worker in enumerate(self.members)}
-        return self.journal.result(who, self.faults.rows)
+        self.log.recovered()
+        return self.results.result(dict(enumerate(map(self.pool.process, self.members))))
 
     def _run(self) -> None:
-        self.team.refill()
-        self.members = self.team.muster()
-        self.cargo.preload(self.team.spares)
+        pool = self.pool
+        pool.refill()
+        self.members = pool.members()
+        self.shared.preload(pool.spares)
         for rank in range(len(self.members)):
             self._prepare(rank)
-        while self.journal.step < len(self.items):
+        while self.log.step < len(self.items):
             self._receive()
             self._hand_out()
-            outcomes = self.watch.poll(self._greetings())
+            outcomes = self.watchdog.poll(self._greetings())
             in_hand = [self.in_hand.pop(outcome.rank, None) for outcome in outcomes]
-            self.idle += [outcome.rank for outcome in outcomes if outcome.kind == "answer"]
-            self._hand_out()  # before on_progress, which may take its time
+            self.idle += [o.rank for o in outcomes if o.ending is Ending.ANSWER]
+            self._hand_out()  # before the caller is told, which may take its time
             for outcome, place in zip(outcomes, in_hand, strict=True):
                 self._take(outcome, place)
 
     def _prepare(self, rank: int) -> None:
-        worker, cargo = self.members[rank], self.cargo
-        post = self.crew.posts(self.members)[rank]
-        due = tuple(fault for fault in post.faults if fault.step >= self.turns[rank])
+        worker, shared = self.members[rank], self.shared
+        assignment = self.pool.assignments(self.members)[rank]
+        due = tuple(fault for fault in assignment.faults if fault.step >= self.turns[rank])
         self.turns[rank] = max(1, self.turns[rank])
-        load = cargo.number, cargo.to_send(worker)
-        future = worker.call("map.prepare", replace(post, faults=due), *load)
-        self.watch.add(rank, Call(worker, future, setup=True))
-        self.journal.event("rank_started", rank, **self.crew.who(worker))
+        assignment, payload = replace(assignment, faults=due), shared.payload_for(worker)
+        future = worker.call(WorkHandler.prepare, assignment, Work.MAP, shared.number, payload)
+        self.watchdog.add(rank, WatchedCall(worker, future, setup=True))
+        self.log.event("rank_started", rank, **self.pool.process(worker))
 
     def _receive(self) -> None:
-        """Let those begin that have come up; do without those that will not come."""
+        """Let those begin that have come up; go on without those that will not come."""
         for rank, deadline in [*self.coming.items()]:
-            if (worker := self.team.arrived(rank, deadline)) is not None:
+            if (worker := self.pool.arrived(rank, deadline)) is not None:
                 del self.coming[rank]
                 self.members[rank] = worker
                 self._prepare(rank)
-            elif self.team.ranks[rank] is None:
+            elif self.pool.ranks[rank] is None:
                 del self.coming[rank]
-        if not (self.coming or self.idle or self.watch.calls):
-            last = self.faults.rows[-1]
+        if not (self.coming or self.idle or self.watchdog.calls):
             raise WorkersLostError(
-                f"workers: none is left and none could be started; the last fault: rank "
-                f"{last['rank']} {last['kind']}, {last['reason']}"
+                "workers: none is left and none could be started; the last fault: "
+                f"{self.log.last_fault()}"
             )
 
     def _hand_out(self) -> None:
@@ -117,21 +169,21 @@ class Mapping:
         while self.idle and self.waiting:
             rank, place = self.idle.popleft(), self.waiting.popleft()
             worker = self.members[rank]
-            future = worker.call("map.work", self.turns[rank], self.packed[place])
-            self.watch.add(rank, Call(worker, future))
+            future = worker.call(WorkHandler.do_item, self.turns[rank], self.packed[place])
+            self.watchdog.add(rank, WatchedCall(worker, future))
             self.turns[rank] += 1
             self.in_hand[rank] = place
 
     def _greetings(self) -> list[Future[Identity]]:
-        workers = [self.team.ranks[rank] for rank in self.coming]
-        return [self.team.greeting(worker) for worker in workers if worker is not None]
+        workers = [self.pool.ranks[rank] for rank in self.coming]
+        return [self.pool.greeting(worker) for worker in workers if worker is not None]
 
-    def _take(self, outcome: Outcome, place: int | None) -> None:
+    def _take(self, outcome: CallOutcome, place: int | None) -> None:
         """How the item at ``place`` ended, or the set-up of a rank."""
-        if outcome.kind == "error":
-            self.cargo.forget(outcome.call.worker)
+        if outcome.ending is Ending.ERROR:
+            self.shared.forget(outcome.call.worker)
             raise outcome.value
-        if outcome.kind != "answer":
+        if outcome.ending is not Ending.ANSWER:
             self._lose(outcome, place)
         elif place is None:
             self._prepared(outcome.rank, outcome.value)
@@ -139,22 +191,23 @@ class Mapping:
             self._done(outcome.rank, place, outcome.value)
 
     def _prepared(self, rank: int, seconds: float) -> None:
-        self.losses[_set_up(rank)] = 0
-        self.journal.prepared(rank, seconds)
-        self.faults.recovered(lambda row: (row["rank"], row["step"]) == (rank, None))
-        self.team.restock()
+        self.losses[_setup_of(rank)] = 0
+        self.results.prepared(rank, seconds)
+        self.log.recovered(lambda row: (row["rank"], row["step"]) == (rank, None))
+        self.pool.restock()
 
-    def _done(self, rank: int, place: int, done: Done) -> None:
-        patience = self.watch.patience
-        patience.step_s = max(patience.step_s or 0.0, done.pause_s)
-        self.faults.recovered(lambda row: row["step"] == place, place)
-        self.journal.num_ranks = len(self.idle) + len(self.watch.calls)
-        self.journal.done(place, unpack(done.value), rank, done.seconds, done.peak_rss_bytes)
+    def _done(self, rank: int, place: int, done: ItemDone) -> None:
+        timeouts = self.watchdog.timeouts
+        timeouts.step_s = max(timeouts.step_s or 0.0, done.pause_s)
+        self.log.recovered(lambda row: row["step"] == place, place)
+        self.log.num_ranks = len(self.idle) + len(self.watchdog.calls)
+        value = unpack(done.value)
+        self.results.done(place, value, rank, done.seconds, done.peak_rss_bytes)
 
-    def _lose(self, outcome: Outcome, place: int | None) -> None:
-        rank, kind, reason = outcome.rank, outcome.kind, outcome.reason
-        self.faults.note(rank, self.crew.who(outcome.call.worker), kind, reason, place)
-        what = _set_up(rank) if place is None else f"item {place} ({brief(self.items[place])})"
+    def _lose(self, outcome: CallOutcome, place: int | None) -> None:
+        rank, kind, reason = outcome.rank, outcome.ending.value, outcome.reason
+        self.log.fault(rank, self.pool.process(outcome.call.worker), kind, reason, place)
+        what = _setup_of(rank) if place is None else f"item {place} ({brief(self.items[place])})"
         self.losses[what] += 1
         if self.losses[what] >= MAX_LOSSES:
             raise WorkersLostError(
@@ -163,9 +216,9 @@ class Mapping:
             )
         if place is not None:
             self.waiting.appendleft(place)
-        self.team.replace(rank)
-        self.coming[rank] = time.monotonic() + self.team.timeout_s
+        self.pool.replace(rank)
+        self.coming[rank] = time.monotonic() + self.pool.timeout_s
 
 
-def _set_up(rank: int) -> str:
+def _setup_of(rank: int) -> str:
     return f"the set-up of rank {rank}"

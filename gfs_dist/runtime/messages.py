@@ -1,14 +1,14 @@
-"""What coordinator and workers send each other."""
+"""Messages between the coordinator and workers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from gfs_dist.records import RankTiming
 from gfs_dist.runtime.fault_injection import Fault
 from gfs_dist.runtime.graph import Graph
-from gfs_dist.runtime.news import Piece
-from gfs_dist.runtime.timing import Timing
+from gfs_dist.runtime.heartbeat import Told
 from gfs_dist.selection.partition import Partition, RankShare
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
@@ -16,7 +16,7 @@ from gfs_dist.selection.stop import Stop
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a worker is: its process, its machine, and what that offers.
+    """The process of a worker, its machine, and what that offers.
 
     ``visible`` names the GPUs that the process may see, "" for all of its machine.
     """
@@ -30,8 +30,8 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Post:
-    """The place of a worker in one generation.
+class RankAssignment:
+    """What a worker is in one generation.
 
     Attributes:
         generation: counted over the life of the runtime.
@@ -61,7 +61,7 @@ class SearchSetup:
 
 
 @dataclass(frozen=True)
-class Order:
+class SearchOrder:
     """A search to be joined; the same on every rank."""
 
     partition: Partition
@@ -71,35 +71,27 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """The work of a generation came to its end.
+class GroupEnd:
+    """How the work of a rank in a generation ended.
 
     Attributes:
-        value: the path of a search; what a group task returned, pickled, from rank 0.
-        untold: news that were not told yet.
+        value: the path of a search as far as this rank knows it; what a group task returned on
+            rank 0, pickled.
+        step: how far the rank was.
+        timing: of the job so far.
+        unsent: the end of the progress feed.
+        interruption: why a collective failed; None if the work is finished.
     """
 
     value: Any
-    timing: Timing
-    untold: Piece | None = None
+    step: int
+    timing: RankTiming
+    unsent: list[Told]
+    interruption: str | None = None
 
 
 @dataclass(frozen=True)
-class Interrupted:
-    """A collective failed.
-
-    Attributes:
-        value: the path as far as this rank knows it; the last step of a group task.
-    """
-
-    value: Any
-    timing: Timing
-    reason: str
-    untold: Piece | None = None
-
-
-@dataclass(frozen=True)
-class Done:
+class ItemDone:
     """One item of a map.
 
     Attributes:
@@ -117,7 +109,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a call comes to: a value, or an error of the user."""
+    """The answer to a call: a value, or an error of the user."""
 
     value: Any = None
     error: Exception | None = None

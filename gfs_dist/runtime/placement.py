@@ -1,10 +1,10 @@
-"""Who computes where in one generation: devices, threads, backend, graph."""
+"""Placement of the ranks of one generation: devices, threads, backend, graph."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gfs_dist.errors import InputError
 from gfs_dist.runtime.graph import Graph, make_graph
@@ -12,16 +12,15 @@ from gfs_dist.runtime.messages import Identity
 from gfs_dist.runtime.spec import RuntimeSpec
 
 
-@dataclass(frozen=True)
-class Layout:
-    """One entry a rank, in order of ranks."""
+class Placement(NamedTuple):
+    """Devices and threads of each rank, in order, and the backend of all."""
 
     devices: list[str]
     threads: list[int]
     backend: str
 
 
-def lay_out(spec: RuntimeSpec, identities: Sequence[Identity], device: str) -> Layout:
+def place_ranks(spec: RuntimeSpec, identities: Sequence[Identity], device: str) -> Placement:
     """Where the ranks with these ``identities`` compute.
 
     NCCL is taken where every rank has a GPU of its own and no graph is asked for; ranks that
@@ -30,23 +29,23 @@ def lay_out(spec: RuntimeSpec, identities: Sequence[Identity], device: str) -> L
     Args:
         device: "auto" (GPUs if each rank can have its own), "cpu" or "cuda".
     """
-    on_node = Counter(who.node for who in identities)
-    among = Counter((who.node, who.visible) for who in identities)  # ranks that see the same GPUs
-    own_gpu = all(among[who.node, who.visible] <= who.gpus for who in identities)
+    on_node = Counter(worker.node for worker in identities)
+    sharing = Counter((worker.node, worker.visible) for worker in identities)
+    own_gpu = all(sharing[worker.node, worker.visible] <= worker.gpus for worker in identities)
     cuda = own_gpu if device == "auto" else device == "cuda"
-    if cuda and (bare := next((who for who in identities if not who.gpus), None)):
+    if cuda and (without := next((worker for worker in identities if not worker.gpus), None)):
         raise InputError(
-            f"device: found 'cuda', but {bare.host} has no GPU; accepted 'cpu', 'auto'"
+            f"device: found 'cuda', but {without.host} has no GPU; accepted 'cpu', 'auto'"
         )
-    seen: Counter[tuple[str, str]] = Counter()
+    placed: Counter[tuple[str, str]] = Counter()
     devices, threads = [], []
-    for who in identities:
-        gpus = who.node, who.visible
-        devices.append(f"cuda:{seen[gpus] % who.gpus}" if cuda else "cpu")
-        threads.append(spec.threads or max(1, who.cores // on_node[who.node]))
-        seen[gpus] += 1
+    for worker in identities:
+        gpus = worker.node, worker.visible
+        devices.append(f"cuda:{placed[gpus] % worker.gpus}" if cuda else "cpu")
+        threads.append(spec.threads or max(1, worker.cores // on_node[worker.node]))
+        placed[gpus] += 1
     backend = "nccl" if cuda and own_gpu and spec.graph is None else "gloo"
-    return Layout(devices, threads, backend)
+    return Placement(devices, threads, backend)
 
 
 def graph_for(spec: RuntimeSpec, num_ranks: int, before: Graph | None) -> Graph | None:

@@ -99,8 +99,8 @@ class WorkResult:
     """The end of any work.
 
     Attributes:
-        timing: see :func:`gfs_dist.runtime.timing.summary`; of a map ``setup_s`` is the start of
-            workers, and a rank's ``wait_s`` what setting up and items leave.
+        timing: see :func:`gfs_dist.runtime.resources.group_timing`; of a map ``setup_s`` is the
+            start of workers, and a rank's ``wait_s`` what setting up and items leave.
         faults: one row each; ``step`` is how far the work was: picks made, the last step that any
             rank had ticked, or the place of the item that was lost, None if there was none.
             ``recovered_s`` ends with the first new step, the item, or a worker that is ready.

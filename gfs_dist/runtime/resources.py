@@ -1,10 +1,14 @@
-"""What a rank may use of a machine's memory, and what it has used."""
+"""Memory that a rank may use and has used, and where the time of ranks went."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+from gfs_dist.records import RankTiming, Timing
 
 SHARE = 0.7
 CGROUP = Path("/sys/fs/cgroup")
@@ -29,12 +33,11 @@ def memory_per_rank_bytes(num_ranks: int, device: str) -> int:
 
 def free_memory_bytes() -> int:
     """Memory of this machine that is free or can be freed, within the limit of its container."""
-    facts = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    free = next(int(line.split()[1]) * 1024 for line in facts if line.startswith("MemAvailable:"))
+    free = _kilobytes("/proc/meminfo", "MemAvailable:")
     limit = CGROUP / "memory.max"
     if limit.exists() and (text := limit.read_text(encoding="ascii").strip()) != "max":
         used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
-        # Files that were read count as used until somebody needs their room.
+        # Files that were read count as used until their room is needed.
         rows = (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
         used -= next(int(row.split()[1]) for row in rows if row.startswith("inactive_file "))
         free = min(free, max(int(text) - used, 0))
@@ -44,14 +47,60 @@ def free_memory_bytes() -> int:
 def forget_peak() -> int:
     """Let :func:`peak_bytes` count from now on; the bytes this process holds now."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status_bytes("VmRSS:")
+    return _kilobytes("/proc/self/status", "VmRSS:")
 
 
 def peak_bytes() -> int:
     """The most memory that this process has held since :func:`forget_peak`, or ever."""
-    return _status_bytes("VmHWM:")
+    return _kilobytes("/proc/self/status", "VmHWM:")
 
 
-def _status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+def _kilobytes(file: str, field: str) -> int:
+    """A field in kB of a file of the kernel, in bytes."""
+    lines = Path(file).read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def no_time() -> RankTiming:
+    """The timing of a rank that has done nothing yet."""
+    return {
+        "setup_s": 0.0,
+        "join_s": 0.0,
+        "compute_s": 0.0,
+        "exchange_s": 0.0,
+        "messages": 0,
+        "bytes": 0,
+        "peak_rss_bytes": 0,
+        "evaluated": 0,
+        "scored": 0,
+    }
+
+
+def group_timing(ranks: Sequence[RankTiming], setup_s: float, steps_s: float) -> Timing:
+    """Timing of a search or group task from those of its ranks, which get their ``wait_s`` here.
+
+    The wait of a rank is its exchange time minus the least of all ranks: the rank that comes last
+    to every exchange waits for no other, so its time is what the network costs. ``setup_s`` and
+    ``steps_s`` are wall times of the coordinator (starting workers included, recoveries too);
+    ``exchange_s`` is the least over ranks, ``wait_s`` the most. ``evaluated_share`` is the part
+    of losses that a screened objective evaluated, None for others.
+    """
+    least = min(row["exchange_s"] for row in ranks)
+    for row in ranks:
+        row["wait_s"] = row["exchange_s"] - least
+    scored = sum(row["scored"] for row in ranks)
+    return {
+        "setup_s": setup_s,
+        "steps_s": steps_s,
+        "exchange_s": least,
+        "wait_s": max(row["wait_s"] for row in ranks),
+        "evaluated_share": sum(row["evaluated"] for row in ranks) / scored if scored else None,
+        "ranks": [*ranks],
+    }

@@ -6,16 +6,15 @@ one of the caller's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self, TypeVar
 
 from gfs_dist.runtime.backends.base import Launcher
 from gfs_dist.runtime.backends.local import LocalLauncher
-from gfs_dist.runtime.crew import Crew
 from gfs_dist.runtime.fault_injection import Fault, from_environment
+from gfs_dist.runtime.group import SearchRun, TaskRun
 from gfs_dist.runtime.in_process import InProcessExecutor
-from gfs_dist.runtime.map import Mapping
+from gfs_dist.runtime.map import MapRun
 from gfs_dist.runtime.progress import (
     GroupResult,
     MapResult,
@@ -28,10 +27,8 @@ from gfs_dist.runtime.progress import (
     WorkProgress,
     WorkResult,
 )
-from gfs_dist.runtime.search import Searching
 from gfs_dist.runtime.spec import GroupTask, Problem, RuntimeSpec, SearchJob, Task
-from gfs_dist.runtime.together import Together
-from gfs_dist.runtime.watchdog import Watch
+from gfs_dist.runtime.worker_pool import WorkerPool
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
@@ -191,39 +188,25 @@ class WorkerExecutor:
 
     def __init__(self, spec: RuntimeSpec, launcher: Launcher, faults: Sequence[Fault] = ()) -> None:
         self.num_ranks = spec.workers
-        self.crew = Crew(spec, launcher, faults)
+        self.pool = WorkerPool(spec, launcher, faults)
 
     def close(self) -> None:
-        self.crew.close()
+        self.pool.close()
 
     def run_search(self, job: SearchJob, report: OnProgress | None) -> SearchResult:
-        parts = job.partition or Partition.contiguous(job.problem.num_candidates, self.num_ranks)
-        parts.require(job.problem.num_candidates)
-        cargo = self.crew.cargo[Work.SEARCH]
-        search = Searching(self.crew, cargo, job.stop, parts, job.path, report)
-        with self._job(Work.SEARCH, job.problem, search.watch):
-            return search.result()
+        run = SearchRun(self.pool, job, report)
+        with self.pool.working(Work.SEARCH, job.problem, run.watchdog):
+            return run.result()
 
     def run_map(self, task: Task, items: Sequence[Any], report: OnItem | None) -> MapResult:
-        mapping = Mapping(self.crew, self.crew.cargo[Work.MAP], items, report)
-        with self._job(Work.MAP, task, mapping.watch):
-            return mapping.result()
+        run = MapRun(self.pool, items, report)
+        with self.pool.working(Work.MAP, task, run.watchdog):
+            return run.result()
 
     def run_task(self, task: GroupTask, report: OnGroupProgress | None) -> GroupResult:
-        together = Together(self.crew, self.crew.cargo[Work.GROUP], report)
-        with self._job(Work.GROUP, task, together.watch):
-            return together.result()
-
-    @contextmanager
-    def _job(self, work: Work, thing: Any, watch: Watch) -> Iterator[None]:
-        """One job; on error, workers that are still busy with it are replaced."""
-        self.crew.cargo[work].put(thing)
-        self.crew.job += 1
-        try:
-            yield
-        except BaseException:
-            self.crew.drop_busy(watch)
-            raise
+        run = TaskRun(self.pool, report)
+        with self.pool.working(Work.GROUP, task, run.watchdog):
+            return run.result()
 
 
 def open_runtime(

@@ -1,4 +1,4 @@
-"""What is done, and by whom: the descriptions a caller hands to the runtime."""
+"""What a caller hands to the runtime: problems, tasks, and where the ranks run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from gfs_dist.errors import InputError
-from gfs_dist.runtime.peers import Peers
 from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.partition import Partition, RankShare
 from gfs_dist.selection.path import GreedyPath
@@ -67,6 +67,47 @@ class Task(Protocol):
         ...
 
 
+class Peers(Protocol):
+    """Collective operations: every rank calls them in the same order, with tensors of the same
+    shapes and dtypes. Tensors are changed in place; gradients are not recorded.
+    """
+
+    rank: int
+    num_ranks: int
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace floating-point ``tensors`` (gradients) by their means over ranks.
+
+        Sums are formed in the dtype of the tensor, at least float32. The same bits come out on
+        every rank, and again whenever as many ranks average the same values.
+        """
+        ...
+
+    def broadcast(self, tensors: Sequence[Tensor], owner: int = 0) -> None:
+        """Replace ``tensors``, of any dtype, by those of rank ``owner``."""
+        ...
+
+    def barrier(self) -> None:
+        """Return when all ranks have called it."""
+        ...
+
+
+class NoPeers:
+    """The peers of a rank that is the only one: its collective operations do nothing."""
+
+    rank = 0
+    num_ranks = 1
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        pass
+
+    def broadcast(self, tensors: Sequence[Tensor], owner: int = 0) -> None:
+        assert owner == 0
+
+    def barrier(self) -> None:
+        pass
+
+
 class Tick(Protocol):
     """How a group task tells how far it is."""
 
@@ -122,22 +163,12 @@ class RuntimeSpec:
     log_folder: str | None = None
 
     def __post_init__(self) -> None:
-        _choice("runtime", self.kind, KINDS)
-        _choice("device", self.device, DEVICES)
-        _at_least("workers", self.workers, 1)
-        _at_least("spares", self.spares, 0)
-        if self.threads is not None:
-            _at_least("threads", self.threads, 1)
+        for name, word, words in (("runtime", self.kind, KINDS), ("device", self.device, DEVICES)):
+            if word not in words:
+                raise InputError(f"{name}: found {word!r}, accepted {', '.join(words)}")
+        for name, least in (("workers", 1), ("spares", 0), ("threads", 1)):
+            if (found := getattr(self, name)) is not None and found < least:
+                raise InputError(f"{name}: found {found}, accepted {least} or more")
         for name in ("hang_floor_s", "placement_timeout_s"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}: found {getattr(self, name)}, accepted above 0")
-
-
-def _choice(name: str, found: str, accepted: Sequence[str]) -> None:
-    if found not in accepted:
-        raise InputError(f"{name}: found {found!r}, accepted {', '.join(accepted)}")
-
-
-def _at_least(name: str, found: int, least: int) -> None:
-    if found < least:
-        raise InputError(f"{name}: found {found}, accepted {least} or more")

@@ -1,22 +1,22 @@
 """Watches calls to workers: has each answered, died, or does it hang?
 
-A hang is a lack of progress. A worker whose signs of life stop, but whose steps go on, is left
-alone; so is one that waits for others.
+A hang is a lack of progress. A worker whose heartbeats stop, but whose steps go on, is left alone;
+so is one that waits for others.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from torch.distributed import TCPStore
 
 from gfs_dist.runtime.backends.base import Worker, WorkerDiedError
-from gfs_dist.runtime.heartbeat import Beat, beat_key
+from gfs_dist.runtime.heartbeat import Heartbeat, WorkerPhase, read_heartbeats
 
 POLL_S = 0.05
 # After a fault a rank that still waits for others gets this long to notice it.
@@ -24,7 +24,7 @@ GRACE_S = 10.0
 
 
 @dataclass
-class Patience:
+class HangTimeouts:
     """How long is too long, in seconds.
 
     Attributes:
@@ -37,7 +37,7 @@ class Patience:
 
     @property
     def silent_s(self) -> float:
-        """Neither a sign of life nor a step: the process does not run."""
+        """Neither a heartbeat nor a step: the process does not run."""
         return max(self.floor_s, 20.0 * (self.step_s or 0.0))
 
     @property
@@ -47,91 +47,99 @@ class Patience:
 
     @property
     def busy_s(self) -> float:
-        """Signs of life but no step, while nobody is waited for: it turns in circles."""
+        """Heartbeats without progress, of a rank that is not blocked."""
         return self.setup_s * 10.0 if self.step_s is None else 10.0 * self.silent_s
 
 
+class Ending(StrEnum):
+    """How a call ended: with an answer, an error of the user, or without its worker."""
+
+    ANSWER = "answer"
+    ERROR = "error"
+    KILLED = "killed"
+    HUNG = "hung"
+
+
 @dataclass
-class Call:
-    """A call to one rank that is being watched; ``setup`` if it only prepares for the work."""
+class WatchedCall:
+    """A call to one rank; ``setup`` if it only prepares for the work.
+
+    Attributes:
+        beat: the last heartbeat.
+        heard, moved: when the last heartbeat came, and the last progress (time.monotonic()).
+    """
 
     worker: Worker
     future: Future[Any]
     setup: bool = False
-    beat: Beat = field(default_factory=Beat)
+    beat: Heartbeat = field(default_factory=Heartbeat)
     heard: float = field(default_factory=time.monotonic)
     moved: float = field(default_factory=time.monotonic)
 
-    def listen(self, beat: Beat, now: float) -> None:
-        """Take a sign of life."""
+    def listen(self, beat: Heartbeat, now: float) -> None:
+        """Take a heartbeat."""
         if beat.beats != self.beat.beats:
             self.heard = now
-        if beat.work != self.beat.work:
+        if beat.progress != self.beat.progress:
             self.moved = now
         self.beat = beat
 
-    def overdue(self, patience: Patience, now: float, trouble: float | None) -> bool:
-        """Whether its worker hangs; ``trouble`` is when the first fault was seen."""
+    def hangs(self, timeouts: HangTimeouts, now: float, fault_at: float | None) -> bool:
+        """Whether its worker hangs; ``fault_at`` is when the first fault was seen."""
         silent, still = now - self.heard, now - self.moved
-        setup = self.setup or self.beat.phase == "setup"
-        if min(silent, still) > (patience.setup_s if setup else patience.silent_s):
+        setup = self.setup or self.beat.phase == WorkerPhase.SETUP
+        if min(silent, still) > (timeouts.setup_s if setup else timeouts.silent_s):
             return True
         if self.beat.blocked:
-            return trouble is not None and min(still, now - trouble) > GRACE_S
-        return not setup and still > patience.busy_s
+            return fault_at is not None and min(still, now - fault_at) > GRACE_S
+        return not setup and still > timeouts.busy_s
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CallOutcome:
     """How a call ended.
 
     Attributes:
-        kind: "answer", "error" (of the user), "killed" or "hung".
         value: the answer, or the error.
         reason: a line on a fault.
     """
 
     rank: int
-    call: Call
-    kind: str
+    call: WatchedCall
+    ending: Ending
     value: Any = None
     reason: str = ""
 
 
-class Watch:
+class Watchdog:
     """Calls that are being watched, at most one a rank.
 
     Args:
-        store: where signs of life are.
-        patience: limits; may change meanwhile.
+        store: where heartbeats are.
+        timeouts: may change meanwhile.
 
     Attributes:
         calls: those that have not ended.
-        beats: the last sign of life of each rank.
+        beats: the last heartbeat of each rank.
         poll_s: how long :meth:`poll` waits.
-        trouble: since when ranks that wait for others should notice a fault
-            (time.monotonic()); None without.
+        fault_at: since when ranks that wait for others should notice a fault (time.monotonic());
+            None without.
     """
 
-    def __init__(self, store: TCPStore, patience: Patience) -> None:
-        self.store, self.patience = store, patience
-        self.calls: dict[int, Call] = {}
-        self.beats: dict[int, Beat] = {}
+    def __init__(self, store: TCPStore, timeouts: HangTimeouts) -> None:
+        self.store, self.timeouts = store, timeouts
+        self.calls: dict[int, WatchedCall] = {}
+        self.beats: dict[int, Heartbeat] = {}
         self.poll_s = POLL_S
-        self.trouble: float | None = None
-        self._looked: float | None = None
+        self.fault_at: float | None = None
+        self._polled: float | None = None
 
-    def add(self, rank: int, call: Call) -> None:
+    def add(self, rank: int, call: WatchedCall) -> None:
         """Watch ``call`` too."""
         assert rank not in self.calls
         self.calls[rank] = call
 
-    def expect_trouble(self) -> None:
-        """There was a fault: from now on ranks that wait for others are expected to notice."""
-        if self.trouble is None:
-            self.trouble = time.monotonic()
-
-    def poll(self, also: Iterable[Future[Any]] = ()) -> list[Outcome]:
+    def poll(self, also: Iterable[Future[Any]] = ()) -> list[CallOutcome]:
         """Wait until a call ends (or a future in ``also`` does), but not long.
 
         Returns:
@@ -141,46 +149,45 @@ class Watch:
         now = time.monotonic()
         self._forgive(now)
         ended = [rank for rank, call in self.calls.items() if call.future.done()]
-        self._listen(now)  # after that: what a rank told before it answered is known
+        self._listen(now)  # after that: what a rank reported before it answered is known
         outcomes = [_outcome(rank, self.calls.pop(rank)) for rank in ended]
         for rank in [rank for rank, call in self.calls.items() if self._hangs(call, now)]:
             call = self.calls.pop(rank)
             call.worker.kill()
             reason = f"no progress for {now - call.moved:.1f} s"
-            outcomes.append(Outcome(rank, call, "hung", reason=reason))
+            outcomes.append(CallOutcome(rank, call, Ending.HUNG, reason=reason))
         return outcomes
 
     def _listen(self, now: float) -> None:
         if not self.calls:
             return
-        keys = [beat_key(call.worker.name) for call in self.calls.values()]
-        texts = self.store.multi_get(keys)
-        for (rank, call), text in zip(self.calls.items(), texts, strict=True):
-            call.listen(Beat(**json.loads(text)), now)
-            self.beats[rank] = call.beat
+        beats = read_heartbeats(self.store, [call.worker.name for call in self.calls.values()])
+        for (rank, call), beat in zip(self.calls.items(), beats, strict=True):
+            call.listen(beat, now)
+            self.beats[rank] = beat
 
     def _forgive(self, now: float) -> None:
-        """Where this process itself did not run for a while, nobody could be heard."""
-        asleep = 0.0 if self._looked is None else now - self._looked - self.poll_s
-        self._looked = now
+        """Where this process itself did not run for a while, it could hear no worker."""
+        asleep = 0.0 if self._polled is None else now - self._polled - self.poll_s
+        self._polled = now
         if asleep > 1.0:
             for call in self.calls.values():
                 call.heard = min(now, call.heard + asleep)
                 call.moved = min(now, call.moved + asleep)
 
-    def _hangs(self, call: Call, now: float) -> bool:
-        if call.overdue(self.patience, now, self.trouble):
+    def _hangs(self, call: WatchedCall, now: float) -> bool:
+        if call.hangs(self.timeouts, now, self.fault_at):
             return True
         # All wait, for each other: a link between them is down. No rank is better than another.
         still = min(now - c.moved for c in self.calls.values())
         stuck = all(c.beat.blocked for c in self.calls.values())
-        return stuck and still > 3 * self.patience.silent_s
+        return stuck and still > 3 * self.timeouts.silent_s
 
 
-def _outcome(rank: int, call: Call) -> Outcome:
+def _outcome(rank: int, call: WatchedCall) -> CallOutcome:
     error = call.future.exception()
     if error is None:
-        return Outcome(rank, call, "answer", call.future.result())
+        return CallOutcome(rank, call, Ending.ANSWER, call.future.result())
     if isinstance(error, WorkerDiedError):
-        return Outcome(rank, call, "killed", reason=str(error))
-    return Outcome(rank, call, "error", error)
+        return CallOutcome(rank, call, Ending.KILLED, reason=str(error))
+    return CallOutcome(rank, call, Ending.ERROR, error)

@@ -1,72 +1,173 @@
-"""The workers of a runtime: one a rank, spares that stand by, and replacements."""
+"""The workers of a runtime: one a rank, spares, replacements, and the objects they were sent."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
-
-from torch.distributed import TCPStore
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from gfs_dist.runtime.backends.base import Launcher, PlacementError, Worker, WorkerDiedError
-from gfs_dist.runtime.heartbeat import beat_key
-from gfs_dist.runtime.messages import Identity
-from gfs_dist.runtime.store import Address
+from gfs_dist.runtime.fault_injection import Fault
+from gfs_dist.runtime.graph import make_graph
+from gfs_dist.runtime.heartbeat import heartbeat_key
+from gfs_dist.runtime.messages import Identity, RankAssignment
+from gfs_dist.runtime.placement import place_ranks
+from gfs_dist.runtime.progress import Work
+from gfs_dist.runtime.serialization import pack
+from gfs_dist.runtime.spec import RuntimeSpec
+from gfs_dist.runtime.store import host_store
+from gfs_dist.runtime.watchdog import Watchdog
+from gfs_dist.runtime.worker import WorkHandler
 
-EMPTY_BEAT = '{"beats": 0}'
+NO_BEAT = '{"beats": 0}'
 START_TRIES = 3
 
 
-class Team:
-    """Workers by rank. A rank that is lost is filled at once, by a spare if one is ready.
+class SharedObject:
+    """The latest problem or task of one kind of work, sent to each worker once.
 
     Args:
-        launcher: starts workers.
-        store, address: where their signs of life go.
-        size: ranks.
-        num_spares: workers beyond them.
-        placement_timeout_s: how long to wait for a worker to come up.
+        launcher: whose workers get it.
+        work: kind.
+
+    Attributes:
+        number: of the object; workers name it so.
     """
 
-    def __init__(
-        self,
-        launcher: Launcher,
-        store: TCPStore,
-        address: Address,
-        size: int,
-        num_spares: int,
-        placement_timeout_s: float,
-    ) -> None:
-        self.launcher, self.store, self.address = launcher, store, address
-        self.timeout_s = placement_timeout_s
-        self.size = size
-        self.identities: dict[str, Identity] = {}
+    def __init__(self, launcher: Launcher, work: Work) -> None:
+        self.launcher, self.work = launcher, work
+        self.number = -1
+        self._object: Any = None
+        self._payload: Any = None
+        self._held: dict[str, int] = {}
+
+    def put(self, thing: Any) -> None:
+        """Replace the object, if ``thing`` is another."""
+        if thing is not self._object:
+            what = "problem" if self.work is Work.SEARCH else "task"
+            self._payload = self.launcher.share(pack(thing, what))
+            self._object, self.number = thing, self.number + 1
+
+    def payload_for(self, worker: Worker) -> Any:
+        """What is to be sent with the next call; None if this worker already has it, or will by
+        then, as calls come in order.
+        """
+        if self._held.get(worker.name) == self.number:
+            return None
+        self._held[worker.name] = self.number
+        return self._payload
+
+    def forget(self, worker: Worker) -> None:
+        """``worker`` failed, perhaps to unpack the object."""
+        self._held.pop(worker.name, None)
+
+    def preload(self, spares: Iterable[Worker]) -> None:
+        """Send it to spares, so that it is there when they are needed."""
+        for spare in spares:
+            if (payload := self.payload_for(spare)) is not None:
+                spare.call(WorkHandler.load, self.work, self.number, payload)
+
+
+class WorkerPool:
+    """Workers by rank that stay for many jobs. A lost one is replaced at once, by a spare if one
+    is ready.
+
+    Args:
+        spec: how many, where, how patient.
+        launcher: starts them; closed with the pool.
+        faults: to be carried out (tests).
+
+    Attributes:
+        generation: the current one, -1 before the first.
+        job: number of the current search, map or group task.
+        ranks: None where no worker could be started.
+    """
+
+    def __init__(self, spec: RuntimeSpec, launcher: Launcher, faults: Sequence[Fault]) -> None:
+        self.spec, self.launcher, self.faults = spec, launcher, list(faults)
+        self.timeout_s = spec.placement_timeout_s
+        self.generation = self.job = -1
+        self.shared = {work: SharedObject(launcher, work) for work in Work}
+        self._identities: dict[str, Identity] = {}
         self._hellos: dict[str, Future[Identity]] = {}
         self._tries: dict[str, int] = {}
         self._count = 0
         self._free: list[int] = []
         self._spare_slots: list[int] = []
-        room = launcher.open(size + num_spares)
-        self.ranks: list[Worker | None] = [self._start(slot) for slot in range(min(size, room))]
-        self.spares = [w for s in range(size, room) if (w := self._start(s)) is not None]
+        try:
+            if spec.graph is not None:
+                make_graph(spec.graph, spec.workers)  # refused before anything is started
+            self.store, self._address = host_store(launcher.host)
+            room, size = launcher.open(spec.workers + spec.spares), spec.workers
+            self.ranks: list[Worker | None] = [self._start(s) for s in range(min(size, room))]
+            self.spares = [w for s in range(size, room) if (w := self._start(s)) is not None]
+        except BaseException:
+            launcher.close()
+            raise
 
-    def muster(self) -> list[Worker]:
-        """The workers, by rank, once they are up; ranks that stay empty are closed up.
+    def close(self) -> None:
+        """End all workers, at once and whatever they do."""
+        self.launcher.close()
+
+    @contextmanager
+    def working(self, work: Work, thing: Any, watchdog: Watchdog) -> Iterator[None]:
+        """One job about ``thing``; on error, workers that are still busy with it are replaced."""
+        self.shared[work].put(thing)
+        self.job += 1
+        try:
+            yield
+        except BaseException:
+            for rank, call in watchdog.calls.items():
+                if not call.future.done() and self.ranks[rank] is call.worker:
+                    self.replace(rank)
+            raise
+
+    def members(self) -> list[Worker]:
+        """The workers by rank, once they are up; ranks that stay empty are closed up.
 
         Raises:
-            PlacementError: nobody is left.
+            PlacementError: none is left.
         """
         deadline = time.monotonic() + self.timeout_s
         for rank in range(len(self.ranks)):
             while (worker := self.ranks[rank]) is not None and not self.arrived(rank, deadline):
                 wait_for([self.greeting(worker)], max(0.0, deadline - time.monotonic()))
-        self.ranks = [worker for worker in self.ranks if worker is not None]
-        if not self.ranks:
+        members = [worker for worker in self.ranks if worker is not None]
+        self.ranks = [*members]
+        if not members:
             raise PlacementError(
                 f"workers: none could be started within {self.timeout_s:g} s; see the logs, or "
                 "raise placement_timeout_s"
             )
-        return [worker for worker in self.ranks if worker is not None]
+        return members
+
+    def assignments(self, members: Sequence[Worker]) -> list[RankAssignment]:
+        """What each of ``members``, by rank, is in this generation."""
+        identities = [self._identities[worker.name] for worker in members]
+        placement = place_ranks(self.spec, identities, self.launcher.device)
+        return [
+            RankAssignment(
+                self.generation,
+                self.job,
+                rank,
+                len(members),
+                placement.devices[rank],
+                placement.threads[rank],
+                placement.backend,
+                self._log_file(rank),
+                tuple(f for f in self.faults if (f.generation, f.rank) == (self.generation, rank)),
+            )
+            for rank in range(len(members))
+        ]
+
+    def process(self, worker: Worker) -> dict[str, Any]:
+        """Its process and machine, for a row."""
+        identity = self._identities[worker.name]
+        return {"pid": identity.pid, "host": identity.host}
 
     def greeting(self, worker: Worker) -> Future[Identity]:
         """Done when ``worker`` is up, or dead."""
@@ -108,27 +209,25 @@ class Team:
     def refill(self) -> None:
         """Try again to have as many ranks as were asked for."""
         free, self._free = self._free, []
-        for slot in free:
-            if (worker := self._start(slot)) is not None:
-                self.ranks.append(worker)
+        self.ranks += [w for slot in free if (w := self._start(slot)) is not None]
 
     def _start(self, slot: int) -> Worker | None:
         name = f"w{self._count}"
         self._count += 1
-        self.store.set(beat_key(name), EMPTY_BEAT)
+        self.store.set(heartbeat_key(name), NO_BEAT)
         try:
-            worker = self.launcher.start(name, slot, self.address)
+            worker = self.launcher.start(name, slot, self._address)
         except PlacementError:
             self._free.append(slot)
             return None
-        self._hellos[name] = worker.call("hello")
+        self._hellos[name] = worker.call(WorkHandler.hello)
         return worker
 
     def _up(self, worker: Worker) -> bool:
         hello = self._hellos[worker.name]
         if not hello.done() or isinstance(hello.exception(), WorkerDiedError):
             return False
-        self.identities[worker.name] = hello.result()
+        self._identities[worker.name] = hello.result()
         return True
 
     def _give_up(self, rank: int, worker: Worker) -> None:
@@ -143,3 +242,7 @@ class Team:
         fresh = self.ranks[rank] = self._start(worker.slot)
         if fresh is not None:
             self._tries[fresh.name] = tries
+
+    def _log_file(self, rank: int) -> str | None:
+        folder = self.spec.log_folder
+        return None if folder is None else str(Path(folder).resolve() / f"rank_{rank}.log")

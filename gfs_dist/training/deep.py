@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from gfs_dist.errors import ConfigError, DataError, ShapeError
 from gfs_dist.networks import device_of, prefer_channels_last
-from gfs_dist.runtime.peers import NoPeers, Peers
+from gfs_dist.runtime.spec import NoPeers, Peers
 from gfs_dist.training.batches import batch_rows, crop_and_flip, mixed_seed
 from gfs_dist.training.spec import DeepSpec, TrainState, loss_fault, refuse_divergence
 

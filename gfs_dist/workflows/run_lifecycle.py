@@ -15,8 +15,7 @@ from gfs_dist.errors import ConfigError, RunFolderError, StorageError
 from gfs_dist.files import RunFolder, atomic
 from gfs_dist.files.lock import NAME as LOCK
 from gfs_dist.runtime import Runtime
-from gfs_dist.runtime.peers import Peers
-from gfs_dist.runtime.spec import Tick
+from gfs_dist.runtime.spec import Peers, Tick
 from gfs_dist.urls import below, is_url
 from gfs_dist.workflows.reporter import Reporter
 

@@ -15,8 +15,7 @@ from gfs_dist.data import DataSpec, Images
 from gfs_dist.files import RunFolder, checkpoint
 from gfs_dist.files.find import read_iteration
 from gfs_dist.networks import device_of
-from gfs_dist.runtime.peers import Peers
-from gfs_dist.runtime.spec import Tick
+from gfs_dist.runtime.spec import Peers, Tick
 from gfs_dist.training import DeepSpec, TrainState, train_deep
 from gfs_dist.workflows.checkpoints import refuse_changes
 from gfs_dist.workflows.images_and_networks import read_images

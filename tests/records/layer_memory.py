@@ -24,7 +24,7 @@ from torch import Tensor
 from gfs_dist import networks
 from gfs_dist.pruning.pruner import Pruner, Settings
 from gfs_dist.runtime import RuntimeSpec, open_runtime
-from gfs_dist.runtime.timing import peak_rss_bytes
+from gfs_dist.runtime.resources import peak_bytes
 from tests.records.record import keep
 
 BATCH = 32
@@ -45,21 +45,21 @@ def measure(model: str, images: int, size: int, refit: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     network = networks.make(model, 1000).eval()
     network(next(images_of(BATCH, size))[:2])
-    row: dict[str, Any] = {"images": images, "pixels": size, "start_mib": peak_rss_bytes() / MIB}
+    row: dict[str, Any] = {"images": images, "pixels": size, "start_mib": peak_bytes() / MIB}
     with tempfile.TemporaryDirectory() as folder, open_runtime(RuntimeSpec(kind="none")) as ranks:
         work = Pruner.prepare(
             network, images_of(images, size), Settings(), ranks, Path(folder) / "work"
         )
-        row["prepared_mib"] = peak_rss_bytes() / MIB
+        row["prepared_mib"] = peak_bytes() / MIB
         work.search()
-        row["searched_mib"] = peak_rss_bytes() / MIB
+        row["searched_mib"] = peak_bytes() / MIB
         if refit:
             half = {name: n // 2 for name, n in work.channels.items()}
             kept = work.keep(half, fold=False)
             small = work.refit(kept, "refit")
-            row["refitted_mib"] = peak_rss_bytes() / MIB
+            row["refitted_mib"] = peak_bytes() / MIB
             work.check(small, kept)
-            row["checked_mib"] = peak_rss_bytes() / MIB
+            row["checked_mib"] = peak_bytes() / MIB
     return row
 
 

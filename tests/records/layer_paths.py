@@ -57,7 +57,7 @@ from gfs_dist.runtime import (
     Task,
     open_runtime,
 )
-from gfs_dist.runtime.timing import peak_rss_bytes
+from gfs_dist.runtime.resources import peak_bytes
 from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import GreedyPath
@@ -358,7 +358,7 @@ def main() -> None:
     rows, picks = full_paths(network, batches, given.repeats, device)
     elapsed, after = time.perf_counter() - began, _busy()
     others = (after[0] - before[0]) - (after[1] - before[1])
-    peak = peak_rss_bytes() / 2**20
+    peak = peak_bytes() / 2**20
     searches = (by_network_loss, by_full_forwards)
     compared = [search(network, batches, given.images, device) for search in searches]
     ours = rows[-1]["seconds"]["median"]

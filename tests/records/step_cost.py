@@ -174,9 +174,8 @@ def ways(case: Case, work: Path) -> Iterator[dict[str, Callable[[int], Search]]]
 
         def by(name: str) -> Callable[[int], Search]:
             folder = work / case.method / name.replace(" ", "_")
-            crew = runtimes[name].executor.crew
-            crew.team.muster()
-            pids = [os.getpid(), *(who.pid for who in crew.team.identities.values())]
+            pool = runtimes[name].executor.pool
+            pids = [os.getpid(), *(pool.process(worker)["pid"] for worker in pool.members())]
             search = partial(watched, runtimes[name], case, problem)
             return lambda number: with_cpu(lambda: search(folder / str(number)), pids)
 

@@ -108,7 +108,7 @@ def test_prometheus_reads_them_from_ray(embedded_ray: None) -> None:
         (node,) = [node for node in ray.nodes() if node["Alive"]]
         url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         shown = scraped(url)
-    assert shown["ray_gfs_steps_total"] == 40
+    assert shown["ray_gfs_steps_total"] >= 40  # other searches in the same Ray count, too
     assert shown["ray_gfs_loss"] == pytest.approx(found.path.loss[-1])
     assert shown["ray_gfs_neurons_kept"] == found.path.num_kept
     assert shown["ray_gfs_workers"] == 0

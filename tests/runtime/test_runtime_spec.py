@@ -16,9 +16,9 @@ from gfs_dist.runtime import Fault, RuntimeSpec, open_runtime
 from gfs_dist.runtime import fault_injection as faults
 from gfs_dist.runtime import resources as memory
 from gfs_dist.runtime.backends.ray import _room_of_nodes, _sweep, join_cluster
-from gfs_dist.runtime.fault_injection import Saboteur, from_environment
+from gfs_dist.runtime.fault_injection import FaultInjector, from_environment
 from gfs_dist.runtime.messages import Identity
-from gfs_dist.runtime.placement import graph_for, lay_out
+from gfs_dist.runtime.placement import graph_for, place_ranks
 from gfs_dist.runtime.store import interface_of
 
 
@@ -91,26 +91,26 @@ def who(node: str, cores: int = 8, gpus: int = 0, visible: str = "") -> Identity
 
 def test_ranks_of_a_machine_share_its_cores() -> None:
     ranks = [who("a"), who("b", 4), who("a"), who("a")]
-    layout = lay_out(RuntimeSpec(), ranks, "auto")
+    layout = place_ranks(RuntimeSpec(), ranks, "auto")
     assert layout.threads == [2, 4, 2, 2]
     assert layout.devices == ["cpu"] * 4
     assert layout.backend == "gloo"
 
 
 def test_gpus_are_taken_if_every_rank_has_its_own() -> None:
-    two = lay_out(RuntimeSpec(), [who("a", gpus=2)] * 2, "auto")
+    two = place_ranks(RuntimeSpec(), [who("a", gpus=2)] * 2, "auto")
     assert (two.devices, two.backend) == (["cuda:0", "cuda:1"], "nccl")
-    one = lay_out(RuntimeSpec(), [who("a", gpus=1)] * 2, "auto")
+    one = place_ranks(RuntimeSpec(), [who("a", gpus=1)] * 2, "auto")
     assert (one.devices, one.backend) == (["cpu", "cpu"], "gloo")
-    shared = lay_out(RuntimeSpec(), [who("a", gpus=1)] * 2, "cuda")
+    shared = place_ranks(RuntimeSpec(), [who("a", gpus=1)] * 2, "cuda")
     assert (shared.devices, shared.backend) == (["cuda:0", "cuda:0"], "gloo")
-    graph = lay_out(RuntimeSpec(graph="line"), [who("a", gpus=2)] * 2, "auto")
+    graph = place_ranks(RuntimeSpec(graph="line"), [who("a", gpus=2)] * 2, "auto")
     assert (graph.devices, graph.backend) == (["cuda:0", "cuda:1"], "gloo")
     each = [who("a", gpus=1, visible=gpu) for gpu in "01"]  # as Ray hands them out
-    apart = lay_out(RuntimeSpec(), each, "auto")
+    apart = place_ranks(RuntimeSpec(), each, "auto")
     assert (apart.devices, apart.backend) == (["cuda:0", "cuda:0"], "nccl")
     with pytest.raises(InputError, match="device: found 'cuda', but a has no GPU"):
-        lay_out(RuntimeSpec(), [who("a")] * 2, "cuda")
+        place_ranks(RuntimeSpec(), [who("a")] * 2, "cuda")
 
 
 def test_a_graph_of_given_edges_shrinks_with_the_ranks() -> None:
@@ -163,7 +163,7 @@ def test_a_fault_at_a_step_that_is_left_out_strikes_at_the_next(
     struck: list[str] = []
     monkeypatch.setattr(faults, "strike", struck.append)
     announced: list[None] = []
-    saboteur = Saboteur([Fault(0, 3), Fault(0, 7, "exit")], lambda: announced.append(None))
+    saboteur = FaultInjector([Fault(0, 3), Fault(0, 7, "exit")], lambda: announced.append(None))
     for step, known in ((2, []), (4, ["kill"]), (5, ["kill"]), (9, ["kill", "exit"])):
         saboteur.upon(step)
         assert struck == known

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -110,18 +109,23 @@ def test_workers_do_not_go_on_from_what_another_search_left(local: Runtime) -> N
 
 def test_progress_tells_every_pick_in_order_and_every_event_once(local: Runtime) -> None:
     seen: list[Progress] = []
-    paths: list[list[int]] = []
+    paths: list[GreedyPath] = []
 
     def on_progress(progress: Progress) -> None:
         seen.append(progress)
-        paths.append(list(progress.path.picks))
+        paths.append(progress.path.prefix(len(progress.path)))
 
     problem = matrix_problem(step_s=0.01)
-    found = local.search(problem, STEPS, on_progress=on_progress)
+    found = local.search(problem, Stop(steps=70), on_progress=on_progress)
     assert [p.phase for p in seen][:3] == ["start", "setup", "search"]
-    assert paths[-1] == found.path.picks
-    assert all(a == b[: len(a)] for a, b in itertools.pairwise(paths))
-    assert len({len(p) for p in paths}) > 3
+    assert paths[-1] == found.path
+    assert len({len(path) for path in paths}) > 3
+    for path in paths:
+        k, whole = len(path), found.path
+        told = (path.picks, path.loss, path.step_sizes)
+        assert told == (whole.picks[:k], whole.loss[:k], whole.step_sizes[:k])
+        known = k if path is paths[-1] else k - k % 32  # gaps are agreed on in batches
+        assert path.gap == [*whole.gap[:known], *[None] * (k - known)]
     assert any(p.steps_per_s > 0 for p in seen)
     assert seen[-1].num_kept == len(set(found.path.picks))
     assert [row for p in seen for row in p.events] == found.events

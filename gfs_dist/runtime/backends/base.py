@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from gfs_dist.errors import WorkersLostError
 from gfs_dist.runtime.store import Address
+
+R = TypeVar("R")
 
 
 class WorkerDiedError(Exception):
@@ -28,9 +31,10 @@ class Worker(Protocol):
     name: str
     slot: int
 
-    def call(self, method: str, *arguments: Any) -> Future[Any]:
-        """Ask :class:`gfs_dist.runtime.worker.RankHost`. The future raises the error of a user,
-        or :class:`WorkerDiedError`.
+    def call(self, method: Callable[..., R], *arguments: Any) -> Future[R]:
+        """Call a method of :class:`gfs_dist.runtime.worker.WorkHandler`, such as
+        ``WorkHandler.prepare``, in the worker. The future raises the error of a user, or
+        :class:`WorkerDiedError`.
         """
         ...
 

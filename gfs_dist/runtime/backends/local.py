@@ -6,6 +6,7 @@ import pickle
 import queue
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from typing import Any
@@ -14,6 +15,8 @@ from gfs_dist.runtime.backends.base import PlacementError, WorkerDiedError
 from gfs_dist.runtime.backends.server_process import ForkedProcess, WorkerServer
 from gfs_dist.runtime.store import Address
 
+Message = tuple[int, Callable[..., Any] | None, tuple[Any, ...]]
+"""Number, method and arguments of a call."""
 LAST_WORDS_S = 1.0
 """A process that the worker started itself may hold the connection open."""
 
@@ -28,8 +31,7 @@ class LocalWorker:
         self._asked: dict[int, Future[Any]] = {}
         self._count = 0
         self._death = ""
-        self._outgoing: queue.SimpleQueue[tuple[int, str, tuple[Any, ...]] | None]
-        self._outgoing = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=target, daemon=True, name=f"{name}-io")
             for target in (self._send, self._receive)
@@ -37,7 +39,7 @@ class LocalWorker:
         for thread in self._threads:
             thread.start()
 
-    def call(self, method: str, *arguments: Any) -> Future[Any]:
+    def call(self, method: Callable[..., Any], *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
         with self._lock:
             if self._death:
@@ -51,7 +53,7 @@ class LocalWorker:
 
     def post(self, *arguments: Any) -> None:
         """Send what is not answered: the arguments of the host's constructor."""
-        self._outgoing.put((0, "", arguments))
+        self._outgoing.put((0, None, arguments))
 
     def kill(self) -> None:
         self.process.kill()

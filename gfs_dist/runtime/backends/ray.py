@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,11 @@ def _actor_class() -> Any:
             sys.path += [p for p in path if p not in sys.path and Path(p).exists()]
             import ray
 
-            from gfs_dist.runtime.worker import RankHost
+            from gfs_dist.runtime.worker import WorkHandler
 
-            self.host = RankHost(address, name, ray.get_runtime_context().get_node_id())
+            self.host = WorkHandler(address, name, ray.get_runtime_context().get_node_id())
 
-        def handle(self, method: str, *arguments: Any) -> Any:
+        def handle(self, method: Any, *arguments: Any) -> Any:
             return self.host.handle(method, *arguments)
 
     return RankActor
@@ -81,7 +81,7 @@ class RayWorker:
         self._asked: set[Future[Any]] = set()
         self._killed = False
 
-    def call(self, method: str, *arguments: Any) -> Future[Any]:
+    def call(self, method: Callable[..., Any], *arguments: Any) -> Future[Any]:
         answer: Future[Any] = Future()
         with self._lock:
             if self._killed:

@@ -27,7 +27,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from typing import Any, NoReturn
 
-from gfs_dist.runtime.worker import RankHost
+from gfs_dist.runtime.worker import WorkHandler
 
 PR_SET_PDEATHSIG = 1
 
@@ -98,10 +98,10 @@ def _serve(connection: Connection[Any, Any]) -> NoReturn:
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, calls), daemon=True).start()
     _, _, arguments = pickle.loads(calls.get())  # noqa: S301 - the coordinator
-    host = RankHost(*arguments)
+    handler = WorkHandler(*arguments)
     while True:
         number, method, arguments = pickle.loads(calls.get())  # noqa: S301 - the coordinator
-        reply = host.handle(method, *arguments)
+        reply = handler.handle(method, *arguments)
         connection.send_bytes(pickle.dumps((number, reply)))
 
 
