@@ -46,10 +46,8 @@ def printed(text: str) -> list[str]:
     return [line.removeprefix("next: ") for line in text.splitlines() if line.startswith("next: ")]
 
 
-@pytest.mark.parametrize("name", NASTY)
-@pytest.mark.parametrize("folder", ["", "/some where/"])
-def test_any_name_of_a_folder_is_read_back(name: str, folder: str) -> None:
-    place = folder + name
+@pytest.mark.parametrize("place", [*NASTY, *(f"/some where/{name}" for name in NASTY[::4])])
+def test_any_name_of_a_folder_is_read_back(place: str) -> None:
     assert read(f"gfs report {typed_place('path', place)}").path == place
     assert read(f"gfs prune {typed('out', place)}").out == place
 
@@ -68,7 +66,7 @@ def test_a_run_in_a_folder_of_any_name_goes_on(
     assert (file.out, file.resume) == (name, name)
 
 
-@pytest.mark.parametrize("name", NASTY)
+@pytest.mark.parametrize("name", NASTY[::3])
 def test_any_root_of_data_is_read_back(name: str) -> None:
     data = read(f"gfs evaluate x data=cifar10 {typed('data.root', name)}").data
     assert read(f"gfs evaluate x {data_words(data, 0)}").data.root == name
@@ -80,10 +78,10 @@ def test_ordinary_names_are_printed_as_they_are() -> None:
     assert typed("runtime.address", "http://a:8265") == "runtime.address=http://a:8265"
 
 
-@pytest.mark.parametrize("name", ["lr=0.1, {it's} $HOME", '-x="y" é'])
 def test_the_next_commands_of_a_two_layer_run_work(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    name = """-lr=0.1, {it's} $HOME "é\""""
     monkeypatch.chdir(tmp_path)
     small = [*TINY, "model.width=20"]
     assert main(["pretrain", *small, *shlex.split(typed("out", name))]) == 0
