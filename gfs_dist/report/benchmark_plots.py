@@ -15,6 +15,9 @@ from gfs_dist.report import style
 
 Row = Mapping[str, Any]
 
+OBJECTIVES = ("network_loss", "layer_output", "least_squares")
+"""Those of deep networks; a file is named after one."""
+
 TOGETHER, ALONE = "whole", "critical path"
 HATCH = "////"
 BELOW: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
@@ -23,7 +26,7 @@ BELOW: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
 def blocks_by_objective(report: Report) -> Iterator[tuple[str, Figure]]:
     """Figure 4 for each objective of a benchmark that prunes blocks."""
     results: Sequence[Mapping[str, Any]] = report["results"]
-    rows = [row for row in results if "block" in row]
+    rows = [row for row in results if "block" in row and row["objective"] in OBJECTIVES]
     forecast = (report.get("tables") or {}).get("forecast") or []
     for objective in dict.fromkeys(row["objective"] for row in rows):
         own = [row for row in rows if row["objective"] == objective]

@@ -1,4 +1,4 @@
-"""What templates are given: sentences, tables, and the filters that make words of facts.
+"""Facts as templates show them: sentences, tables, and the filters that make words of numbers.
 
 A table is a list of rows, each a dict from the heading of a column to a cell.
 """
@@ -41,28 +41,28 @@ def page(run: Run, plots: Sequence[Any], config: str | None) -> dict[str, Any]:
     }
 
 
-def with_facts(table: Table) -> Table:
-    """The table without the columns that hold nothing."""
+def without_empty_columns(table: Table) -> Table:
+    """The table without the columns in which every cell is a dash."""
     columns = table[0] if table else ()
     kept = [name for name in columns if any(row[name] != text.NOTHING for row in table)]
     return [{name: row[name] for name in kept} for row in table]
 
 
-def as_they_are(rows: Sequence[Mapping[str, Any]]) -> Table:
+def every_key(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Rows of unknown meaning, every key a column."""
     keys = dict.fromkeys(key for row in rows for key in row)
-    return with_facts(
+    return without_empty_columns(
         [{key.replace("_", " "): _cell(key, row.get(key)) for key in keys} for row in rows]
     )
 
 
 def pairs(facts: Mapping[str, Any], left: str, right: str) -> Table:
-    """A row a fact."""
+    """One row for each fact."""
     return [{left: name, right: text.anything(value)} for name, value in facts.items()]
 
 
 def sizes_and_speeds(run: Run) -> Table:
-    """A row a network, and before each group of results the dense network that they have."""
+    """One row for each network; the dense one stands before the results that were cut from it."""
     conditions = dict.fromkeys((s.batch, s.device) for r in run.results for s in r.speeds)
     table: Table = []
 
@@ -85,7 +85,7 @@ def sizes_and_speeds(run: Run) -> Table:
             seen = r.dense
             add("dense", seen, {})
         add(r.name, r.row, {(s.batch, s.device): f" ({s.ratio:.2f})" for s in r.speeds})
-    return with_facts(table)
+    return without_empty_columns(table)
 
 
 def _size(dense: Measured) -> str:
@@ -111,8 +111,6 @@ def _cell(key: str, value: Any) -> str:
     return text.short_hash(value) if hashed else text.anything(value)
 
 
-FILTERS = {
-    **{name: getattr(text, name) for name in text.__all__},
-    **{f.__name__: f for f in (with_facts, as_they_are, pairs, sizes_and_speeds, time_split)},
-}
+_TABLES = (without_empty_columns, every_key, pairs, sizes_and_speeds, time_split)
+FILTERS = {f.__name__: f for f in (*(getattr(text, name) for name in text.__all__), *_TABLES)}
 """By the names under which templates use them."""

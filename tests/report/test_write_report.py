@@ -368,6 +368,19 @@ def test_a_benchmark_report_shows_its_rows_as_they_are():
     }  # fmt: skip
 
 
+def test_no_plot_is_named_by_a_report(tmp_path):
+    """Plots of blocks are named after an objective, which may be anybody's words in a report."""
+    seconds = {"median": 1.0, "min": 0.9, "max": 1.1}
+    row = {"block": "a", "channels": 4, "workers": 1, "measured": "whole", "seconds": seconds}
+    rows = [
+        {**row, "speedup": 1.0, "objective": objective}
+        for objective in ("fisher/../x", "layer_output")
+    ]
+    markdown = written(tmp_path / "run", {"job": "benchmark", "results": rows}, {})
+    assert [file.name for file in tmp_path.rglob("*.png")] == ["blocks_layer_output.png"]
+    assert "Left: seconds to prune each block; hatched, ranks that were timed one" in markdown
+
+
 def test_a_report_without_job_is_refused(tmp_path):
     with pytest.raises(InputError, match="report: found no `job`"):
         write(tmp_path, {"results": []}, {})
