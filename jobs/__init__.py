@@ -1,4 +1,5 @@
-"""One file a job; each composes what lies below from one typed configuration.
+"""One file a command, each the recipe of its job: what it plans, does, writes and says.
 
-A job is ``run(config, reporter) -> report``. Hydra and OmegaConf live in this folder only.
+A job is ``run(config, reporter) -> report``. What jobs share is in ``workflows``; configurations
+arrive typed and checked, and nothing here composes them or knows Hydra.
 """

@@ -8,9 +8,11 @@ words that set keys; then every key is checked against the schema of
 
 from __future__ import annotations
 
+import copy
 import shlex
 from collections.abc import Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +112,7 @@ def compose_stored(command: str, folder: str, factory: str | None = None) -> Any
 
     Args:
         command: a key of ``COMMANDS``.
-        folder: the run folder, which may be anybody's.
+        folder: the run folder, which anyone may have written.
         factory: of its network, as the command line names it too.
 
     Raises:
@@ -131,7 +133,7 @@ def compose_file(command: str, file: Path, words: Sequence[str] = ()) -> Any:
 
     Args:
         command: a key of ``COMMANDS``.
-        file: which may be anybody's.
+        file: which anyone may have written.
         words: ``key=value`` for each key of ``NAMED`` that it sets.
 
     Raises:
@@ -216,15 +218,24 @@ def _implied(command: str, chosen: dict[str, str], said: dict[str, str | None]) 
 
 
 def _join_files(command: str, options: dict[str, str], config_dir: Path | None) -> DictConfig:
-    words = [f"{group}={option}" for group, option in options.items()]
-    if config_dir is not None:
-        if not config_dir.is_dir():
-            raise ConfigError(f"--config-dir: found {config_dir}, accepted a folder")
-        words.insert(0, f"hydra.searchpath=['file://{config_dir.resolve()}']")
+    """The files of a command and of its options, joined by Hydra."""
+    words = tuple(f"{group}={option}" for group, option in options.items())
+    if config_dir is None:
+        return copy.deepcopy(_our_files(command, words))
+    if not config_dir.is_dir():
+        raise ConfigError(f"--config-dir: found {config_dir}, accepted a folder")
+    return _hydra(command, (f"hydra.searchpath=['file://{config_dir.resolve()}']", *words))
+
+
+def _hydra(command: str, words: tuple[str, ...]) -> DictConfig:
     with hydra.initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
-        cfg = hydra.compose(command, words)
+        cfg = hydra.compose(command, list(words))
     OmegaConf.set_struct(cfg, False)  # the schema knows the keys
     return cfg
+
+
+_our_files = cache(_hydra)
+"""Our own files do not change while a process lives; the points of a sweep share them."""
 
 
 def _lay_over(cfg: DictConfig, stored: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a key accepts: the annotation in its schema, checked by pydantic and told in words.
+"""What a key accepts: the annotation in its schema, checked by pydantic, in words for messages.
 
 Ranges are bounds of ``annotated_types``, words to choose from a ``Literal``.
 """

@@ -1,4 +1,4 @@
-"""Jobs on Ray clusters: start one here, submit, follow, stop, fetch, find what is wrong.
+"""Jobs on Ray clusters: start a cluster here, submit, follow, stop, fetch, and check machines.
 
-Gets finished configurations as text; knows no networks and no Hydra.
+Configurations arrive as finished text: nothing here knows networks, data or Hydra.
 """

@@ -9,7 +9,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -20,7 +20,7 @@ from gfs_dist._environment import UNSAFE_ENVIRONMENT, is_unsafe
 from gfs_dist.errors import GfsError, RunError
 from gfs_dist.service import state
 from gfs_dist.service.capacity import Capacity
-from gfs_dist.service.cluster import VARIABLES, Cluster, find_cluster
+from gfs_dist.service.cluster import VARIABLES, find_cluster
 from gfs_dist.service.local_cluster import DASHBOARD_PORT, GCS_PORT, HOST, OBJECT_STORE_BYTES
 from gfs_dist.urls import in_home
 
@@ -40,6 +40,10 @@ class Check:
     cure: str = ""
 
 
+def _check(name: str, found: str, fault: bool, severity: str, cure: str) -> Check:
+    return Check(name, severity, found, cure) if fault else Check(name, OK, found)
+
+
 def examine(out: Path, address: str | None, *, insecure: bool) -> list[Check]:
     """All checks, in order.
 
@@ -47,26 +51,22 @@ def examine(out: Path, address: str | None, *, insecure: bool) -> list[Check]:
         out: folder that runs are to be written to.
         address, insecure: as :func:`gfs_dist.service.cluster.find_cluster`.
     """
-    checks: list[Callable[[], Check]] = [
-        _python,
-        _packages,
-        _pickles,
-        _tokens,
-        _ports,
-        _shared_memory,
-        lambda: _disk("disk of temporary files", Path(tempfile.gettempdir())),
-        lambda: _disk("disk of run folders", _existing(out)),
-        lambda: _writable(out),
-        _memory,
-        _gpus,
-        _interfaces,
-        _left_over,
+    return [
+        Check("python", OK, platform.python_version()),  # an older one does not come this far
+        _packages(),
+        _pickles(),
+        _tokens(),
+        _ports(),
+        _shared_memory(),
+        _disk("disk of temporary files", Path(tempfile.gettempdir())),
+        _disk("disk of run folders", _existing(out)),
+        _writable(out),
+        _memory(),
+        _gpus(),
+        _interfaces(),
+        _left_over(),
+        *_cluster(address, insecure),
     ]
-    return [*(check() for check in checks), *_cluster(address, insecure)]
-
-
-def _python() -> Check:
-    return Check("python", OK, platform.python_version())  # an older one does not come this far
 
 
 def _packages() -> Check:
@@ -104,9 +104,9 @@ def _tokens() -> Check:
 
 def _ports() -> Check:
     taken = [port for port in (GCS_PORT, DASHBOARD_PORT) if _is_taken(port)]
-    own = _own()
     if not taken:
         return Check("ports", OK, f"{GCS_PORT} and {DASHBOARD_PORT} are free")
+    own = _own_cluster()
     used = [own.address, own.dashboard] if own is not None and own.runs else []
     others = [port for port in taken if not any(name.endswith(f":{port}") for name in used)]
     if others:
@@ -122,26 +122,22 @@ def _is_taken(port: int) -> bool:
 
 
 def _shared_memory() -> Check:
-    """Each Ray node keeps its objects there; it would fall back to a slow disk."""
+    """Each Ray node keeps its objects there; without room it falls back to a slow disk."""
     usage = shutil.disk_usage("/dev/shm")  # noqa: S108 - that is where it is
+    cure = "make it larger: docker --shm-size=2g, in Kubernetes an emptyDir of medium Memory"
     found = f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free"
-    if usage.free < 2 * OBJECT_STORE_BYTES:
-        cure = "make it larger: docker --shm-size=2g, in Kubernetes an emptyDir of medium Memory"
-        return Check("shared memory", FAIL, found, cure)
-    return Check("shared memory", OK, found)
+    return _check("shared memory", found, usage.free < 2 * OBJECT_STORE_BYTES, FAIL, cure)
 
 
 def _disk(name: str, folder: Path) -> Check:
     usage = shutil.disk_usage(folder)
-    found = f"{folder}: {usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free"
     used = 1 - usage.free / usage.total
+    found = f"{folder}: {usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free"
     if usage.free < GIB:
         return Check(name, FAIL, found, "make room: runs and Ray's logs need at least 1 GiB")
     if used > RAY_FULL_SHARE:
-        return Check(
-            name, WARN, f"{found}, {used:.0%} used", "Ray stops writing at 95 %: make room"
-        )
-    return Check(name, OK, found)
+        found = f"{found}, {used:.0%} used"
+    return _check(name, found, used > RAY_FULL_SHARE, WARN, "Ray stops writing at 95 %: make room")
 
 
 def _writable(out: Path) -> Check:
@@ -162,10 +158,8 @@ def _existing(folder: Path) -> Path:
 
 def _memory() -> Check:
     free = psutil.virtual_memory().available
-    found = f"{free / GIB:.1f} GiB available"
-    if free < 2 * GIB:
-        return Check("memory", WARN, found, "Ray takes 1 to 2 GiB, a rank 0.3 and more: free some")
-    return Check("memory", OK, found)
+    cure = "Ray takes 1 to 2 GiB, a rank 0.3 and more: free some"
+    return _check("memory", f"{free / GIB:.1f} GiB available", free < 2 * GIB, WARN, cure)
 
 
 def _gpus() -> Check:
@@ -191,13 +185,12 @@ def _interfaces() -> Check:
     if chosen and chosen not in (*names, "lo"):
         found = f"GLOO_SOCKET_IFNAME={chosen}, there are {', '.join(names) or 'none'}"
         return Check("network", FAIL, found, "unset GLOO_SOCKET_IFNAME: it is found by itself")
-    if not names:
-        return Check("network", WARN, "only loopback", "ranks on this machine alone can talk")
-    return Check("network", OK, ", ".join(names))
+    found = ", ".join(names) or "only loopback"
+    return _check("network", found, not names, WARN, "ranks on this machine alone can talk")
 
 
-def _own() -> state.LocalCluster | None:
-    """The cluster of ``gfs up``; what is wrong with its file is told by :func:`_left_over`."""
+def _own_cluster() -> state.LocalCluster | None:
+    """The cluster of ``gfs up``; faults of its file are reported by :func:`_left_over`."""
     try:
         return state.read()
     except RunError:
@@ -220,29 +213,23 @@ def _left_over() -> Check:
 
 
 def _cluster(address: str | None, insecure: bool) -> Iterator[Check]:
-    """What can be asked from outside; nothing where no cluster is named or started."""
+    """Checks from outside of the cluster that is named or started."""
     named = address or any(os.environ.get(name) for name in VARIABLES)
-    own = _own()
+    own = _own_cluster()
     if not named and (own is None or not own.runs):
         yield Check("cluster", OK, "none named")
         return
     try:
         cluster = find_cluster(address, insecure=insecure)
-        yield _safety(cluster)
+        if cluster.token is None:
+            cure = "start it with RAY_AUTH_MODE=token"
+            yield Check("cluster", WARN, f"{cluster.url} asks for no token", cure)
+        else:
+            yield Check("cluster", OK, f"{cluster.url} answers and asks for a token")
         nodes = cluster.nodes()
     except GfsError as error:
         yield Check("cluster", FAIL, str(error), "see there")
         return
     capacity = Capacity.of(nodes)
-    if sum(capacity.cpus) < 1:
-        cure = "start workers: no rank finds a place"
-        yield Check("nodes", FAIL, f"{len(nodes)} alive, {capacity}", cure)
-    else:
-        yield Check("nodes", OK, f"{len(nodes)} alive, {capacity}")
-
-
-def _safety(cluster: Cluster) -> Check:
-    if cluster.token is None:
-        cure = "start it with RAY_AUTH_MODE=token"
-        return Check("cluster", WARN, f"{cluster.url} asks for no token", cure)
-    return Check("cluster", OK, f"{cluster.url} answers and asks for a token")
+    found, no_room = f"{len(nodes)} alive, {capacity}", sum(capacity.cpus) < 1
+    yield _check("nodes", found, no_room, FAIL, "start workers: no rank finds a place")

@@ -1,4 +1,4 @@
-"""Bringing back what a job has written."""
+"""Copy the run folder of a job back from its cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACK_TIMEOUT_S = 600.0
 
 
 def fetch(jobs: Jobs, job: Job, into: Path) -> int | None:
-    """Bring the run folder of ``job``; the number of files, None if ``into`` is that folder.
+    """Copy the run folder of ``job``; returns the number of files, None if ``into`` is that folder.
 
     It is copied from its URL or where this machine sees it, else printed by a small job and read
     from its log.
@@ -40,7 +40,7 @@ def fetch(jobs: Jobs, job: Job, into: Path) -> int | None:
     with atomic.storage_errors(into):
         into.parent.mkdir(parents=True, exist_ok=True)
     with atomic.folder(into) as aside:
-        _bring(jobs, job, aside)
+        _copy(jobs, job, aside)
     return sum(file.is_file() for file in into.rglob("*"))
 
 
@@ -63,15 +63,15 @@ def fetch_to_url(jobs: Jobs, job: Job, url: str) -> int:
         source = Path(job.run_folder)
         if is_url(job.run_folder) or not source.is_dir():
             source = folder
-            _bring(jobs, job, source)
+            _copy(jobs, job, source)
         names = sorted(plain_files(source), key=lambda name: (name == REPORT, name))
         for name in names:
             remote.put(name, source / name)
     return len(names)
 
 
-def _bring(jobs: Jobs, job: Job, into: Path) -> None:
-    """Fill an empty folder."""
+def _copy(jobs: Jobs, job: Job, into: Path) -> None:
+    """Fill an empty folder with the files of a run folder."""
     source = Path(job.run_folder)
     if is_url(job.run_folder):
         fill(into, Remote(job.run_folder, "run folder"))
@@ -82,11 +82,11 @@ def _bring(jobs: Jobs, job: Job, into: Path) -> None:
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source / name, into / name)
     else:
-        unpack(_printed(jobs, job), into)
+        unpack(_print_packed(jobs, job), into)
 
 
-def _printed(jobs: Jobs, job: Job) -> str:
-    """The run folder as the cluster prints it."""
+def _print_packed(jobs: Jobs, job: Job) -> str:
+    """The text of a run folder that a small job on the cluster prints."""
     name = f"fetch-{job.id}-{secrets.token_hex(4)}"
     entrypoint = f"exec python -m gfs_dist.service.packing {shlex.quote(job.run_folder)}"
     with ScratchFolder("fetch") as empty:

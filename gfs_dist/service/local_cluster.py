@@ -163,7 +163,7 @@ def _head(cluster: LocalCluster) -> list[str]:
         f"--dashboard-host={HOST}",
         f"--dashboard-port={cluster.dashboard.rpartition(':')[2]}",
         f"--temp-dir={cluster.temporary}",
-        f"--ray-client-server-port={_free_port(CLIENT_PORT)}",  # it cannot be told to have none
+        f"--ray-client-server-port={_free_port(CLIENT_PORT)}",  # it cannot be turned off
         ANY_AGENT_PORT,
     ]
 

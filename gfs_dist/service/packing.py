@@ -1,4 +1,4 @@
-"""A run folder as text: how it comes back from a cluster whose storage cannot be seen from here.
+"""A run folder as text, for clusters whose storage this machine cannot see.
 
 Ray's Jobs API brings back nothing but what a job prints. So a job prints the folder:
 ``python -m gfs_dist.service.packing FOLDER``; :func:`unpack` reads that.
@@ -77,4 +77,4 @@ def _refuse_bomb(archive: tarfile.TarFile) -> None:
 
 
 if __name__ == "__main__":
-    print(pack(Path(sys.argv[1])))  # noqa: T201 - that is what it is for
+    print(pack(Path(sys.argv[1])))  # noqa: T201 - a job prints it

@@ -1,8 +1,8 @@
-"""Submitting the same thing twice: attaches to what runs, goes on with what failed.
+"""Submit a job once: again, it attaches to the job at work, or goes on with one that failed.
 
-A submission is known by what it computes and where it writes: its id is a hash of the composed
-configuration. Each try has a number; all tries of a submission share one run folder, and the job
-itself goes on where the folder says.
+The id of a submission is a hash of its composed configuration: what it computes and where it
+writes. Attempts are numbered and share one run folder, from which the job itself goes on. The
+working directory of a job holds its configuration and the user's own code, nothing else.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of a submission.
+    """The outcome of a submission.
 
     Attributes:
         job: as the cluster knows it now.
@@ -82,7 +82,7 @@ class Sent:
 
 
 def send(jobs: Jobs, submission: Submission, capacity: Capacity) -> Sent:
-    """Submit, attach to what runs already, or say that it has finished.
+    """Submit, attach to a job at work, or find that it has finished.
 
     Raises:
         ClusterError: another job writes to the same run folder, or the cluster takes no job.
@@ -118,7 +118,7 @@ def send(jobs: Jobs, submission: Submission, capacity: Capacity) -> Sent:
             entrypoint += f" {shlex.quote(f'model.factory={submission.factory}')}"
         try:
             jobs.submit(job_id, entrypoint, folder, facts, **reserve)
-        except AlreadyThereError:  # somebody else was faster
+        except AlreadyThereError:  # another process was faster
             return Sent(jobs.find(job_id), "attached")
     return Sent(jobs.find(job_id), "resumed" if tries else "submitted", tuple(shipped))
 
@@ -134,7 +134,7 @@ def git_commit() -> str:
 
 
 def _is_gone(run_folder: str) -> bool:
-    """Whether what it wrote was deleted; False where this machine cannot see."""
+    """Whether a run folder was deleted; False where this machine cannot see it."""
     if is_url(run_folder):
         return not Remote(run_folder, "out").files()
     folder = Path(run_folder)
@@ -142,7 +142,7 @@ def _is_gone(run_folder: str) -> bool:
 
 
 def stage(folder: Path, config_text: str, factory: str | None) -> list[str]:
-    """Fill ``folder`` with what a job needs; the files of the user's own that are in it.
+    """Fill ``folder`` with what a job needs; returns the files of the user's own among them.
 
     Args:
         folder: empty.

@@ -14,7 +14,7 @@ import pytest
 
 from gfs_dist.service import http
 from gfs_dist.service.cluster import find_cluster
-from gfs_dist.service.fetching import _printed
+from gfs_dist.service.fetching import _print_packed
 from gfs_dist.service.jobs import Jobs
 from gfs_dist.service.packing import unpack
 from gfs_dist.service.processes import marked
@@ -201,7 +201,7 @@ def test_a_run_folder_comes_back_from_storage_that_cannot_be_seen(
     jobs = Jobs(find_cluster(None))
     before = jobs.list()
     job = next(job for job in before if job.status == "SUCCEEDED")
-    unpack(_printed(jobs, job), tmp_path / "far")
+    unpack(_print_packed(jobs, job), tmp_path / "far")
     assert (tmp_path / "far" / "report.json").read_bytes() == (
         Path(job.run_folder) / "report.json"
     ).read_bytes()
