@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.records.soak import DRIVER, faults_of, schedule, soak
+from tools.records.soak import DRIVER, faults_of, schedule, soak
 
 
 def test_a_schedule_ends_with_a_driver_that_lives() -> None:

@@ -120,7 +120,7 @@ def record(folder: Path, name: str) -> dict[str, Any]:
     cut = words[0] == "cut"
     words += ["threads=1"] if cut else [f"out={name}", "threads=1"]
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    done = subprocess.run(  # noqa: S603 - our own words
+    done = subprocess.run(
         [sys.executable, "-m", "gfs_dist", *words],
         cwd=folder, env=env | {"OMP_NUM_THREADS": "1", "GFS_FAULTS": faults},
         capture_output=True, text=True, timeout=LIMIT_S, check=False,
@@ -173,7 +173,7 @@ def close(old: list[float | None], new: list[float | None]) -> bool:
 
 def tell(line: str) -> None:
     """Say how it goes, at once."""
-    print(line, flush=True)  # noqa: T201 - this is a command
+    print(line, flush=True)
 
 
 def main() -> int:

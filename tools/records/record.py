@@ -1,6 +1,6 @@
 """Keep a measurement: JSON for scripts, Markdown for readers, with command, machine, date.
 
-python -m tests.records.record NAME RUN_DIR "COMMAND"   # keeps a run folder's report
+python -m tools.records.record NAME RUN_DIR "COMMAND"   # keeps a run folder's report
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gfs_dist.files import atomic
 from gfs_dist.files.untrusted import read_json
 from gfs_dist.report import text as words
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[2] / "tests" / "records"
 LONG = ("bound", "picks")
 SPREADS = (
     {"median", "minimum", "maximum"},
@@ -32,7 +32,7 @@ def keep(
     by: str | None = None,
     tables: dict[str, list[dict[str, Any]]] | None = None,
 ) -> None:
-    """Write ``NAME.json`` and ``NAME.md`` beside this file.
+    """Write ``NAME.json`` and ``NAME.md`` into ``tests/records``; print what a reader gets.
 
     ``by``: a column; rows that differ in it go into tables of their own, under their value.
     ``tables``: what else was found, by title.
@@ -49,7 +49,8 @@ def keep(
         **({"tables": tables} if tables else {}),
     }
     atomic.write_json(FOLDER / f"{name}.json", content)
-    atomic.write_text(FOLDER / f"{name}.md", _markdown(name, content, by))
+    atomic.write_text(FOLDER / f"{name}.md", page := _markdown(name, content, by))
+    print(page)
 
 
 def keep_run(name: str, run: Path, command: str) -> None:
@@ -104,9 +105,10 @@ def _markdown(name: str, content: dict[str, Any], by: str | None) -> str:
 def _tables(rows: list[dict[str, Any]], by: str | None) -> list[str]:
     """One for each value of ``by`` and each set of columns."""
     lines = []
-    for value, columns in dict.fromkeys((row.get(by), tuple(row)) for row in rows):
+    kinds = [(row.get(by) if by else None, tuple(row)) for row in rows]
+    for value, columns in dict.fromkeys(kinds):
         shown = [column for column in columns if column != by]
-        own = [row for row in rows if (row.get(by), tuple(row)) == (value, columns)]
+        own = [row for row, kind in zip(rows, kinds, strict=True) if kind == (value, columns)]
         if value is not None:
             lines += ["", f"## {by} {value}"]
         lines += ["", "| " + " | ".join(shown) + " |", "|" + " --: |" * len(shown)]

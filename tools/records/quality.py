@@ -1,6 +1,6 @@
 """Accuracy of cut networks before any fine-tuning: scores of others and our objectives.
 
-python -m tests.records.quality MODEL WEIGHTS DATA_ROOT NAME --work FOLDER [--parts ...]
+python -m tools.records.quality MODEL WEIGHTS DATA_ROOT NAME --work FOLDER [--parts ...]
 
 All networks meet the same limits on multiply-adds and are cut by the same code; only what they
 keep differs. Every finished cell lies in FOLDER at once, so that parts can be measured one after
@@ -42,9 +42,9 @@ from gfs_dist.training import DeepSpec, train_deep
 from gfs_dist.workflows.images_and_networks import read_images, read_network
 from gfs_dist.workflows.process import local_device
 from gfs_dist.workflows.two_layer import data_spec
-from tests.records import baselines, quality_rows
-from tests.records.cells import Cell, Cells
-from tests.records.record import keep
+from tools.records import baselines, quality_rows
+from tools.records.cells import Cell, Cells
+from tools.records.record import keep
 
 SCORES = tuple(baselines.IMPORTANCES)
 OBJECTIVES = {
@@ -301,13 +301,13 @@ def write(cells: Cells, name: str, on_weights: str | None) -> None:
         *quality_rows.tuning(cells.found),
         quality_rows.findings(cells.found),
     ]
-    command = "python -m tests.records.quality " + shlex.join(sys.argv[1:])
+    command = "python -m tools.records.quality " + shlex.join(sys.argv[1:])
     keep(name, command, [*rows, *quality_rows.phases(cells.found)], notes, by="budget")
 
 
 def read_options(words: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.records.quality")
+    parser = argparse.ArgumentParser(prog="python -m tools.records.quality")
     parser.add_argument("model", help="of the catalog, as resnet20_cifar")
     parser.add_argument("weights", help="a .safetensors file, a checkpoint or a run folder")
     parser.add_argument("data_root", help="folder of CIFAR-10")

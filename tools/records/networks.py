@@ -1,6 +1,6 @@
 """Networks as users bring them: what was pruned, what was skipped and why, whether it is right.
 
-python -m tests.records.networks [--work FOLDER] [--only NAME ...]
+python -m tools.records.networks [--work FOLDER] [--only NAME ...]
 
 Each network is trained for a moment on real images, pruned to half of its multiply-adds by
 ``gfs_dist.prune``, stored, and read again by a fresh process in which its classes do not exist.
@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import gfs_dist
-from tests.records.record import keep
-from tests.records.user_networks import NETWORKS
+from tools.records.record import keep
+from tools.records.user_networks import NETWORKS
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 BATCH, TEST = 64, 256
@@ -41,7 +41,7 @@ NOISE = 0.5
 FRESH = """
 import sys, torch
 from safetensors.torch import load_file, save_file
-sys.modules["tests"] = None  # importing what the network was written in is an error
+sys.modules["tools"] = None  # importing what the network was written in is an error
 import gfs_dist
 with torch.no_grad():
     y = gfs_dist.load("small")(load_file("x.safetensors")["x"])
@@ -196,6 +196,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Measure what is not there yet; keep the record once all is."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, default=None)
     parser.add_argument("--only", nargs="*", choices=list(NETWORKS), default=list(NETWORKS))
@@ -214,7 +215,7 @@ def main() -> None:
     if not all(file.exists() for file in files):
         return
     rows = [json.loads(file.read_text()) for file in files]
-    keep("networks", "python -m tests.records.networks", rows, NOTES)
+    keep("networks", "python -m tools.records.networks", rows, NOTES)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Where the time of searches goes, at an earlier commit and now: profiles before and after a step.
 
-python -m tests.records.profiles COMMIT         # keeps profiles: memory and layers
-python -m tests.records.profiles COMMIT trials  # keeps profiles_trials
+python -m tools.records.profiles COMMIT         # keeps profiles: memory and layers
+python -m tools.records.profiles COMMIT trials  # keeps profiles_trials
 
 In a checkout of the repository. Both commits are checked out beside each other and take turns, each
 time in a fresh process: ``python profiles.py PART`` is one of these, with a checkout as its
@@ -172,7 +172,7 @@ def joined(rounds: list[list[Row]], code: str) -> list[Row]:
 
 def add_efficiency(rows: list[Row]) -> None:
     """``time(1) / (n time(n))`` of rows of one code, block and objective."""
-    one = {}
+    one: dict[tuple[str, str, str], float] = {}
     for row in rows:
         key = row["code"], row["block"], row["objective"]
         one.setdefault(key, row["seconds"])
@@ -207,10 +207,10 @@ def by_turns(commit: str, parts: dict[str, int]) -> dict[str, list[Row]]:
 
 def main() -> None:
     """Measure both commits by turns, and keep."""
-    from tests.records.record import keep
+    from tools.records.record import keep
 
     commit, is_trials = sys.argv[1], sys.argv[2:] == ["trials"]
-    command = " ".join(["python -m tests.records.profiles", *sys.argv[1:]])
+    command = " ".join(["python -m tools.records.profiles", *sys.argv[1:]])
     some = ROUNDS // 2 + 1
     if is_trials:
         rows = by_turns(commit, {"trials": some})["trials"]

@@ -1,4 +1,4 @@
-"""What an item of a map costs beyond its work: ``python -m tests.runtime.map_times local ray``.
+"""What an item of a map costs beyond its work: ``python -m tools.records.map_times local ray``.
 
 Prints, for empty items and for items that take a while, the time an item beyond its work.
 """

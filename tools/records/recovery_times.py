@@ -1,4 +1,4 @@
-"""How long a lost rank costs: ``python -m tests.runtime.recovery_times local ray``.
+"""How long a lost rank costs: ``python -m tools.records.recovery_times local ray``.
 
 Prints, over repeats, the median and the range of the time from the fault to its detection and
 from there to the first new step.
@@ -6,14 +6,16 @@ from there to the first new step.
 
 from __future__ import annotations
 
-import statistics
+import math
 import sys
 from typing import Any
 
+from gfs_dist.bench.suite import spread
+from gfs_dist.records import FaultRow
 from gfs_dist.runtime import Fault, RuntimeSpec, open_runtime
 from gfs_dist.selection.stop import Stop
-from tests.records.record import keep
 from tests.runtime.problems import matrix_problem
+from tools.records.record import keep
 
 REPEATS = 5
 CASES = {
@@ -31,14 +33,14 @@ def measure(kind: str, fault: str, spares: int) -> list[tuple[float, float]]:
     """
     problem = matrix_problem(step_s=0.01)
     schedule = [Fault(1, 30, fault, generation=1 + 3 * n) for n in range(REPEATS)]
-    rows = []
+    rows: list[FaultRow] = []
     spec = RuntimeSpec(kind, workers=2, spares=spares, threads=1, hang_floor_s=2.0)
     with open_runtime(spec, schedule) as runtime:
         runtime.search(problem, Stop(steps=400))
         for _ in range(REPEATS):
             rows += runtime.search(problem, Stop(steps=60)).faults
             runtime.search(problem, Stop(steps=400))
-    return [(row["detected_s"], row["recovered_s"]) for row in rows]
+    return [(row["detected_s"] or math.nan, row["recovered_s"] or math.nan) for row in rows]
 
 
 def main() -> None:
@@ -49,17 +51,11 @@ def main() -> None:
             times = measure(kind, fault, spares)
             row: dict[str, Any] = {"runtime": kind, "fault": name, "repeats": len(times)}
             for place, what in enumerate(("detected_s", "recovered_s")):
-                values = [pair[place] for pair in times]
-                row[what] = {
-                    "median": statistics.median(values),
-                    "minimum": min(values),
-                    "maximum": max(values),
-                }
+                row[what] = spread([pair[place] for pair in times])
             rows.append(row)
-            print(row, flush=True)
     keep(
         "recovery",
-        "python -m tests.runtime.recovery_times " + " ".join(sys.argv[1:]),
+        "python -m tools.records.recovery_times " + " ".join(sys.argv[1:]),
         rows,
         [
             "2 ranks, 10 ms a step; detected_s: from the fault to its detection; recovered_s: "

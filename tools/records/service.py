@@ -1,7 +1,7 @@
 """What the service costs, part by part; each keeps WORK/PART.json.
 
-python -m tests.records.service WORK start load overhead   # any of them, in any order
-python -m tests.records.service WORK keep                  # service.json and service.md of those
+python -m tools.records.service WORK start load overhead   # any of them, in any order
+python -m tools.records.service WORK keep                  # service.json and service.md of those
 
 start: from nothing on one machine. load: 20 small jobs at once against the same in a row. overhead:
 a step of ranks under a coordinator against the same loop on ranks that nobody watches.
@@ -24,9 +24,9 @@ from gfs_dist.service.cluster import find_cluster
 from gfs_dist.service.jobs import Job, Jobs
 from gfs_dist.service.submission import Submission, send
 from gfs_dist.workflows.submission import prepare, read_batch
-from tests.records import step_cost
-from tests.records.record import keep
 from tests.service.command_line import Gfs
+from tools.records import step_cost
+from tools.records.record import keep
 
 WORKERS = 2
 SMALL = [
@@ -170,7 +170,7 @@ def main() -> None:
         ]
         notes = [note for part in found for note in NOTES[part]]
         notes.append(f"load average of the last quarter of an hour {os.getloadavg()[2]:.1f}")
-        command = " ".join(["python -m tests.records.service WORK", *found, "keep"])
+        command = " ".join(["python -m tools.records.service WORK", *found, "keep"])
         keep("service", command, rows, notes, by="part")
 
 

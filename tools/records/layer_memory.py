@@ -1,6 +1,6 @@
 """Peak memory of searching, cutting and refitting all layers, at several numbers of images.
 
-python -m tests.records.layer_memory [--model resnet34] [--images 64 256 1024] [--size 224]
+python -m tools.records.layer_memory [--model resnet34] [--images 64 256 1024] [--size 224]
 
 One fresh process for each row; the peak is the one that the process itself was told by the system
 (``ru_maxrss``), Python and torch included, and pages of scratch files that it had mapped. Images
@@ -25,7 +25,7 @@ from gfs_dist import networks
 from gfs_dist.pruning.pruner import Pruner, Settings
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.runtime.resources import peak_bytes
-from tests.records.record import keep
+from tools.records.record import keep
 
 BATCH = 32
 REFIT_SIZE = 64
@@ -65,7 +65,7 @@ def measure(model: str, images: int, size: int, refit: bool) -> dict[str, Any]:
 
 def fresh(*arguments: str) -> dict[str, Any]:
     """The row that a process of its own prints."""
-    command = [sys.executable, "-m", "tests.records.layer_memory", *arguments]
+    command = [sys.executable, "-m", "tools.records.layer_memory", *arguments]
     row: dict[str, Any] = json.loads(
         subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     )
@@ -98,11 +98,10 @@ def main() -> None:
         "against the masked network",
     ]
     command = (
-        f"python -m tests.records.layer_memory --model {given.model} "
+        f"python -m tools.records.layer_memory --model {given.model} "
         f"--images {' '.join(map(str, given.images))} --size {given.size}"
     )
     keep("layer_memory", command, rows, notes, by="pixels")
-    print(Path(__file__).with_name("layer_memory.md").read_text())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Many short runs, each with several faults on a seeded schedule: what became of each.
 
-python -m tests.records.soak [FAULTS] [SEED]   # keeps soak.json and soak.md
+python -m tools.records.soak [FAULTS] [SEED]   # keeps soak.json and soak.md
 
 Workers are killed, stopped, leave or lose their connections; the driver is killed and the run
 resumed. Every run must end with the picks of an undisturbed one; none may hang or leave a process,
 a file or shared memory. Where other programs use shared memory too, give the soak its own:
-unshare --mount sh -c 'mount -t tmpfs none /dev/shm && exec python -m tests.records.soak'
+unshare --mount sh -c 'mount -t tmpfs none /dev/shm && exec python -m tools.records.soak'
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist.service.processes import MARK, end_marked, marked
-from tests.records.record import keep
+from tools.records.record import keep
 
 STEPS, WORKERS = 300, 3
 DRIVER = -1
@@ -211,6 +211,7 @@ def _spread(times: list[float]) -> dict[str, float | None]:
 
 
 def main() -> None:
+    """Soak, and keep what became of the runs."""
     faults, seed = (int(word) for word in [*sys.argv[1:], "100", "0"][:2])
     with tempfile.TemporaryDirectory(prefix="gfs-soak-") as folder:
         outcomes = soak(Path(folder), faults, seed)
@@ -228,7 +229,7 @@ def main() -> None:
         "seconds from there to the first new step; of a killed driver: from its end to the first "
         "new step of the process that goes on",
     ]
-    keep("soak", f"python -m tests.records.soak {faults} {seed}", rows_of(outcomes), notes)
+    keep("soak", f"python -m tools.records.soak {faults} {seed}", rows_of(outcomes), notes)
 
 
 if __name__ == "__main__":

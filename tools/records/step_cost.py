@@ -1,6 +1,6 @@
 """What a coordinator costs a step: ranks that it watches against ranks that nobody watches.
 
-python -m tests.records.service WORK overhead; ``python -m tests.records.step_cost CASE RANK PORT``
+python -m tools.records.service WORK overhead; ``python -m tools.records.step_cost CASE RANK PORT``
 is one of the ranks that nobody watches.
 """
 
@@ -22,11 +22,13 @@ from typing import Any
 import torch
 
 from gfs_dist._allocator import keep_freed_memory
+from gfs_dist.bench.suite import spread
 from gfs_dist.cli.display import PlainReporter
 from gfs_dist.files.run_folder import RunFolder
 from gfs_dist.runtime import Progress, Runtime, RuntimeSpec, open_runtime
 from gfs_dist.runtime import collectives as process_group
 from gfs_dist.runtime.collectives import GroupCommunicator
+from gfs_dist.runtime.runtime import WorkerExecutor
 from gfs_dist.runtime.store import host_store
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.partition import Partition
@@ -83,7 +85,7 @@ class BareRanks:
 
     def __init__(self, case: Case) -> None:
         self._store, (_, port) = host_store(HOST)
-        command = [sys.executable, "-m", "tests.records.step_cost", json.dumps(asdict(case))]
+        command = [sys.executable, "-m", "tools.records.step_cost", json.dumps(asdict(case))]
         self._ranks = [
             subprocess.Popen(
                 [*command, str(rank), str(port)],
@@ -174,7 +176,9 @@ def ways(case: Case, work: Path) -> Iterator[dict[str, Callable[[int], Search]]]
 
         def by(name: str) -> Callable[[int], Search]:
             folder = work / case.method / name.replace(" ", "_")
-            pool = runtimes[name].executor.pool
+            executor = runtimes[name].executor
+            assert isinstance(executor, WorkerExecutor)
+            pool = executor.pool
             pids = [os.getpid(), *(pool.process(worker)["pid"] for worker in pool.members())]
             search = partial(watched, runtimes[name], case, problem)
             return lambda number: with_cpu(lambda: search(folder / str(number)), pids)
@@ -212,14 +216,12 @@ def _row(case: Case, found: dict[str, list[Search]], name: str, against: str | N
     row: Row = {
         "search": str(case),
         "by": name,
-        "ms a step": {
-            "median": statistics.median(times), "minimum": min(times), "maximum": max(times),
-        },
+        "ms a step": spread(times),
         "CPU ms a step": statistics.median(cpu),
         "against": against,
         "more, %": None,
         "more CPU, %": None,
-    }  # fmt: skip
+    }
     if against is not None:
         pairs = list(zip(found[name], found[against], strict=True))
         row["more, %"] = _percent([mine.loop_s / other.loop_s for mine, other in pairs])

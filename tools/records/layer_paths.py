@@ -1,6 +1,6 @@
 """How long full paths of all layers take, phase by phase, and what other searches would take.
 
-python -m tests.records.layer_paths [--model resnet34] [--images 256] [--size 224] [--repeats 3]
+python -m tools.records.layer_paths [--model resnet34] [--images 256] [--size 224] [--repeats 3]
 
 Weights and images are random: times do not depend on them. The floor of a phase is its
 multiply-adds at the rate of one large product of squares (float32; solving: float64), or its bytes
@@ -21,15 +21,16 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gfs_dist import networks
+from gfs_dist.bench.suite import spread
 from gfs_dist.pruning.calibration import moments
 from gfs_dist.pruning.calibration.dense_pass import DenseTask
 from gfs_dist.pruning.objectives.evaluation_batches import (
@@ -44,29 +45,24 @@ from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.pruning.pruner import LayerPath, Pruner, Settings
 from gfs_dist.pruning.structure.structure import Layer
 from gfs_dist.runtime import (
-    GroupResult,
-    GroupTask,
     MapResult,
-    OnDone,
-    OnGroupProgress,
+    OnItem,
     OnProgress,
-    Problem,
     Runtime,
     RuntimeSpec,
+    SearchJob,
     SearchResult,
     Task,
     open_runtime,
 )
+from gfs_dist.runtime.in_process import InProcessExecutor
 from gfs_dist.runtime.resources import peak_bytes
 from gfs_dist.selection.objectives.factory import Recipe
-from gfs_dist.selection.partition import Partition
-from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
-from tests.records.record import keep
+from tools.records.record import keep
 
 BATCH = 32
 """Images of the parts that are timed."""
-"""Candidates of a first step that are timed."""
 FORWARDS = 5
 
 PASS, WRITE, SEARCH, LOSSES = (
@@ -76,61 +72,35 @@ PASS, WRITE, SEARCH, LOSSES = (
     "losses of all prefixes",
 )
 
+R = TypeVar("R")
 Row = dict[str, Any]
 Batches = list[tuple[Tensor, Tensor]]
 
 
-@dataclass
-class Timed:
-    """A runtime that notes how long its work takes; see :class:`gfs_dist.runtime.Runtime`."""
+class TimedExecutor(InProcessExecutor):
+    """This process, which notes how long each phase of its work takes."""
 
-    inner: Runtime
-    spent: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    ended: float = 0.0
+    def __init__(self, spec: RuntimeSpec) -> None:
+        super().__init__(spec)
+        self.spent: dict[str, float] = defaultdict(float)
+        self._ended = 0.0
 
-    @property
-    def num_ranks(self) -> int:
-        return self.inner.num_ranks
+    def run_search(self, job: SearchJob, report: OnProgress | None) -> SearchResult:
+        began = time.perf_counter()
+        return self._done(SEARCH, began, super().run_search(job, report))
 
-    def search(
-        self,
-        problem: Problem,
-        stop: Stop,
-        partition: Partition | None = None,
-        *,
-        path: GreedyPath | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> SearchResult:
-        return self._timed(
-            SEARCH,
-            lambda: self.inner.search(problem, stop, partition, path=path, on_progress=on_progress),
-        )
-
-    def map(self, task: Task, items: Sequence[Any], on_done: OnDone | None = None) -> MapResult:
+    def run_map(self, task: Task, items: Sequence[Any], report: OnItem | None) -> MapResult:
+        began = time.perf_counter()
         phase = PASS if isinstance(task, DenseTask) else WRITE
-        return self._timed(phase, lambda: self.inner.map(task, items, on_done))
-
-    def run_group(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
-        return self.inner.run_group(task, on_progress)
+        return self._done(phase, began, super().run_map(task, items, report))
 
     def on_layer(self, _name: str, _path: LayerPath) -> None:
-        """What comes between a search and this are its losses."""
-        self.spent[LOSSES] += time.perf_counter() - self.ended
+        """Between a search and this call, the losses of its prefixes are computed."""
+        self.spent[LOSSES] += time.perf_counter() - self._ended
 
-    def close(self) -> None:
-        self.inner.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _timed(self, phase: str, work: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
-        result = work()
-        self.ended = time.perf_counter()
-        self.spent[phase] += self.ended - began
+    def _done(self, phase: str, began: float, result: R) -> R:
+        self._ended = time.perf_counter()
+        self.spent[phase] += self._ended - began
         return result
 
 
@@ -144,8 +114,8 @@ class Rates:
 
     @classmethod
     def measured(cls, device: torch.device) -> Rates:
-        dtypes = (torch.float32, torch.float64)
-        return cls(*(_product_rate(dtype, device) for dtype in dtypes), _copy_rate(device))
+        float32, float64 = (_product_rate(t, device) for t in (torch.float32, torch.float64))
+        return cls(float32, float64, _copy_rate(device))
 
     def better(self, other: Rates) -> Rates:
         """The best of each, which is what the machine gives when left alone."""
@@ -174,14 +144,6 @@ def _seconds(work: Callable[[], object], repeats: int) -> list[float]:
     return times
 
 
-def _range(values: Sequence[float]) -> dict[str, float]:
-    return {
-        "median": statistics.median(values),
-        "minimum": min(values),
-        "maximum": max(values),
-    }
-
-
 def full_paths(
     network: nn.Module, batches: Batches, repeats: int, device: torch.device
 ) -> tuple[list[Row], str]:
@@ -190,18 +152,15 @@ def full_paths(
     found: set[str] = set()
     rates = Rates.measured(device)
     for _ in range(repeats):
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            open_runtime(RuntimeSpec(kind="none", device=device.type)) as ranks,
-        ):
-            timed = Timed(ranks)
+        executor = TimedExecutor(RuntimeSpec(kind="none", device=device.type))
+        with tempfile.TemporaryDirectory() as folder, Runtime(executor) as runtime:
             began = time.perf_counter()
-            work = Pruner.prepare(network, batches, Settings(), timed, Path(folder) / "work")
+            work = Pruner.prepare(network, batches, Settings(), runtime, Path(folder) / "work")
             prepared = time.perf_counter() - began
             began = time.perf_counter()
-            work.search(on_layer=timed.on_layer)
+            work.search(on_layer=executor.on_layer)
             total = time.perf_counter() - began
-            spent = dict(timed.spent)
+            spent = dict(executor.spent)
             spent[WRITE] += total - sum(spent.values())
             runs.append({"samples and network written, structure found": prepared, **spent})
             picks = json.dumps({name: layer.path.picks for name, layer in work.paths.items()})
@@ -219,9 +178,9 @@ def full_paths(
 def _phase(phase: str, seconds: Sequence[float], floor: float | None) -> Row:
     return {
         "phase": phase,
-        "seconds": _range(seconds),
+        "seconds": spread(seconds),
         "floor_s": floor,
-        "times_floor": _range([one / floor for one in seconds]) if floor else None,
+        "times_floor": spread([one / floor for one in seconds]) if floor else None,
     }
 
 
@@ -378,11 +337,10 @@ def main() -> None:
     ]
     name = f"layer_paths_{given.model}" + ("_gpu" if given.device == "cuda" else "")
     command = (
-        f"python -m tests.records.layer_paths --model {given.model} --images {given.images} "
+        f"python -m tools.records.layer_paths --model {given.model} --images {given.images} "
         f"--size {given.size} --repeats {given.repeats} --device {given.device}"
     )
     keep(name, command, rows + compared, notes)
-    print(Path(__file__).with_name(f"{name}.md").read_text())
 
 
 if __name__ == "__main__":

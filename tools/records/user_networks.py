@@ -58,6 +58,8 @@ class VGG(nn.Module):
 
 
 class DenseLayer(nn.Module):
+    """Bottleneck and convolution over all features before it."""
+
     def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(4 * growth)
@@ -98,6 +100,8 @@ class DenseNet(nn.Module):
 
 
 class ResNeXtBlock(nn.Module):
+    """A bottleneck with a grouped convolution."""
+
     def __init__(self, inputs: int, outputs: int, width: int, groups: int, stride: int) -> None:
         super().__init__()
         self.reduce = nn.Sequential(
@@ -166,6 +170,8 @@ class SELayer(nn.Module):
 
 
 class SEBlock(nn.Module):
+    """A residual block with a gate after each convolution."""
+
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
@@ -203,6 +209,8 @@ class SENet(nn.Module):
 
 
 class DoubleConv(nn.Module):
+    """Two convolutions of one width."""
+
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.double_conv = nn.Sequential(
@@ -239,6 +247,8 @@ class UNet(nn.Module):
 
 
 class MLP(nn.Module):
+    """Two hidden layers on pixels."""
+
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
         self.layers = nn.Sequential(

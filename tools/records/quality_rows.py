@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gfs_dist.bench.suite import spread
+
 Row = dict[str, Any]
 
 SCORES = ("random", "l1", "l2", "bn_scale", "taylor", "hessian")
@@ -83,11 +85,7 @@ def phases(cells: Mapping[str, Row]) -> list[Row]:
         {
             "phase": kind,
             "runs": len(seconds),
-            "seconds": {
-                "median": statistics.median(seconds),
-                "minimum": min(seconds),
-                "maximum": max(seconds),
-            },
+            "seconds": spread(seconds),
         }
         for kind, seconds in times.items()
     ]
@@ -128,9 +126,8 @@ def _winner(rows: list[Row]) -> list[str]:
         best = ours[0]
         said.append(f"best of ours {_named(best)}, {_told(best)}")
     for column, what in zip(COLUMNS, ("as cut", "recalibrated", "with our refit"), strict=True):
-        best = _first(others, column)
-        if best is not None:
-            said.append(f"best score {what} {_named(best)} {_percent(best[column])}")
+        if score := _first(others, column):
+            said.append(f"best score {what} {_named(score)} {_percent(score[column])}")
     if ours and others:
         gap = 100 * (_best(ours[0]) - _best(others[0]))
         what = "ahead of" if gap > 0 else "behind" if gap < 0 else "level with"
