@@ -79,6 +79,6 @@ def measure(network: TwoLayer, inputs: Inputs) -> dict[str, float | int]:
     return {
         "loss": networks.mean_loss(networks.outputs(network, x), target, inputs.objective),
         "accuracy": networks.accuracy(networks.outputs(network, dataset.x_test), test_target),
-        "macs": network.macs,
+        "macs": networks.count_macs(network, x[:1]),
         "params": networks.count_params(network),
     }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.networks.measure.evaluation import dtype_of, evaluating, run_with_hook
+from gfs_dist.networks.models.two_layer import TwoLayer
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -32,9 +33,9 @@ def macs_by_module(model: nn.Module, example: Tensor) -> dict[str, int]:
     """Multiply-adds for one input, of each convolution and linear module, in forward order.
 
     An output number of a convolution costs ``c_in / groups * kernel`` multiply-adds (transposed:
-    an input number costs ``c_out / groups * kernel``), of a linear layer ``c_in``; biases, norms
-    and functions without a module count nothing. A module that is called twice counts twice. The
-    model runs once, in evaluation mode, and is left as it was.
+    an input number costs ``c_out / groups * kernel``), of a linear layer ``c_in``, of a two-layer
+    network ``N d + N``; biases, norms and functions without a module count nothing. A module that
+    is called twice counts twice. The model runs once, in evaluation mode, and is left as it was.
 
     Args:
         model: any network.
@@ -51,6 +52,8 @@ def macs_by_module(model: nn.Module, example: Tensor) -> dict[str, int]:
         elif isinstance(module, TRANSPOSED):
             kernel = math.prod(module.kernel_size)
             macs = inputs[0].numel() * module.out_channels // module.groups * kernel
+        elif isinstance(module, TwoLayer):
+            macs = output.numel() * module.width * (module.features + 1)
         elif isinstance(module, CONVOLUTIONS):
             kernel = math.prod(module.kernel_size)
             macs = output.numel() * module.in_channels // module.groups * kernel

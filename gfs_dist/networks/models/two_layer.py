@@ -108,11 +108,6 @@ class TwoLayer(nn.Module):
         return self.hidden.weight.shape[1]
 
     @property
-    def macs(self) -> int:
-        """Multiply-adds of the linear layers for one input: N d + N."""
-        return self.width * (self.features + 1)
-
-    @property
     def architecture(self) -> dict[str, Any]:
         """Model, sizes, activation and dtype: the content of ``architecture.json``."""
         return {
