@@ -7,7 +7,6 @@ import json
 import random
 import struct
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,10 +30,7 @@ from gfs_dist.workflows.path_records import PathRecord
 from tests.mutations import damaged
 from tests.networks import nets
 
-SECONDS_EACH = 1.2
-LEAST_ROUNDS, ROUNDS = 8, 400
 MOST_MEMORY_BYTES = 400 * 2**20
-MOST_SECONDS = 10.0
 TENSORS = {"hidden.weight": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)}
 RUNS_SOMETHING = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen")
 CHANGES_SOMETHING = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.chmod")
@@ -172,33 +168,38 @@ READERS: dict[str, Reader] = {
 }
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", ["checkpoint", "graph", "cut", "npz"])
 def test_damage_is_refused_or_harmless(tmp_path: Path, name: str) -> None:
+    damage_and_read(tmp_path, name, rounds=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+def test_much_damage_is_refused_or_harmless(tmp_path: Path, name: str) -> None:
+    damage_and_read(tmp_path, name, rounds=200)
+
+
+def damage_and_read(folder: Path, name: str, rounds: int) -> None:
     write, read = READERS[name]
-    write(tmp_path)
-    read(tmp_path)
-    files = sorted(file for file in tmp_path.rglob("*") if file.is_file())
+    write(folder)
+    read(folder)
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
     whole = {file: file.read_bytes() for file in files}
     chance, said, before = random.Random(name), list[str](), memory.forget_peak()
-    end = time.monotonic() + SECONDS_EACH
-    for done in range(ROUNDS):
-        if done >= LEAST_ROUNDS and time.monotonic() > end:
-            break
+    for done in range(rounds):
         file = chance.choice(files)
         content = damaged(whole[file], chance)
         file.write_bytes(content)
-        started = time.monotonic()
-        with WITNESS.watching(tmp_path):
+        with WITNESS.watching(folder):
             try:
-                read(tmp_path)
+                read(folder)
             except GfsError as error:
                 said.append(str(error))
             except BaseException as error:
                 raise AssertionError(f"{file.name} in round {done}: {content[:2000]!r}") from error
         assert WITNESS.seen == []
-        assert time.monotonic() - started < MOST_SECONDS
         file.write_bytes(whole[file])
     assert said
     assert all(words.strip() for words in said)
     assert memory.peak_bytes() - before < MOST_MEMORY_BYTES
-    read(tmp_path)
+    read(folder)

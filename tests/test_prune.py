@@ -456,6 +456,7 @@ def test_residual_widths_are_pruned_when_asked_for(
     assert kept["conv1"]["kept"] == kept["conv1"]["channels"] // 2
 
 
+@pytest.mark.slow  # compares times
 def test_a_latency_is_met() -> None:
     torch.manual_seed(0)
     wide = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU())
