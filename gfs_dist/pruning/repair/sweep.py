@@ -29,9 +29,10 @@ from gfs_dist.pruning.calibration.staged_run import (
     Results,
     advance,
     make_stages,
-    output_names,
 )
 from gfs_dist.pruning.repair.least_squares import Fit
+from gfs_dist.pruning.smaller import KeptChannels, make_smaller
+from gfs_dist.pruning.structure.structure import Structure
 
 TARGETS = ("stream", "output")
 REPEATS = 3
@@ -57,7 +58,7 @@ class NetworkPair:
         outputs: for a module that lost outputs, the numbers of those that it kept.
         target: ``stream``: the dense network's residual stream; ``output``: the dense layer's
             own (normed) output.
-        dense_results: the dense network's streams and output of each chunk, where they are known.
+        dense_results: the dense network's streams of each chunk, where they are known.
     """
 
     dense: GraphNetwork
@@ -71,40 +72,45 @@ class NetworkPair:
         self.sites = self._touched()
         if self.target == "output":
             self.sites = [site.alone() for site in self.sites]
-        last = output_names(self.dense)
         aims = [frozenset([site.stream]) for site in self.sites]
         reads = [
             frozenset([site.source, *([site.other] if site.other else [])]) for site in self.sites
         ]
-        self.stages = {
-            DENSE: make_stages(self.dense, [*aims, last]),
-            SMALL: make_stages(self.small, [*reads, last]),
-        }
+        self.stages = {DENSE: make_stages(self.dense, aims), SMALL: make_stages(self.small, reads)}
         self._tails = [
             make_stages(self.small, [read, aim])[1] for read, aim in zip(reads, aims, strict=True)
         ]
 
-    def enter(self, visit: Visit, chunk: int, store: ActivationStore) -> tuple[Results, Results]:
-        """Results of both networks that a visit needs; run and stored at the first one."""
-        if self.dense_results is None:
-            dense = self._enter_track(DENSE, visit, chunk, store)
-        else:
-            dense = self.dense_results[chunk]
-        return dense, self._enter_track(SMALL, visit, chunk, store)
+    @classmethod
+    def of_cut(
+        cls,
+        dense: GraphNetwork,
+        structure: Structure,
+        kept: KeptChannels,
+        sites: Sequence[Site],
+        target: str = "stream",
+        dense_results: Mapping[int, Results] | None = None,
+    ) -> NetworkPair:
+        """A dense network and a copy cut to the kept channels."""
+        small, outputs = make_smaller(dense, structure, kept), kept.outputs(structure, dense)
+        return cls(dense, small, sites, outputs, target, dense_results)
 
-    def _enter_track(self, track: str, visit: Visit, chunk: int, store: ActivationStore) -> Results:
+    def results(self, name: str, visit: Visit, chunk: int, store: ActivationStore) -> Results:
+        """Results of one network that a visit needs; run and stored at the first one."""
+        if name == DENSE and self.dense_results is not None:
+            return self.dense_results[chunk]
         if visit.is_repeat:
-            return store.load(track, visit.stage + 1, chunk)
-        network = self.dense if track == DENSE else self.small
-        stage = self.stages[track][visit.stage]
-        results = advance(network, stage, store.load(track, visit.stage, chunk))
-        store.save(track, visit.stage + 1, chunk, results)
+            return store.load(name, visit.stage + 1, chunk)
+        network = self.dense if name == DENSE else self.small
+        stage = self.stages[name][visit.stage]
+        results = advance(network, stage, store.load(name, visit.stage, chunk))
+        store.save(name, visit.stage + 1, chunk, results)
         return results
 
     def sums(self, visit: Visit, chunk: int, store: ActivationStore) -> Sums:
         """Moments' sums of one chunk at one site."""
         site = self.sites[visit.stage]
-        dense, small = self.enter(visit, chunk, store)
+        dense, small = (self.results(name, visit, chunk, store) for name in (DENSE, SMALL))
         aimed = self._kept(site, dense[site.stream])
         other = 0.0 if site.other is None else small[site.other]
         if visit.is_repeat:
@@ -113,17 +119,6 @@ class NetworkPair:
         geometry = Geometry.of(self.small.get_submodule(site.module))
         target = aimed - other
         return geometry.sums(small[site.source], target, only_target=visit.is_repeat)
-
-    def logits(self, chunk: int, store: ActivationStore) -> tuple[Tensor, Tensor]:
-        """Outputs of both networks, after the last site."""
-        (name,) = output_names(self.dense)
-        dense, small = self.enter(Visit(len(self.sites), False), chunk, store)
-        return dense[name], small[name]
-
-    def fit(self, stage: int, sums: Sums) -> Fit:
-        """The fit of a site from sums over all samples."""
-        site = self.sites[stage]
-        return Fit(self.small, site, self.moments(stage, sums))
 
     def moments(self, stage: int, sums: Sums) -> Moments:
         """The sums as moments.
@@ -179,7 +174,7 @@ def sweep(
     for stage, site in enumerate(pair.sites):
         sums = sum_up(Visit(stage, False))
         with one_thread():
-            fit = pair.fit(stage, sums)
+            fit = Fit(pair.small, site, pair.moments(stage, sums))
             fit.solve()
         on_fit(stage)
         for _ in range(repeats if site.rectified else 0):

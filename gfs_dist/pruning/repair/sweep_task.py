@@ -18,7 +18,7 @@ from gfs_dist.pruning.calibration.moments import Sums, sum_chunks
 from gfs_dist.pruning.calibration.staged_run import DENSE, SMALL, FileStore
 from gfs_dist.pruning.calibration.workspace import CPU, Workspace, read_sums
 from gfs_dist.pruning.repair.sweep import NetworkPair, Visit, sweep
-from gfs_dist.pruning.smaller import KeptChannels, make_smaller
+from gfs_dist.pruning.smaller import KeptChannels
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.runtime import Runtime
 
@@ -70,9 +70,7 @@ class SweepTask:
     def make_pair(self, device: torch.device = CPU) -> NetworkPair:
         """The networks before the first fit."""
         dense = self.workspace.dense(device)
-        small = make_smaller(dense, self.structure, self.kept)
-        outputs = self.kept.outputs(self.structure, dense)
-        return NetworkPair(dense, small, self.sites, outputs, self.target)
+        return NetworkPair.of_cut(dense, self.structure, self.kept, self.sites, self.target)
 
     def _pair_after(self, fits: int, device: torch.device) -> NetworkPair:
         fitted = _fitted(self.folder)

@@ -21,11 +21,10 @@ from gfs_dist.pruning.calibration.staged_run import (
     advance,
     keep,
     make_stages,
-    output_names,
 )
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.repair.sweep import NetworkPair, Visit, sweep
-from gfs_dist.pruning.smaller import KeptChannels, make_smaller
+from gfs_dist.pruning.smaller import KeptChannels
 from gfs_dist.pruning.structure.structure import Structure
 
 JOINED = {"cuda": 4}
@@ -57,11 +56,8 @@ class WidthTrial:
         """The divergence of the network that keeps these channels."""
         assert isinstance(item, KeptChannels)
         dense = self.workspace.dense(device)
-        small = make_smaller(dense, self.structure, item)
-        outputs = item.outputs(self.structure, dense)
-        pair = NetworkPair(
-            dense, small, self.sites, outputs, dense_results=_dense_results(self, device)
-        )
+        known = _dense_results(self, device)
+        pair = NetworkPair.of_cut(dense, self.structure, item, self.sites, dense_results=known)
         store = MemoryStore()
         fitted = batches(self.fitted, device)
         for place, chunks in enumerate(fitted):
@@ -75,7 +71,7 @@ class WidthTrial:
 
         def compare(chunks: Sequence[int], known: Tensor) -> tuple[float, int]:
             with torch.no_grad():
-                return _divergence(known, small(self.x(chunks, device)))
+                return _divergence(known, pair.small(self.x(chunks, device)))
 
         compared = batches(self.compared, device)
         with one_thread_each() as pool:
@@ -111,16 +107,14 @@ def _dense_outputs(task: WidthTrial, device: torch.device) -> list[Tensor]:
 def _dense_results(task: WidthTrial, device: torch.device) -> dict[int, Results]:
     """The dense network's streams on the fitted samples, which all trials are aimed at."""
     network = task.workspace.dense(device)
-    asked = [*(frozenset([site.stream]) for site in task.sites), output_names(network)]
-    stages = make_stages(network, asked)
+    stages = make_stages(network, [frozenset([site.stream]) for site in task.sites])
 
     def run(chunks: Sequence[int]) -> Results:
         found: Results = {}
         results: Results = {network.gfs_inputs[0]: task.x(chunks, device)}
-        for stage, names in zip(stages, asked, strict=True):
+        for stage in stages:
             results = advance(network, stage, results)
-            found |= keep(results, names)
-            results = keep(results, stage.live)
+            found |= keep(results, stage.asked)
         return found
 
     with one_thread_each() as pool:
