@@ -24,7 +24,8 @@ def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int) -> int:
     smaller one's; evaluations of the network's loss.
     """
     weights = sum(tensor.nbytes for tensor in pruner.dense.state_dict().values())
-    inputs = [_num_inputs(pruner, site.module) for site in pruner.sites]
+    modules = (pruner.dense.get_submodule(site.module) for site in pruner.sites)
+    inputs = [module.get_parameter("weight")[0].numel() for module in modules]
     phases = [COPIES * 8 * max(inputs, default=0) ** 2]
     if budget.kind in UNITS:
         phases.append(2 * min(num_samples, TRIAL_SAMPLES) * _stream_bytes(pruner))
@@ -50,11 +51,6 @@ def layer_costs(pruner: Pruner, num_samples: int) -> list[SearchCosts]:
         )
         for layer in pruner.structure.layers
     ]
-
-
-def _num_inputs(pruner: Pruner, module: str) -> int:
-    """Inputs of one output of a convolution or linear layer, kernel positions counted."""
-    return pruner.dense.get_submodule(module).get_parameter("weight")[0].numel()
 
 
 def _stream_bytes(pruner: Pruner) -> int:

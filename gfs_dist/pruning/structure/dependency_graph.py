@@ -88,8 +88,10 @@ class ChannelDependencies:
             return "called more than once in a forward pass"
         if is_layer(module) and "weight" not in dict(module.named_parameters(recurse=False)):
             return "its weight is computed from other parameters (parametrization, weight norm)"
-        if isinstance(module, ops.TORCH_CONV) and module.groups > 1 and not _depthwise(module):
-            return f"grouped convolution with {module.groups} groups"
+        if isinstance(module, ops.TORCH_CONV) and module.groups > 1:
+            depthwise = module.groups == module.in_channels == module.out_channels
+            if not depthwise:
+                return f"grouped convolution with {module.groups} groups"
         users = [self._users[id(weight)] for weight in module.parameters(recurse=False)]
         others = [user for names in users for user in names if user != name]
         return f"shares its weights with {others[0]!r}" if others else ""
@@ -118,7 +120,9 @@ class ChannelDependencies:
             return group
         self._join(name, group, nodes)
         try:
-            items = self._coupled(module, prune, self.channels(name))
+            with warnings.catch_warnings(action="ignore"):
+                indices = list(range(self.channels(name)))
+                items: Any = self._graph.get_pruning_group(module, prune, indices)
         except Exception as error:  # noqa: BLE001 - it guesses, and trips over its guesses
             group.obstacle = f"torch-pruning cannot follow its channels ({first_line(error)})"
             return group
@@ -131,11 +135,6 @@ class ChannelDependencies:
         for slices in (group.producers, group.carriers, group.consumers):
             slices.sort(key=lambda part: self._place[part.module])
         return group
-
-    def _coupled(self, module: nn.Module, prune: Any, count: int) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return self._graph.get_pruning_group(module, prune, list(range(count)))
 
     def _reached(self, module: nn.Module, prune: Any) -> list[Node]:
         """Nodes that a removal of outputs can reach, whichever channels are removed.
@@ -172,8 +171,12 @@ class ChannelDependencies:
         width = (pruner.get_in_channels if reads else pruner.get_out_channels)(module)
         if width is None:  # a PReLU with one weight for all channels
             return ""
-        places.append(_slice(self._names[module], item, count))
-        return self._obstacle(places[-1], width, reads)
+        channels: list[list[int]] = [[] for _ in range(count)]
+        for root, channel in zip(item.root_idxs, item.idxs, strict=True):
+            channels[root].append(channel)
+        part = Slice(self._names[module], tuple(tuple(sorted(own)) for own in channels))
+        places.append(part)
+        return self._obstacle(part, width, reads)
 
     def _obstacle(self, part: Slice, width: int, reads: bool) -> str:
         fault = self.fault(part.module)
@@ -260,17 +263,6 @@ def is_layer(module: nn.Module) -> bool:
     return isinstance(module, (ops.TORCH_CONV, nn.Linear))
 
 
-def _depthwise(conv: Any) -> bool:
-    return conv.groups == conv.in_channels == conv.out_channels
-
-
 def _operation(node: Node) -> str:
     """Autograd's name for the operation of a node: Add, Mul, Relu, ..."""
     return node.grad_fn.name().partition("Backward")[0] if hasattr(node.grad_fn, "name") else ""
-
-
-def _slice(name: str, item: Any, count: int) -> Slice:
-    channels: list[list[int]] = [[] for _ in range(count)]
-    for root, channel in zip(item.root_idxs, item.idxs, strict=True):
-        channels[root].append(channel)
-    return Slice(name, tuple(tuple(sorted(own)) for own in channels))

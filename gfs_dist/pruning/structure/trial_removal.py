@@ -67,7 +67,10 @@ def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> str:
     """How the shrunk network differs from the masked one; empty if it does not."""
     structure = Structure(tuple(layers), ())
     generator = torch.Generator().manual_seed(SEED)
-    kept = {layer.name: _half(layer.num_candidates, generator) for layer in layers}
+    kept: dict[str, list[int]] = {}
+    for layer in layers:
+        order = torch.randperm(layer.num_candidates, generator=generator)
+        kept[layer.name] = sorted(order[: (len(order) + 1) // 2].tolist())
     masked = list(tensors_of(mask(network, structure, kept)(x.clone())))
     try:
         small = list(tensors_of(shrink(network, structure, kept)(x.clone())))
@@ -87,10 +90,6 @@ def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> str:
         if not distance <= tolerance * largest:
             return f"its output changes by up to {distance:.2g} (largest output {largest:.2g})"
     return ""
-
-
-def _half(count: int, generator: torch.Generator) -> list[int]:
-    return sorted(torch.randperm(count, generator=generator)[: (count + 1) // 2].tolist())
 
 
 @torch.no_grad()

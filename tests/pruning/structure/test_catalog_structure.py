@@ -1,4 +1,4 @@
-"""What is found in the networks that can be had by name, and in a trained one."""
+"""The structure of the networks of the catalog, and of a trained one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gfs_dist import networks
 from gfs_dist.pruning.structure.discover import find_structure
 from gfs_dist.pruning.structure.shrink import mask, shrink
 
-WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "weights" / "resnet20.safetensors"
+WEIGHTS = Path(__file__).parents[4] / "shared" / "data" / "weights" / "resnet20.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +32,11 @@ def resnet20() -> nn.Module:
         ("resnet34", 16, 4),
         ("resnet50", 33, 4),
         ("mobilenet_v2", 20, 5),
-        ("resnet18_cifar", 8, 4),
-        ("resnet50_cifar", 33, 4),
         ("mobilenet_v2_cifar", 18, 7),
         ("resnet20_cifar", 9, 1),
-        ("resnet56_cifar", 27, 1),
+        pytest.param("resnet18_cifar", 8, 4, marks=pytest.mark.slow),
+        pytest.param("resnet50_cifar", 33, 4, marks=pytest.mark.slow),
+        pytest.param("resnet56_cifar", 27, 1, marks=pytest.mark.slow),
     ],
 )
 def test_inner_and_residual_widths_of_known_networks(name: str, inner: int, residual: int) -> None:
