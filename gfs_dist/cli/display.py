@@ -6,6 +6,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from gfs_dist.urls import is_url
@@ -19,6 +20,7 @@ PROGRESS = re.compile(r"(?P<name>.+): (?P<line>step (?P<done>\d+)(/(?P<total>\d+
 """A line of progress, as :class:`PlainReporter` prints it; the last of a phase has its time."""
 
 RATE_WINDOW_S = 10.0
+MAIN_FACTS = ("loss", "kept")
 
 
 class PlainReporter:
@@ -67,7 +69,7 @@ class PlainReporter:
     def step(
         self, done: int, loss: float | None = None, kept: int | None = None, **facts: object
     ) -> None:
-        self._progress.update(done, loss, kept, facts, self._clock())
+        self._progress.update(self._clock(), done, loss=loss, kept=kept, **facts)
         if self._clock() - self._last_line_s >= self._line_every_s:
             self._last_line_s = self._clock()
             self._say(f"{self._progress.name}: {self._progress.line()}")
@@ -106,6 +108,7 @@ class PlainReporter:
         print(line, file=self._stream, flush=True)
 
 
+@dataclass
 class Progress:
     """Steps of a phase, their rate, and the time left.
 
@@ -113,28 +116,20 @@ class Progress:
     the time before it (starting, loading, replaying a resumed run) is no measure.
     """
 
-    def __init__(self, name: str, total: int | None, now_s: float) -> None:
-        self.name = name
-        self.total = total
-        self.done = 0
-        self.loss: float | None = None
-        self.kept: int | None = None
-        self.facts: dict[str, object] = {}
-        self._began_s = now_s
-        self._seen = deque([(now_s, 0)])
+    name: str
+    total: int | None
+    began_s: float
+    done: int = 0
+    facts: dict[str, object] = field(default_factory=dict)
 
-    def update(
-        self,
-        done: int,
-        loss: float | None,
-        kept: int | None,
-        facts: dict[str, object],
-        now_s: float,
-    ) -> None:
+    def __post_init__(self) -> None:
+        self._seen = deque([(self.began_s, 0)])
+
+    def update(self, now_s: float, done: int, **facts: object) -> None:
         """``done`` steps are finished at ``now_s``."""
         if done <= self._seen[0][1] or not self._seen[-1][1]:
             self._seen.clear()
-        self.done, self.loss, self.kept, self.facts = done, loss, kept, facts
+        self.done, self.facts = done, facts
         self._seen.append((now_s, done))
         while len(self._seen) > 2 and now_s - self._seen[1][0] >= RATE_WINDOW_S:
             self._seen.popleft()
@@ -154,22 +149,22 @@ class Progress:
 
     def line(self) -> str:
         """One line, the most important first: a narrow terminal cuts the end off."""
-        parts = self._where()
+        parts = self._main_parts()
         if self.rate is not None:
             parts.append(f"{self.rate:.3g} steps/s")
         if self.left_s is not None:
             parts.append(f"{duration(self.left_s)} left")
-        return ", ".join([*parts, *(f"{k} {show(v)}" for k, v in self.facts.items())])
+        parts += [f"{k} {show(v)}" for k, v in self.facts.items() if k not in MAIN_FACTS]
+        return ", ".join(parts)
 
     def summary(self, now_s: float) -> str:
         """The last line of a finished phase."""
-        return ", ".join([*self._where(), f"took {duration(now_s - self._began_s)}"])
+        return ", ".join([*self._main_parts(), f"took {duration(now_s - self.began_s)}"])
 
-    def _where(self) -> list[str]:
+    def _main_parts(self) -> list[str]:
         of = "" if self.total is None else f"/{self.total}"
-        known = {"loss": self.loss, "kept": self.kept}
-        facts = [f"{name} {show(value)}" for name, value in known.items() if value is not None]
-        return [f"step {self.done}{of}", *facts]
+        known = [(name, self.facts.get(name)) for name in MAIN_FACTS]
+        return [f"step {self.done}{of}", *(f"{n} {show(v)}" for n, v in known if v is not None)]
 
 
 def show(value: object) -> str:

@@ -9,6 +9,7 @@ import base64
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -54,7 +55,7 @@ class Plot(NamedTuple):
 
 def draw(run: Run) -> list[Plot]:
     """All plots that the facts allow, in the order of the page."""
-    with style.styled():
+    with mpl.rc_context(style.RC):  # the caller's own settings come back after it
         figures = [(plot.__name__, plot, plot(run)) for plot in PLOTS]
         drawn = [Plot.of(name, plot, figure) for name, plot, figure in figures if figure]
         for objective, figure in benchmark_plots.blocks_by_objective(run.report):

@@ -8,20 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gfs_dist.records import Measured, Report
+from gfs_dist.records import Measured
 from gfs_dist.report import text
 from gfs_dist.report.facts import Run, time_split
 from gfs_dist.report.summary import REPAIRS, summary
 
 Table = list[dict[str, str]]
-
-PHASES = {
-    "in total": "total_s",
-    "set-up": "setup_s",
-    "steps": "steps_s",
-    "exchange": "exchange_s",
-    "wait": "wait_s",
-}
 
 
 def page(run: Run, plots: Sequence[Any], config: str | None) -> dict[str, Any]:
@@ -33,8 +25,6 @@ def page(run: Run, plots: Sequence[Any], config: str | None) -> dict[str, Any]:
         "summary": summary(run),
         "repairs": REPAIRS,
         "reasons": sorted(reasons),
-        "dense_size": _size(run.report["dense"] or {}),
-        "phases": _phases(run.report),
         "machine": _machine(run.report["machine"]),
         "plots": plots,
         "config": config,
@@ -86,17 +76,6 @@ def sizes_and_speeds(run: Run) -> Table:
             add("dense", seen, {})
         add(r.name, r.row, {(s.batch, s.device): f" ({s.ratio:.2f})" for s in r.speeds})
     return without_empty_columns(table)
-
-
-def _size(dense: Measured) -> str:
-    known = {"multiply-adds": dense.get("macs"), "parameters": dense.get("params")}
-    return text.listed([f"{text.count(n)} {name}" for name, n in known.items() if n is not None])
-
-
-def _phases(report: Report) -> str:
-    seconds: Mapping[str, Any] = report["timing"]
-    known = {name: seconds.get(key) for name, key in PHASES.items()}
-    return ", ".join(f"{name} {text.seconds(s)}" for name, s in known.items() if s is not None)
 
 
 def _machine(machine: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import matplotlib as mpl
@@ -45,13 +44,6 @@ RC: Any = {
     "legend.fontsize": 9,
     "figure.facecolor": "white",
 }
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """The style above for what is drawn inside; the caller's own settings come back after it."""
-    with mpl.rc_context(RC):
-        yield
 
 
 def canvas(width: float, height: float) -> Figure:

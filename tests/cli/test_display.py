@@ -72,36 +72,36 @@ def test_progress_is_a_few_lines_a_minute() -> None:
 
 def test_rate_forgets_a_slow_beginning() -> None:
     progress = Progress("x", 1000, 0.0)
-    progress.update(1, None, None, {}, 100.0)
+    progress.update(100.0, 1)
     for k in range(1, 31):
-        progress.update(1 + 10 * k, None, None, {}, 100.0 + k)
+        progress.update(100.0 + k, 1 + 10 * k)
     assert progress.rate == pytest.approx(10.0)
     assert progress.left_s == pytest.approx(69.9)
 
 
 def test_rate_leaves_the_wait_for_the_first_step_out() -> None:
     progress = Progress("x", 10, 0.0)
-    progress.update(0, None, None, {"state": "setup"}, 5.0)
-    progress.update(1, None, None, {}, 9.0)
+    progress.update(5.0, 0, state="setup")
+    progress.update(9.0, 1)
     assert progress.line() == "step 1/10"
-    progress.update(4, None, None, {}, 9.5)
+    progress.update(9.5, 4)
     assert progress.rate == pytest.approx(6.0)
     assert progress.line() == "step 4/10, 6 steps/s, 1.0 s left"
 
 
 def test_rate_leaves_out_what_a_resumed_run_had_done_before() -> None:
     progress = Progress("x", 1000, 0.0)
-    progress.update(500, None, None, {}, 2.0)
+    progress.update(2.0, 500)
     assert progress.line() == "step 500/1000"
-    progress.update(510, None, None, {}, 4.0)
+    progress.update(4.0, 510)
     assert progress.line() == "step 510/1000, 5 steps/s, 1:38 left"
 
 
 def test_rate_and_time_left_are_not_guessed() -> None:
     progress = Progress("x", None, 0.0)
-    progress.update(5, None, None, {}, 2.0)
+    progress.update(2.0, 5)
     assert (progress.rate, progress.left_s) == (None, None)
-    progress.update(10, None, None, {}, 4.0)
+    progress.update(4.0, 10)
     assert (progress.rate, progress.left_s) == (2.5, None)
     assert progress.line() == "step 10, 2.5 steps/s"
 
