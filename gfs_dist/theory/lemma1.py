@@ -7,7 +7,7 @@ that the bound is on the scale of the reports' losses (the paper sums over sampl
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -92,18 +92,13 @@ class Lemma1Constants:
     def bound(self, num_steps: int) -> list[float]:
         """The bound after 1, 2, ..., ``num_steps`` picks."""
         steps = np.arange(1, num_steps + 1)
-        values = lemma1_bound(steps, self.first_loss, self.diameter_squared, self.dense_loss)
-        return [float(value) for value in values]
+        constants = self.first_loss, self.diameter_squared, self.dense_loss
+        found: list[float] = lemma1_bound(steps, *constants).tolist()
+        return found
 
     def row(self, num_steps: int) -> dict[str, Any]:
         """The ``theory`` entry of a report's result, for a path of ``num_steps`` picks."""
-        return {
-            "bound": self.bound(num_steps),
-            "diameter_squared": self.diameter_squared,
-            "exact": self.exact,
-            "first_loss": self.first_loss,
-            "dense_loss": self.dense_loss,
-        }
+        return {"bound": self.bound(num_steps), **asdict(self)}
 
 
 def lemma1_constants(
@@ -149,7 +144,12 @@ def lemma1_constants(
     total, first, radii = torch.zeros_like(flat), math.inf, []
     for neurons in torch.arange(n).tensor_split(list(range(tile_size, n, tile_size))):
         rows = tile(neurons)
-        _refuse_non_finite(rows, neurons, flat.numel() // m)
+        if not bool(torch.isfinite(rows).all()):
+            row, number = (~torch.isfinite(rows)).nonzero()[0].tolist()
+            raise NonFiniteError(
+                f"contributions: found NaN or infinity at neuron {int(neurons[row])}, "
+                f"sample {number * m // flat.numel()}"
+            )
         total += rows.sum(0)
         first = min(first, float(((rows - flat) ** 2).sum(1).min()))
         radii.append(((rows - centre) ** 2).sum(1).sqrt())
@@ -236,12 +236,3 @@ def _fitted(rows: Tensor, neurons: Tensor, target: Tensor) -> Tensor:
     if rows.shape != expected:
         raise ShapeError(f"contributions: the function gave {tuple(rows.shape)}, not {expected}")
     return rows.detach().to(torch.float64).reshape(len(neurons), -1)
-
-
-def _refuse_non_finite(rows: Tensor, neurons: Tensor, outputs: int) -> None:
-    if not bool(torch.isfinite(rows).all()):
-        row, number = (~torch.isfinite(rows)).nonzero()[0].tolist()
-        raise NonFiniteError(
-            f"contributions: found NaN or infinity at neuron {int(neurons[row])}, "
-            f"sample {number // outputs}"
-        )

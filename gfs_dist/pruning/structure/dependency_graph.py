@@ -17,7 +17,6 @@ from gfs_dist.pruning.structure.structure import Slice
 from gfs_dist.pruning.structure.torch_pruning import (
     Input,
     copied,
-    count_calls,
     first_line,
     splits,
     trace,
@@ -68,9 +67,8 @@ class ChannelDependencies:
             for weight in module.parameters(recurse=False):
                 weight.requires_grad_(weight.is_floating_point())
                 self._users.setdefault(id(weight), []).append(name)
-        calls = count_calls(self._network, example)
+        self._graph, calls = trace(self._network, example)
         self._calls = Counter({self._names[module]: count for module, count in calls.items()})
-        self._graph = trace(self._network, example, calls)
         names = [*self._calls, *self._names.values()]
         self.order = [name for name in dict.fromkeys(names) if is_layer(self.module(name))]
         self._place = {name: place for place, name in enumerate(self._calls)}

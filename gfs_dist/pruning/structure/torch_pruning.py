@@ -69,15 +69,20 @@ def tensors_of(outputs: Any) -> Iterator[Tensor]:
             yield from tensors_of(part)
 
 
-def count_calls(network: nn.Module, example: Tensor) -> Counter[nn.Module]:
-    """How often each module is called in a forward pass, in the order of the first calls.
+def trace(network: nn.Module, example: Tensor) -> tuple[Any, Counter[nn.Module]]:
+    """The dependency graph of a copy whose parameters require gradients, and calls of modules.
 
     Args:
-        network: a copy whose parameters require gradients.
+        network: the copy.
         example: a batch.
 
+    Returns:
+        torch_pruning.DependencyGraph, whose nodes are modules of ``network``, operations, an
+        :class:`Input`, and an output node for each tensor that comes out; and how often each
+        module is called in a forward pass, in the order of the first calls.
+
     Raises:
-        InputError: see :func:`trace`.
+        InputError: the network refuses the example, or nothing in its output has a gradient.
     """
     calls: Counter[nn.Module] = Counter()
     hooks = [
@@ -88,32 +93,13 @@ def count_calls(network: nn.Module, example: Tensor) -> Counter[nn.Module]:
         _Traced(network)(example)
     for hook in hooks:
         hook.remove()
-    return calls
-
-
-def trace(network: nn.Module, example: Tensor, calls: Counter[nn.Module]) -> Any:
-    """The dependency graph of a copy whose parameters require gradients.
-
-    Args:
-        network: the copy.
-        example: a batch.
-        calls: of its modules, see :func:`count_calls`.
-
-    Returns:
-        torch_pruning.DependencyGraph. Its nodes are modules of ``network``, operations, an
-        :class:`Input`, and an output node for each tensor that comes out.
-
-    Raises:
-        InputError: the network refuses the example, or nothing in its output has a gradient.
-    """
     sizes = _ShapeRecorder()
     graph = _Graph(sizes.shapes)
     untied = [module for module in network.modules() if calls[module] > 1 and _is_untied(module)]
     for module in network.modules():
         if isinstance(module, nn.RNNBase) or module in untied:
             module.register_forward_hook(_close, with_kwargs=True)
-    with torch.enable_grad(), warnings.catch_warnings(), sizes:
-        warnings.simplefilter("ignore")
+    with torch.enable_grad(), warnings.catch_warnings(action="ignore"), sizes:
         try:
             graph.build_dependency(
                 _Traced(network),
@@ -130,7 +116,7 @@ def trace(network: nn.Module, example: Tensor, calls: Counter[nn.Module]) -> Any
             raise InputError(
                 f"network {name}: torch-pruning cannot follow it ({first_line(error)})"
             ) from error
-    return graph
+    return graph, calls
 
 
 def _is_untied(module: nn.Module) -> bool:

@@ -77,7 +77,9 @@ class Costs:
 def measure_costs(model: nn.Module, example: Tensor, structure: Structure) -> Costs:
     """The costs of ``model`` shrunk along ``structure``.
 
-    The model runs once, to learn at how many positions each module works.
+    The model runs once, to learn at how many positions each module works. Outputs and inputs of a
+    module are affine in the widths, ``c + s . w``; with ``(c, s)`` as vectors, a product of the two
+    is their outer product, and a cost is a sum of such forms.
 
     Args:
         model: the dense network.
@@ -87,19 +89,25 @@ def measure_costs(model: nn.Module, example: Tensor, structure: Structure) -> Co
     macs = macs_by_module(model, example)
     channels = {layer.name: layer.num_candidates for layer in structure.layers}
     whole = np.array(list(channels.values()), np.int64)
-    products: dict[str, list[_Product]] = {"macs": [], "params": []}
+    forms = {kind: np.zeros((len(whole) + 1,) * 2, np.int64) for kind in ("macs", "params")}
+    one = np.eye(1, len(whole) + 1, dtype=np.int64)[0]
     for name, (out_slopes, in_slopes) in _slopes(structure).items():
         shape = _Shape.of(model.get_submodule(name))
-        outputs = _Affine(shape.outputs - int(out_slopes @ whole), out_slopes)
-        inputs = _Affine(shape.inputs - int(in_slopes @ whole), in_slopes)
+        outputs = np.append(shape.outputs - out_slopes @ whole, out_slopes)
+        inputs = np.append(shape.inputs - in_slopes @ whole, in_slopes)
         if shape.kernel:
             per_pair = macs.get(name, 0) // (shape.outputs * shape.inputs)
-            products["macs"].append(_Product(per_pair, outputs, inputs))
-        one = _Affine(1, np.zeros_like(whole))
-        products["params"].append(_Product(shape.kernel, outputs, inputs))
-        products["params"].append(_Product(shape.per_output, outputs, one))
+            forms["macs"] += per_pair * np.outer(outputs, inputs)
+        forms["params"] += np.outer(outputs, shape.kernel * inputs + shape.per_output * one)
     dense = {"macs": sum(macs.values()), "params": count_params(model)}
-    return Costs(channels, {kind: _expand(products[kind], whole, dense[kind]) for kind in dense})
+    return Costs(channels, {kind: _cost(forms[kind], whole, dense[kind]) for kind in dense})
+
+
+def _cost(form: Integers, whole: Integers, dense: int) -> Cost:
+    """A form as a polynomial, with the constant that makes up the cost of the dense network."""
+    linear, square = form[0, 1:] + form[1:, 0], form[1:, 1:]
+    pairs = np.triu(square) + np.tril(square, -1).T
+    return Cost(dense - Cost(0, linear, pairs)(whole), linear, pairs)
 
 
 class _Shape(NamedTuple):
@@ -133,21 +141,6 @@ class _Shape(NamedTuple):
         return cls(outputs, inputs, kernel, others // outputs)
 
 
-class _Affine(NamedTuple):
-    """``constant + slopes . w``."""
-
-    constant: int
-    slopes: Integers
-
-
-class _Product(NamedTuple):
-    """``factor * outputs * inputs``."""
-
-    factor: int
-    outputs: _Affine
-    inputs: _Affine
-
-
 def _slopes(structure: Structure) -> dict[str, tuple[Integers, Integers]]:
     """Outputs and inputs of each module that go with one candidate of each layer."""
     count = len(structure.layers)
@@ -158,14 +151,3 @@ def _slopes(structure: Structure) -> dict[str, tuple[Integers, Integers]]:
                 zeros = np.zeros(count, np.int64), np.zeros(count, np.int64)
                 found.setdefault(part.module, zeros)[side][number] += len(part.channels[0])
     return found
-
-
-def _expand(products: list[_Product], whole: Integers, dense: int) -> Cost:
-    """The sum of the products, and a constant that makes up the ``dense`` network's cost."""
-    linear = np.zeros_like(whole)
-    pairs = np.zeros((len(whole), len(whole)), np.int64)
-    for factor, outputs, inputs in products:
-        linear += factor * (outputs.constant * inputs.slopes + inputs.constant * outputs.slopes)
-        pairs += factor * np.outer(outputs.slopes, inputs.slopes)
-    pairs = np.triu(pairs) + np.tril(pairs, -1).T
-    return Cost(dense - Cost(0, linear, pairs)(whole), linear, pairs)

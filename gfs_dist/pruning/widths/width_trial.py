@@ -71,7 +71,7 @@ class WidthTrial:
 
         def compare(chunks: Sequence[int], known: Tensor) -> tuple[float, int]:
             with torch.no_grad():
-                return _divergence(known, pair.small(self.x(chunks, device)))
+                return divergence(known, pair.small(self.x(chunks, device)))
 
         compared = batches(self.compared, device)
         with one_thread_each() as pool:
@@ -121,10 +121,11 @@ def _dense_results(task: WidthTrial, device: torch.device) -> dict[int, Results]
         return dict(enumerate(pool.map(run, batches(task.fitted, device))))
 
 
-def _divergence(dense: Tensor, small: Tensor) -> tuple[float, int]:
-    """Summed over a chunk's samples, and their number; outputs without classes: squared error.
+def divergence(dense: Tensor, small: Tensor) -> tuple[float, int]:
+    """The divergence summed over a chunk's samples, and their number.
 
-    Outputs that are no numbers are infinitely far: NaN would count as less than anything.
+    Outputs without classes: half the squared error. Outputs that are not finite are infinitely
+    far: NaN would compare as less than anything.
     """
     if not torch.isfinite(small).all():
         return math.inf, len(small)
