@@ -141,7 +141,7 @@ class GroupPeers(GroupMember):
     def _unpack(self, flat: Tensor, bucket: Sequence[Tensor]) -> None:
         for tensor, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
             tensor.detach().copy_(part.view_as(tensor))
-        if flat.is_cuda:  # a peer that died is to be noticed in here, not in the task
+        if flat.is_cuda:  # so that a dead peer is noticed here, not in the task
             torch.cuda.current_stream().synchronize()
 
 
@@ -167,7 +167,7 @@ def join(address: Address, prefix: str, rank: int, num_ranks: int, backend: str)
     """Become ``rank`` of ``num_ranks`` in the group ``prefix``; waits for all others.
 
     Raises:
-        CommunicationError: the others did not come, or the store is gone.
+        CommunicationError: other ranks did not join, or the store is gone.
     """
     leave()
     name_interface(address)

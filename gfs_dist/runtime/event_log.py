@@ -47,7 +47,7 @@ class EventLog:
         self._store = store
 
     def begin(self, generation: int, num_ranks: int) -> None:
-        """A generation starts to work; how fast the last one was says nothing about it."""
+        """A generation starts to work; the speed of the last one is forgotten."""
         self.generation, self.num_ranks = generation, num_ranks
         self._marks.clear()
 

@@ -34,7 +34,7 @@ class Fault:
             which of the items that the rank is given (counted from 1, over all workers that take
             its place). In a group task: as soon as the rank ticks this step or a later one.
         kind: "kill" (SIGKILL), "stop" (SIGSTOP: a hang), "exit" (the process ends itself), "cut"
-            (its connections to other processes end, it goes on).
+            (its connections to other processes end, the process does not).
         generation: in which generation, counted from 0 over the whole life of the runtime. A
             search and a group task begin one at the start and after every fault, a map is one.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -13,8 +13,6 @@ from torch import Tensor
 from gfs_dist.errors import InputError
 from gfs_dist.runtime.collectives import GroupCommunicator, Traffic
 from gfs_dist.runtime.spec import Edges
-
-NAMES = ("line", "ring", "star", "tree", "random:SEED")
 
 
 class Graph:
@@ -47,37 +45,6 @@ class Graph:
                 f"graph of {num_ranks} ranks"
             )
 
-    @classmethod
-    def line(cls, num_ranks: int) -> Graph:
-        """0 - 1 - 2 - ..."""
-        return cls(num_ranks, [(r, r + 1) for r in range(num_ranks - 1)])
-
-    @classmethod
-    def ring(cls, num_ranks: int) -> Graph:
-        """A line whose ends are joined."""
-        closing = [(num_ranks - 1, 0)] if num_ranks > 1 else []
-        return cls(num_ranks, [*((r, r + 1) for r in range(num_ranks - 1)), *closing])
-
-    @classmethod
-    def star(cls, num_ranks: int) -> Graph:
-        """Rank 0 in the middle."""
-        return cls(num_ranks, [(0, r) for r in range(1, num_ranks)])
-
-    @classmethod
-    def tree(cls, num_ranks: int) -> Graph:
-        """Binary, rank 0 its root."""
-        return cls(num_ranks, [((r - 1) // 2, r) for r in range(1, num_ranks)])
-
-    @classmethod
-    def random(cls, num_ranks: int, seed: int) -> Graph:
-        """A random tree and about half as many edges again."""
-        draw = random.Random(seed)  # noqa: S311 - a drawing, not a secret
-        edges = [(draw.randrange(r), r) for r in range(1, num_ranks)]
-        for _ in range(num_ranks // 2 if num_ranks > 2 else 0):
-            a, b = draw.sample(range(num_ranks), 2)
-            edges.append((a, b))
-        return cls(num_ranks, edges)
-
     @property
     def edges(self) -> list[tuple[int, int]]:
         """Each edge once, the smaller rank first, sorted."""
@@ -105,17 +72,36 @@ class Graph:
         return max(len(self.levels(r)) - 1 for r in range(self.num_ranks))
 
 
+NAMED: dict[str, Callable[[int], list[tuple[int, int]]]] = {
+    "line": lambda n: [(r, r + 1) for r in range(n - 1)],
+    "ring": lambda n: [(r, (r + 1) % n) for r in range(n) if n > 1],
+    "star": lambda n: [(0, r) for r in range(1, n)],
+    "tree": lambda n: [((r - 1) // 2, r) for r in range(1, n)],  # binary, rank 0 its root
+}
+"""Edges by name and number of ranks."""
+NAMES = (*NAMED, "random:SEED")
+
+
+def random_edges(num_ranks: int, seed: int) -> list[tuple[int, int]]:
+    """A random tree and about half as many edges again."""
+    draw = random.Random(seed)  # noqa: S311 - a drawing, not a secret
+    edges = [(draw.randrange(r), r) for r in range(1, num_ranks)]
+    for _ in range(num_ranks // 2 if num_ranks > 2 else 0):
+        a, b = draw.sample(range(num_ranks), 2)
+        edges.append((a, b))
+    return edges
+
+
 def make_graph(edges: Edges, num_ranks: int) -> Graph:
     """A graph by name (see ``NAMES``) or from its edges."""
     if not isinstance(edges, str):
         return Graph(num_ranks, edges)
+    if edges in NAMED:
+        return Graph(num_ranks, NAMED[edges](num_ranks))
     name, _, seed = edges.partition(":")
     if name == "random" and seed.isdigit():
-        return Graph.random(num_ranks, int(seed))
-    if name not in ("line", "ring", "star", "tree") or seed:
-        raise InputError(f"graph: found {edges!r}, accepted {', '.join(NAMES)} or edges")
-    made: Graph = getattr(Graph, name)(num_ranks)
-    return made
+        return Graph(num_ranks, random_edges(num_ranks, int(seed)))
+    raise InputError(f"graph: found {edges!r}, accepted {', '.join(NAMES)} or edges")
 
 
 class GraphCommunicator(GroupCommunicator):

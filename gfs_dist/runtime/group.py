@@ -22,8 +22,8 @@ from gfs_dist.records import RankTiming, Timing
 from gfs_dist.runtime.backends.base import Worker
 from gfs_dist.runtime.event_log import TASK_EVENT_PERIOD_S, EventLog
 from gfs_dist.runtime.graph import Graph
-from gfs_dist.runtime.heartbeat import Told, read_feed
-from gfs_dist.runtime.messages import GroupEnd, SearchOrder, SearchSetup
+from gfs_dist.runtime.heartbeat import FeedEntry, read_feed
+from gfs_dist.runtime.messages import GroupEnd, SearchOrder, SearchSetup, unpack
 from gfs_dist.runtime.placement import graph_for
 from gfs_dist.runtime.progress import (
     GroupProgress,
@@ -36,7 +36,6 @@ from gfs_dist.runtime.progress import (
     Work,
 )
 from gfs_dist.runtime.resources import group_timing, no_time
-from gfs_dist.runtime.serialization import unpack
 from gfs_dist.runtime.spec import SearchJob
 from gfs_dist.runtime.watchdog import (
     POLL_S,
@@ -123,7 +122,7 @@ class GroupRun(ABC):
 
     @abstractmethod
     def report(self, phase: Phase) -> None:
-        """Tell the caller."""
+        """Report progress to the caller."""
 
     def setup(self, rank: int) -> SearchSetup | None:
         """What ``rank`` needs to prepare itself."""
@@ -134,12 +133,12 @@ class GroupRun(ABC):
         return None
 
     @abstractmethod
-    def hear(self, told: list[Told], step: int) -> int:
-        """Take what rank 0 has fed, and its ``step``; how far the work is in this generation."""
+    def take_feed(self, entries: list[FeedEntry], step: int) -> int:
+        """Take new entries of rank 0's feed, and its ``step``; the step that is reached."""
 
     @abstractmethod
     def take_over(self, ends: Mapping[int, GroupEnd]) -> int:
-        """Learn from the answers of ranks how far the work is."""
+        """Take the state of the work from the answers of ranks; the furthest step among them."""
 
     @abstractmethod
     def final(self, finished: Mapping[int, GroupEnd]) -> GroupEnd | None:
@@ -216,13 +215,13 @@ class GroupRun(ABC):
         return outcome
 
     def _read_feed(self) -> None:
-        """Take what rank 0 has fed since, and tell the caller if that is a step."""
+        """Take what is new in rank 0's feed, and report it if it is a step."""
         beat = self.watchdog.beats.get(0)
         if beat is None or beat.generation != self.pool.generation:
             return
-        told = read_feed(self.pool.store, beat.generation, self._chunks, beat.chunks)
+        entries = read_feed(self.pool.store, beat.generation, self._chunks, beat.chunks)
         self._chunks = beat.chunks
-        step = self.hear(told, beat.step)
+        step = self.take_feed(entries, beat.step)
         if step <= self._reported:
             return
         self._reported, self.reached = step, max(self.reached, step)
@@ -290,8 +289,8 @@ class SearchRun(GroupRun):
         # A copy, as this path grows while the order is on its way.
         return SearchOrder(self.partition, self.stop, path.prefix(len(path)), self.graph)
 
-    def hear(self, told: list[Told], step: int) -> int:
-        for k, (pick, loss, step_size, gaps) in told:
+    def take_feed(self, entries: list[FeedEntry], step: int) -> int:
+        for k, (pick, loss, step_size, gaps) in entries:
             self.path.append(pick, loss, step_size)
             self.path.gap[k - len(gaps) : k] = gaps
         return len(self.path)
@@ -315,7 +314,7 @@ class SearchRun(GroupRun):
 
 
 class TaskRun(GroupRun):
-    """One group task: every generation starts the task, which goes on from its own checkpoint."""
+    """One group task: every generation starts the task, which resumes from its own checkpoint."""
 
     work = Work.GROUP
     phase = Phase.WORK
@@ -324,14 +323,14 @@ class TaskRun(GroupRun):
     def __init__(self, pool: WorkerPool, callback: OnGroupProgress | None) -> None:
         super().__init__(pool)
         self.callback = callback
-        self._values: list[Told] = []
+        self._values: list[FeedEntry] = []
 
     def report(self, phase: Phase) -> None:
         values, self._values = tuple(self._values), []
         self.log.report(self.callback, GroupProgress, phase, values=values)
 
-    def hear(self, told: list[Told], step: int) -> int:
-        self._values += told
+    def take_feed(self, entries: list[FeedEntry], step: int) -> int:
+        self._values += entries
         return step
 
     def take_over(self, ends: Mapping[int, GroupEnd]) -> int:

@@ -21,8 +21,8 @@ from gfs_dist.runtime.collectives import Traffic
 from gfs_dist.runtime.store import Address, connect
 
 PERIOD_S = 0.1
-Told = tuple[int, Any]
-"""A step and a value of plain JSON that belongs to it."""
+FeedEntry = tuple[int, Any]
+"""A step, and a value of plain JSON that belongs to it."""
 log = logging.getLogger(__name__)
 
 
@@ -87,18 +87,18 @@ def read_heartbeats(store: TCPStore, names: Sequence[str]) -> list[Heartbeat]:
     return [Heartbeat(**json.loads(t)) for t in store.multi_get([heartbeat_key(n) for n in names])]
 
 
-def read_feed(store: TCPStore, generation: int, first: int, end: int) -> list[Told]:
+def read_feed(store: TCPStore, generation: int, first: int, end: int) -> list[FeedEntry]:
     """Chunks ``first`` to ``end`` of a generation's feed, which are then gone from the store."""
-    told: list[Told] = []
+    entries: list[FeedEntry] = []
     for number in range(first, end):
         key = _chunk_key(generation, number)
-        told += [(step, value) for step, value in json.loads(store.get(key))]
+        entries += [(step, value) for step, value in json.loads(store.get(key))]
         store.delete_key(key)
-    return told
+    return entries
 
 
 class HeartbeatThread:
-    """The thread; what it sends is set by the worker's main thread.
+    """Sends the heartbeat and the feed, which the worker's main thread sets.
 
     Attributes:
         beat: the next heartbeat.
@@ -108,7 +108,7 @@ class HeartbeatThread:
     def __init__(self, address: Address, name: str) -> None:
         self.beat, self.traffic = Heartbeat(), Traffic()
         self._address, self._name = address, name
-        self._feed: deque[Told] = deque()
+        self._feed: deque[FeedEntry] = deque()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._unsent: deque[tuple[str, str]] = deque()
@@ -127,7 +127,7 @@ class HeartbeatThread:
         """Send ``value`` with the next heartbeat."""
         self._feed.append((step, value))
 
-    def unsent(self) -> list[Told]:
+    def unsent(self) -> list[FeedEntry]:
         """The end of the feed, for an answer that is faster; it is not sent any more."""
         with self._lock:
             return self._take()
@@ -140,7 +140,7 @@ class HeartbeatThread:
         """Write at once, not at the next beat."""
         self._wake.set()
 
-    def _take(self) -> list[Told]:
+    def _take(self) -> list[FeedEntry]:
         return [self._feed.popleft() for _ in range(len(self._feed))]
 
     def _run(self) -> None:
@@ -166,8 +166,8 @@ class HeartbeatThread:
         beat = self.beat
         beat.beats += 1
         beat.calls, beat.done = self.traffic.calls, self.traffic.done
-        if told := self._take():
-            self._unsent.append((_chunk_key(beat.generation, beat.chunks), json.dumps(told)))
+        if entries := self._take():
+            self._unsent.append((_chunk_key(beat.generation, beat.chunks), json.dumps(entries)))
             beat.chunks += 1
         self._unsent.append((heartbeat_key(self._name), json.dumps(asdict(beat))))
         while self._unsent:

@@ -15,7 +15,7 @@ from gfs_dist.errors import InputError
 from gfs_dist.records import RankTiming, Timing
 from gfs_dist.runtime.event_log import TASK_EVENT_PERIOD_S, EventLog
 from gfs_dist.runtime.fault_injection import Fault
-from gfs_dist.runtime.heartbeat import Told
+from gfs_dist.runtime.heartbeat import FeedEntry
 from gfs_dist.runtime.map import MapResults
 from gfs_dist.runtime.progress import (
     GroupProgress,
@@ -93,31 +93,30 @@ class InProcessExecutor:
 
     def run_task(self, task: GroupTask, report: OnGroupProgress | None) -> GroupResult:
         log, spent = self._begin(), no_time()
-        told: list[Told] = []
+        values: list[FeedEntry] = []
         reported = 0
 
-        def tell() -> None:
-            values = tuple(told)
-            told.clear()
-            log.report(report, GroupProgress, Phase.WORK, values=values)
+        def flush() -> None:
+            log.report(report, GroupProgress, Phase.WORK, values=tuple(values))
+            values.clear()
 
         def tick(step: int, value: Any = None) -> None:
             nonlocal reported
             if value is not None:
-                told.append((step, json.loads(json.dumps(value))))  # what is no JSON fails here
+                values.append((step, json.loads(json.dumps(value))))  # what is no JSON fails here
             log.step = step
             if step > reported and log.since_step_s() >= PERIOD_S:
                 reported = step
                 log.reach(step)
                 log.note_step(TASK_EVENT_PERIOD_S)
-                tell()
+                flush()
 
-        tell()
+        flush()
         began = time.perf_counter()
         value = task.run(NoPeers(), self.device, tick)
         spent["compute_s"] = time.perf_counter() - began
         log.event("finished")
-        tell()
+        flush()
         return GroupResult(value=value, timing=self._timing(spent), events=log.events)
 
     def _begin(self, step: int = 0) -> EventLog:

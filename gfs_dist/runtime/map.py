@@ -1,4 +1,4 @@
-"""Items done by workers, each by any one of them, whatever happens to workers.
+"""Items done by workers, each by any one of them; lost workers are replaced meanwhile.
 
 No rank waits for another: an idle one takes the next item, what a lost one had in hand is done
 first, and its successor joins in when it is up. A map is a single generation.
@@ -18,9 +18,8 @@ from gfs_dist.errors import WorkersLostError
 from gfs_dist.records import RankTiming, Timing
 from gfs_dist.runtime.backends.base import Worker
 from gfs_dist.runtime.event_log import EventLog
-from gfs_dist.runtime.messages import Identity, ItemDone
+from gfs_dist.runtime.messages import Identity, ItemDone, pack, unpack
 from gfs_dist.runtime.progress import MapProgress, MapResult, OnItem, Phase, Work
-from gfs_dist.runtime.serialization import pack, unpack
 from gfs_dist.runtime.watchdog import CallOutcome, Ending, HangTimeouts, Watchdog, WatchedCall
 from gfs_dist.runtime.worker import WorkHandler
 from gfs_dist.runtime.worker_pool import WorkerPool
@@ -29,7 +28,7 @@ MAX_LOSSES = 3
 
 
 class MapResults:
-    """What the items of a map come to, and what each rank spent on them.
+    """The values of a map's items, and the time each rank spent on them.
 
     Args:
         total: items.
@@ -135,7 +134,7 @@ class MapRun:
             outcomes = self.watchdog.poll(self._greetings())
             in_hand = [self.in_hand.pop(outcome.rank, None) for outcome in outcomes]
             self.idle += [o.rank for o in outcomes if o.ending is Ending.ANSWER]
-            self._hand_out()  # before the caller is told, which may take its time
+            self._hand_out()  # before the report, as the callback may take long
             for outcome, place in zip(outcomes, in_hand, strict=True):
                 self._take(outcome, place)
 
@@ -150,7 +149,7 @@ class MapRun:
         self.log.event("rank_started", rank, **self.pool.process(worker))
 
     def _receive(self) -> None:
-        """Let those begin that have come up; go on without those that will not come."""
+        """Prepare workers that are up by now, and drop those that could not be started."""
         for rank, deadline in [*self.coming.items()]:
             if (worker := self.pool.arrived(rank, deadline)) is not None:
                 del self.coming[rank]

@@ -1,14 +1,21 @@
-"""Messages between the coordinator and workers."""
+"""Messages between the coordinator and workers, and how objects travel in them.
+
+Nothing of this is ever written to a file.
+"""
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from typing import Any
 
+import cloudpickle
+
+from gfs_dist.errors import InputError
 from gfs_dist.records import RankTiming
 from gfs_dist.runtime.fault_injection import Fault
 from gfs_dist.runtime.graph import Graph
-from gfs_dist.runtime.heartbeat import Told
+from gfs_dist.runtime.heartbeat import FeedEntry
 from gfs_dist.selection.partition import Partition, RankShare
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
@@ -77,7 +84,7 @@ class GroupEnd:
     Attributes:
         value: the path of a search as far as this rank knows it; what a group task returned on
             rank 0, pickled.
-        step: how far the rank was.
+        step: the last that the rank made.
         timing: of the job so far.
         unsent: the end of the progress feed.
         interruption: why a collective failed; None if the work is finished.
@@ -86,7 +93,7 @@ class GroupEnd:
     value: Any
     step: int
     timing: RankTiming
-    unsent: list[Told]
+    unsent: list[FeedEntry]
     interruption: str | None = None
 
 
@@ -113,3 +120,33 @@ class Reply:
 
     value: Any = None
     error: Exception | None = None
+
+
+def pack(thing: Any, what: str) -> bytes:
+    """``thing`` as bytes for :func:`unpack`.
+
+    Classes and functions that a worker could not import - those of the user's main module, which
+    workers never run, and those made inside functions - travel by value.
+
+    Raises:
+        InputError: it cannot be sent; ``what`` names it in the message.
+    """
+    try:
+        packed = pickle.dumps(thing)
+        if b"__main__" not in packed:
+            return packed
+    except Exception:  # noqa: BLE001, S110 - whatever the methods of a user's class may raise
+        pass
+    try:
+        by_value: bytes = cloudpickle.dumps(thing)
+    except Exception as error:
+        raise InputError(
+            f"{what}: found {type(thing).__name__}, accepted what can be pickled to be sent "
+            f"between processes ({type(error).__name__}: {error})"
+        ) from error
+    return by_value
+
+
+def unpack(packed: bytes) -> Any:
+    """What was packed."""
+    return pickle.loads(packed)  # noqa: S301 - made by a process of this run

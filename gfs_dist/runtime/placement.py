@@ -63,4 +63,4 @@ def graph_for(spec: RuntimeSpec, num_ranks: int, before: Graph | None) -> Graph 
     try:
         return Graph(num_ranks, left)
     except InputError:
-        return Graph.line(num_ranks)
+        return make_graph("line", num_ranks)

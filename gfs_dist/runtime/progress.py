@@ -57,7 +57,7 @@ class Progress(WorkProgress):
     """How far a search is.
 
     Attributes:
-        path: picks made so far; the coordinator goes on writing to it, so copy what you keep.
+        path: picks made so far; the coordinator keeps extending it, so copy what you keep.
     """
 
     path: GreedyPath
@@ -152,13 +152,13 @@ class GroupResult(WorkResult):
 
 
 class RuntimeObserver:
-    """Is told what a runtime does, in the caller's thread; subclasses override what they need."""
+    """Follows the work of a runtime, in the caller's thread; override what is needed."""
 
     def on_start(self, work: Work, step: int) -> None:
         """A search, map or group task begins at ``step`` (a search may continue a path)."""
 
     def on_progress(self, work: Work, progress: WorkProgress) -> None:
-        """It has come further, or something has happened to its workers."""
+        """Steps were made, or a worker started, failed or was replaced."""
 
     def on_result(self, work: Work, result: WorkResult) -> None:
         """It is finished. Not called for one that raises."""

@@ -1,7 +1,7 @@
 """Metrics of a runtime on a Ray cluster for Prometheus: ``ray_gfs_*`` on the driver's node.
 
-Everything is taken from what observers of the runtime are told, at most some twenty times a second;
-ranks and their loops know nothing of it.
+All is taken from the reports to observers of the runtime, at most some twenty a second; ranks and
+their loops are not involved.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Meters:
         self.step_seconds = Histogram(
             "gfs_step_seconds", "Seconds a step, the mean between two reports.", BOUNDS_S, WORK
         )
-        self.loss = Gauge("gfs_loss", "The last loss that was told.", WORK)
+        self.loss = Gauge("gfs_loss", "The last loss that was reported.", WORK)
         self.neurons_kept = Gauge("gfs_neurons_kept", "Distinct picks so far.", WORK)
         self.workers = Gauge("gfs_workers", "Ranks at work.", WORK)
         self.workers_lost = Counter("gfs_workers_lost", "Workers that died or hung.", WORK)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import torch
 
 from gfs_dist.records import RankTiming, Timing
@@ -33,7 +34,7 @@ def memory_per_rank_bytes(num_ranks: int, device: str) -> int:
 
 def free_memory_bytes() -> int:
     """Memory of this machine that is free or can be freed, within the limit of its container."""
-    free = _kilobytes("/proc/meminfo", "MemAvailable:")
+    free = int(psutil.virtual_memory().available)
     limit = CGROUP / "memory.max"
     if limit.exists() and (text := limit.read_text(encoding="ascii").strip()) != "max":
         used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
@@ -47,18 +48,13 @@ def free_memory_bytes() -> int:
 def forget_peak() -> int:
     """Let :func:`peak_bytes` count from now on; the bytes this process holds now."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _kilobytes("/proc/self/status", "VmRSS:")
+    return int(psutil.Process().memory_info().rss)
 
 
 def peak_bytes() -> int:
     """The most memory that this process has held since :func:`forget_peak`, or ever."""
-    return _kilobytes("/proc/self/status", "VmHWM:")
-
-
-def _kilobytes(file: str, field: str) -> int:
-    """A field in kB of a file of the kernel, in bytes."""
-    lines = Path(file).read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+    rows = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(row.split()[1]) * 1024 for row in rows if row.startswith("VmHWM:"))
 
 
 def usable_cores() -> int:

@@ -1,4 +1,4 @@
-"""The runtime that callers hold: it searches, maps and runs group tasks, and tells observers.
+"""The runtime that callers hold: searches, maps and group tasks, reported to observers.
 
 What does the work is an executor: this process (:mod:`gfs_dist.runtime.in_process`), workers, or
 one of the caller's own.
@@ -7,6 +7,7 @@ one of the caller's own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
 from gfs_dist.runtime.backends.base import Launcher
@@ -38,22 +39,16 @@ R = TypeVar("R", bound=WorkResult)
 
 
 class Executor(Protocol):
-    """Does the work of a runtime; ``report`` is None where nothing listens."""
+    """Does the work of a :class:`Runtime`; ``report`` is None where nothing listens."""
 
     @property
     def num_ranks(self) -> int: ...
 
-    def run_search(self, job: SearchJob, report: OnProgress | None) -> SearchResult:
-        """See :meth:`Runtime.search`."""
-        ...
+    def run_search(self, job: SearchJob, report: OnProgress | None) -> SearchResult: ...
 
-    def run_map(self, task: Task, items: Sequence[Any], report: OnItem | None) -> MapResult:
-        """See :meth:`Runtime.map`."""
-        ...
+    def run_map(self, task: Task, items: Sequence[Any], report: OnItem | None) -> MapResult: ...
 
-    def run_task(self, task: GroupTask, report: OnGroupProgress | None) -> GroupResult:
-        """See :meth:`Runtime.run_group`."""
-        ...
+    def run_task(self, task: GroupTask, report: OnGroupProgress | None) -> GroupResult: ...
 
     def close(self) -> None: ...
 
@@ -69,7 +64,7 @@ class Runtime:
 
     Attributes:
         executor: as given.
-        observers: told of all work; may change between jobs.
+        observers: get reports of all work; may change between jobs.
     """
 
     def __init__(self, executor: Executor, observers: Sequence[RuntimeObserver] = ()) -> None:
@@ -115,8 +110,8 @@ class Runtime:
         """
         path = path or GreedyPath(problem.num_candidates)
         job = SearchJob(problem, stop, partition, path.prefix(len(path)))
-        report = self._report(Work.SEARCH, on_progress, len(path))
-        return self._finish(Work.SEARCH, self.executor.run_search(job, report))
+        run = partial(self.executor.run_search, job)
+        return self._observed(Work.SEARCH, run, on_progress, len(path))
 
     def map(self, task: Task, items: Sequence[Any], on_progress: OnItem | None = None) -> MapResult:
         """Do every item, each by any one worker: an idle one takes the next.
@@ -133,35 +128,33 @@ class Runtime:
             WorkersLostError: an item lost three workers in a row, or no worker is left.
             Exception: what the task raised, as it was raised there; on_progress likewise.
         """
-        report = self._report(Work.MAP, on_progress)
-        return self._finish(Work.MAP, self.executor.run_map(task, items, report))
+        return self._observed(Work.MAP, partial(self.executor.run_map, task, items), on_progress)
 
     def run_group(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
         """Let all ranks do ``task`` at once, in one process group.
 
         After a fault it is started again in a new group, with fewer ranks if a lost one cannot be
-        replaced; it goes on from its own checkpoint.
+        replaced; it resumes from its own checkpoint.
 
         Args:
             task: what is done; the same object again is not sent again.
             on_progress: called in this thread.
 
         Raises:
-            WorkersLostError: three generations in a row came no further than those before.
+            WorkersLostError: three generations in a row made no new step.
             Exception: what the task raised on any rank, as it was raised there.
         """
-        report = self._report(Work.GROUP, on_progress)
-        return self._finish(Work.GROUP, self.executor.run_task(task, report))
+        return self._observed(Work.GROUP, partial(self.executor.run_task, task), on_progress)
 
-    def _report(
-        self, work: Work, on_progress: Callable[[P], None] | None, step: int = 0
-    ) -> Callable[[P], None] | None:
-        """Begin work at ``step``; what tells observers, then the caller, of its progress."""
+    def _observed(
+        self,
+        work: Work,
+        run: Callable[[Callable[[P], None] | None], R],
+        on_progress: Callable[[P], None] | None,
+        step: int = 0,
+    ) -> R:
+        """``run`` work from ``step``; observers, then the caller, get its progress."""
         observers = [*self.observers]
-        for observer in observers:
-            observer.on_start(work, step)
-        if not observers:
-            return on_progress
 
         def report(progress: P) -> None:
             for observer in observers:
@@ -169,10 +162,10 @@ class Runtime:
             if on_progress is not None:
                 on_progress(progress)
 
-        return report
-
-    def _finish(self, work: Work, result: R) -> R:
-        for observer in self.observers:
+        for observer in observers:
+            observer.on_start(work, step)
+        result = run(report if observers else on_progress)
+        for observer in observers:
             observer.on_result(work, result)
         return result
 
@@ -220,7 +213,7 @@ def open_runtime(
         spec: kind and number of workers.
         faults: to be carried out, besides those of ``GFS_FAULTS`` (tests).
         executor: as given.
-        observers: told of all work; on a Ray cluster Prometheus is, too.
+        observers: get reports of all work; on a Ray cluster Prometheus metrics are added.
 
     Raises:
         InputError: something that this machine or cluster cannot offer.

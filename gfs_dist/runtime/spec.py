@@ -109,14 +109,14 @@ class NoPeers:
 
 
 class Tick(Protocol):
-    """How a group task tells how far it is."""
+    """Reports the steps of a group task."""
 
     def __call__(self, step: int, value: Any = None) -> None:
-        """Step number ``step`` (from 1) is done; the same number again says "still working", which
+        """Step number ``step`` (from 1) is done; the same number again is a sign of life, which
         long pauses between steps need.
 
         ``value`` is plain JSON data; rank 0's is passed on to the caller's ``on_progress``. Where
-        rank 0 is lost, so may be what it told in its last tenth of a second.
+        rank 0 is lost, so may be its reports of the last tenth of a second.
         """
         ...
 
@@ -127,8 +127,8 @@ class GroupTask(Protocol):
     def run(self, peers: Peers, device: torch.device, tick: Tick) -> Any:
         """The share of rank ``peers.rank``; what rank 0 returns goes to the caller.
 
-        After a fault it is called anew, perhaps with fewer ranks, and must go on from where its
-        own checkpoint says. An error of ``peers`` is to be let through.
+        After a fault it is called anew, perhaps with fewer ranks, and must resume from its own
+        checkpoint. Let errors of ``peers`` through.
         """
         ...
 

@@ -1,14 +1,13 @@
-"""The key-value store of a run: hosted by the coordinator, so no rank's death takes it away."""
+"""The key-value store of a run: hosted by the coordinator, so that it outlives every rank."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
-import struct
 import sys
 from datetime import timedelta
 
+import psutil
 from torch.distributed import TCPStore
 
 Address = tuple[str, int]
@@ -67,14 +66,7 @@ def interface_of(own: str) -> str | None:
     """The interface that has the IPv4 address ``own``; None for IPv6 or an unknown one."""
     if own.startswith("127."):
         return "lo"
-    siocgifaddr = 0x8915
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in socket.if_nameindex():
-            request = struct.pack("256s", name.encode()[:15])
-            try:
-                answer = fcntl.ioctl(probe.fileno(), siocgifaddr, request)
-            except OSError:  # this interface has no IPv4 address
-                continue
-            if socket.inet_ntoa(answer[20:24]) == own:
-                return name
+    for name, addresses in psutil.net_if_addrs().items():
+        if any((a.family, a.address) == (socket.AF_INET, own) for a in addresses):
+            return str(name)
     return None

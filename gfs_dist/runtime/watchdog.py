@@ -66,7 +66,7 @@ class WatchedCall:
 
     Attributes:
         beat: the last heartbeat.
-        heard, moved: when the last heartbeat came, and the last progress (time.monotonic()).
+        heard, moved: time of the last heartbeat, and of the last progress (time.monotonic()).
     """
 
     worker: Worker

@@ -37,10 +37,11 @@ from gfs_dist.runtime.messages import (
     Reply,
     SearchOrder,
     SearchSetup,
+    pack,
+    unpack,
 )
 from gfs_dist.runtime.progress import Work
 from gfs_dist.runtime.resources import no_time, peak_bytes, usable_cores
-from gfs_dist.runtime.serialization import pack, unpack
 from gfs_dist.runtime.store import Address, connect
 from gfs_dist.selection.loop import GAP_BATCH, greedy
 from gfs_dist.selection.objective import Objective
@@ -122,7 +123,7 @@ class WorkerContext:
 
     @contextmanager
     def timed(self, objective: Objective | None = None) -> Iterator[None]:
-        """Add to the timing what goes on inside: computing, and exchanging."""
+        """Add the time inside to the timing: computing and exchanging."""
         traffic, timing, began = self.heartbeat.traffic, self.timing, time.perf_counter()
         exchanged = traffic.seconds
         try:
@@ -195,7 +196,7 @@ class WorkHandler:
     def handle(self, method: Callable[..., Any], *arguments: Any) -> Reply:
         """Do one call of a ``method`` of this class.
 
-        An error becomes part of the answer, with where it came from as note.
+        An error becomes part of the answer, with its traceback as a note.
         """
         try:
             return Reply(method(self, *arguments))

@@ -14,10 +14,9 @@ from gfs_dist.runtime.backends.base import Launcher, PlacementError, Worker, Wor
 from gfs_dist.runtime.fault_injection import Fault
 from gfs_dist.runtime.graph import make_graph
 from gfs_dist.runtime.heartbeat import heartbeat_key
-from gfs_dist.runtime.messages import Identity, RankAssignment
+from gfs_dist.runtime.messages import Identity, RankAssignment, pack
 from gfs_dist.runtime.placement import place_ranks
 from gfs_dist.runtime.progress import Work
-from gfs_dist.runtime.serialization import pack
 from gfs_dist.runtime.spec import RuntimeSpec
 from gfs_dist.runtime.store import host_store
 from gfs_dist.runtime.watchdog import Watchdog
@@ -53,8 +52,8 @@ class SharedObject:
             self._object, self.number = thing, self.number + 1
 
     def payload_for(self, worker: Worker) -> Any:
-        """What is to be sent with the next call; None if this worker already has it, or will by
-        then, as calls come in order.
+        """Payload of the next call; None if this worker already has it, or will by then, as calls
+        are handled in order.
         """
         if self._held.get(worker.name) == self.number:
             return None
@@ -110,7 +109,7 @@ class WorkerPool:
             raise
 
     def close(self) -> None:
-        """End all workers, at once and whatever they do."""
+        """Kill all workers at once."""
         self.launcher.close()
 
     @contextmanager

@@ -1,7 +1,7 @@
 """Hosts on one machine: network namespaces, each with its own address, joined by a bridge.
 
 The bridge lives in a namespace too, so that nothing of the machine's own network is touched. Every
-host has a name and an address that the others know, as on a network that somebody set up with
+host has a name and an address that the others know, as on a network that was set up with
 care; nothing else is set for Ray, Gloo or us.
 """
 
@@ -168,7 +168,7 @@ class Hosts:
         return {key: value for key, value in os.environ.items() if key not in unset} | ours
 
     def cut_off(self, host: int) -> None:
-        """Take its link down: packets are lost, nobody is told."""
+        """Take its link down: packets are lost without notice."""
         self._broken.add(host)
         _ip("-n", self.bridge, "link", "set", f"port{host}", "down")
 

@@ -12,5 +12,7 @@ import pytest
 @pytest.fixture(scope="session")
 def processes() -> Iterator[ProcessPoolExecutor]:
     """Four processes to be ranks in."""
-    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["gfs_dist.runtime.graph"])  # torch is imported once
+    with ProcessPoolExecutor(4, mp_context=context) as pool:
         yield pool

@@ -6,8 +6,8 @@ from torch.distributed import TCPStore
 
 from gfs_dist.runtime.fault_injection import cut_connections
 from gfs_dist.runtime.heartbeat import (
+    FeedEntry,
     HeartbeatThread,
-    Told,
     WorkerPhase,
     read_feed,
     read_heartbeats,
@@ -21,12 +21,12 @@ class Reader:
     def __init__(self, generation: int) -> None:
         self.generation, self.chunks = generation, 0
 
-    def read(self, store: TCPStore, count: int) -> list[Told]:
-        told: list[Told] = []
-        while len(told) < count:
-            told += read_feed(store, self.generation, self.chunks, self.chunks + 1)
+    def read(self, store: TCPStore, count: int) -> list[FeedEntry]:
+        entries: list[FeedEntry] = []
+        while len(entries) < count:
+            entries += read_feed(store, self.generation, self.chunks, self.chunks + 1)
             self.chunks += 1
-        return told
+        return entries
 
 
 def test_a_new_generation_reports_nothing_of_the_one_before() -> None:

@@ -40,7 +40,7 @@ def test_a_map_of_nothing_is_empty() -> None:
         assert list(runtime.map(Square(), [])) == []
 
 
-def test_a_group_of_one_has_nobody_to_talk_to(tmp_path: Path) -> None:
+def test_a_group_of_one_rank_runs_in_this_process(tmp_path: Path) -> None:
     told: list[GroupProgress] = []
     with open_runtime(ALONE) as runtime:
         found = runtime.run_group(Count(tmp_path), told.append)

@@ -66,7 +66,7 @@ def test_connections_that_are_cut_are_made_again(expected: list[int], rank: int)
     assert [fault["kind"] for fault in result.faults] == ["collective"]
     started = [row for row in result.events if row["event"] == "rank_started"]
     assert [row["generation"] for row in started] == [0, 0, 0, 1, 1, 1]
-    assert len({row["pid"] for row in started}) == 3  # nobody was replaced
+    assert len({row["pid"] for row in started}) == 3  # none was replaced
 
 
 def test_without_replacement_it_goes_on_with_fewer(

@@ -53,12 +53,14 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
         join_cluster(address)
 
 
-def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
+def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
     with pytest.raises(InputError, match=r"runtime\.address: no Ray cluster at 127.0.0.1:9"):
         join_cluster("127.0.0.1:9")
 
 
-def test_a_cluster_is_not_joined_before_its_token_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_is_not_joined_before_its_token_mode_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
 
     def greet() -> None:
@@ -85,12 +87,12 @@ def test_room_is_counted_node_by_node(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _room_of_nodes({"CPU": 1.0, "GPU": 1.0}) == 2
 
 
-def who(node: str, cores: int = 8, gpus: int = 0, visible: str = "") -> Identity:
+def identity(node: str, cores: int = 8, gpus: int = 0, visible: str = "") -> Identity:
     return Identity(1, node, node, cores, gpus, visible)
 
 
 def test_ranks_of_a_machine_share_its_cores() -> None:
-    ranks = [who("a"), who("b", 4), who("a"), who("a")]
+    ranks = [identity("a"), identity("b", 4), identity("a"), identity("a")]
     layout = place_ranks(RuntimeSpec(), ranks, "auto")
     assert layout.threads == [2, 4, 2, 2]
     assert layout.devices == ["cpu"] * 4
@@ -98,19 +100,19 @@ def test_ranks_of_a_machine_share_its_cores() -> None:
 
 
 def test_gpus_are_taken_if_every_rank_has_its_own() -> None:
-    two = place_ranks(RuntimeSpec(), [who("a", gpus=2)] * 2, "auto")
+    two = place_ranks(RuntimeSpec(), [identity("a", gpus=2)] * 2, "auto")
     assert (two.devices, two.backend) == (["cuda:0", "cuda:1"], "nccl")
-    one = place_ranks(RuntimeSpec(), [who("a", gpus=1)] * 2, "auto")
+    one = place_ranks(RuntimeSpec(), [identity("a", gpus=1)] * 2, "auto")
     assert (one.devices, one.backend) == (["cpu", "cpu"], "gloo")
-    shared = place_ranks(RuntimeSpec(), [who("a", gpus=1)] * 2, "cuda")
+    shared = place_ranks(RuntimeSpec(), [identity("a", gpus=1)] * 2, "cuda")
     assert (shared.devices, shared.backend) == (["cuda:0", "cuda:0"], "gloo")
-    graph = place_ranks(RuntimeSpec(graph="line"), [who("a", gpus=2)] * 2, "auto")
+    graph = place_ranks(RuntimeSpec(graph="line"), [identity("a", gpus=2)] * 2, "auto")
     assert (graph.devices, graph.backend) == (["cuda:0", "cuda:1"], "gloo")
-    each = [who("a", gpus=1, visible=gpu) for gpu in "01"]  # as Ray hands them out
+    each = [identity("a", gpus=1, visible=gpu) for gpu in "01"]  # as Ray hands them out
     apart = place_ranks(RuntimeSpec(), each, "auto")
     assert (apart.devices, apart.backend) == (["cuda:0", "cuda:0"], "nccl")
     with pytest.raises(InputError, match="device: found 'cuda', but a has no GPU"):
-        place_ranks(RuntimeSpec(), [who("a")] * 2, "cuda")
+        place_ranks(RuntimeSpec(), [identity("a")] * 2, "cuda")
 
 
 def test_a_graph_of_given_edges_shrinks_with_the_ranks() -> None:

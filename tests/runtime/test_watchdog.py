@@ -1,4 +1,4 @@
-"""Who hangs and who only waits: rules, on a clock of their own."""
+"""Which rank hangs and which only waits: rules, on a clock of their own."""
 
 from __future__ import annotations
 
