@@ -315,6 +315,13 @@ _EMPTY_FAULT = dict.fromkeys(
 )
 
 
+_EMPTY_PATH: Mapping[str, Any] = {
+    **dict.fromkeys(("neurons", "samples", "weights", "dense_loss", "coefficients", "stop_reason")),
+    "picks": [],
+    "loss": [],
+}
+
+
 def read_report(content: Mapping[str, Any]) -> Report:
     """``report.json`` as any version wrote it, with what it lacks filled in.
 
@@ -338,10 +345,10 @@ def read_report(content: Mapping[str, Any]) -> Report:
 def read_path(content: Mapping[str, Any]) -> PathFile:
     """A path file as any version wrote it; see :func:`read_report`.
 
-    The path itself (``picks loss step_sizes gap``) and ``inputs`` are not invented: who continues
-    a search checks that they are there.
+    ``step_sizes``, ``gap`` and ``inputs`` are not filled in: only a search that continues from the
+    file needs them, and checks them.
     """
-    return cast(PathFile, _filled(content, {"coefficients": None, "stop_reason": None}))
+    return cast(PathFile, _filled(content, _EMPTY_PATH))
 
 
 def _result_row(content: Mapping[str, Any]) -> dict[str, Any]:

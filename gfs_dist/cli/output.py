@@ -61,7 +61,7 @@ class _Sink(io.FileIO):
     def write(self, content: ReadableBuffer, /) -> int:
         try:
             while (written := super().write(content)) is None:
-                select.select([], [self], [])  # a full pipe that was told not to block
+                select.select([], [self], [])  # a full pipe that does not block
         except OSError as error:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())

@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
-from gfs_dist.records import LayerRow, Measured, PathFile, Paths, RankTiming, Report, ResultRow
-from gfs_dist.records import read_report as filled
+from gfs_dist.records import (
+    LayerRow,
+    Measured,
+    PathFile,
+    Paths,
+    RankTiming,
+    Report,
+    ResultRow,
+    read_path,
+    read_report,
+)
 
 # Losses are recorded from sums whose rounding depends on the method; far below any difference
 # that means something.
@@ -58,7 +67,7 @@ class Result:
 
     @property
     def label(self) -> str:
-        """Short words for a legend or a row."""
+        """A short name for a legend or a row."""
         iteration = self.row["iteration"]
         return self.name if iteration is None else f"{iteration:,} iterations"
 
@@ -84,7 +93,7 @@ class Result:
 
     @property
     def path(self) -> PathFile | None:
-        """Any of its paths, for what all of them say; None if the run has none."""
+        """One of its paths, for the facts that all of them share; None if the run has none."""
         return next(iter(self.paths.values()), None)
 
     @property
@@ -142,7 +151,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """All that pages and plots of one run are made from.
+    """The facts of one run, for its pages and plots.
 
     Attributes:
         report: with what older versions lack filled in.
@@ -155,12 +164,13 @@ class Run:
     @classmethod
     def read(cls, content: Mapping[str, Any], paths: Paths) -> Run:
         """From what ``report.json`` and the path files hold."""
-        report = filled(content)
+        report = read_report(content)
         rows = [] if report["job"] == "benchmark" else report["results"]
-        results = [
-            Result(row, _dense(report, row, paths.get(row["name"], {})), paths.get(row["name"], {}))
-            for row in rows
-        ]
+        results = []
+        for row in rows:
+            stored = paths.get(row["name"], {}).items()
+            own = {layer: read_path(path) for layer, path in stored}
+            results.append(Result(row, _dense(report, row, own), own))
         return cls(report, results)
 
     @property
@@ -169,7 +179,7 @@ class Run:
 
     @property
     def layered(self) -> bool:
-        """Whether all of them were: they are told apart by layers then."""
+        """Whether all results were: the page then has tables of layers."""
         return bool(self.results) and len(self.deep) == len(self.results)
 
     @property
@@ -214,14 +224,14 @@ def time_split(rank: RankTiming) -> dict[str, float]:
 
 
 def _dense(report: Report, row: ResultRow, paths: Mapping[str, PathFile]) -> Measured:
-    """What the result says, or the report of all results of a deep network, or a path."""
+    """From the result itself, else from the report (deep networks) or the path (two layers)."""
     path = next(iter(paths.values()), None)
     known: dict[str, Any] = {**dict.fromkeys(Measured.__annotations__), "latency": []}
     if row["layers"]:
         known |= report["dense"] or {}
     known |= row["dense"]
     if known["loss"] is None and path is not None and not row["layers"]:
-        known["loss"] = path.get("dense_loss")
+        known["loss"] = path["dense_loss"]
     return cast(Measured, known)
 
 

@@ -1,4 +1,4 @@
-"""What a run ran on: facts of the machine and versions of the packages, and nothing private."""
+"""Facts of the machine of a run and versions of its packages, nothing private."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def versions() -> dict[str, str]:
 
 
 def _cpu_model() -> str:
-    """The processor's marketing name where the system tells it, else its architecture."""
+    """The model name in /proc/cpuinfo, else the architecture."""
     information = Path("/proc/cpuinfo")
     text = information.read_text(encoding="utf-8") if information.exists() else ""
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)

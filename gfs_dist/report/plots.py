@@ -44,12 +44,12 @@ class Plot(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In words, for readers who cannot see it; its caption follows."""
+        """Alternative text of the image; its caption follows."""
         return self.file.removesuffix(".png").replace("_", " ")
 
     @property
     def base64(self) -> str:
-        """The image as a page holds it."""
+        """The image for a ``data:`` URL."""
         return base64.b64encode(self.png).decode("ascii")
 
 

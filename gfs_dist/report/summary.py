@@ -1,4 +1,4 @@
-"""What a run found, in sentences that need no knowledge of the method."""
+"""The findings of a run, in sentences that need no knowledge of the method."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _pruned(run: Run) -> list[str]:
 
 
 def _layer_by_layer(results: Sequence[Result]) -> list[str]:
-    """Of deep networks; that one became slower is said as plainly as that one became faster."""
+    """Of deep networks: sizes, repairs and speeds, slower ones as plainly as faster ones."""
     shown = results if len(results) <= MOST_HEADLINES else results[-1:]
     lines = []
     for result in shown:
@@ -147,8 +147,8 @@ def speed(result: Result) -> list[str]:
             faster.append(f"{times} ({pruned} against {dense})")
         else:
             equal.append(f"As fast as the dense network {s.condition} ({pruned}){although}.")
-    told = [f"Faster than the dense network: {text.listed(faster)}."] if faster else []
-    return [*slower, *equal, *told]
+    fast = [f"Faster than the dense network: {text.listed(faster)}."] if faster else []
+    return [*slower, *equal, *fast]
 
 
 def _headline(results: Sequence[Result]) -> list[str]:

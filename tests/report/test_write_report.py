@@ -438,3 +438,12 @@ def test_a_card_holds_no_tags_and_quotes_its_factory(tmp_path):
 def test_a_pipe_in_place_of_the_configuration_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "config.yaml")
     assert "## Results" in written(tmp_path, *run())
+
+
+def test_a_path_file_that_lacks_everything_takes_nothing_from_the_page():
+    report, paths = run()
+    name = report["results"][0]["name"]
+    markdown = page(report, {**paths, name: {name: {"format": 1}}})
+    assert [row["result"] for row in table(markdown, "Results")] == [
+        row["name"] for row in report["results"]
+    ]
