@@ -1,4 +1,8 @@
-"""A run folder at a URL: what goes there, in which order, and how it comes back."""
+"""A run folder at a URL: what goes there, in which order, and how it comes back.
+
+Reaches inside to order the thread's rounds, and to end a run as a killed process would: without
+another copy.
+"""
 
 from __future__ import annotations
 

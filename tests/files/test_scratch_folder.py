@@ -1,4 +1,7 @@
-"""Scratch folders go with their process, or with the next one; those of the living stay."""
+"""Scratch folders go with their process, or with the next one; those of the living stay.
+
+Reaches inside for folders that look like scratch folders and are not.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Nothing in a run folder leads out of it, and nothing in it makes a reader wait."""
+"""Nothing in a run folder leads out of it, and nothing in it makes a reader wait.
+
+Reaches inside for ways to open a file that commands use only when a run is at work.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,9 @@
+"""Networks through their description in JSON and back.
+
+Reaches inside: through a folder most networks have a second way to be stored, which would hide
+a description that is wrong or refused.
+"""
+
 from __future__ import annotations
 
 import copy

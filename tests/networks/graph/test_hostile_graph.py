@@ -1,4 +1,7 @@
-"""A description may come from anyone: nothing of it runs, allocates or crashes the reader."""
+"""A description may come from anyone: nothing of it runs, allocates or crashes the reader.
+
+Reaches inside, to break descriptions part by part without a folder for each.
+"""
 
 from __future__ import annotations
 

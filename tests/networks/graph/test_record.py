@@ -1,3 +1,8 @@
+"""Recorded steps are out of place and compute what the network does.
+
+Reaches inside: pruning uses recorded steps, and shows none of them.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Callable

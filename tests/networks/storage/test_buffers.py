@@ -1,4 +1,7 @@
-"""Buffers of whole numbers, truth values and complex numbers are stored bit for bit."""
+"""Buffers of whole numbers, truth values and complex numbers are stored bit for bit.
+
+Reaches inside for descriptions of buffers that are broken by hand.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,8 @@
+"""Records of removals, and networks made again from them.
+
+Reaches inside for records that no network of ours would give.
+"""
+
 from __future__ import annotations
 
 import copy
