@@ -10,7 +10,7 @@ from gfs_dist.command_words import typed, typed_place
 from gfs_dist.config import commands as schema
 from gfs_dist.files import RunFolder
 from gfs_dist.networks import TwoLayer
-from gfs_dist.training import risen
+from gfs_dist.training import loss_rise_warning
 from gfs_dist.workflows import pretrain_deep
 from gfs_dist.workflows.checkpoints import train_checkpoints, train_spec
 from gfs_dist.workflows.process import local_device, own_event, use_threads
@@ -45,7 +45,7 @@ def run(config: schema.Pretrain, reporter: Reporter) -> dict[str, Any]:
         facts["total_s"] = time.perf_counter() - began
         folder.append_event(own_event("finished", results[-1]["iteration"]))
         losses = {row["iteration"]: row["loss"] for row in results}
-        said = risen(losses, trained.lr)
+        said = loss_rise_warning(losses, trained.lr)
         written = _write(folder, "finished", results, facts, {"notes": [said]} if said else None)
         _tell(config, folder, results, reporter)
         return written

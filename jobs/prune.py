@@ -33,7 +33,7 @@ from gfs_dist.selection.objectives.factory import Recipe, make_objective
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 from gfs_dist.theory import lemma1_constants, why_no_bound
-from gfs_dist.training import risen
+from gfs_dist.training import loss_rise_warning
 from gfs_dist.workflows import prune_deep
 from gfs_dist.workflows.checkpoints import train_checkpoints
 from gfs_dist.workflows.path_records import PathRecord
@@ -243,7 +243,7 @@ class PruneJob:
         if self.trained_lr is None:
             return []
         losses = {row["iteration"]: row["dense"]["loss"] for row in self.results}
-        said = risen(losses, self.trained_lr)
+        said = loss_rise_warning(losses, self.trained_lr)
         return [said] if said else []
 
     def tell(self) -> None:

@@ -6,13 +6,13 @@ runs; a planted problem is tensors and the neurons that solve it.
 
 from gfs_dist.data.balanced import calibration_rows
 from gfs_dist.data.load import Images, load, load_images
-from gfs_dist.data.spec import Dataset, DataSpec, Planted, target
+from gfs_dist.data.spec import Dataset, DataSpec, PlantedNetwork, target
 
 __all__ = [
     "DataSpec",
     "Dataset",
     "Images",
-    "Planted",
+    "PlantedNetwork",
     "calibration_rows",
     "load",
     "load_images",

@@ -46,7 +46,7 @@ def balanced_rows(
                 f"{int(count)}; accepted 1 to {int(counts.min()) * len(classes)}, or all "
                 f"{len(labels)}"
             )
-    return _dealt(labels, seed)[:samples].sort().values
+    return _interleaved(labels, seed)[:samples].sort().values
 
 
 def balanced_splits(found: Splits, spec: DataSpec) -> Splits:
@@ -80,10 +80,10 @@ def calibration_rows(labels: Tensor, samples: int, seed: int) -> Tensor:
     """
     if samples < 1:
         raise DataError(f"calibration.samples: found {samples}, accepted 1 or more")
-    return _dealt(labels, seed)[:samples]
+    return _interleaved(labels, seed)[:samples]
 
 
-def _dealt(labels: Tensor, seed: int) -> Tensor:
+def _interleaved(labels: Tensor, seed: int) -> Tensor:
     """All rows: one of each class in ascending order, then the next of each, and so on."""
     rows, turns = [], []
     for position, label in enumerate(torch.unique(labels)):

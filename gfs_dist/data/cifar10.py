@@ -17,8 +17,8 @@ from torch import Tensor
 from gfs_dist.data.reading import (
     check_labels,
     needed_path,
-    refuse_bomb,
     refuse_larger,
+    refuse_zip_bomb,
     refusing_damage,
 )
 from gfs_dist.data.spec import DataSpec, Splits
@@ -70,7 +70,7 @@ def read_bin(path: Path) -> Batch:
 def read_zip(path: Path) -> Batch:
     """One batch of strips."""
     with zipfile.ZipFile(path) as archive:
-        refuse_bomb(path, archive)
+        refuse_zip_bomb(path, archive)
         names = sorted(name for name in archive.namelist() if name.endswith(".webp"))
         if not names:
             raise DataError(f"{path}: found no strips in it, accepted 00.webp, 01.webp, ...")

@@ -14,8 +14,8 @@ from torch import Tensor
 from gfs_dist.data.reading import (
     check_labels,
     needed_path,
-    refuse_bomb,
     refuse_larger,
+    refuse_zip_bomb,
     refusing_damage,
 )
 from gfs_dist.data.spec import DataSpec, Splits
@@ -76,7 +76,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             if name not in archive:
                 found = ", ".join(sorted(archive)[:6]) or "nothing"
                 raise DataError(f"{path}: has no {name}; found {found}")
-        refuse_bomb(path, archive.zip)
+        refuse_zip_bomb(path, archive.zip)
         headers = {}
         for name in NAMES:
             with refusing_damage(f"{path}: {name}"):

@@ -51,7 +51,7 @@ def refusing_damage(place: Path | str, what: str = "cannot be read") -> Iterator
         raise DataError(f"{place}: {what}: {reason}") from error
 
 
-def refuse_bomb(path: Path, archive: ZipFile) -> None:
+def refuse_zip_bomb(path: Path, archive: ZipFile) -> None:
     """Do nothing where the sizes that an archive names for its members are those of data; no more
     bytes than that are ever read of them.
 

@@ -65,7 +65,7 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class Planted:
+class PlantedNetwork:
     """A two-layer network with a known best subset.
 
     Attributes:
@@ -93,7 +93,7 @@ class Dataset:
     labels_train: Tensor
     x_test: Tensor
     labels_test: Tensor
-    planted: Planted | None = None
+    planted: PlantedNetwork | None = None
 
     @property
     def features(self) -> int:

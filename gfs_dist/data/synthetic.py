@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gfs_dist.data.spec import Dataset, DataSpec, Planted
+from gfs_dist.data.spec import Dataset, DataSpec, PlantedNetwork
 from gfs_dist.errors import DataError
 
 DEFAULT_SAMPLES = 2000
@@ -60,7 +60,7 @@ def load_synthetic(
     return Dataset(x_train, mean_of_planted(x_train), x_test, mean_of_planted(x_test), planted)
 
 
-def _network(spec: DataSpec, width: int) -> Planted:
+def _network(spec: DataSpec, width: int) -> PlantedNetwork:
     generator = _generator(spec.seed, 0)
     support = torch.randperm(width, generator=generator)[: spec.planted].sort().values
     hidden = torch.randn(width, spec.features, generator=generator, dtype=torch.float64)
@@ -75,7 +75,7 @@ def _network(spec: DataSpec, width: int) -> Planted:
     scale[support] = 1.0
     sign = 1.0 - 2.0 * torch.randint(2, (width,), generator=generator).double()
     sign[support] = 1.0 - 2.0 * (torch.arange(spec.planted) % 2).double()
-    return Planted(hidden, sign * scale, support.tolist())
+    return PlantedNetwork(hidden, sign * scale, support.tolist())
 
 
 def _gaussian(seed: int, stream: int, rows: int, columns: int) -> Tensor:

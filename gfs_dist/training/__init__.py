@@ -4,7 +4,7 @@ The caller stores checkpoints and reports progress. Knows no configuration or ru
 """
 
 from gfs_dist.training.deep import train_deep
-from gfs_dist.training.spec import DeepSpec, TrainSpec, TrainState, risen
+from gfs_dist.training.spec import DeepSpec, TrainSpec, TrainState, loss_rise_warning
 from gfs_dist.training.step_size import default_lr
 from gfs_dist.training.train import train
 
@@ -13,7 +13,7 @@ __all__ = [
     "TrainSpec",
     "TrainState",
     "default_lr",
-    "risen",
+    "loss_rise_warning",
     "train",
     "train_deep",
 ]

@@ -141,8 +141,8 @@ def loss_fault(loss: float) -> str:
     return "" if math.isfinite(loss) else f"the loss is {loss}"
 
 
-def risen(losses: Mapping[int, float], lr: float) -> str:
-    """That the loss of a training has risen, as a sentence; empty if it has not.
+def loss_rise_warning(losses: Mapping[int, float], lr: float) -> str:
+    """A warning that the loss of a training has risen; empty if it has not.
 
     Args:
         losses: of its checkpoints so far, by iteration.

@@ -16,7 +16,7 @@ from gfs_dist.files import RunFolder, checkpoint
 from gfs_dist.files.find import read_iteration
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.storage.store import ARCHITECTURE
-from gfs_dist.training import TrainSpec, TrainState, default_lr, risen, train
+from gfs_dist.training import TrainSpec, TrainState, default_lr, loss_rise_warning, train
 from gfs_dist.workflows.process import local_device, own_event
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.two_layer import Inputs, two_layer
@@ -93,7 +93,7 @@ def train_checkpoints(
         folder.append_event(own_event("step", iteration))
         assert state.loss is not None, "measured at every checkpoint"
         losses[iteration] = state.loss
-        if said := risen(losses, lr):
+        if said := loss_rise_warning(losses, lr):
             reporter.note(said)
 
     reporter.phase("train", spec.iterations)

@@ -15,7 +15,7 @@ from gfs_dist.data import Images
 from gfs_dist.files import RunFolder, checkpoint
 from gfs_dist.records import Event
 from gfs_dist.runtime import GroupProgress, GroupResult, RuntimeSpec, open_runtime
-from gfs_dist.training import DeepSpec, risen
+from gfs_dist.training import DeepSpec, loss_rise_warning
 from gfs_dist.workflows.process import fault_words, own_event
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_lifecycle import check_reach, failure_reported
@@ -137,7 +137,7 @@ class DeepRun:
         """Write ``report.json``, and the pages of a run that is over."""
         trained, rows = self.trained, self.checkpoints({})
         losses = {row["iteration"]: row["loss"] for row in rows if row["loss"] is not None}
-        said = risen(losses, self.lr)
+        said = loss_rise_warning(losses, self.lr)
         self.report = {
             "format": 1,
             "job": self.job,
@@ -204,7 +204,7 @@ class TrainingListener:
         """Say so if the loss of the checkpoints rises."""
         if loss is not None:
             self.losses[iteration] = loss
-            if said := risen(self.losses, self.lr):
+            if said := loss_rise_warning(self.losses, self.lr):
                 self.reporter.note(said)
 
 

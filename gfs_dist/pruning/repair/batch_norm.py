@@ -74,7 +74,7 @@ def recalibrate(
         def see(stage: int, chunk: int) -> NormStatistics:
             results = advance(network, stages[stage], store.load(TRACK, stage, chunk))
             store.save(TRACK, stage + 1, chunk, keep(results, stages[stage].live))
-            return _seen(results[norms[stage].source])
+            return _statistics_of(results[norms[stage].source])
 
         for stage, norm in enumerate(norms):
             first, *others = pool.map(partial(see, stage), range(chunks))
@@ -119,7 +119,7 @@ def _argument(step: Step, place: int, name: str) -> Any:
     return step.args[place] if place < len(step.args) else step.kwargs.get(name)
 
 
-def _seen(x: Tensor) -> NormStatistics:
+def _statistics_of(x: Tensor) -> NormStatistics:
     others = [dim for dim in range(x.ndim) if dim != 1]
     mean, count = x.mean(others, dtype=torch.float64), x.numel() // x.shape[1]
     near = mean.to(x.dtype)  # not the mean, where that is far from zero

@@ -21,7 +21,7 @@ FLOAT32, FLOAT64 = 2.0**-23, 2.0**-48
 """What products in float32 leave uncertain of the largest variance, and a factor in float64 of the
 trace of ``A``."""
 
-NEXT_TO_NOTHING = 2.0**-960
+TINY_VARIANCE = 2.0**-960
 """Variances below, of inputs of 1e-145 or less, are as good as none: squares of less vanish."""
 
 DEAD = 1e-6
@@ -81,7 +81,7 @@ def damping(mean: float, largest: float, trace: float) -> float:
         trace: of ``A``.
     """
     found = max(DAMPING * mean, FLOAT32 * largest, FLOAT64 * trace)
-    return found if found > NEXT_TO_NOTHING else 1.0
+    return found if found > TINY_VARIANCE else 1.0
 
 
 class Fit:

@@ -112,11 +112,11 @@ class ChannelDependencies:
             )
             return group
         prune = self._graph.get_pruner_of_module(module).prune_out_channels
-        nodes = self._reached(module, prune)
-        group.obstacle = next(filter(None, map(self._foreign, nodes)), "")
+        nodes = self._reachable_nodes(module, prune)
+        group.obstacle = next(filter(None, map(self._node_obstacle, nodes)), "")
         if group.obstacle:
             return group
-        self._join(name, group, nodes)
+        self._find_joined(name, group, nodes)
         try:
             with warnings.catch_warnings(action="ignore"):
                 indices = list(range(self.channels(name)))
@@ -134,7 +134,7 @@ class ChannelDependencies:
             slices.sort(key=lambda part: self._place[part.module])
         return group
 
-    def _reached(self, module: nn.Module, prune: Any) -> list[Node]:
+    def _reachable_nodes(self, module: nn.Module, prune: Any) -> list[Node]:
         """Nodes that a removal of outputs can reach, whichever channels are removed.
 
         torch-pruning's own search, without indices: it ends on every network.
@@ -174,9 +174,9 @@ class ChannelDependencies:
             channels[root].append(channel)
         part = Slice(self._names[module], tuple(tuple(sorted(own)) for own in channels))
         places.append(part)
-        return self._obstacle(part, width, reads)
+        return self._slice_obstacle(part, width, reads)
 
-    def _obstacle(self, part: Slice, width: int, reads: bool) -> str:
+    def _slice_obstacle(self, part: Slice, width: int, reads: bool) -> str:
         fault = self.fault(part.module)
         if fault:
             role = "read by" if reads else "tied to"
@@ -190,7 +190,7 @@ class ChannelDependencies:
             )
         return ""
 
-    def _foreign(self, node: Node) -> str:
+    def _node_obstacle(self, node: Node) -> str:
         """Why a node that is neither producer, carrier nor consumer is in the way, if it is."""
         kind, module = node.type, node.module
         if fault := getattr(module, "fault", ""):
@@ -222,13 +222,13 @@ class ChannelDependencies:
                     return module, name
         raise AssertionError("torch-pruning knows a parameter that the network does not have")
 
-    def _join(self, name: str, group: ChannelGroup, nodes: Sequence[Node]) -> None:
+    def _find_joined(self, name: str, group: ChannelGroup, nodes: Sequence[Node]) -> None:
         """Note the first producer that an operation with several inputs joins to ``name``."""
         for node in nodes:
             operation = _operation(node)
             if node.type != OPTYPE.ELEMENTWISE or operation in ("Mul", "Div"):
                 continue  # a product is a gate: both factors lose the channel
-            branches = [self._sources(source) for source in dict.fromkeys(node.inputs)]
+            branches = [self._source_producers(source) for source in dict.fromkeys(node.inputs)]
             branches = [sources for sources in branches if sources]
             if all(sources == branches[0] for sources in branches):
                 continue
@@ -241,7 +241,7 @@ class ChannelDependencies:
             else:
                 group.obstacle = f"its channels are combined with those of {other!r} ({operation})"
 
-    def _sources(self, node: Node) -> set[str]:
+    def _source_producers(self, node: Node) -> set[str]:
         """Producers whose outputs arrive at a node, through any number of operations."""
         found, seen, stack = set(), set(), [node]
         while stack:

@@ -42,12 +42,12 @@ def find_structure(model: nn.Module, example: Tensor, *, coupled: bool = False) 
     dependencies = ChannelDependencies(model, example[:2])
     layers: list[Layer] = []
     reasons: dict[str, str] = {}
-    losers: set[str] = set()
+    taken: set[str] = set()
     for name in dependencies.order:
-        if name in losers:
+        if name in taken:
             continue
         group = dependencies.group(name)
-        reasons[name] = _reason(group, losers, coupled)
+        reasons[name] = _reason(group, taken, coupled)
         if not reasons[name]:
             layers.append(
                 Layer(
@@ -58,22 +58,22 @@ def find_structure(model: nn.Module, example: Tensor, *, coupled: bool = False) 
                     consumers=tuple(group.consumers),
                 )
             )
-            losers |= layers[-1].losers
+            taken |= layers[-1].cut_modules
     faults = try_removal(model, layers, example[:2])
     for layer in layers:
         if layer.name in faults:
-            reasons |= dict.fromkeys(layer.losers, faults[layer.name])
+            reasons |= dict.fromkeys(layer.cut_modules, faults[layer.name])
     layers.sort(key=lambda layer: dependencies.order.index(layer.name))
     sound = [layer for layer in layers if layer.name not in faults]
-    losers = set().union(*(layer.losers for layer in sound))
-    skipped = [name for name in dependencies.order if name not in losers]
+    taken = set().union(*(layer.cut_modules for layer in sound))
+    skipped = [name for name in dependencies.order if name not in taken]
     return Structure(
         tuple(sound),
         tuple(Skipped(name, dependencies.channels(name), reasons[name]) for name in skipped),
     )
 
 
-def _reason(group: ChannelGroup, losers: set[str], coupled: bool) -> str:
+def _reason(group: ChannelGroup, taken: set[str], coupled: bool) -> str:
     """Why a group is not a layer; empty if it is one."""
     if group.obstacle:
         return group.obstacle
@@ -83,7 +83,7 @@ def _reason(group: ChannelGroup, losers: set[str], coupled: bool) -> str:
             "(coupled=true prunes these)"
         )
     for producer in group.producers:
-        if producer.module in losers:
+        if producer.module in taken:
             return f"its channels go with some of those of {producer.module!r}, a layer of its own"
     return ""
 
@@ -122,7 +122,7 @@ def keep_fittable(
 
 def _why_not(model: nn.Module, network: GraphNetwork, layer: Layer, sites: set[str]) -> str:
     recorded = {name for name, _ in network.named_modules(remove_duplicate=False)}
-    for part in (*layer.losing, *layer.consumers):
+    for part in (*layer.cut_slices, *layer.consumers):
         module = model.get_submodule(part.module)
         # Of a norm of another class, the tensors are cut; one without any has no place.
         alone = is_layer(module) or part.module not in recorded

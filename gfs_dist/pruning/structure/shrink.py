@@ -80,7 +80,7 @@ def removed_channels(
                 f"distinct numbers from 0 to {count - 1}; found {stay}"
             )
         removed = sorted(set(range(count)) - set(stay))
-        for part in layer.losing:
+        for part in layer.cut_slices:
             outputs.setdefault(part.module, set()).update(part.of(removed))
         for part in layer.consumers:
             inputs.setdefault(part.module, set()).update(part.of(removed))

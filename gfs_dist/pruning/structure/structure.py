@@ -42,14 +42,14 @@ class Layer:
     consumers: tuple[Slice, ...]
 
     @property
-    def losing(self) -> tuple[Slice, ...]:
+    def cut_slices(self) -> tuple[Slice, ...]:
         """Producers and carriers: all modules that lose outputs."""
         return (*self.producers, *self.carriers)
 
     @property
-    def losers(self) -> set[str]:
+    def cut_modules(self) -> set[str]:
         """Names of the modules that lose outputs."""
-        return {part.module for part in self.losing}
+        return {part.module for part in self.cut_slices}
 
 
 @dataclass(frozen=True)

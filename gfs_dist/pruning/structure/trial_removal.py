@@ -32,9 +32,9 @@ def try_removal(model: nn.Module, layers: Sequence[Layer], example: Tensor) -> d
     generator = torch.Generator().manual_seed(SEED)
     try:
         x = example.double() if example.is_floating_point() else example
-        return _faults(_scrambled(copied(model).double(), generator), layers, x)
+        return _faults(_randomised(copied(model).double(), generator), layers, x)
     except RuntimeError:  # the network's own code requires another dtype
-        return _faults(_scrambled(copied(model), generator), layers, example)
+        return _faults(_randomised(copied(model), generator), layers, example)
 
 
 def _faults(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> dict[str, str]:
@@ -93,7 +93,7 @@ def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> str:
 
 
 @torch.no_grad()
-def _scrambled(network: nn.Module, generator: torch.Generator) -> nn.Module:
+def _randomised(network: nn.Module, generator: torch.Generator) -> nn.Module:
     """The network itself, with random weights of healthy size in its layers and norms."""
 
     def random(like: Tensor, low: float, high: float) -> Tensor:

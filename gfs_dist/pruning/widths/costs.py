@@ -146,7 +146,7 @@ def _slopes(structure: Structure) -> dict[str, tuple[Integers, Integers]]:
     count = len(structure.layers)
     found: dict[str, tuple[Integers, Integers]] = {}
     for number, layer in enumerate(structure.layers):
-        for side, parts in enumerate((layer.losing, layer.consumers)):
+        for side, parts in enumerate((layer.cut_slices, layer.consumers)):
             for part in parts:
                 zeros = np.zeros(count, np.int64), np.zeros(count, np.int64)
                 found.setdefault(part.module, zeros)[side][number] += len(part.channels[0])

@@ -18,7 +18,7 @@ from gfs_dist.pruning.widths.budget import UNITS, Budget, allowed_widths, neares
 from gfs_dist.pruning.widths.costs import Costs
 
 MOST_TOLD, LEAST_TOLD, REASON = 3, 0.01, 160
-"""Modules that :func:`what_stays` names, the share that is worth it, and characters of a reason."""
+"""Modules that :func:`describe_fixed_parts` names, the least share, and characters of a reason."""
 
 
 def check_feasible(pruner: Pruner, budget: Budget) -> None:
@@ -37,7 +37,7 @@ def check_feasible(pruner: Pruner, budget: Budget) -> None:
             times = (measure_seconds(pruner, widths, budget.batch) for widths in ({}, least))
             check_latency(budget, *times)
     except BudgetError as error:
-        stays = what_stays(pruner, "params" if budget.kind == "params" else "macs", least)
+        stays = describe_fixed_parts(pruner, "params" if budget.kind == "params" else "macs", least)
         raise BudgetError(f"{error}; {stays}" if stays else str(error)) from error
 
 
@@ -105,7 +105,7 @@ def measure_seconds(pruner: Pruner, widths: Mapping[str, int], batch: int) -> fl
     return latency(network, x, repeats=5).median_s
 
 
-def what_stays(pruner: Pruner, kind: str, least: Mapping[str, int]) -> str:
+def describe_fixed_parts(pruner: Pruner, kind: str, least: Mapping[str, int]) -> str:
     """The parts of the smallest network that cannot be removed and why, largest first.
 
     Args:
@@ -123,7 +123,7 @@ def what_stays(pruner: Pruner, kind: str, least: Mapping[str, int]) -> str:
     for layer in pruner.structure.layers:
         whole = least[layer.name] == layer.num_candidates
         reason = f"{layer.num_candidates} channels, kept by budget.round_to" if whole else ""
-        reasons |= {part.module: reason for part in layer.losing}
+        reasons |= {part.module: reason for part in layer.cut_slices}
     modules = dict(small.named_modules())
     told = []
     for name, cost in costs.most_common():

@@ -210,7 +210,7 @@ def test_the_rest_is_skipped_with_a_reason(name: str, module: str, reason: str) 
 @pytest.mark.parametrize("name", ALL)
 def test_every_layer_is_either_pruned_or_skipped(name: str, coupled: bool) -> None:
     structure = found(name, coupled=coupled)
-    pruned = {part.module for layer in structure.layers for part in layer.losing}
+    pruned = {part.module for layer in structure.layers for part in layer.cut_slices}
     skipped = [skip.name for skip in structure.skipped]
     layers = {key for key, module in ALL[name][0].named_modules() if is_layer(module)}
     assert len(skipped) == len(set(skipped))
