@@ -176,7 +176,7 @@ class Theory(TypedDict, total=False):
 class Curve(TypedDict):
     """A checkpoint of a training."""
 
-    iteration: int
+    iteration: int | None
     loss: float | None
     accuracy: float | None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from gfs_dist.config import commands as schema
 from gfs_dist.config.command_line import resume_word
@@ -11,23 +10,19 @@ from gfs_dist.config.compose import compose_stored
 from gfs_dist.errors import ConfigError, RunFolderError
 from gfs_dist.files import RunFolder
 from gfs_dist.files.run_folder import MAX_NAME
-from gfs_dist.pruning.calibration.workspace import Workspace
-from gfs_dist.pruning.pruner import LayerPath, Pruner
 from gfs_dist.pruning.widths.budget import Budget
+from gfs_dist.records import Report
 from gfs_dist.runtime import open_runtime
-from gfs_dist.workflows.deep_card import write_card
-from gfs_dist.workflows.layer_records import LayerRecords
-from gfs_dist.workflows.process import use_threads
-from gfs_dist.workflows.prune_deep import path_facts, phases, result_name, scratch, tell
-from gfs_dist.workflows.prune_deep_plan import DeepPlan, checkpoints, make_plan
-from gfs_dist.workflows.report_file import DeepReport
+from gfs_dist.workflows.process import runtime_spec, use_threads
+from gfs_dist.workflows.prune_deep import DeepFamily, DeepPruning, deep_checkpoints
+from gfs_dist.workflows.pruning import PruneRun, result_name, tell_results
 from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.results import ResultMaker
 from gfs_dist.workflows.run_events import RunEvents
+from gfs_dist.workflows.run_report import RunReport, lost_results
 from gfs_dist.workflows.total_time import TotalTime
 
 
-def run(config: schema.Cut, reporter: Reporter) -> dict[str, Any]:
+def run(config: schema.Cut, reporter: Reporter) -> Report:
     """Cut the last checkpoint of a run once more; returns what ``report.json`` holds then.
 
     Data and checkpoint are read again, as the run's configuration says.
@@ -39,25 +34,31 @@ def run(config: schema.Cut, reporter: Reporter) -> dict[str, Any]:
         BudgetError: the budget cannot be met.
     """
     pruned = _configuration(config)
-    iteration, place = checkpoints(pruned)[-1]
+    iteration, place = deep_checkpoints(pruned)[-1]
     source = result_name(iteration)
     name = config.name or _default_name(source, config.budget.limit)
     with use_threads(config.threads):
         _check_name(RunFolder(config.path), name)
-        plan = make_plan(pruned, config.budget.limit, [(iteration, place)], searched=True)
-        reporter.plan([f"cut       {source} once more, as {name}", *plan.lines])
+        family = DeepFamily(pruned, config.budget.limit, [(iteration, place)], searched=True)
+        reporter.plan([f"cut       {source} once more, as {name}", *family.lines])
         with RunFolder.resume(config.path) as folder:
             folder.refuse_damage("path", but=name)
             reporter.run_folder(folder)
-            report = DeepReport(folder)
-            timed = TotalTime(reporter, phases(plan.config, 1) | {"prune": 0})
-            maker = ResultMaker(folder, plan.measures, plan.config, plan.origin, timed, quick=True)
-            report.put(_cut(plan, report, name, maker))
-            write_card(report, plan, place, name)
-            report.write(report.status)
-            if maker.export(name):
+            events = RunEvents(folder, reporter)
+            report = RunReport(folder, "prune", events, continued=True, timed=False)
+            timed = TotalTime(reporter, family.phases(report) | {"prune": 0})
+            with open_runtime(runtime_spec(pruned, folder), observers=[events]) as runtime:
+                job = PruneRun(runtime, report, timed)
+                pruning = DeepPruning(
+                    family, iteration, place, job, name=name, key="path", quick=True
+                )
+                _refuse_unfinished(pruning, family)
+                with pruning:
+                    row = pruning.cut()
+            pruning.keep(row, report.status)
+            if pruning.export():
                 report.write(report.status)  # which lists the files of the run
-            tell(report.rows, folder, pruned, reporter)
+            tell_results(family, report, reporter)
             return report.content
 
 
@@ -94,34 +95,15 @@ def _check_name(folder: RunFolder, name: str) -> None:
             f"name: found {name!r}, accepted letters, digits, _ . = + -, at most {MAX_NAME}, not "
             "one of . = + - first"
         )
-    if DeepReport(folder).row(name) is not None:
+    names = {row["name"] for row in folder.read_report().get("results") or []}
+    if name in names - lost_results(folder):
         raise ConfigError(f"name: {folder.path} has a result {name}, accepted another name=NAME")
 
 
-def _cut(plan: DeepPlan, report: DeepReport, name: str, maker: ResultMaker) -> dict[str, Any]:
-    [(iteration, place)] = plan.places
-    folder = maker.folder
-    network = plan.network(place)
-    source = result_name(iteration)
-    records = LayerRecords(folder, source, path_facts(plan, network), key="path")
-    paths = _finished(records, plan)
-    events = RunEvents(folder, maker.reporter)
-    runtime = open_runtime(plan.runtime_spec(folder.logs), observers=[events])
-    with runtime, scratch(folder, name) as place_of_work:
-        workspace = Workspace.create(place_of_work, network, plan.measures.batches())
-        pruner = Pruner(workspace, plan.structure, plan.settings, runtime, paths)
-        known = report.row(source)
-        dense = known["dense"] if known else maker.dense(network, pruner)
-        facts = {"iteration": iteration, "dense": dense}
-        return maker.make(name, network, pruner, records, plan.budget, facts)
-
-
-def _finished(records: LayerRecords, plan: DeepPlan) -> dict[str, LayerPath]:
-    found = records.read(plan.channels)
-    if len(found) < len(plan.channels):
-        run = records.folder.path
+def _refuse_unfinished(pruning: DeepPruning, family: DeepFamily) -> None:
+    found, layers, run = pruning.found, family.channels, pruning.files.folder.path
+    if len(found) < len(layers):
         raise RunFolderError(
-            f"path: {run} has the paths of {len(found)} of {len(plan.channels)} layers; finish it "
-            f"with gfs prune {resume_word(run, plan.config)}"
+            f"path: {run} has the paths of {len(found)} of {len(layers)} layers; finish it "
+            f"with gfs prune {resume_word(run, family.config)}"
         )
-    return found

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from gfs_dist import networks, report
+from gfs_dist import networks
+from gfs_dist import report as pages
 from gfs_dist.config import commands as schema
 from gfs_dist.errors import CheckpointError, ShapeError
 from gfs_dist.files import checkpoint
 from gfs_dist.files.find import find_checkpoints
 from gfs_dist.networks.storage.store import ARCHITECTURE
-from gfs_dist.workflows import evaluate_deep, two_layer
-from gfs_dist.workflows.checkpoints import load_network
-from gfs_dist.workflows.process import local_device, use_threads
+from gfs_dist.records import FORMAT, Report, ResultRow
+from gfs_dist.workflows.deep_networks import check_fits, read_images, read_network
+from gfs_dist.workflows.measures import (
+    batched_rows,
+    batches_of,
+    latency_row,
+    measure_two_layer,
+    sizes,
+    speeds,
+)
+from gfs_dist.workflows.process import data_spec, local_device, use_threads
 from gfs_dist.workflows.reporter import Reporter
+from gfs_dist.workflows.train_deep import LOSS
+from gfs_dist.workflows.two_layer import Inputs, load_network, two_layer
 
 LARGE_BATCH = 256
+"""Inputs of a large batch of a two-layer network."""
 
 
-def run(config: schema.Evaluate, reporter: Reporter) -> dict[str, Any]:
+def run(config: schema.Evaluate, reporter: Reporter) -> Report:
     """Measure the network at ``config.path``; nothing is written.
 
     Raises:
@@ -37,24 +48,19 @@ def run(config: schema.Evaluate, reporter: Reporter) -> dict[str, Any]:
         raise CheckpointError(f"path: {path} is a run folder, choose one network in it: {names}")
     iteration, place = find_checkpoints(path, "path")[0]
     with use_threads(config.threads):
-        measure = _measure_two_layer if _has_two_layers(place, config) else evaluate_deep.measure
+        measure = _measure_two_layer if _has_two_layers(place, config) else _measure_deep
         facts = measure(config, place, device, reporter)
     weights = place / checkpoint.MODEL if place.is_dir() else place
-    facts["latency"] = [{**row, "device": device.type} for row in facts["latency"]]
-    result = {
-        "name": path.name,
-        "iteration": iteration,
-        **facts,
-        "file_bytes": weights.stat().st_size,
-    }
+    facts |= {"name": path.name, "iteration": iteration, "file_bytes": weights.stat().st_size}
+    result = cast(ResultRow, facts)
     _tell(result, reporter)
     return {
-        "format": 1,
+        "format": FORMAT,
         "job": "evaluate",
         "status": "finished",
         "results": [result],
-        "machine": report.machine(),
-        "versions": report.versions(),
+        "machine": pages.machine(),
+        "versions": pages.versions(),
     }
 
 
@@ -72,11 +78,8 @@ def _has_two_layers(place: Path, config: schema.Evaluate) -> bool:
 def _measure_two_layer(
     config: schema.Evaluate, place: Path, device: torch.device, reporter: Reporter
 ) -> dict[str, Any]:
-    model = two_layer.two_layer(config.model)
-    network = load_network(place, model)
-    inputs = two_layer.Inputs(
-        two_layer.data_spec(config.data), model.width, model.activation, config.objective
-    )
+    network = load_network(place, two_layer(config.model))
+    inputs = Inputs.of(config, None)
     dataset = inputs.dataset()
     if network.features != dataset.features:
         raise ShapeError(
@@ -90,20 +93,45 @@ def _measure_two_layer(
             f"{len(dataset.x_test):,} for the accuracy",
         ]
     )
-    facts = two_layer.measure(network, inputs)
+    facts = measure_two_layer(network, inputs)
     network.to(device)
-    sizes = (1, min(LARGE_BATCH, len(dataset.x_test)))
-    speeds = [networks.latency(network, dataset.x_test[:size].to(device)) for size in sizes]
-    return {
-        "objective": config.objective,
-        "kept": network.width,
-        **facts,
-        "latency": [asdict(speed) for speed in speeds],
-    }
+    batches = [dataset.x_test[:size].to(device) for size in (1, LARGE_BATCH)]
+    times = [latency_row(networks.latency(network, x), device) for x in batches]
+    return {"objective": config.objective, "kept": network.width, **facts, "latency": times}
 
 
-def _tell(result: dict[str, Any], reporter: Reporter) -> None:
-    speeds = {f"us at batch {row['batch']}": row["median_s"] * 1e6 for row in result["latency"]}
+def _measure_deep(
+    config: schema.Evaluate, place: Path, device: torch.device, reporter: Reporter
+) -> dict[str, Any]:
+    """Loss (mean cross-entropy) and accuracy on the test split, sizes and latencies.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not the network of ``model=``.
+        ShapeError: it does not take these images, or has fewer outputs than classes.
+    """
+    images = read_images(data_spec(config.data))
+    network = read_network(place, config.model, images)
+    check_fits(network, images, str(place))
+    size = sizes(network, images)
+    reporter.plan(
+        [
+            f"network   {place}: {size['params']:,} parameters, {size['macs']:,} multiply-adds",
+            f"data      {config.data.name}: {len(images.x_test):,} test samples for loss and "
+            "accuracy",
+        ]
+    )
+    network.to(device)
+    times = [*speeds(network, images)]
+    networks.prefer_channels_last(network, images.inputs(images.x_test[:1]).to(device))
+    parts = batched_rows(network, images)
+    reporter.phase("evaluate", len(parts))
+    found = networks.classify(network, batches_of(images, parts, reporter.step))
+    return {"objective": LOSS, "kept": None, **found._asdict(), **size, "latency": times}
+
+
+def _tell(result: ResultRow, reporter: Reporter) -> None:
+    row = cast(dict[str, Any], result)
+    speeds = {f"us at batch {time['batch']}": time["median_s"] * 1e6 for time in row["latency"]}
     keys = ("loss", "accuracy", "kept", "macs", "params", "file_bytes")
-    shown = {key: result[key] for key in keys if result[key] is not None} | speeds
+    shown = {key: row[key] for key in keys if row[key] is not None} | speeds
     reporter.table(result["name"], list(shown), [list(shown.values())])

@@ -26,7 +26,7 @@ from gfs_dist.files import RunFolder, checkpoint
 from gfs_dist.networks import TwoLayer
 from gfs_dist.runtime import resources as memory
 from gfs_dist.selection.path import GreedyPath
-from gfs_dist.workflows.path_records import PathRecord
+from gfs_dist.workflows.path_files import PathFiles
 from tests.mutations import damaged
 from tests.networks import nets
 
@@ -92,9 +92,9 @@ def write_of_catalog(folder: Path) -> None:
     checkpoint.write_tensors(folder / "model.safetensors", network.state_dict())
 
 
-def picks(folder: Path) -> PathRecord:
-    facts: dict[str, Any] = {"neurons": 5, "objective": "squared", "inputs": {"data": "ab"}}
-    return PathRecord(RunFolder(folder), "step_1", facts)
+def picks(folder: Path) -> PathFiles:
+    facts: dict[str, Any] = {"objective": "squared", "inputs": {"data": "ab"}}
+    return PathFiles(RunFolder(folder), "step_1", facts)
 
 
 def write_picks(folder: Path) -> None:
@@ -102,7 +102,7 @@ def write_picks(folder: Path) -> None:
     for pick, loss in ((3, 0.5), (1, 0.25), (3, 0.2)):
         path.append(pick, loss, 1.0 / (len(path) + 1))
     (folder / "paths").mkdir()
-    picks(folder).write(path, finished=True)
+    picks(folder).write(path)
 
 
 def write_run(folder: Path) -> None:
@@ -157,7 +157,7 @@ READERS: dict[str, Reader] = {
     "graph": (write_graph, lambda folder: networks.load(folder / "m")),
     "two layers": (write_two_layer, lambda folder: networks.load(folder / "m")),
     "catalog": (write_of_catalog, networks.load),
-    "path": (write_picks, lambda folder: picks(folder).finished()),
+    "path": (write_picks, lambda folder: picks(folder).read(5)),
     "resumed": (write_run, lambda folder: compose("prune", [f"resume={folder}"])),
     "cut": (write_run, lambda folder: compose_stored("prune", str(folder))),
     "npz": (write_npz, lambda f: data.load_images(DataSpec("npz", path=str(f / "d.npz")))),

@@ -44,7 +44,7 @@ from gfs_dist.runtime.resources import forget_peak, peak_bytes, usable_cores
 from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.workflows.prune_deep import scratch
 from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.run_lifecycle import check_reach
+from gfs_dist.workflows.run_report import check_reach
 
 WHOLE, CRITICAL, BEST = "whole", "critical path", "best single process"
 FORWARDS = "full forwards"

@@ -14,7 +14,7 @@ from gfs_dist.config.compose import to_yaml
 from gfs_dist.files import RunFolder
 from gfs_dist.runtime import RuntimeSpec
 from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.run_lifecycle import failure_reported
+from gfs_dist.workflows.run_report import failure_reported
 
 Row = dict[str, Any]
 

@@ -247,7 +247,7 @@ class RunFolder:
         verify_own_checksum(content, self.report)
         return content
 
-    def write_report(self, content: dict[str, Any]) -> dict[str, Any]:
+    def write_report(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """Write ``report.json`` with the SHA-256 of the files in the folder; returns its content.
 
         Raises:

@@ -1,17 +1,29 @@
-"""What is about to be done to a deep network, and what was done, in words."""
+"""The wording of plans: what a job says that it will do, a function for each kind of job.
+
+Every line begins with what it is about: data, network, prune, skip, search, method, training,
+budget, repair, ranks, files, time.
+"""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from gfs_dist.config import commands as schema
+from gfs_dist.data import Dataset, Images
+from gfs_dist.networks import TwoLayer
 from gfs_dist.pruning.memory_needed import layer_costs, rank_bytes
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.pruning.widths.budget import UNITS, Budget, percent
-from gfs_dist.workflows.deep_run import training_line, tuning_spec
-from gfs_dist.workflows.measures import Measures
+from gfs_dist.training import DeepSpec, TrainSpec
+from gfs_dist.workflows.measures import sizes
+from gfs_dist.workflows.training import num_checkpoints
+
+TIME = "time      told once the first steps are measured"
 
 REPAIRS = {
     "fold": "counts folded into the consumers",
@@ -21,26 +33,142 @@ REPAIRS = {
 }
 
 
-def inputs(
+def two_layer_pruning(
     config: schema.Prune,
-    measures: Measures,
-    architecture: dict[str, Any],
-    pruner: Pruner,
-    places: list[tuple[int, Path]],
+    dataset: Dataset,
+    network: TwoLayer,
+    count: int,
+    training: TrainSpec | None,
+    method: str,
 ) -> list[str]:
-    """Data and networks."""
-    images, costs = measures.images, pruner.costs
-    shape = " x ".join(str(size) for size in images.x_train.shape[1:])
-    count = "" if len(places) == 1 else f"{len(places)} checkpoints of "
+    """``gfs prune`` of ``count`` checkpoints with two layers, which ``training`` may make."""
+    classes = "regression" if dataset.labels_train.is_floating_point() else "two classes"
+    checkpoints = "1 checkpoint" if count == 1 else f"{count} checkpoints"
+    source = f"{checkpoints} from {config.checkpoint}"
+    if training is not None:
+        source = (
+            f"trained first: {training.iterations:,} iterations of {training.method}, "
+            f"lr {training.lr:.4g}, {checkpoints}"
+        )
+    rules = [f"at most {config.steps:,} picks"]
+    if config.distinct is not None:
+        rules = [f"until {config.distinct:,} distinct neurons", *rules]
+    if config.tolerance is not None:
+        rules.append(f"until the loss is within {config.tolerance:g} of the dense one")
     return [
-        f"data      {config.data.name}: {len(measures.rows):,} calibration images of {shape}, "
-        f"{len(images.x_test):,} to test on, {images.num_classes} classes",
-        f"network   {count}{network_words(architecture)} from {config.checkpoint}: "
-        f"{costs.dense('params'):,} parameters, {costs.dense('macs'):,} multiply-adds",
+        f"data      {config.data.name}: {len(dataset.x_train):,} samples to prune on, "
+        f"{len(dataset.x_test):,} to test on, {dataset.features:,} inputs, {classes}",
+        f"network   two-layer, {network.width:,} {network.activation} neurons; {source}",
+        f"search    {config.objective} loss, {config.weights} weights, "
+        f"{'with' if config.replacement else 'without'} replacement, {'; '.join(rules)}",
+        f"method    {method}",
+        f"ranks     {config.workers} on runtime={config.runtime.kind}, device={config.device}, "
+        f"{config.partition} partition"
+        + (f", graph {config.graph}" if config.graph != "none" else ""),
+        TIME,
     ]
 
 
-def layers(structure: Structure) -> list[str]:
+def deep_pruning(
+    config: schema.Prune,
+    images: Images,
+    architecture: dict[str, Any],
+    pruner: Pruner,
+    places: list[tuple[int, Path]],
+    budget: Budget,
+    num_samples: int,
+    training: DeepSpec | None,
+    *,
+    searched: bool,
+) -> list[str]:
+    """``gfs prune`` of deep checkpoints, or ``gfs cut``: then they are ``searched`` already."""
+    costs, count = pruner.costs, "" if len(places) == 1 else f"{len(places)} checkpoints of "
+    memory = rank_bytes(pruner, budget, num_samples)
+    lines = [
+        f"data      {config.data.name}: {num_samples:,} calibration images of {_shape(images)}, "
+        f"{len(images.x_test):,} to test on, {images.num_classes} classes",
+        f"network   {count}{network_words(architecture)} from {config.checkpoint}: "
+        f"{costs.dense('params'):,} parameters, {costs.dense('macs'):,} multiply-adds",
+        *_layers(pruner.structure),
+    ]
+    if not searched:
+        lines.append(_search(config, pruner, num_samples))
+    lines += [
+        f"budget    {_budget(budget, pruner)}",
+        f"repair    {', '.join(repairs(config)) or 'none'}",
+    ]
+    if training is not None:
+        lines.append(_training(training, len(images.x_train), config.workers))
+    return [
+        *lines,
+        f"ranks     {config.workers} on runtime={config.runtime.kind}, device={config.device}, "
+        f"up to {memory / 2**20:,.0f} MiB each",
+        TIME,
+    ]
+
+
+def two_layer_training(
+    config: schema.Pretrain | schema.Prune, dataset: Dataset, spec: TrainSpec
+) -> list[str]:
+    """``gfs pretrain`` of a two-layer network."""
+    assert isinstance(config.model, schema.TwoLayer)
+    network = TwoLayer(config.model.width, dataset.features, config.model.activation)
+    size = sum(parameter.nbytes for parameter in network.parameters())
+    measured = "" if config.train.lr is not None else " (from the curvature at the start)"
+    batch = "" if spec.method == "gd" else f" of {spec.batch} samples, momentum {spec.momentum:g}"
+    return [
+        f"data      {config.data.name}: {len(dataset.x_train):,} samples to train on, "
+        f"{len(dataset.x_test):,} to test on, {dataset.features:,} inputs",
+        f"network   two-layer, {network.width:,} {network.activation} neurons",
+        f"training  {config.objective} loss, {spec.iterations:,} iterations of {spec.method}"
+        f"{batch}, lr {spec.lr:g}{measured}",
+        _files(spec, size),
+    ]
+
+
+def deep_training(
+    config: schema.Pretrain | schema.Finetune, network: nn.Module, images: Images, spec: DeepSpec
+) -> list[str]:
+    """``gfs pretrain`` of a deep network, ``gfs finetune``."""
+    size, cost = sum(x.nbytes for x in network.state_dict().values()), sizes(network, images)
+    return [
+        f"data      {config.data.name}: {len(images.x_train):,} samples of {_shape(images)} to "
+        f"train on, {len(images.x_test):,} to test on, {images.num_classes} classes",
+        f"network   {cost['params']:,} parameters, {cost['macs']:,} multiply-adds",
+        _training(spec, len(images.x_train), config.workers),
+        _files(spec, 2 * size),
+    ]
+
+
+def budget_title(budget: Budget) -> str:
+    """The budget in a few words, for tables."""
+    if budget.kind == "widths":
+        return "widths as given"
+    of = {
+        **UNITS,
+        "latency": f"time at batch {budget.batch}",
+        "keep": "channels of each layer",
+        "tolerance": "top-1 that may be lost at each layer",
+    }[budget.kind]
+    rounded = f", multiples of {budget.round_to}" if budget.round_to > 1 else ""
+    return f"{percent(budget.share)} of the {of}{rounded}"
+
+
+def repairs(config: schema.Prune) -> list[str]:
+    """The repairs after a cut, in words."""
+    asked = vars(config.repair)
+    if config.objective == "least_squares":
+        asked = {**asked, "fold": False}  # its picks count nothing
+    return [words for key, words in REPAIRS.items() if asked[key]]
+
+
+def network_words(architecture: dict[str, Any]) -> str:
+    """The name of a network."""
+    name = architecture.get("factory") or architecture.get("model")
+    return "a network of your own" if name in (None, "graph") else str(name)
+
+
+def _layers(structure: Structure) -> list[str]:
     """Layers with their channels; the others by the reason why they stay."""
     words = [f"{layer.name} {layer.num_candidates}" for layer in structure.layers]
     reasons: dict[str, list[str]] = {}
@@ -53,12 +181,12 @@ def layers(structure: Structure) -> list[str]:
     ]
 
 
-def search(config: schema.Prune, measures: Measures, pruner: Pruner) -> str:
+def _search(config: schema.Prune, pruner: Pruner, num_samples: int) -> str:
     """How layers are searched."""
     steps = "" if config.steps is None else f", at most {config.steps:,} picks a layer"
     cost = ""
     if config.objective == "network_loss":
-        found = layer_costs(pruner, len(measures.rows))
+        found = layer_costs(pruner, num_samples)
         macs = sum(layer.macs for layer in found)
         cost = f"; {sum(layer.losses for layer in found):,} losses, {macs:.2g} multiply-adds"
     return (
@@ -67,24 +195,8 @@ def search(config: schema.Prune, measures: Measures, pruner: Pruner) -> str:
     )
 
 
-def work(config: schema.Prune, budget: Budget, pruner: Pruner, measures: Measures) -> list[str]:
-    """Budget, repairs, ranks."""
-    tuning = []
-    if config.repair.finetune:
-        spec, num_samples = tuning_spec(config), len(measures.images.x_train)
-        tuning = [training_line(spec, num_samples, config.workers)]
-    memory = rank_bytes(pruner, budget, len(measures.rows))
-    return [
-        f"budget    {budget_words(budget, pruner)}",
-        f"repair    {', '.join(repairs(config)) or 'none'}",
-        *tuning,
-        f"ranks     {config.workers} on runtime={config.runtime.kind}, device={config.device}, "
-        f"up to {memory / 2**20:,.0f} MiB each",
-    ]
-
-
-def budget_words(budget: Budget, pruner: Pruner) -> str:
-    """What the budget comes to in this network, and the least that could be had."""
+def _budget(budget: Budget, pruner: Pruner) -> str:
+    """The budget as numbers of this network, and the least that is possible."""
     if budget.kind == "widths":
         return f"widths of {len(budget.widths)} layers, as given"
     share = percent(budget.share)
@@ -102,30 +214,21 @@ def budget_words(budget: Budget, pruner: Pruner) -> str:
     )
 
 
-def budget_title(budget: Budget) -> str:
-    """The budget in a few words."""
-    if budget.kind == "widths":
-        return "widths as given"
-    share = percent(budget.share)
-    what = {
-        **UNITS,
-        "latency": f"time at batch {budget.batch}",
-        "keep": "channels of each layer",
-        "tolerance": "top-1 that may be lost at each layer",
-    }[budget.kind]
-    rounded = f", multiples of {budget.round_to}" if budget.round_to > 1 else ""
-    return f"{share} of the {what}{rounded}"
+def _training(spec: DeepSpec, num_samples: int, workers: int) -> str:
+    """How a deep network is trained."""
+    epochs = spec.iterations / math.ceil(num_samples / spec.batch)
+    ranks = f", {workers} ranks" if workers > 1 else ""
+    return (
+        f"training  {spec.iterations:,} iterations ({epochs:.1f} epochs) of {spec.batch} samples"
+        f"{ranks}, lr {spec.lr:g} to 0 (cosine), momentum {spec.momentum:g}, "
+        f"weight decay {spec.weight_decay:g}{', bfloat16' if spec.amp else ''}"
+    )
 
 
-def repairs(config: schema.Prune) -> list[str]:
-    """What is mended, in words."""
-    asked = vars(config.repair)
-    if config.objective == "least_squares":
-        asked = {**asked, "fold": False}  # its picks count nothing
-    return [words for key, words in REPAIRS.items() if asked[key]]
+def _files(spec: TrainSpec | DeepSpec, num_bytes: int) -> str:
+    count = num_checkpoints(spec)
+    return f"files     {count} checkpoints, {count * num_bytes / 2**20:.1f} MiB"
 
 
-def network_words(architecture: dict[str, Any]) -> str:
-    """What a network is called."""
-    name = architecture.get("factory") or architecture.get("model")
-    return "a network of your own" if name in (None, "graph") else str(name)
+def _shape(images: Images) -> str:
+    return " x ".join(str(size) for size in images.x_train.shape[1:])

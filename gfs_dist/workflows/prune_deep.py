@@ -1,136 +1,262 @@
-"""``gfs prune`` of a deep network: every layer searched, sized for a budget, cut, mended.
+"""Deep networks in the pipeline of ``gfs prune``: every layer searched, sized for a budget, cut.
 
-What is finished is in the run folder at once: the path of each layer, each result. A run that was
-killed anywhere goes on from there. Samples and sums of the run lie in ``scratch/`` meanwhile.
+The path of each layer and each result are in the run folder as soon as they are finished. Samples
+and sums of the run lie in ``scratch/`` meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, cast
 
+import torch
 from torch import nn
 
+from gfs_dist import networks
+from gfs_dist import report as pages
 from gfs_dist.command_words import typed_place
 from gfs_dist.config import commands as schema
 from gfs_dist.config.command_line import cut_words, data_words, place_words
-from gfs_dist.files import RunFolder, atomic, fingerprint
+from gfs_dist.config.prune import EXPORTS
+from gfs_dist.data.balanced import calibration_rows
+from gfs_dist.errors import ConfigError
+from gfs_dist.files import RunFolder, atomic, checkpoint
+from gfs_dist.files.find import find_checkpoints
 from gfs_dist.files.mirror import SCRATCH
+from gfs_dist.files.scratch_folder import ScratchFolder
+from gfs_dist.networks.storage.export import export_onnx, export_program
+from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.pruning.calibration.workspace import Workspace
-from gfs_dist.pruning.pruner import LayerPath, Pruner
-from gfs_dist.runtime import Progress, Runtime, open_runtime
+from gfs_dist.pruning.cut import CutResult, Repairs, cut, layer_rows, picks_sha256
+from gfs_dist.pruning.pruner import Pruner, Settings
+from gfs_dist.pruning.widths.budget import Budget
+from gfs_dist.pruning.widths.choose import ChosenWidths, choose_widths
+from gfs_dist.pruning.widths.feasible import check_feasible
+from gfs_dist.records import Measured, ResultRow, Status
+from gfs_dist.runtime import Progress, RuntimeSpec, open_runtime
 from gfs_dist.selection.path import GreedyPath
-from gfs_dist.workflows import prune_deep_plan
-from gfs_dist.workflows.deep_card import write_card
-from gfs_dist.workflows.finetune_result import finetune
-from gfs_dist.workflows.layer_records import LayerRecords
-from gfs_dist.workflows.process import use_threads
-from gfs_dist.workflows.prune_deep_plan import DeepPlan, make_plan
-from gfs_dist.workflows.report_file import DeepReport
-from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.results import ResultMaker
-from gfs_dist.workflows.run_events import RunEvents
-from gfs_dist.workflows.run_lifecycle import check_reach, failure_reported, open_folder
-from gfs_dist.workflows.total_time import TotalTime
+from gfs_dist.workflows import plan_text
+from gfs_dist.workflows.deep_networks import (
+    architecture_of,
+    check_fits,
+    origin_of,
+    read_float32,
+    read_images,
+    read_network,
+)
+from gfs_dist.workflows.measures import Measures, OnBatch
+from gfs_dist.workflows.path_files import PathFiles
+from gfs_dist.workflows.process import check_device, data_spec, own_device
+from gfs_dist.workflows.pruning import Columns, PruneRun, path_facts, result_name
+from gfs_dist.workflows.run_report import RunReport, check_reach
+from gfs_dist.workflows.train_deep import DeepTraining, finetune_spec, keep_as_cut
+
+FORMS = {"program": (export_program, "model.pt2"), "onnx": (export_onnx, "model.onnx")}
+"""How each form for other programs is written, and to which file beside the model."""
 
 
-def run(config: schema.Prune, reporter: Reporter) -> dict[str, Any]:
-    """Prune, and write the run folder; returns what ``report.json`` holds."""
-    with use_threads(config.threads):
-        plan = make_plan(config, config.budget.limit, prune_deep_plan.checkpoints(config))
-        reporter.plan(plan.lines)
-        with open_folder(config, reporter) as folder:
-            reporter.run_folder(folder)
-            job = DeepJob(plan, folder, reporter)
-            with failure_reported(job.write):
-                job.run()
-            job.write("finished")
-            job.tell()
-            return job.report.content
+class DeepFamily:
+    """Checkpoints of a deep network, all with the same structure.
 
-
-class DeepJob:
-    """One run: a result for each checkpoint.
+    Args:
+        config: of the run.
+        budget: of this cut.
+        places: the checkpoints; all hold the same network with other weights.
+        searched: the paths are there already.
 
     Attributes:
-        events: of the ranks, once there are any.
-        report: what the run has come to.
+        measures: data, calibration images, and where networks are measured.
+        structure: what can be removed.
+        settings: how layers are searched.
+        origin: what made the networks, as :func:`gfs_dist.networks.save` takes it.
+        lines: the plan in words.
+
+    Raises:
+        InputError: data, checkpoint, widths that do not fit, outputs that are no numbers,
+            nothing can be pruned, or packages that ``export`` needs are missing.
+        BudgetError: the budget cannot be met.
     """
 
-    def __init__(self, plan: DeepPlan, folder: RunFolder, reporter: Reporter) -> None:
-        self.plan, self.folder = plan, folder
-        self.events: RunEvents | None = None
-        self.report = DeepReport(folder)
-        new = [i for i, _ in plan.places if self.report.row(result_name(i)) is None]
-        self.reporter = TotalTime(reporter, phases(plan.config, len(new)))
-        self.maker = ResultMaker(folder, plan.measures, plan.config, plan.origin, self.reporter)
+    keeps_results: ClassVar[bool] = True
+    columns: ClassVar[Columns] = {
+        "result": lambda row: row["name"],
+        "channels": lambda row: row["kept"],
+        "multiply-adds": lambda row: f"{_share(row, 'macs'):.1%}",
+        "parameters": lambda row: f"{_share(row, 'params'):.1%}",
+    }
 
-    def run(self) -> None:
-        """Prune every checkpoint."""
-        events = RunEvents(self.folder, self.reporter)
-        spec = self.plan.runtime_spec(self.folder.logs)
-        with open_runtime(spec, observers=[events]) as runtime:
-            self.events = events
-            check_reach(self.folder, runtime)
-            for iteration, place in self.plan.places:
-                self._prune(iteration, place, runtime)
-
-    def _prune(self, iteration: int, place: Path, runtime: Runtime) -> None:
-        """Search one checkpoint, cut it, measure; what an earlier run finished stays."""
-        name = result_name(iteration)
-        network = self.plan.network(place)
-        records = LayerRecords(self.folder, name, path_facts(self.plan, network))
-        found = records.read(self.plan.channels)
-        row = self.report.row(name)
-        if row is None:
-            row = self._result(iteration, network, records, found, runtime)
-            self._keep(row, place)
-        if self.plan.config.repair.finetune and "finetune" not in row["accuracy_after"]:
-            self._keep(finetune(self.maker, row, runtime), place)
-        self.maker.export(name)
-
-    def _result(
+    def __init__(
         self,
+        config: schema.Prune,
+        budget: Budget,
+        places: list[tuple[int, Path]],
+        *,
+        searched: bool = False,
+    ) -> None:
+        check_device(config)
+        if "onnx" in EXPORTS[config.export]:
+            networks.require_onnx("export")
+        images, samples = read_images(data_spec(config.data)), config.calibration.samples
+        assert samples is not None, "settled"
+        rows = calibration_rows(images.labels_train, samples, config.seed)
+        self.config, self.budget, self.places, self.images = config, budget, places, images
+        self.measures = Measures(images, rows, own_device(config.device))
+        for _, place in places:
+            network = self.network(place)
+            check_fits(network, images, str(place))
+            networks.classify(network, itertools.islice(self.measures.batches(), 1))
+        self.architecture = architecture_of(places[-1][1], config.model, images)
+        self.origin = origin_of(self.architecture)
+        self.settings = _settings(config)
+        with self._trial(network) as pruner:
+            _refuse_finetuning(config, pruner)
+            check_feasible(pruner, budget)
+            self.structure = pruner.structure
+            self.lines = plan_text.deep_pruning(
+                config,
+                images,
+                self.architecture,
+                pruner,
+                places,
+                budget,
+                len(rows),
+                finetune_spec(config) if config.repair.finetune else None,
+                searched=searched,
+            )
+
+    @classmethod
+    def of_run(cls, config: schema.Prune) -> DeepFamily:
+        """All checkpoints that the configuration names."""
+        return cls(config, config.budget.limit, deep_checkpoints(config))
+
+    @contextmanager
+    def _trial(self, network: nn.Module) -> Iterator[Pruner]:
+        """A pruner of two samples in a folder of its own: the plan does not depend on samples."""
+        x, labels = next(iter(self.measures.batches()))
+        spec = RuntimeSpec(kind="none", workers=1, device="cpu")
+        with ScratchFolder("plan") as folder, open_runtime(spec) as runtime:
+            two, place = [(x[:2], labels[:2])], folder / "workspace"
+            yield Pruner.prepare(network, two, self.settings, runtime, place)
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Candidates of each layer."""
+        return {layer.name: layer.num_candidates for layer in self.structure.layers}
+
+    def network(self, place: Path) -> nn.Module:
+        """The network of one checkpoint, in float32 as the images are."""
+        return read_float32(place, self.config.model, self.images)
+
+    def phases(self, report: RunReport) -> dict[str, int]:
+        """Kinds of phases, and how many there are of each in what is not finished."""
+        count = sum(report.row(result_name(iteration)) is None for iteration, _ in self.places)
+        repair = self.config.repair
+        each = {
+            "measure": 2 + bool(repair.refit) + bool(repair.batch_norm),
+            "prune": 1,
+            "size": 1,
+            "repair": int(bool(repair.refit)),
+            "finetune": int(bool(repair.finetune)),
+        }
+        return {kind: times * count for kind, times in each.items()}
+
+    def checkpoints(self, run: PruneRun) -> list[tuple[int, Path]]:
+        """Iteration and place of each checkpoint.
+
+        Raises:
+            ConfigError: ranks do not see the run folder, into which they write.
+        """
+        check_reach(run.folder, run.runtime)
+        return self.places
+
+    def pruning(self, iteration: int, source: Path, run: PruneRun) -> DeepPruning:
+        """One checkpoint, with the layers that earlier runs have searched."""
+        return DeepPruning(self, iteration, source, run)
+
+    def commands(self, folder: RunFolder, rows: list[ResultRow]) -> list[str]:
+        """What makes sense next."""
+        config, row = self.config, rows[-1]
+        last = place_words(folder.path / str(row["model"]), config.model)
+        data = data_words(config.data, config.seed)
+        return [
+            f"gfs evaluate {last} {data}",
+            f"gfs finetune {last} {data}",
+            f"gfs cut {cut_words(folder.path, config)} budget.macs={70 * _share(row, 'macs'):.2g}%",
+            f"gfs report {typed_place('path', str(folder.path))}",
+        ]
+
+
+class DeepPruning:
+    """One checkpoint: a path for each layer; entered, it has a workspace on disk.
+
+    Args:
+        name: of the result, if it is not that of the checkpoint, whose paths it is cut from.
+        key: under which a user named the run folder, for messages.
+        quick: take the best widths that need no search.
+    """
+
+    def __init__(
+        self,
+        family: DeepFamily,
         iteration: int,
-        network: nn.Module,
-        records: LayerRecords,
-        found: dict[str, LayerPath],
-        runtime: Runtime,
-    ) -> dict[str, Any]:
-        name = records.result
-        with scratch(self.folder, name) as folder:
-            workspace = Workspace.create(folder, network, self.plan.measures.batches())
-            pruner = Pruner(workspace, self.plan.structure, self.plan.settings, runtime, found)
-            dense = self.maker.dense(network, pruner)
-            if self.plan.config.objective == "network_loss":
-                records.facts["dense_loss"] = dense["loss"]
-            self._search(name, pruner, records)
-            facts = {"iteration": iteration, "dense": dense}
-            return self.maker.make(name, network, pruner, records, self.plan.budget, facts)
+        place: Path,
+        run: PruneRun,
+        *,
+        name: str | None = None,
+        key: str = "resume",
+        quick: bool = False,
+    ) -> None:
+        self._family, self._iteration, self._place, self._run = family, iteration, place, run
+        self._quick, source = quick, result_name(iteration)
+        self.name = name or source
+        self._network = family.network(place)
+        samples, data = len(family.measures.rows), family.images.fingerprint
+        facts = path_facts(family.config, self._network, samples, data)
+        self.files = PathFiles(run.folder, source, facts, key)
+        self.found = self.files.layers(family.channels)
+        known = run.report.row(source)
+        self._dense = known["dense"] if known else None
+        self._pruner: Pruner
+        self._open = ExitStack()
 
-    def _keep(self, row: dict[str, Any], place: Path) -> None:
-        """Write what is finished; another run does not do it again."""
-        self.report.put(row)
-        write_card(self.report, self.plan, place, row["name"])
-        self.write("stopped")  # until another word is written
+    def __enter__(self) -> Self:
+        family, network = self._family, self._network
+        with ExitStack() as opened:
+            folder = opened.enter_context(scratch(self._run.folder, self.name))
+            workspace = Workspace.create(folder, network, family.measures.batches())
+            runtime, settings = self._run.runtime, family.settings
+            self._pruner = Pruner(workspace, family.structure, settings, runtime, self.found)
+            if self._dense is None:
+                weights = workspace.path("dense", checkpoint.MODEL)
+                self._dense = self._measure("the dense network", network, weights)
+            self._open = opened.pop_all()
+        return self
 
-    def _search(self, name: str, pruner: Pruner, records: LayerRecords) -> None:
-        assert self.events is not None
-        events, channels = self.events, pruner.channels
-        self.reporter.phase(f"prune {name}", sum(channels.values()))
+    def __exit__(self, *exception: object) -> None:
+        self._open.close()
+
+    def search(self) -> None:
+        """Search every layer that has no path yet, in forward order."""
+        run, pruner, files, events = self._run, self._pruner, self.files, self._run.report.events
+        if self._family.config.objective == "network_loss":
+            assert self._dense is not None
+            files.facts["dense_loss"] = self._dense["loss"]
+        run.reporter.phase(f"prune {self.name}", sum(pruner.channels.values()))
 
         def start(layer: str) -> GreedyPath | None:
             events.where = layer
-            return records.partial(layer, channels[layer])
+            return files.read(pruner.channels[layer], layer)
 
         def on_progress(layer: str, progress: Progress) -> None:
-            records.write_partial(layer, progress.path)
+            files.write_partial(progress.path, layer)
             before = sum(len(done.path) for done in pruner.paths.values())
-            self.reporter.step(
+            run.reporter.step(
                 before + len(progress.path),
                 progress.path.loss[-1] if progress.path.loss else None,
                 layer=layer,
@@ -138,52 +264,187 @@ class DeepJob:
                 ranks=progress.num_ranks,
             )
 
-        pruner.search(start=start, on_progress=on_progress, on_layer=records.write)
+        pruner.search(start=start, on_progress=on_progress, on_layer=files.write_layer)
         events.where = ""
 
-    def write(self, status: str, error: BaseException | None = None) -> None:
-        """Write the report as far as it is."""
-        events = self.events
-        timing, faults = (events.timing(), events.faults) if events else ({}, [])
-        self.report.write(status, timing, faults, error)
+    def cut(self) -> ResultRow:
+        """Choose widths for the budget, cut, repair, store and measure the smaller network."""
+        family, folder, name = self._family, self._run.folder, self.name
+        chosen = self._choose_widths()
+        found = self._cut(chosen)
+        small, measured = self._store(found.network)
+        times, dense_times = family.measures.latencies(small, self._network)
+        assert self._dense is not None
+        row = {
+            "name": name,
+            "iteration": self._iteration,
+            "dense": {**self._dense, "latency": dense_times},
+            "objective": self._pruner.settings.objective,
+            "budget": plan_text.budget_title(family.budget),
+            "kept": sum(chosen.widths.values()),
+            **measured,
+            "latency": times,
+            "accuracy_after": found.accuracies(measured["accuracy"]),
+            "path": f"paths/{self.files.result}",
+            "model": folder.relative(folder.model(name)),
+            "picks_sha256": picks_sha256(self._pruner),
+            "layers": layer_rows(self._pruner, found.network, chosen.widths),
+            "sizing": vars(chosen) | {"widths": dict(chosen.widths)},
+            "difference": found.difference,
+        }
+        return cast(ResultRow, row)
 
-    def tell(self) -> None:
-        """The table, and what can be done next."""
-        tell(self.report.rows, self.folder, self.plan.config, self.reporter)
+    def keep(self, row: ResultRow, status: Status = "stopped") -> None:
+        """Write the report and the card beside the network; another run does not do it again.
+
+        ``status``: of the run until the report is written once more.
+        """
+        report, model = self._run.report, self._run.folder.model(self.name)
+        report.put(row)
+        facts = {
+            "results": report.rows,
+            "machine": pages.machine(),
+            "versions": pages.versions(),
+        }
+        pages.write_card(model, facts, self.name, self._origin(model))
+        report.write(status)
+
+    def finish(self, row: ResultRow) -> None:
+        """Train on, where that is asked for and not done yet; export."""
+        if self._family.config.repair.finetune and "finetune" not in row["accuracy_after"]:
+            self.keep(self._finetune(row))
+        self.export()
+
+    def export(self) -> bool:
+        """The forms for other programs that were asked for and are not there yet, compared with
+        ``models/NAME``. Last of all: what cannot be exported is in the report all the same.
+
+        Returns:
+            Whether any was written.
+
+        Raises:
+            RunError: a form cannot be made, or computes something else.
+        """
+        config, images = self._family.config, self._family.images
+        model = self._run.folder.model(self.name)
+        asked = [FORMS[form] for form in EXPORTS[config.export]]
+        missing = [(write, file) for write, file in asked if not (model / file).exists()]
+        if missing:
+            self._run.reporter.phase(f"export {self.name}")
+            network = read_network(model, config.model, images)
+            for write, file in missing:
+                write(network, images.inputs(images.x_test[:2]), model / file)
+        return bool(missing)
+
+    def _choose_widths(self) -> ChosenWidths:
+        reporter = self._run.reporter
+        reporter.phase(f"size {self.name}")
+        return choose_widths(
+            self._pruner,
+            self._family.budget,
+            lambda done, most, best: reporter.step(done, best, at_most=most),
+            quick=self._quick,
+        )
+
+    def _cut(self, chosen: ChosenWidths) -> CutResult:
+        name, family, reporter = self.name, self._family, self._run.reporter
+        asked = family.config.repair
+        repairs = Repairs(
+            fold=bool(asked.fold), refit=bool(asked.refit), batch_norm=bool(asked.batch_norm)
+        )
+
+        def evaluate(network: nn.Module) -> float:
+            found = family.measures.accuracy(network, self._on_batch(f"{name} before repair"))
+            reporter.phase(f"repair {name}", len(self._pruner.sites) if repairs.refit else None)
+            return found
+
+        reporter.phase(f"cut {name}")
+        return cut(
+            self._pruner,
+            chosen.widths,
+            repairs,
+            name=f"cut_{name}",
+            evaluate=evaluate,
+            on_site=lambda stage: reporter.step(stage + 1),
+        )
+
+    def _finetune(self, row: ResultRow) -> ResultRow:
+        """Train ``models/NAME`` on and write it again; the row that then holds.
+
+        ``finetune/NAME/`` has the network as it was cut and the checkpoints since: a run that was
+        killed goes on from the last one.
+        """
+        run, config = self._run, self._family.config
+        # Ranks may have another current folder.
+        home = run.folder.path.resolve() / "finetune" / self.name
+        cut = keep_as_cut(run.folder.model(self.name), home)
+        training = DeepTraining.of_stored(config, cut, checkpoint.read_json(cut / ARCHITECTURE))
+        run.reporter.phase(f"finetune {self.name}", training.spec.iterations)
+        training.run(run.runtime, home, run.report.events, run.reporter)
+        _, measured = self._store(*training.trained(RunFolder(home)))
+        after = {**row["accuracy_after"], "finetune": measured["accuracy"]}
+        return {**row, **measured, "accuracy_after": after}
+
+    def _store(
+        self, network: nn.Module, accuracy: float | None = None
+    ) -> tuple[nn.Module, Measured]:
+        """Write ``models/NAME``; the network as it is read from there again, and its facts."""
+        family, model = self._family, self._run.folder.model(self.name)
+        example = family.images.inputs(family.images.x_test[:2])
+        networks.save(model, network, example=example, origin=family.origin)
+        stored = read_network(model, family.config.model, family.images)
+        return stored, self._measure(self.name, stored, model / checkpoint.MODEL, accuracy)
+
+    def _measure(
+        self, name: str, network: nn.Module, weights: Path, accuracy: float | None = None
+    ) -> Measured:
+        """Facts of a network whose weights are in a file; ``accuracy`` if it is known.
+
+        Raises:
+            NonFiniteError: it does not give numbers; names the layer.
+        """
+        measured = self._family.measures.facts(network, self._on_batch(name), accuracy)
+        return {**measured, "file_bytes": weights.stat().st_size}
+
+    def _on_batch(self, name: str) -> OnBatch:
+        """Tells of a phase of its own."""
+        reporter = self._run.reporter
+
+        def on_batch(done: int, total: int) -> None:
+            if done:
+                reporter.step(done)
+            else:
+                reporter.phase(f"measure {name}", total)
+
+        return on_batch
+
+    def _origin(self, model: Path) -> pages.Origin:
+        """Where the network comes from, for its card."""
+        family, stored = self._family, checkpoint.read_json(model / ARCHITECTURE)
+        config, images = family.config, family.images
+        mean, std = (", ".join(f"{x:.4g}" for x in values) for values in (images.mean, images.std))
+        scaled = ", in [0, 1]" if images.x_train.dtype == torch.uint8 else ""
+        shape = ", ".join(str(size) for size in images.x_train.shape[1:])
+        return pages.Origin(
+            network=plan_text.network_words(family.architecture),
+            checkpoint=str(self._place),
+            data=f"{config.data.name}, {len(family.measures.rows):,} calibration images",
+            inputs=f"float32 (N, {shape}){scaled}, less {mean}, over {std}",
+            budget=plan_text.budget_title(family.budget),
+            method=f"{config.objective}, {config.weights} weights; repairs: "
+            f"{', '.join(plan_text.repairs(config)) or 'none'}",
+            factory="" if "graph" in stored else stored.get("factory", ""),
+        )
 
 
-def phases(config: schema.Prune, count: int) -> dict[str, int]:
-    """Kinds of phases of ``count`` results from dense networks, and how many there are of each."""
-    repair = config.repair
-    measured = 2 + bool(repair.refit) + bool(repair.batch_norm)
-    each = {
-        "measure": measured,
-        "prune": 1,
-        "size": 1,
-        "repair": int(bool(repair.refit)),
-        "finetune": int(bool(repair.finetune)),
-    }
-    return {kind: times * count for kind, times in each.items()}
+def deep_checkpoints(config: schema.Prune) -> list[tuple[int, Path]]:
+    """Iteration and place of each checkpoint of a deep run.
 
-
-def result_name(iteration: int) -> str:
-    """What the result of a checkpoint is called."""
-    return f"step_{iteration:08d}"
-
-
-def path_facts(plan: DeepPlan, network: nn.Module) -> dict[str, Any]:
-    """What the files of all layers say besides their paths."""
-    weights = [tensor for _, tensor in sorted(network.state_dict().items())]
-    return {
-        "samples": len(plan.measures.rows),
-        "objective": plan.config.objective,
-        "weights": plan.config.weights,
-        "dense_loss": 0.0,
-        "inputs": {
-            f"data={plan.config.data.name}": plan.images.fingerprint,
-            "the checkpoint": fingerprint(*weights),
-        },
-    }
+    Raises:
+        CheckpointError: there are none.
+    """
+    assert config.checkpoint is not None, "checked"
+    return find_checkpoints(config.checkpoint)
 
 
 @contextlib.contextmanager
@@ -203,45 +464,31 @@ def scratch(folder: RunFolder, name: str) -> Iterator[Path]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def tell(
-    rows: list[dict[str, Any]], folder: RunFolder, config: schema.Prune, reporter: Reporter
-) -> None:
-    """The table of results, and the commands that make sense next."""
-    reporter.table(
-        "pruned",
-        [
-            "result",
-            "channels",
-            "multiply-adds",
-            "parameters",
-            "loss",
-            "dense loss",
-            "accuracy",
-            "dense accuracy",
-        ],
-        [
-            [
-                row["name"],
-                row["kept"],
-                f"{row['macs'] / row['dense']['macs']:.1%}",
-                f"{row['params'] / row['dense']['params']:.1%}",
-                row["loss"],
-                row["dense"]["loss"],
-                row["accuracy"],
-                row["dense"]["accuracy"],
-            ]
-            for row in rows
-        ],
+def _settings(config: schema.Prune) -> Settings:
+    """How layers are searched, as the core takes it."""
+    assert config.objective is not None and config.replacement is not None, "settled"
+    return Settings(
+        objective=config.objective,
+        weights=config.weights,
+        replacement=config.replacement,
+        coupled=config.coupled,
+        target=config.target,
+        candidates=config.candidates,
+        steps=config.steps,
+        seed=config.seed,
     )
-    run = typed_place("path", str(folder.path))
-    last = place_words(folder.path / rows[-1]["model"], config.model)
-    data = data_words(config.data, config.seed)
-    share = rows[-1]["macs"] / rows[-1]["dense"]["macs"]
-    reporter.next(
-        [
-            f"gfs evaluate {last} {data}",
-            f"gfs finetune {last} {data}",
-            f"gfs cut {cut_words(folder.path, config)} budget.macs={70 * share:.2g}%",
-            f"gfs report {run}",
-        ]
-    )
+
+
+def _refuse_finetuning(config: schema.Prune, pruner: Pruner) -> None:
+    stored = checkpoint.read_json(pruner.workspace.path("dense", ARCHITECTURE))
+    if config.repair.finetune and stored.get("graph", {}).get("evaluation_only"):
+        raise ConfigError(
+            "repair.finetune: found true, accepted false with this network: what it does while it "
+            "trains cannot be recorded"
+        )
+
+
+def _share(row: ResultRow, key: str) -> float:
+    """Share of the dense network's ``macs`` or ``params`` that is left."""
+    part, whole = (cast(dict[str, Any], network)[key] for network in (row, row["dense"]))
+    return float(part / whole)

@@ -1,194 +1,254 @@
-"""What ``gfs prune`` is about to do: checked, costed and put into words before anything starts."""
+"""Two-layer networks in the pipeline of ``gfs prune``: one search over all hidden neurons."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+import functools
+import itertools
+import time
+from dataclasses import replace
+from typing import ClassVar, Self, cast
 
+import torch
+
+from gfs_dist import networks
+from gfs_dist.command_words import typed_place
 from gfs_dist.config import commands as schema
-from gfs_dist.errors import ConfigError, ShapeError
+from gfs_dist.errors import PicksDifferError, RunError, ShapeError
 from gfs_dist.files import RunFolder
 from gfs_dist.files.find import find_checkpoints
-from gfs_dist.files.untrusted import load_json
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.models.two_layer import DTYPES
-from gfs_dist.pruning.objectives.two_layer import TwoLayerContributions
-from gfs_dist.runtime import RuntimeSpec, make_graph
+from gfs_dist.pruning.objectives.two_layer import TwoLayerContributions, TwoLayerProblem
+from gfs_dist.records import Measured, ResultRow, Theory
+from gfs_dist.runtime import Progress, SearchResult, make_graph
 from gfs_dist.runtime.resources import memory_per_rank_bytes
-from gfs_dist.selection.objectives.factory import Recipe, settle
-from gfs_dist.selection.partition import KINDS, Partition, make_partition
+from gfs_dist.selection.loop import greedy
+from gfs_dist.selection.objectives.factory import Recipe, make_objective, settle
+from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
-from gfs_dist.training import TrainSpec
-from gfs_dist.workflows.checkpoints import load_network, train_spec
-from gfs_dist.workflows.process import check_device
-from gfs_dist.workflows.two_layer import Inputs, data_spec, two_layer
+from gfs_dist.theory import lemma1_constants, why_no_bound
+from gfs_dist.workflows import plan_text
+from gfs_dist.workflows.measures import measure_two_layer
+from gfs_dist.workflows.path_files import PathFiles
+from gfs_dist.workflows.process import check_device, read_graph, read_partition
+from gfs_dist.workflows.pruning import Columns, PruneRun, path_facts, result_name
+from gfs_dist.workflows.run_report import RunReport
+from gfs_dist.workflows.train_two_layer import TwoLayerTraining
+from gfs_dist.workflows.training import num_checkpoints
+from gfs_dist.workflows.two_layer import Inputs, input_words, load_network, two_layer
+
+SAME_LOSS = 1e-6
+"""Share of a loss that the loss of the smaller network may differ from that of its path."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A pruning job whose inputs were read and fit each other.
+class TwoLayerFamily:
+    """Checkpoints of a two-layer network, given or still to be trained.
 
     Attributes:
-        config: as composed.
         inputs: the training split as ranks read it.
-        width: neurons of the dense network.
         networks: iteration and network of each given checkpoint; empty if it is trained first.
+        training: makes them where none is given.
         recipe: of the search, with the method settled.
         rules: when a search ends, tolerance apart.
-        partition: who owns what.
+        partition: candidates of each rank.
         lines: the plan in words.
-    """
-
-    config: schema.Prune
-    inputs: Inputs
-    width: int
-    networks: list[tuple[int, TwoLayer]]
-    recipe: Recipe
-    rules: Stop
-    partition: Partition
-    lines: list[str]
-
-    def stop(self, dense_loss: float) -> Stop:
-        """When the search of a checkpoint with that dense loss ends."""
-        tolerance = self.config.tolerance
-        limit = None if tolerance is None else dense_loss + tolerance
-        return replace(self.rules, loss=limit)
-
-    @property
-    def num_checkpoints(self) -> int:
-        """Given, or those that the training will keep."""
-        if self.networks:
-            return len(self.networks)
-        train = self.config.train
-        every = train.checkpoint_every or TrainSpec.checkpoint_every
-        last = TrainSpec.iterations if train.iterations is None else train.iterations
-        return len({*range(0, last, every), last})
-
-    def runtime_spec(self, folder: RunFolder) -> RuntimeSpec:
-        """The ranks of this job; their logs go into its folder."""
-        known = {k: v for k, v in vars(self.config.runtime).items() if k != "kind"}
-        return RuntimeSpec(
-            kind=self.config.runtime.kind,
-            workers=self.config.workers,
-            device=self.config.device,
-            threads=self.config.threads,
-            graph=_graph(self.config.graph),
-            log_folder=str(folder.logs),
-            **known,
-        )
-
-
-def make_plan(config: schema.Prune) -> Plan:
-    """Read and check everything the job needs; nothing is written.
 
     Raises:
         InputError: data, checkpoint, partition, graph or stop rules that do not fit.
     """
-    check_device(config)
-    model = two_layer(config.model)
-    objective, replacement, steps = config.objective, config.replacement, config.steps
-    assert objective is not None and replacement is not None and steps is not None, "settled"
-    given = [
-        (iteration, load_network(path, model))
-        for iteration, path in (find_checkpoints(config.checkpoint) if config.checkpoint else [])
-    ]
-    shape = given[0][1] if given else None
-    width = shape.width if shape else model.width
-    activation = shape.activation if shape else model.activation
-    inputs = Inputs(data_spec(config.data), width, activation, objective)
-    dataset = inputs.dataset()
-    for _, network in given:
-        if network.features != dataset.features or network.width != width:
-            raise ShapeError(
-                f"checkpoint: found a network of {network.width} neurons on {network.features} "
-                f"inputs, accepted {width} neurons on {dataset.features} inputs "
-                f"(data={config.data.name})"
+
+    keeps_results: ClassVar[bool] = False
+    columns: ClassVar[Columns] = {
+        "iteration": lambda row: row["iteration"],
+        "kept": lambda row: row["kept"],
+        "picks": lambda row: row["steps"],
+    }
+
+    def __init__(self, config: schema.Prune) -> None:
+        check_device(config)
+        model = two_layer(config.model)
+        objective, replacement, steps = config.objective, config.replacement, config.steps
+        assert objective is not None and replacement is not None and steps is not None, "settled"
+        places = find_checkpoints(config.checkpoint) if config.checkpoint else []
+        self.config = config
+        self.networks = [(iteration, load_network(path, model)) for iteration, path in places]
+        first = self.networks[0][1] if self.networks else None
+        self.inputs = Inputs.of(config, first)
+        dataset = self.inputs.dataset()
+        dense = first or TwoLayer(model.width, dataset.features, model.activation)
+        self._check_shapes(dense.width, dataset.features)
+        self.rules = Stop(steps, config.distinct)
+        self.rules.check(dense.width)
+        if graph := read_graph(config.graph):
+            make_graph(graph, config.workers)
+        recipe = Recipe(objective, config.method, config.weights, replacement)
+        source = TwoLayerContributions(dense, dataset.x_train, DTYPES[config.precision])
+        memory = memory_per_rank_bytes(config.workers, config.device)
+        self.recipe, reason = settle(recipe, source, config.workers, self.rules, memory)
+        self.partition = read_partition(config.partition, dense.width, config.workers)
+        self.training = None if self.networks else TwoLayerTraining(config, self.inputs)
+        spec = self.training.spec if self.training else None
+        self._count = num_checkpoints(spec) if spec else len(self.networks)
+        self.lines = plan_text.two_layer_pruning(config, dataset, dense, self._count, spec, reason)
+
+    def _check_shapes(self, width: int, features: int) -> None:
+        for _, network in self.networks:
+            if network.features != features or network.width != width:
+                raise ShapeError(
+                    f"checkpoint: found a network of {network.width} neurons on "
+                    f"{network.features} inputs, accepted {width} neurons on {features} inputs "
+                    f"(data={self.config.data.name})"
+                )
+
+    def phases(self, _report: RunReport) -> dict[str, int]:
+        """Kinds of phases, and how many there are of each."""
+        training = int(self.training is not None)
+        return {"train": training, "prune": self._count, "measure": 2 * self._count}
+
+    def checkpoints(self, run: PruneRun) -> list[tuple[int, TwoLayer]]:
+        """Iteration and network of each checkpoint, trained first where none is given."""
+        if self.training is None:
+            return self.networks
+        self.training.train(run.report, run.reporter)
+        return self.training.networks(run.folder)
+
+    def pruning(self, iteration: int, source: TwoLayer, run: PruneRun) -> TwoLayerPruning:
+        """One checkpoint."""
+        return TwoLayerPruning(self, iteration, source, run)
+
+    def commands(self, folder: RunFolder, rows: list[ResultRow]) -> list[str]:
+        """What makes sense next."""
+        run, last = (
+            typed_place("path", str(path))
+            for path in (folder.path, folder.path / str(rows[-1]["model"]))
+        )
+        return [f"gfs evaluate {last} {input_words(self.config)}", f"gfs report {run}"]
+
+
+class TwoLayerPruning:
+    """One checkpoint: a single path over its neurons."""
+
+    def __init__(
+        self, family: TwoLayerFamily, iteration: int, network: TwoLayer, run: PruneRun
+    ) -> None:
+        self.name = result_name(iteration)
+        self._family, self._iteration, self._network, self._run = family, iteration, network, run
+        self._dense: Measured
+        self._found: SearchResult
+        self._files: PathFiles
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def search(self) -> None:
+        """Measure the dense network and search; its path is in the run folder as it grows."""
+        family, run, began = self._family, self._run, time.perf_counter()
+        config, network = family.config, self._network
+        self._dense = measure_two_layer(network, family.inputs)
+        loss = self._dense["loss"]
+        assert loss is not None
+        if family.training is not None:
+            run.report.losses[self._iteration] = loss
+        run.reporter.measured("measure", time.perf_counter() - began)
+        dataset = family.inputs.dataset()
+        facts = path_facts(config, network, len(dataset.x_train), dataset.fingerprint, loss)
+        self._files = files = PathFiles(run.folder, self.name, facts)
+        limit = None if config.tolerance is None else loss + config.tolerance
+        stop = replace(family.rules, loss=limit)
+        problem = TwoLayerProblem(family.inputs, network, family.recipe, config.precision)
+
+        def on_progress(progress: Progress) -> None:
+            files.write_partial(progress.path)
+            self._tell(progress.path, progress.phase, ranks=progress.num_ranks)
+
+        run.reporter.phase(f"prune {self.name}", family.rules.steps)
+        self._found = run.runtime.search(
+            problem,
+            stop,
+            family.partition,
+            path=files.read(network.width),
+            on_progress=on_progress,
+        )
+        path = self._found.path
+        if missed := stop.missed(path):
+            run.report.notes.append(f"{self.name}: {missed}")
+            run.reporter.note(run.report.notes[-1])
+        if config.verify:
+            self._verify(problem, stop, path)
+        files.write(path)
+
+    def cut(self) -> ResultRow:
+        """Store and measure the smaller network."""
+        family, folder, path = self._family, self._run.folder, self._found.path
+        model = folder.model(self.name)
+        small = self._network.shrink(path.coefficients())
+        networks.save(model, small)
+        measured = measure_two_layer(small, family.inputs)
+        _refuse_other_loss(self.name, path.loss[-1], measured["loss"])
+        row = {
+            "name": self.name,
+            "iteration": self._iteration,
+            "objective": family.config.objective,
+            "kept": path.num_kept,
+            "steps": len(path),
+            "stop_reason": path.stop_reason,
+            **measured,
+            "accuracy_after": {"cut": measured["accuracy"]},
+            "path": folder.relative(self._files.file()),
+            "model": folder.relative(model),
+            "picks_sha256": path.sha256,
+            "dense": self._dense,
+            "evaluated_share": self._found.timing.get("evaluated_share"),
+            "theory": self._theory(len(path)),
+            "verified": family.config.verify,
+        }
+        return cast(ResultRow, row)
+
+    def keep(self, row: ResultRow) -> None:
+        """Have the report list it; its path is what another run goes on from."""
+        self._run.report.put(row)
+
+    def finish(self, row: ResultRow) -> None: ...
+
+    def _tell(self, path: GreedyPath, state: str, **facts: object) -> None:
+        loss = path.loss[-1] if path.loss else None
+        self._run.reporter.step(len(path), loss, path.num_kept, state=state, **facts)
+
+    def _theory(self, steps: int) -> Theory:
+        """Lemma 1's bound after each pick, with its measured constants; or why there is none."""
+        recipe, network = self._family.recipe, self._network
+        if reason := why_no_bound(recipe.loss, recipe.replacement):
+            return {"reason": reason}
+        x, target = self._family.inputs()
+        made = functools.partial(network.contributions, x)
+        constants = lemma1_constants(made, target, num_neurons=network.width)
+        return cast(Theory, constants.row(steps))
+
+    def _verify(self, problem: TwoLayerProblem, stop: Stop, path: GreedyPath) -> None:
+        """Search once more by the exhaustive oracle, in this process.
+
+        Raises:
+            PicksDifferError: it picks differently; names the first pick.
+        """
+        x, target = problem.inputs()
+        source = TwoLayerContributions(problem.network, x, DTYPES[problem.precision])
+        recipe = replace(problem.recipe, method="exhaustive")
+        oracle = make_objective(recipe, source, target, torch.arange(problem.num_candidates))
+        expected = greedy(oracle, stop, on_step=lambda path: self._tell(path, "verify"))
+        if expected.picks != path.picks:
+            pairs = enumerate(itertools.zip_longest(path.picks, expected.picks), start=1)
+            k, (found, right) = next(row for row in pairs if row[1][0] != row[1][1])
+            raise PicksDifferError(
+                f"verify: pick {k} is {found}, of the exhaustive search {right} "
+                f"({len(path)} and {len(expected)} picks)"
             )
-    rules = Stop(steps, config.distinct)
-    rules.check(width)
-    if config.graph != "none":
-        make_graph(_graph(config.graph), config.workers)
-    recipe = Recipe(objective, config.method, config.weights, replacement)
-    dense = shape or TwoLayer(width, dataset.features, activation)
-    source = TwoLayerContributions(dense, dataset.x_train, DTYPES[config.precision])
-    memory = memory_per_rank_bytes(config.workers, config.device)
-    settled, reason = settle(recipe, source, config.workers, rules, memory)
-    plan = Plan(
-        config,
-        inputs,
-        width,
-        given,
-        settled,
-        rules,
-        _partition(config.partition, width, config.workers),
-        [],
-    )
-    plan.lines.extend(_words(plan, reason))
-    return plan
 
 
-def _words(plan: Plan, method: str) -> list[str]:
-    config, dataset = plan.config, plan.inputs.dataset()
-    classes = "regression" if dataset.labels_train.is_floating_point() else "two classes"
-    count = plan.num_checkpoints
-    checkpoints = "1 checkpoint" if count == 1 else f"{count} checkpoints"
-    if plan.networks:
-        source = f"{checkpoints} from {config.checkpoint}"
-    else:
-        spec = train_spec(config, plan.inputs)
-        source = (
-            f"trained first: {spec.iterations:,} iterations of {spec.method}, lr {spec.lr:.4g}, "
-            + checkpoints
+def _refuse_other_loss(name: str, recorded: float, measured: float | None) -> None:
+    assert measured is not None
+    if abs(recorded - measured) > SAME_LOSS * max(abs(recorded), 1.0):
+        raise RunError(
+            f"{name}: the smaller network's loss is {measured!r}, its path says {recorded!r}"
         )
-    rules = [f"at most {plan.rules.steps:,} picks"]
-    if config.distinct is not None:
-        rules = [f"until {config.distinct:,} distinct neurons", *rules]
-    if config.tolerance is not None:
-        rules.append(f"until the loss is within {config.tolerance:g} of the dense one")
-    return [
-        f"data      {config.data.name}: {len(dataset.x_train):,} samples to prune on, "
-        f"{len(dataset.x_test):,} to test on, {dataset.features:,} inputs, {classes}",
-        f"network   two-layer, {plan.width:,} {plan.inputs.activation} neurons; {source}",
-        f"search    {config.objective} loss, {config.weights} weights, "
-        f"{'with' if config.replacement else 'without'} replacement, {'; '.join(rules)}",
-        f"method    {method}",
-        f"ranks     {config.workers} on runtime={config.runtime.kind}, device={config.device}, "
-        f"{config.partition} partition"
-        + (f", graph {config.graph}" if config.graph != "none" else ""),
-        "time      told once the first steps are measured",
-    ]
-
-
-def _partition(word: str, width: int, workers: int) -> Partition:
-    if word in KINDS:
-        return make_partition(word, width, workers)
-    parts = _read_lists("partition", word, f"{', '.join(KINDS)} or a JSON file of lists")
-    partition = Partition(parts)
-    if partition.num_candidates != width:
-        raise ConfigError(
-            f"partition: {word} names {partition.num_candidates} neurons, accepted {width}"
-        )
-    return partition.over(workers)
-
-
-def _graph(word: str) -> Any:
-    if word == "none":
-        return None
-    if not word.endswith(".json"):
-        return word
-    return [tuple(edge) for edge in _read_lists("graph", word, "a JSON file of [rank, rank] pairs")]
-
-
-def _read_lists(key: str, word: str, accepted: str) -> list[list[int]]:
-    try:
-        lists = load_json(word)
-    except OSError as error:
-        raise ConfigError(f"{key}: found {word!r}, accepted {accepted}") from error
-    except ValueError as error:
-        raise ConfigError(f"{key}: {word} is not JSON ({error}), accepted {accepted}") from error
-    fits = isinstance(lists, list) and all(
-        isinstance(part, list) and all(type(i) is int for i in part) for part in lists
-    )
-    if not fits:
-        raise ConfigError(f"{key}: {word} holds no lists of whole numbers, accepted {accepted}")
-    return lists

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from typing import Any, cast
 
 from gfs_dist.files import RunFolder
-from gfs_dist.records import FaultRow, RankTiming, Timing
+from gfs_dist.records import Event, EventKind, FaultRow, RankTiming, Timing
 from gfs_dist.runtime import RuntimeObserver, Work, WorkProgress, WorkResult
-from gfs_dist.workflows.process import fault_words
 from gfs_dist.workflows.reporter import Reporter
 
 SUMMED = ("items", "messages", "bytes")
 """Counts of a rank that add up, besides its seconds."""
 LOSSES = ("fault", "recovered")
+UNTOLD = {Work.MAP: ("rank_started", "step", "finished"), Work.GROUP: ("step",)}
+"""Rows that are not written: a map may have thousands of items, and of a training the steps worth
+a row are the checkpoints."""
 
 
 class RunEvents(RuntimeObserver):
     """Writes ``events.jsonl`` and says when a rank is lost; sums timing and faults.
-
-    Of a map's events only lost workers are written, as it may have thousands of items. Events of a
-    group task are the business of its own listener.
 
     Attributes:
         where: what is worked on, in every row of events; empty for nothing.
@@ -32,16 +34,20 @@ class RunEvents(RuntimeObserver):
         self.faults: list[FaultRow] = []
         self._timings: list[Timing] = []
         self._started: set[tuple[Any, ...]] = set()
+        self._first = {"generation": 0, "pid": os.getpid(), "host": socket.gethostname()}
 
     def on_progress(self, work: Work, progress: WorkProgress) -> None:
         for row in progress.events:
-            if work is Work.GROUP or (work is Work.MAP and row["event"] not in LOSSES):
+            if row["event"] in UNTOLD.get(work, ()):
                 continue
             if row["event"] == "rank_started":
                 process = (row["rank"], row["pid"], row["host"])
                 if process in self._started:
                     continue
                 self._started.add(process)
+                if row["rank"] == 0:
+                    known = cast(dict[str, Any], row)
+                    self._first = {key: known[key] for key in self._first}
             self._folder.append_event({**row, "layer": self.where} if self.where else row)
             if row["event"] in LOSSES:
                 self._reporter.note(fault_words(row))
@@ -50,7 +56,20 @@ class RunEvents(RuntimeObserver):
         self.faults += result.faults
         self._timings.append(result.timing)
 
-    def timing(self) -> dict[str, Any]:
+    def first_rank(self, event: EventKind, step: int) -> None:
+        """Write a row about rank 0, which is this process where no workers have started."""
+        row: Event = {
+            "time": time.time(),
+            "event": event,
+            "generation": 0,
+            "rank": 0,
+            "pid": None,
+            "host": None,
+            "step": step,
+        }
+        self._folder.append_event(cast(Event, {**row, **self._first}))
+
+    def timing(self) -> Timing:
         """Seconds of everything so far, and of each rank, as ``report.json`` has them.
 
         A rank that waits for items exchanges nothing: that wait is its ``idle_s``.
@@ -63,11 +82,19 @@ class RunEvents(RuntimeObserver):
         for timing in self._timings:
             for row in timing["ranks"]:
                 _add(ranks.setdefault(row["rank"], {}), row)
-        return {**totals, "ranks": [ranks[rank] for rank in sorted(ranks)]}
+        return cast(Timing, {**totals, "ranks": [ranks[rank] for rank in sorted(ranks)]})
+
+
+def fault_words(row: Event) -> str:
+    """An event ``fault`` or ``recovered`` of ranks, in words."""
+    at = "" if row["step"] is None else f" at step {row['step']}"
+    if row["event"] == "recovered":
+        return f"rank {row['rank']} is back, work goes on{at}"
+    return f"rank {row['rank']} was {row.get('kind', 'lost')}{at}: replacing it"
 
 
 def _add(total: dict[str, Any], row: RankTiming) -> None:
-    """Add one row of a rank to what it has so far."""
+    """Add one row of a rank to its sum so far."""
     idle = "exchange_s" not in row
     for key, value in cast(dict[str, Any], row).items():
         name = "idle_s" if idle and key == "wait_s" else key

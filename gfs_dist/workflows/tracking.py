@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import util
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ EVERY_S = 1.0
 URI = "MLFLOW_TRACKING_URI"
 MAX_VALUE = 500
 
-Run = Callable[[Any, Reporter], dict[str, Any]]
+Run = Callable[[Any, Reporter], Mapping[str, Any]]
 
 
 class Writer(Protocol):
@@ -85,7 +85,7 @@ def tracked(run: Run) -> Run:
     """A job whose ``config.track`` is obeyed."""
 
     @functools.wraps(run)
-    def tracking(config: Any, reporter: Reporter) -> dict[str, Any]:
+    def tracking(config: Any, reporter: Reporter) -> Mapping[str, Any]:
         if config.track is None:
             return run(config, reporter)
         with Tracked(reporter, config) as listener:

@@ -16,7 +16,7 @@ import pytest
 from gfs_dist.cli import main
 from gfs_dist.files.mirror import kept_files
 from gfs_dist.report import plots
-from gfs_dist.workflows.results import ResultMaker
+from gfs_dist.workflows.prune_deep import DeepPruning
 from tests.jobs.deep_runs import ALONE, FACTORY, MADE_BY, OWN, make_home
 from tests.jobs.tiny import forget_checksums
 
@@ -302,7 +302,7 @@ def test_a_run_that_mends_and_is_broken_off_mends_again(
     copy_of("deep")
     shutil.rmtree(RUN / "models/step_00000025")
     with monkeypatch.context() as patch:
-        patch.setattr(ResultMaker, "make", interrupted)
+        patch.setattr(DeepPruning, "cut", interrupted)
         assert main(["prune", "resume=run", FACTORY]) == 130
     assert [row["name"] for row in report()["results"]] == ["small"]
     assert main(["prune", "resume=run", FACTORY]) == 0

@@ -17,8 +17,8 @@ from gfs_dist.files import RunFolder, atomic, checkpoint
 from gfs_dist.files.find import find_checkpoints
 from gfs_dist.jobs import evaluate
 from gfs_dist.networks import TwoLayer
-from gfs_dist.workflows.checkpoints import load_network
 from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.two_layer import load_network
 
 NETWORK = TwoLayer.initialise(7, 64, "relu", seed=4)
 KEYS = Keys("two_layer", 7, "relu")

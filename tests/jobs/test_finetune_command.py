@@ -17,12 +17,11 @@ from gfs_dist.cli import main
 from gfs_dist.config.compose import compose
 from gfs_dist.data import DataSpec
 from gfs_dist.files import checkpoint
-from gfs_dist.jobs import finetune
 from gfs_dist.networks import TwoLayer
 from gfs_dist.pruning.structure.discover import find_structure
 from gfs_dist.pruning.structure.shrink import shrink
 from gfs_dist.training import DeepSpec
-from gfs_dist.workflows.deep_run import deep_spec
+from gfs_dist.workflows.train_deep import finetune_spec
 from tests.jobs.test_pretrain_command import KILLED, same, weights
 from tests.jobs.tiny import MODEL, TRAIN, write_factory
 
@@ -124,8 +123,7 @@ def test_a_bare_state_dict_and_a_checkpoint_are_taken_too(folder: Path, capsys: 
 
 def test_defaults_are_the_papers_and_a_dry_run_tells_them(pruned: Path, capsys: Any) -> None:
     config = compose("finetune", [f"path={pruned}"])
-    spec = deep_spec(config.train, config.seed, **finetune.DEFAULTS)
-    assert spec == DeepSpec(iterations=2500, lr=0.01, checkpoint_every=500)
+    assert finetune_spec(config) == DeepSpec(iterations=2500, lr=0.01, checkpoint_every=500)
     capsys.readouterr()
     assert tune(str(pruned), "out=tuned", "--dry-run") == 0
     assert "2,500 iterations (208.3 epochs) of 128 samples, lr 0.01 to 0" in capsys.readouterr().out

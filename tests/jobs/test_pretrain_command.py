@@ -213,7 +213,7 @@ def test_a_loss_that_rises_is_told_at_once_and_at_the_end(tmp_path: Path, capsys
     assert note in said
     assert said.index("(iteration 0) to") < said.index("(iteration 25)")
     assert train(*SMALL, f"out={tmp_path / 'calm'}") == 0
-    assert "notes" not in json.loads((tmp_path / "calm" / "report.json").read_text())
+    assert json.loads((tmp_path / "calm" / "report.json").read_text())["notes"] == []
 
 
 @pytest.mark.parametrize("words", [SMALL, SGD])
@@ -224,7 +224,7 @@ def test_the_step_size_is_measured_once_and_kept(
     assert train(*words, f"out={out}") == 0
     lr = checkpoint.load(out / "checkpoints/step_00000000").state["training"]["train.lr"]
     assert f"lr {lr:g} (from the curvature at the start)" in capsys.readouterr().out
-    monkeypatch.setattr("gfs_dist.workflows.checkpoints.default_lr", lambda *_: 2 * lr)
+    monkeypatch.setattr("gfs_dist.workflows.train_two_layer.default_lr", lambda *_: 2 * lr)
     before = weights(out)
     shutil.rmtree(out / "checkpoints/step_00000025")
     forget_checksums(out)

@@ -20,8 +20,8 @@ from gfs_dist.errors import ConfigError
 from gfs_dist.files import checkpoint
 from gfs_dist.jobs import pretrain
 from gfs_dist.training import DeepSpec
-from gfs_dist.workflows.deep_run import deep_spec
 from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.train_deep import deep_spec
 from tests.jobs.test_pretrain_command import KILLED, same, weights
 from tests.jobs.tiny import MODEL, TRAIN, forget_checksums, write_factory
 

@@ -22,7 +22,7 @@ from gfs_dist.errors import ConfigError
 from gfs_dist.files import RunFolder, remote
 from gfs_dist.files.mirror import kept_files
 from gfs_dist.runtime import RuntimeSpec, open_runtime
-from gfs_dist.workflows.run_lifecycle import _Sees, check_reach
+from gfs_dist.workflows.run_report import _Sees, check_reach
 from tests.jobs.test_prune_command import ALONE, SMALL, hashes, in_process_of_its_own, prune
 from tests.jobs.tiny import MODEL, TRAIN, write_factory
 

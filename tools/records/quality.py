@@ -39,9 +39,8 @@ from gfs_dist.pruning.widths.choose import by_curves, choose_widths
 from gfs_dist.runtime import Runtime, RuntimeSpec, open_runtime
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.training import DeepSpec, train_deep
-from gfs_dist.workflows.images_and_networks import read_images, read_network
-from gfs_dist.workflows.process import local_device
-from gfs_dist.workflows.two_layer import data_spec
+from gfs_dist.workflows.deep_networks import read_images, read_network
+from gfs_dist.workflows.process import data_spec, local_device
 from tools.records import baselines, quality_rows
 from tools.records.cells import Cell, Cells
 from tools.records.record import keep

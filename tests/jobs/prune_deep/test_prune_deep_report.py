@@ -16,10 +16,9 @@ from gfs_dist.data import DataSpec
 from gfs_dist.files import checkpoint
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.structure.discover import find_structure
-from gfs_dist.pruning.widths.budget import Budget
-from gfs_dist.pruning.widths.budget import choose as sizing
+from gfs_dist.pruning.widths import choose, feasible
 from gfs_dist.pruning.widths.costs import measure_costs
-from gfs_dist.workflows.measuring import batches_of
+from gfs_dist.workflows.measures import batches_of
 from tests.jobs.deep_runs import (
     ALONE,
     OWN,
@@ -217,12 +216,13 @@ def test_every_objective_cuts_a_network_that_works(tmp_path: Path, words: list[s
 def test_every_budget_is_met(
     tmp_path: Path, words: list[str], rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def seconds(pruner: Pruner, widths: dict[str, int], budget: Budget) -> float:
-        """What a machine would take that does nothing but multiply."""
-        assert budget.batch == 4
+    def seconds(pruner: Pruner, widths: dict[str, int], batch: int) -> float:
+        """The time of a machine that does nothing but multiply."""
+        assert batch == 4
         return pruner.costs.of("macs", widths) * 1e-9
 
-    monkeypatch.setattr(sizing, "_seconds", seconds)
+    for module in (choose, feasible):
+        monkeypatch.setattr(module, "measure_seconds", seconds)
     [row] = prune(tmp_path / "run", *ALONE, *words)["results"]
     assert row["sizing"]["rule"] == rule
     kept = {layer["name"]: layer["kept"] for layer in row["layers"] if not layer["reason"]}

@@ -1,4 +1,4 @@
-"""What jobs on deep networks share: images, networks by their keys, and what fits together."""
+"""Reads images and deep networks, and checks that they fit each other."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def origin_of(architecture: dict[str, Any]) -> dict[str, Any] | None:
     """What :func:`gfs_dist.networks.save` is told of where a network came from.
 
     A network that was read from its graph is stored by it again: the factory that its file may
-    name was not called, and nobody has said that it may be.
+    name was not called, and may not be.
     """
     if "graph" in architecture:
         return None
@@ -125,11 +125,10 @@ def read_network(path: Path, model: schema.Model, images: Images) -> nn.Module:
 
 
 def _refuse_another(model: schema.Model, architecture: dict[str, Any], path: Path) -> None:
-    """Do nothing unless the keys ``model.*`` name another network than the folder's own words, or
-    none where the folder, which may be anybody's, names code.
+    """Refuse keys ``model.*`` that name another network than the folder does, or none where the
+    folder, which may come from anywhere, names code.
 
-    Two-layer networks are the default, said by nobody; a graph may have any name, and needs no
-    code.
+    Two-layer networks are the default, not a choice; a graph may have any name, and needs no code.
     """
     by_code = architecture.get("model") == "custom" and "graph" not in architecture
     if isinstance(model, schema.TwoLayer | Stored):
@@ -152,7 +151,7 @@ def _refuse_another(model: schema.Model, architecture: dict[str, Any], path: Pat
 
 
 def check_fits(network: nn.Module, images: Images, source: str) -> None:
-    """Refuse a network that cannot be asked for the classes of these images.
+    """Refuse a network that cannot classify these images.
 
     Raises:
         ShapeError: it fails on an input, or gives other than a logit for every class; names
@@ -174,6 +173,20 @@ def check_fits(network: nn.Module, images: Images, source: str) -> None:
             f"{type(logits).__name__ if found is None else tuple(found)}, accepted "
             f"(1, {images.num_classes}), a logit for every class"
         )
+
+
+def read_float32(place: Path, model: schema.Model, images: Images) -> nn.Module:
+    """One deep network, evaluating, in float32 as images are.
+
+    Raises:
+        CheckpointError: see :func:`read_network`; or it has two layers.
+    """
+    if architecture_of(place, model, images).get("model") == "two_layer":
+        raise CheckpointError(
+            f"checkpoint: {place} is a two-layer network, accepted with model={model.name} are "
+            "deep ones"
+        )
+    return read_network(place, model, images).to(torch.float32)
 
 
 def read_for_training(place: Path, model: schema.Model, spec: DataSpec) -> nn.Module:

@@ -7,8 +7,9 @@ from typing import Any
 
 from gfs_dist.files import RunFolder
 from gfs_dist.runtime import GroupProgress, Phase
-from gfs_dist.workflows.deep_run import TrainingListener
 from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.run_events import RunEvents
+from gfs_dist.workflows.train_deep import TrainProgress
 
 
 class Notes(Silent):
@@ -24,7 +25,7 @@ class Notes(Silent):
 def test_a_loss_that_rises_is_told_when_its_checkpoint_is_kept(tmp_path: Path) -> None:
     told = Notes()
     folder = RunFolder.create(tmp_path / "run", "")
-    listener = TrainingListener(folder, told, lr=0.5)
+    listener = TrainProgress(RunEvents(folder, told), told, lr=0.5)
 
     def tick(step: int, mean: float | None) -> None:
         value: dict[str, Any] = {"loss": 1.0, "checkpoint": step, "accuracy": 0.5, "mean": mean}

@@ -1,0 +1,164 @@
+"""Trains a two-layer network in this process, into the checkpoints of a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from gfs_dist.command_words import typed, typed_place
+from gfs_dist.config import commands as schema
+from gfs_dist.files import RunFolder, checkpoint
+from gfs_dist.files.find import read_iteration
+from gfs_dist.networks import TwoLayer
+from gfs_dist.records import ResultRow
+from gfs_dist.training import TrainSpec, TrainState, default_lr, train
+from gfs_dist.workflows import plan_text
+from gfs_dist.workflows.measures import measure_two_layer
+from gfs_dist.workflows.process import local_device, own_device
+from gfs_dist.workflows.reporter import Reporter
+from gfs_dist.workflows.run_report import RunReport
+from gfs_dist.workflows.training import LossWatch, checkpoint_rows, refuse_changes, training_facts
+from gfs_dist.workflows.two_layer import Inputs, input_words, load_network, two_layer
+
+
+class TwoLayerTraining:
+    """Training on all data, or mini-batches of it, as the keys ``train.*`` say.
+
+    A step size that they leave open is measured: the curvature at the start decides it.
+
+    Attributes:
+        spec: how it is trained.
+        lines: the plan in words.
+    """
+
+    in_ranks: ClassVar[bool] = False
+
+    def __init__(
+        self, config: schema.Pretrain | schema.Prune, inputs: Inputs | None = None
+    ) -> None:
+        local_device(config.device)
+        self.config = config
+        self.inputs = inputs or Inputs.of(config, None)
+        self.spec = self._spec()
+
+    @property
+    def lines(self) -> list[str]:
+        return plan_text.two_layer_training(self.config, self.inputs.dataset(), self.spec)
+
+    def train(self, report: RunReport, reporter: Reporter) -> None:
+        """Train into a run folder, from its last checkpoint if it has one.
+
+        Killed anywhere and called again with the same configuration, data and number of threads,
+        the last checkpoint has the same bits as without. Training runs on a GPU unless
+        ``device=cpu`` or there is none. On synthetic data it starts from the planted network.
+
+        Raises:
+            RunFolderError: the run folder's checkpoints come from other data or settings.
+            RunError: training diverged.
+        """
+        folder, done, start = report.folder, report.folder.checkpoints(), None
+        network, spec = self._first_network(), self.spec
+        if done:
+            network, start, spec = self._resume(done[-1][1])
+        facts = self._facts(spec)
+        assert spec.lr is not None, "measured"
+        report.lr, watch = spec.lr, LossWatch(reporter, spec.lr)
+        if start is not None:
+            watch.add(start.iteration, start.loss)
+
+        def on_checkpoint(iteration: int, network: TwoLayer, state: TrainState) -> None:
+            known = {
+                "iteration": iteration,
+                "loss": state.loss,
+                "architecture": network.architecture,
+            }
+            checkpoint.save(
+                folder.checkpoint(iteration), network.state_dict(), known | facts, state.velocity
+            )
+            report.events.first_rank("step", iteration)
+            watch.add(iteration, state.loss)
+
+        reporter.phase("train", spec.iterations)
+        device = own_device(self.config.device)
+        x, target = self.inputs()
+        train(
+            network.to(device),
+            x.to(device),
+            target.to(device),
+            self.inputs.objective,
+            spec,
+            start=start,
+            on_checkpoint=on_checkpoint,
+            on_progress=lambda iteration, loss: reporter.step(iteration, loss),
+        )
+
+    def networks(self, folder: RunFolder) -> list[tuple[int, TwoLayer]]:
+        """Iteration and network of each checkpoint, in order, on the CPU."""
+        model = two_layer(self.config.model)
+        return [(step, load_network(path, model)) for step, path in folder.checkpoints()]
+
+    def rows(self, folder: RunFolder) -> list[ResultRow]:
+        """A row of results for each checkpoint."""
+        model = two_layer(self.config.model)
+        return checkpoint_rows(
+            folder,
+            self.inputs.objective,
+            self.inputs.width,
+            lambda path: measure_two_layer(load_network(path, model), self.inputs),
+        )
+
+    def commands(self, folder: RunFolder, rows: list[ResultRow]) -> list[str]:
+        """What makes sense next."""
+        assert isinstance(self.config, schema.Pretrain)
+        words, last = input_words(self.config), str(folder.path / str(rows[-1]["model"]))
+        return [
+            f"gfs prune {typed('checkpoint', str(folder.path))} {words}",
+            f"gfs evaluate {typed_place('path', last)} {words}",
+        ]
+
+    def _spec(self, lr: float | None = None) -> TrainSpec:
+        """How the keys ``train.*`` want it; a step size left open is ``lr``, or measured."""
+        keys, config = vars(self.config.train), self.config
+        names = TrainSpec.__dataclass_fields__
+        known = {key: value for key, value in keys.items() if value is not None and key in names}
+        spec = TrainSpec(**{"lr": lr, **known}, seed=config.seed)
+        if spec.lr is not None:
+            return spec
+        share = 1.0 if config.train.step_share is None else config.train.step_share
+        x, _ = self.inputs()
+        network, objective = self._first_network(), self.inputs.objective
+        return replace(spec, lr=default_lr(network, x, objective, spec, share))
+
+    def _first_network(self) -> TwoLayer:
+        """The planted network of synthetic data, else Gaussian weights."""
+        dataset, inputs = self.inputs.dataset(), self.inputs
+        if dataset.planted is None:
+            return TwoLayer.initialise(
+                inputs.width, dataset.features, inputs.activation, self.config.seed
+            )
+        network = TwoLayer(inputs.width, dataset.features, inputs.activation)
+        planted = {"hidden.weight": dataset.planted.hidden, "output.weight": dataset.planted.output}
+        network.load_state_dict(planted)
+        return network
+
+    def _facts(self, spec: TrainSpec) -> dict[str, Any]:
+        """What has to be the same for training to go on."""
+        data = {f"data={self.config.data.name}": self.inputs.dataset().fingerprint}
+        return {"objective": self.inputs.objective, **training_facts(spec, data)}
+
+    def _resume(self, path: Path) -> tuple[TwoLayer, TrainState, TrainSpec]:
+        """The last checkpoint, if it comes from this training, and how that goes on.
+
+        Its step size is taken as it was measured: other threads give it other last digits.
+        """
+        found = checkpoint.load(path)
+        training = found.state.get("training")
+        lr = training.get("train.lr") if isinstance(training, dict) else None
+        spec = self._spec(lr if isinstance(lr, float) else None)
+        facts, iteration = self._facts(spec), read_iteration(found.state)
+        if lr is None and iteration == spec.iterations:
+            facts["training"]["train.lr"] = None  # an earlier version kept none
+        refuse_changes(path, found.state, facts)
+        state = TrainState(iteration, float(found.state["loss"]), found.optimizer)
+        return load_network(path, two_layer(self.config.model)), state, spec
