@@ -21,13 +21,14 @@ from gfs_dist.command_words import quoted
 from gfs_dist.errors import ConfigError
 
 
-def parse(words: Sequence[str], *, sweep: bool = False) -> list[Override]:
-    """Read ``key=value`` words; several values (``key=1,2``) only with ``sweep``.
+def parse(words: Sequence[str]) -> list[Override]:
+    """Read ``key=value`` words.
 
     Raises:
-        ConfigError: a word is no assignment, or takes a key away; says what is accepted.
+        ConfigError: a word is no assignment, has several values, or takes a key away; says what is
+            accepted.
     """
-    return [_parse(word, sweep) for word in words]
+    return [_parse(word) for word in words]
 
 
 def points(words: Sequence[str]) -> list[list[str]]:
@@ -78,7 +79,7 @@ def text(override: Override) -> str | None:
     return found
 
 
-def _parse(word: str, sweep: bool) -> Override:
+def _parse(word: str, *, sweep: bool = False) -> Override:
     key, equals, value = word.partition("=")
     if key.startswith("~"):
         raise ConfigError(f"{word}: a key cannot be removed, accepted key=value")

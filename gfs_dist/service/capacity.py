@@ -22,13 +22,11 @@ class Demand:
         ranks: ranks and spares.
         device: ``auto``, ``cpu``, ``cuda``.
         together: all of them in the driver's own process or machine (``runtime=local``, ``none``).
-        key: the key of the configuration that says how many.
     """
 
     ranks: int
     device: str
     together: bool = False
-    key: str = "workers"
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Capacity:
         if demand.ranks > most:
             where = "on one node" if demand.together else "on the cluster"
             raise ClusterError(
-                f"{demand.key}: found {demand.ranks}, each takes a {kind}; accepted at most {most} "
+                f"workers: found {demand.ranks}, each takes a {kind}; accepted at most {most} "
                 f"{where} ({self})"
             )
         return f"{demand.ranks} {kind}{'s' * (demand.ranks != 1)} of {self}"
