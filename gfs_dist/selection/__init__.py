@@ -1,4 +1,5 @@
-"""Greedy forward selection: one loop, objectives, the path. Knows torch tensors alone.
+"""Greedy forward selection: the loop, its objectives, partitions, paths and stop rules.
 
-No files, processes, logging, Ray or Hydra; communicators of many ranks are passed in.
+Knows torch tensors alone: never files, processes, logging, networks, Ray or configuration;
+communicators of many ranks are passed in.
 """

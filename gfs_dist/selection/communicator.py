@@ -1,7 +1,6 @@
-"""What ranks say to each other during a search: a minimum, and one rank's tensor.
+"""Collective operations of a search: a minimum over ranks, and one rank's tensor sent to all.
 
-The one-rank kind lives here; the process group and the graph of Algorithm 2 are in
-``gfs_dist.runtime``, which this folder never imports.
+``gfs_dist.runtime`` implements them by a process group and by the graph of Algorithm 2.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Communicator(Protocol):
 
 
 class SingleRank:
-    """The communicator of a search by one rank: nothing to say to anybody."""
+    """The communicator of a search by one rank."""
 
     rank = 0
     num_ranks = 1

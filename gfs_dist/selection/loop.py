@@ -1,9 +1,12 @@
 """Greedy forward selection, for one rank (Algorithm 1) or many (Algorithm 2 of the paper).
 
-Every rank runs this same loop. A step asks three questions: what is the best candidate that I
-own, which rank has the best, what does its pick change for me. The answers of the second are two
-reductions of 8 bytes: the smallest loss, then the lowest index that counts as tied with it. Where
-that one's own loss is another, a third tells it.
+    i_k = argmin_i L[(1 - g) u_{k-1} + g phi_i]     (ties: smallest i)
+    u_k = (1 - g_k) u_{k-1} + g_k phi_{i_k}         (uniform: g = 1/k, u_k the mean of picks)
+
+Every rank runs this same loop. A step asks three questions: how good is each of this rank's
+candidates, which candidate of all ranks is the pick, and what does the pick change here. The second
+takes two reductions of 8 bytes: the smallest loss, then the lowest index that counts as tied with
+it; a third if the loss of that index is not the smallest.
 """
 
 from __future__ import annotations
@@ -37,11 +40,8 @@ def greedy(
 ) -> GreedyPath:
     """Add the candidate that lowers the loss most, again and again (equations 9-11).
 
-        i_k = argmin_i L[(1 - g) u_{k-1} + g phi_i]     (ties: smallest i)
-        u_k = (1 - g_k) u_{k-1} + g_k phi_{i_k}         (uniform: g = 1/k, u_k the mean of picks)
-
     Args:
-        objective: the loss, for the candidates this rank owns, or of which it computes a share.
+        objective: the loss, for this rank's share of candidates or samples.
         stop: when to end.
         communicator: joins the ranks; None for a search by one rank.
         partition: candidates of each rank; None if this rank owns all.
@@ -63,12 +63,14 @@ def greedy(
     least, decision = torch.empty(1, dtype=torch.float64), torch.empty(1, dtype=torch.int64)
 
     while not (reason := stop.after(path)):
+        # How good is each of this rank's candidates?
         k = len(path) + 1
         scores = objective.scores()
         own_best = float(scores.min()) if len(scores) else math.inf
         if math.isnan(own_best):
             raise NonFiniteError(f"rank {communicator.rank}, step {k}: a score is NaN")
 
+        # Which candidate of all ranks is the pick?
         best = float(communicator.minimum(least.fill_(own_best)))
         if math.isinf(best):
             reason = "exhausted"
@@ -85,13 +87,12 @@ def greedy(
         pick, code, above = decode(decided)
         if reason := stop.before(path, pick):
             break
-        step_size = objective.weights.decode(k, code)
-
         if above:
             least.fill_(loss if proposed == decided else math.inf)
-            loss = float(communicator.minimum(least))
-        else:
-            loss = best
+        loss = float(communicator.minimum(least)) if above else best
+
+        # What does the pick change here?
+        step_size = objective.weights.decode(k, code)
         gaps.append(_own_gap(scores, tied, best))
         _add(objective, communicator, partition, pick, step_size, loss)
         path.append(pick, loss, step_size)
@@ -112,7 +113,7 @@ def _own_gap(scores: Tensor, tied: Tensor, best: float) -> float:
 
 
 def _proposal(objective: Objective, place: int | None, above: bool) -> int:
-    """The own candidate at ``place`` with its step size, or what never wins a minimum."""
+    """The own candidate at ``place`` with its step size as one integer, for a minimum."""
     if place is None:
         return NO_DECISION
     pick = int(objective.own[place])
@@ -128,7 +129,7 @@ def _add(
     loss: float,
     position: int | None = None,
 ) -> None:
-    """Let every rank have what it needs of a pick, and add it where it is still missing."""
+    """Send every rank the pick's column if it needs one; add the pick where it is not yet added."""
     position = objective.position if position is None else position
     column = objective.column(pick, position + 1)
     if column is not None and communicator.num_ranks > 1:
@@ -140,7 +141,7 @@ def _add(
 def _replay(
     objective: Objective, communicator: Communicator, partition: Partition, path: GreedyPath
 ) -> list[float]:
-    """Bring every rank to the end of ``path``; a rank that is ahead of another only shares."""
+    """Bring every rank to the end of ``path``; a rank that is ahead only sends columns."""
     behind, checked = _reached(objective, communicator)
     for position in range(behind, len(path)):
         pick, loss = path.picks[position], path.loss[position]
@@ -168,7 +169,7 @@ def _reached(objective: Objective, communicator: Communicator) -> tuple[int, int
 
 
 def _agree_on_gaps(communicator: Communicator, path: GreedyPath, gaps: list[float]) -> None:
-    """Reduce the gaps of the last steps, many in one message, and forget the own ones."""
+    """Reduce the gaps of the last steps in one message, and clear the own ones."""
     if not gaps:
         return
     first = len(path) - len(gaps)

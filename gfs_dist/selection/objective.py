@@ -1,4 +1,4 @@
-"""The first question of the search: how good is each candidate that I own?"""
+"""Objectives: the loss of a search, and how much of it counts as a tie."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROUNDING = 1e-12
 
 
 def tie_tolerance(objective: Objective, minimum: float) -> float:
-    """How far above the minimum a loss still counts as tied with it: what rounding can do.
+    """How far above the minimum a loss counts as tied with it: a bound on rounding.
 
         tolerance = gamma M,    gamma = 1e-12,    M = objective.magnitude(minimum)
 
@@ -50,7 +50,7 @@ class Objective(Protocol):
     divides_samples: bool
 
     def join(self, communicator: Communicator) -> None:
-        """From now on the ranks of ``communicator`` search; called before anything is asked."""
+        """Begin a search by the ranks of ``communicator``; called before any other method."""
         ...
 
     def magnitude(self, loss: float) -> float:
@@ -76,10 +76,10 @@ class Objective(Protocol):
         ...
 
     def column(self, pick: int, k: int) -> Tensor | None:
-        """What every rank needs of pick number ``k`` (counted from 1), or None.
+        """The tensor that every rank needs of pick number ``k`` (counted from 1), or None.
 
-        The owner's tensor is filled, the others' is a buffer that receives it. Whether anything
-        travels depends on the path alone, so that all ranks agree.
+        The owner's is filled, the others' is a buffer that receives it. Whether one is sent
+        depends on the path alone, so that all ranks agree.
         """
         ...
 

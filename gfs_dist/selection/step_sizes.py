@@ -1,9 +1,9 @@
-"""How much a pick weighs: the step size ``g_k`` of ``u_k = (1 - g_k) u_{k-1} + g_k phi``.
+"""Step sizes ``g_k`` of ``u_k = (1 - g_k) u_{k-1} + g_k phi``.
 
-The index of a pick and its step size travel in one int64, whose order is that of the index, so
-that one minimum decides both: 29 bits of index, 33 of the step size in units of 2**-32, and one
-that says whether the pick's own loss is another than the minimum it ties with. Rounding the step
-size so changes a loss by less than 2**-66 of the candidate's curvature.
+The index of a pick and its step size travel in one int64 that sorts by index, so that one minimum
+decides both: 29 bits of index, 33 of the step size in units of 2**-32, and one that is set if the
+pick's own loss is above the minimum it ties with. Rounding the step size to these units changes a
+loss by less than 2**-66 of the candidate's curvature.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class StepSizeRule(Protocol):
     name: str
     never_rises: bool
     """Whether a step size of 0 is allowed, so that no pick has to raise the loss. The search then
-    ends where the best pick lowers it by no more than the tie tolerance."""
+    ends when the best pick lowers it by no more than the tie tolerance."""
 
     def step_sizes(self, k: int, slope: Tensor, curvature: Tensor) -> Tensor:
         """Step size of each candidate as pick ``k``: float64, shape of ``slope``."""

@@ -18,7 +18,7 @@ def default_steps(distinct: int | None) -> int:
     """Picks to make at most where no number is given: 200, or ``20 distinct`` if that is more.
 
     With replacement picks repeat, and where the best mixture has fewer neurons than ``distinct``
-    they repeat for ever: something must bound them. Measured on digits (width 1,000): trained
+    they repeat for ever. Measured on digits (width 1,000): trained
     networks need 1 to 4 picks for each of 50 to 250 neurons, up to 12 under ``line_search``; an
     untrained one has 17 neurons after 20,000 picks.
     """
@@ -59,7 +59,7 @@ class Stop:
         return most if self.distinct is None else min(most, self.distinct)
 
     def missed(self, path: GreedyPath) -> str:
-        """What a finished ``path`` did not reach, as a sentence; empty if nothing was missed."""
+        """The goal that a finished ``path`` did not reach, as a sentence; empty if none."""
         why = {
             "steps": f"the {len(path):,} picks allowed (steps) brought no more",
             "converged": "no further pick lowers the loss",

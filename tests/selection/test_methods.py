@@ -62,10 +62,10 @@ def test_path_equals_the_oracles(problem, seed, loss, method, weights, replaceme
 
 @pytest.mark.parametrize("weights", ["uniform", "line_search"])
 @pytest.mark.parametrize("loss", list(METHODS))
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_all_methods_pick_the_same(problem, seed, loss, weights) -> None:
-    given = problem(seed, loss, samples=70, neurons=50)
-    paths = [path_of(given, Stop(60), method=m, weights=weights) for m in METHODS[loss]]
+    given = problem(seed, loss, samples=50, neurons=30)
+    paths = [path_of(given, Stop(25), method=m, weights=weights) for m in METHODS[loss]]
     assert all(path.picks == paths[0].picks for path in paths)
     for path in paths:
         np.testing.assert_allclose(path.loss, paths[0].loss, rtol=1e-10, atol=1e-13)
@@ -137,13 +137,14 @@ def partitions(neurons: int, seed: int) -> dict[str, Partition]:
 @pytest.mark.parametrize(("loss", "method"), CASES)
 def test_path_ignores_the_partition(problem, loss, method, weights) -> None:
     given = problem(7, loss, samples=50, neurons=30)
-    alone = path_of(given, Stop(40), method=method, weights=weights)
+    stop = Stop(20)
+    alone = path_of(given, stop, method=method, weights=weights)
 
     def build(own: torch.Tensor) -> Objective:
         return objective_of(given, own, method=method, weights=weights)
 
     for name, partition in partitions(30, 7).items():
-        paths, threads = search(build, partition, Stop(40))
+        paths, threads = search(build, partition, stop)
         for path in paths:
             assert path.picks == alone.picks, name
             assert path.step_sizes == pytest.approx(alone.step_sizes, abs=1e-9), name
@@ -255,7 +256,7 @@ def test_more_ranks_than_candidates_pick_the_same(loss, method) -> None:
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
 def test_large_and_small_logits_lose_no_digits(problem, loss, scale) -> None:
     """Sums of large terms that cancel would make losses negative and ties a matter of rounding."""
-    for seed in range(6):
+    for seed in range(2):
         given = problem(seed, loss, samples=20, neurons=16)
         given.contributions[...] *= scale
         given.contributions[:, 8:] = given.contributions[:, :8]
@@ -272,7 +273,7 @@ def test_large_and_small_logits_lose_no_digits(problem, loss, scale) -> None:
 
 @pytest.mark.parametrize("method", ["panel", "lazy"])
 def test_line_search_converges_alike_on_neurons_that_are_nearly_the_same(method) -> None:
-    for seed in range(40):
+    for seed in range(10):
         rng = np.random.default_rng(seed)
         one = rng.standard_normal((12, 1))
         contributions = one + 1e-9 * rng.standard_normal((12, 6))

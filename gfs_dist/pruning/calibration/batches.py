@@ -1,4 +1,4 @@
-"""What batches hold: samples, and a class number for each where they come with any."""
+"""Reads users' batches: samples, and their class numbers where there are any."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ Row = tuple[Tensor, Tensor | None]
 
 
 class Labels:
-    """What comes beside the samples: class numbers, or something else that objectives of the loss
-    cannot use and the others do not need.
+    """The second parts of batches: class numbers, or values that objectives of the loss refuse and
+    others ignore.
 
     Attributes:
         given: whether any batch has a second part.
-        instead: the first second part that cannot be class numbers, and where; else empty.
+        instead: description of the first second part that cannot be class numbers; else empty.
     """
 
     def __init__(self) -> None:
         self.given, self.instead = False, ""
         self._count = 0
-        self._least = self._most = (0, 0)  # and at which sample
+        self._least = self._most = (0, 0)  # with their samples
 
     def read(self, y: Any, num_samples: int, batch: int) -> Tensor | None:
-        """The class numbers of one batch, int64 (num_samples,); None once something is none."""
+        """Class numbers of one batch, int64 (num_samples,); None after a batch without."""
         self.given = self.given or y is not None
         self.instead = self.instead or _instead(y, num_samples, batch)
         if self.instead:
@@ -55,7 +55,7 @@ class Labels:
         return labels
 
     def unusable(self, outputs: Tensor, num_samples: int) -> str:
-        """What there is in place of class numbers of these outputs; empty if they fit."""
+        """Why the labels are no class numbers for these outputs; empty if they are."""
         if self.instead:
             return self.instead
         shape = tuple(outputs.shape)
@@ -72,10 +72,10 @@ def read_batches(batches: Iterable[Any], labels: Labels) -> Iterator[Row]:
 
     Args:
         batches: tensors or arrays (samples, ...), alone or first of a list or tuple of two.
-        labels: is told of the second parts.
+        labels: records the second parts.
 
     Raises:
-        TypeError, ShapeError, InputError: something that is no batch; says what to do.
+        TypeError, ShapeError, InputError: not a batch; says what to do.
     """
     if not isinstance(batches, Iterable):
         raise TypeError(
@@ -96,7 +96,7 @@ def read_batches(batches: Iterable[Any], labels: Labels) -> Iterator[Row]:
 
 
 def _parts(batch: Any, number: int) -> tuple[Any, Any]:
-    """``x`` and ``y`` of a batch; None in place of what is not there."""
+    """``x`` and ``y`` of a batch, ``y`` None if it has none."""
     if isinstance(batch, Mapping):
         keys = ", ".join(repr(key) for key in list(batch)[:4])
         raise TypeError(
@@ -105,7 +105,7 @@ def _parts(batch: Any, number: int) -> tuple[Any, Any]:
         )
     if not isinstance(batch, list | tuple):
         return batch, None
-    # By the first batch alone: a loader's last one may be as small as an image has channels.
+    # In the first batch only: a loader's last one may have as few samples as an image channels.
     if len(batch) in (1, 2) and not (number == 0 and _two_images(batch)):
         return batch[0], batch[1] if len(batch) == 2 else None
     alike = len({getattr(part, "shape", None) for part in batch}) <= 1
@@ -128,17 +128,17 @@ def _two_images(batch: list[Any] | tuple[Any, ...]) -> bool:
 
 
 def _tensor(part: Any) -> Any:
-    """An array of numbers as a tensor of its own; anything else as it is."""
+    """An array of numbers copied to a tensor; anything else unchanged."""
     if not isinstance(part, np.ndarray):
         return part
-    try:  # a copy in this machine's order of bytes
+    try:  # in native byte order
         return torch.from_numpy(part.astype(part.dtype.newbyteorder("=")))
     except TypeError:
         return part
 
 
 def _instead(y: Any, num_samples: int, batch: int) -> str:
-    """What is found in place of class numbers, and where; empty if they may be some."""
+    """Description of a second part that cannot be class numbers; else empty."""
     if y is None:
         return f"no labels in batch {batch}"
     if not _holds_numbers(y):
@@ -150,7 +150,7 @@ def _instead(y: Any, num_samples: int, batch: int) -> str:
 
 
 def _holds_numbers(part: Any) -> bool:
-    """Whether it is a tensor with a number in memory for each place."""
+    """Whether it is a dense tensor in memory."""
     if not isinstance(part, Tensor) or part.is_quantized or part.is_nested:
         return False
     return part.layout == torch.strided and not part.is_meta

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from gfs_dist.selection.threads import one_thread
+from gfs_dist.selection.objectives.block_least_squares import one_thread
 
 __all__ = ["in_threads", "one_thread", "one_thread_each"]
 
@@ -23,14 +23,14 @@ Value = TypeVar("Value")
 
 @contextmanager
 def one_thread_each() -> Iterator[ThreadPoolExecutor]:
-    """As many Python threads as torch may use, each computing alone: chunks side by side."""
+    """A pool of as many Python threads as torch may use, each computing with one thread."""
     threads = torch.get_num_threads()
     with exact(), one_thread(), ThreadPoolExecutor(threads, initializer=_alone) as pool:
         yield pool
 
 
 def exact() -> AbstractContextManager[None]:
-    """On GPUs, convolutions in float32 and not TensorFloat-32, which give the same bits again."""
+    """On GPUs, convolutions in float32, not TensorFloat-32, by deterministic algorithms."""
     if not torch.cuda.is_available():
         return nullcontext()
     return torch.backends.cudnn.flags(
@@ -39,10 +39,10 @@ def exact() -> AbstractContextManager[None]:
 
 
 def in_threads(work: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
-    """``work`` of each item, in their order: one after another in each thread.
+    """``work`` of each item, in order, in threads that each compute with one thread.
 
-    No more than two items a thread are in work or done and not taken yet, so that what they give
-    does not pile up where it is taken more slowly.
+    At most two items a thread are running or waiting to be taken, so that results of a slow
+    caller do not pile up.
     """
     most = 2 * torch.get_num_threads()
     waiting: deque[Future[Value]] = deque()
@@ -58,4 +58,4 @@ def in_threads(work: Callable[[Item], Value], items: Iterable[Item]) -> Iterator
 def _alone() -> None:
     torch.set_num_threads(1)
     if torch.cuda.is_initialized():
-        torch.cuda.synchronize()  # gives this thread a context, which cuBLAS warns of lacking
+        torch.cuda.synchronize()  # creates this thread's context; cuBLAS warns without one

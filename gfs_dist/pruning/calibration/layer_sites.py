@@ -1,4 +1,4 @@
-"""Where weights sit in a network, and what their outputs turn into."""
+"""Sites: layers whose weights least squares can fit, and the stream each adds to."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Site:
 
     Attributes:
         module: its qualified name.
-        output, source: steps that give its output and its input.
-        norm: the batch norm that alone reads its output.
-        normed: the step of the norm, or its output where there is none.
-        stream: the step it is aimed at: ``normed``, added to ``other`` if it is.
+        output, source: steps of its output and its input.
+        norm: the batch norm that is the only reader of its output.
+        normed: the step of the norm; without one, of the output.
+        stream: the step that a fit aims at: ``normed``, or its sum with ``other``.
         other: the other summand (a residual block's shortcut).
-        rectified: nothing but ReLUs reads the stream, so that values below zero are all alike.
-        positions: of a sample that the layer visits.
+        rectified: only ReLUs read the stream, so that all values below zero are equivalent.
+        positions: that the layer visits in a sample.
     """
 
     module: str
@@ -53,14 +53,14 @@ class Site:
     positions: int
 
     def alone(self) -> Site:
-        """The same, aimed at its own output."""
+        """The site aimed at its own output."""
         if self.other is None:
             return self
         return replace(self, stream=self.normed, other=None, rectified=False)
 
 
 def fittable(module: nn.Module) -> bool:
-    """Whether least squares can fit it: linear, or an ungrouped zero-padded 2-d convolution."""
+    """Whether it is linear, or an ungrouped zero-padded 2-d convolution."""
     if isinstance(module, nn.Linear):
         return True
     return (
@@ -76,16 +76,17 @@ def find_sites(network: GraphNetwork, example: Tensor) -> tuple[Site, ...]:
 
     Args:
         network: recorded.
-        example: a batch of inputs, run once for the shapes of results.
+        example: a batch of inputs, which is run once for the shapes of results.
     """
     finder = _Finder(network, example)
     before = ancestors(network)
-    sites = [finder.site(step) for step in network.gfs_program if finder.is_site(step)]
+    called = ((step, finder.called(step)) for step in network.gfs_program)
+    sites = [finder.site(step) for step, layer in called if layer is not None and fittable(layer)]
     return tuple(_in_order(_in_turn(sites, before), before))
 
 
 class _Finder:
-    """What reads what in one network."""
+    """The readers of each result in one network."""
 
     def __init__(self, network: GraphNetwork, example: Tensor) -> None:
         self.network = network
@@ -100,7 +101,7 @@ class _Finder:
         )
         for step in network.gfs_program:
             self.users[step.name] = []
-            if step.target not in _SIZES:  # what has no part in numbers reads none
+            if step.target not in _SIZES:  # these read no values
                 for name in step.needs & self.users.keys():
                     self.users[name].append(step)
             if step.kind == "module":
@@ -108,12 +109,8 @@ class _Finder:
             elif step.kind == "tensor":
                 self.owners[id(reduce(getattr, step.path, network))] += 1
 
-    def is_site(self, step: Step) -> bool:
-        module = self.called(step)
-        return module is not None and fittable(module)
-
     def called(self, step: Step) -> nn.Module | None:
-        """The layer that a step calls with one tensor, if nothing else uses it or its numbers."""
+        """The layer that a step calls with one tensor, if no other step uses it or its weights."""
         if step.kind != "module" or not step.plain or len(step.args) != 1:
             return None
         module = self.network.get_submodule(step.target)
@@ -130,7 +127,7 @@ class _Finder:
         stream, other = normed, None
         if reader is not None:
             other = self.other_summand(reader, self.passed_on(normed))
-            # A stream of another shape, by broadcasting, is no target for single positions.
+            # A stream of another shape (broadcasting) has no target for each position.
             if other is not None and self.shapes[reader.name] == self.shapes[step.name]:
                 stream = reader.name
             else:
@@ -148,7 +145,7 @@ class _Finder:
         norm = self.called(reader)
         if not isinstance(norm, _NORMS) or norm.running_mean is None or not norm.affine:
             return False
-        # Of rows of features in three dimensions a norm takes the second for the channels.
+        # In three dimensions, a norm takes the second for the channels, a linear layer the last.
         linear = isinstance(self.network.get_submodule(step.target), nn.Linear)
         return not linear or len(self.shapes[step.name]) == 2
 
@@ -160,21 +157,21 @@ class _Finder:
         return others[0] if len(names) == 2 and len(others) == 1 else None
 
     def is_rectified(self, name: str) -> bool:
+        def rectifies(step: Step) -> bool:
+            if step.kind == "module":
+                return isinstance(self.network.get_submodule(step.target), nn.ReLU | nn.ReLU6)
+            return step.kind == "call" and step.target in _RECTIFIERS
+
         end = self.passed_on(name)
         readers = self.users[end]
-        return end not in self.outputs and bool(readers) and all(map(self.rectifies, readers))
-
-    def rectifies(self, step: Step) -> bool:
-        if step.kind == "module":
-            return isinstance(self.network.get_submodule(step.target), nn.ReLU | nn.ReLU6)
-        return step.kind == "call" and step.target in _RECTIFIERS
+        return end not in self.outputs and bool(readers) and all(map(rectifies, readers))
 
     def only_reader(self, name: str) -> Step | None:
         end = self.passed_on(name)
         return self.users[end][0] if self.is_read_once(end) else None
 
     def passed_on(self, name: str) -> str:
-        """The last of the steps after ``name`` that change nothing when evaluated."""
+        """The last of the steps after ``name`` that are the identity in evaluation."""
         while self.is_read_once(name) and self.passes(self.users[name][0]):
             name = self.users[name][0].name
         return name
@@ -191,7 +188,7 @@ class _Finder:
 
 @torch.no_grad()
 def _shapes(network: GraphNetwork, example: Tensor) -> Iterator[tuple[str, torch.Size]]:
-    """Of every result that is a tensor."""
+    """Names and shapes of results that are tensors."""
     (name,) = network.gfs_inputs
     results = {TRAINING.name: False, name: example}
     for step in network.gfs_program:
@@ -203,9 +200,9 @@ def _shapes(network: GraphNetwork, example: Tensor) -> Iterator[tuple[str, torch
 
 
 def _in_turn(sites: Sequence[Site], before: dict[str, frozenset[str]]) -> list[Site]:
-    """Of two sites whose outputs are added, the second alone can make up for the first.
+    """Of two sites whose outputs are added, only the second is aimed at the sum.
 
-    The one with more behind it comes second (a block's last layer, not its shortcut's).
+    The second is the one that depends on more steps (a block's last layer, not its shortcut's).
     """
     pairs: dict[str, list[Site]] = {}
     for site in sites:
@@ -220,29 +217,24 @@ def _in_turn(sites: Sequence[Site], before: dict[str, frozenset[str]]) -> list[S
 
 
 def _in_order(sites: Iterable[Site], before: dict[str, frozenset[str]]) -> list[Site]:
+    """Depth first: each site after those it depends on."""
     by_output = {site.output: site for site in sites}
-    ordered: list[Site] = []
-    done: set[str] = set()
+    ordered: dict[str, Site] = {}
 
     def visit(site: Site) -> None:
-        if site.output in done:
-            return
-        done.add(site.output)
-        needed_first = before[site.source]
-        if site.other is not None:
-            needed_first |= before[site.other]
-        for name in by_output:
-            if name in needed_first:
-                visit(by_output[name])
-        ordered.append(site)
+        needed_first = before[site.source] | before[site.other or site.source]
+        for name, earlier in by_output.items():
+            if name in needed_first and name not in ordered:
+                visit(earlier)
+        ordered.setdefault(site.output, site)
 
     for site in by_output.values():
         visit(site)
-    return ordered
+    return list(ordered.values())
 
 
 def ancestors(network: GraphNetwork) -> dict[str, frozenset[str]]:
-    """For each step and input: itself and all that it is computed from."""
+    """For each step and input: itself and everything it is computed from."""
     found = {name: frozenset([name]) for name in network.gfs_inputs}
     for step in network.gfs_program:
         above = [found[name] for name in step.needs if name in found]

@@ -1,8 +1,8 @@
-"""What all ranks share of one network being pruned: a folder of plain files.
+"""The folder that all ranks share while one network is pruned.
 
 dense/             the dense network, as it is stored anywhere
 samples/           calibration samples and labels, chunk by chunk
-NAME/              results of stages, sums of moments, fitted weights of one pass
+NAME/              results of stages, sums of moments, fitted weights of a pass
 """
 
 from __future__ import annotations
@@ -40,19 +40,18 @@ CPU = torch.device("cpu")
 CHUNK_BYTES = 2**25
 MAX_CHUNK = 64
 MAX_GROUPS = 16
-"""Parts into which a pass divides its samples, whatever the number of ranks: sums are added
-within a part, then over parts, so that any number of ranks gets the same bits."""
+"""Parts of the samples in a pass, for any number of ranks: sums are added within a part, then over
+parts, so that any number of ranks gets the same bits."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder, and how many chunks of samples lie there.
+    """A folder with a dense network and calibration samples.
 
     Attributes:
         folder: on storage that all ranks reach.
-        num_samples, num_chunks: of the calibration samples.
         labelled: whether every sample has its class number.
-        instead: what came in their place; empty where nothing came.
+        instead: description of labels that are no class numbers; empty without labels.
     """
 
     folder: str
@@ -68,13 +67,13 @@ class Workspace:
         Args:
             folder: new.
             model: the dense network.
-            batches: tensors or arrays, or pairs of these and class numbers (m,); what else comes
-                in the place of these is left aside. Read once, never held together.
+            batches: tensors or arrays, or pairs of these and class numbers (m,); other second
+                parts are ignored. Read once, never in memory together.
 
         Raises:
             DataError: no samples.
-            ShapeError, TypeError: something that is no batch, or of another shape than the first,
-                or that the network does not take.
+            ShapeError, TypeError: not a batch, or of another shape than the first, or refused by
+                the network.
             ConfigError: the network cannot be recorded; says what to do.
             NonFiniteError: a sample holds NaN or infinity, or the network's output NaN.
         """
@@ -101,7 +100,7 @@ class Workspace:
         """Do nothing where every sample has its class number.
 
         Raises:
-            InputError: names ``asker``, which needs them, and what came in their place.
+            InputError: names ``asker``, which needs them, and what was found instead.
         """
         if not self.labelled:
             raise InputError(
@@ -143,7 +142,7 @@ class Workspace:
         return _dense(self, device)
 
     def path(self, *names: str) -> Path:
-        """A place in the folder, whose parent is there."""
+        """A place in the folder; its parent is created."""
         found = Path(self.folder, *names)
         found.parent.mkdir(parents=True, exist_ok=True)
         return found
@@ -181,7 +180,7 @@ def _dense(workspace: Workspace, device: torch.device) -> GraphNetwork:
 
 
 def chunk_size(sample: Tensor) -> int:
-    """Samples of a chunk: as many as make the first layers' results some tens of MiB."""
+    """Samples of a chunk: the first layers' results then take some tens of MiB."""
     widest = 64 * sample.numel() * 4 // max(1, sample.shape[0] if sample.ndim else 1)
     return max(1, min(MAX_CHUNK, CHUNK_BYTES // max(1, widest)))
 
@@ -201,7 +200,7 @@ def _write_dense(folder: Path, model: nn.Module, example: Tensor) -> None:
 
 
 def _cure(model: nn.Module, x: Tensor, error: ShapeError) -> str:
-    """What to do where the network refuses samples ``x``."""
+    """The remedy for samples ``x`` that the network refuses."""
     wanted = networks.dtype_of(model)
     if isinstance(error.__cause__, TypeError):
         return WRAP

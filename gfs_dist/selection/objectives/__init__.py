@@ -1,1 +1,4 @@
-"""The losses that a search lowers, and how each is evaluated fast."""
+"""Losses of searches over given contributions or moments, and fast exact ways to evaluate them.
+
+Never knows networks: objectives of whole networks live in ``gfs_dist.pruning.objectives``.
+"""

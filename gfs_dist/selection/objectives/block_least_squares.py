@@ -1,50 +1,61 @@
 """Block orthogonal least squares: each score already assumes refitted weights.
 
 A candidate is a block of ``b`` inputs (a channel and its kernel positions) of one or more linear
-maps. With the second moments ``A`` of the inputs and ``B`` of inputs with the target, what is
-left to explain once the picks are refitted is eliminated from both, as in Gaussian elimination:
+maps. With the second moments ``A`` of the inputs and ``B`` of inputs with the target, each pick is
+eliminated from both, as in Gaussian elimination:
 
     gain_i = tr(B_i' A_ii^-1 B_i) / 2
     A <- A - A_:j A_jj^-1 A_j:,     B <- B - A_:j A_jj^-1 B_j      after pick j
 
-All but the products of flushes are computed by one thread: they are so small that threads which
-have to wait for a busy core at each of them took 33 s for what takes 1.4 s (256 channels), and save
-a tenth where no core is busy.
+One thread computes everything but the products of flushes: with several threads, waiting for a busy
+core at each of these small products took 33 s instead of 1.4 s (256 channels); they save a tenth
+where no core is busy.
 
-A rank holds the rows of its own candidates. The winner's rows travel: ``b`` times the columns
-that are left, and ``b x outputs``.
+A rank holds the rows of its own candidates. The winner's rows travel: ``b`` times the remaining
+columns, and ``b x outputs``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError, ShapeError
-from gfs_dist.selection.communicator import Communicator
+from gfs_dist.selection.objectives.owned_candidates import OwnCandidates
 from gfs_dist.selection.step_sizes import WEIGHTS
-from gfs_dist.selection.threads import one_thread
 
 FLUSH = 256
-"""Rows of picks whose elimination is held back and then applied in one product of matrices, which
+"""Rows of picks whose elimination is deferred and then applied in one product of matrices, which
 reads and writes the moments once instead of once a pick. With 512 channels and a 3x3 kernel
 flushes take half the time that they take with 128, and rows of picks 0.1 s more."""
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch computes with one thread inside the block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @dataclass(frozen=True)
 class BlockMoments:
-    """What a rank holds of the second moments of one linear map, per sample.
+    """A rank's second moments of one linear map, per sample.
 
     Attributes:
-        inputs: rows of ``A`` that the own candidates have, ``b`` each, float64 (num_own b, n b).
-            All rows together are symmetric, and positive definite once damped.
+        inputs: rows of ``A`` of own candidates, ``b`` each, float64 (num_own b, n b). All rows
+            together are symmetric, and positive definite once damped.
         target: the same rows of ``B``, float64 (num_own b, outputs).
         energy: mean squared length of the target.
-        damping: added to the diagonal of ``A``; of all ranks the same.
+        damping: added to the diagonal of ``A``; the same on all ranks.
     """
 
     inputs: Tensor
@@ -53,14 +64,13 @@ class BlockMoments:
     damping: float = 0.0
 
 
-class BlockLeastSquares:
+class BlockLeastSquares(OwnCandidates):
     """Squared loss of the refitted maps, ``sum_maps min_V |y - x V|^2 / (2 samples)``.
 
-    Always without replacement: a picked block has nothing left to give. See
-    :class:`gfs_dist.selection.objective.Objective`.
+    Always without replacement: a picked block has no gain left.
 
     Args:
-        maps: moments of each linear map that reads the candidates; left as they are.
+        maps: moments of each linear map that reads the candidates; not modified.
         num_candidates: ``n``, the same for all.
         own: sorted candidates of this rank, int64.
 
@@ -71,91 +81,74 @@ class BlockLeastSquares:
     Source: orthogonal least squares (Chen, Billings, Luo 1989), a block at a time.
     """
 
-    divides_samples = False
-
     def __init__(self, maps: Sequence[BlockMoments], num_candidates: int, own: Tensor) -> None:
-        self.own, self.num_candidates = own, num_candidates
-        self.weights = WEIGHTS["uniform"]
-        self.position = 0
+        super().__init__(num_candidates, own, WEIGHTS["uniform"], replacement=False)
         self.empty_loss = self.loss = sum(m.energy for m in maps) / 2
         self._maps = [_Map(m, num_candidates, own) for m in maps]
         self._picked = torch.zeros(num_candidates, dtype=torch.bool)
         self._columns: dict[int, Tensor] = {}
 
-    def join(self, communicator: Communicator) -> None:
-        """Nothing but the winner's rows is taken of other ranks."""
-
     def magnitude(self, loss: float) -> float:
-        """The energy of the target, of which gains are taken off."""
+        """The energy of the target, from which gains are subtracted."""
         return max(abs(loss), self.empty_loss)
 
     def scores(self) -> Tensor:
-        """Loss after adding each own candidate: float64 (num_own,), +inf where picked."""
         with one_thread():
             gains = torch.stack([m.gains() for m in self._maps]).sum(0)
-        return (self.loss - gains.cpu()).masked_fill(self._picked[self.own], torch.inf)
+        return self.exclude(self.loss - gains.cpu())
 
     def score(self, pick: int) -> float:
-        """Exact loss after adding one own candidate."""
-        return float(self.scores()[self._place(pick)])
+        return float(self.scores()[self.own_place(pick)])
 
     def step_size(self, pick: int) -> float:
         """1/k by convention: weights are refitted."""
         return 1.0 / (self.position + 1)
 
     def column(self, pick: int, k: int) -> Tensor:
-        """The winner's rows of ``A`` (columns not flushed away by pick ``k``), then those of ``B``.
+        """The winner's rows of ``A`` (columns not dropped before pick ``k``), then those of ``B``.
 
-        Kept for ranks that are behind and need it again when its rows are gone here.
+        Kept for ranks that are behind and need it when its rows are dropped here.
         """
         if pick in self._columns:
             return self._columns[pick]
         width = sum(m.column_length(k - 1) for m in self._maps)
-        if not self._owns(pick):
+        if (place := self.place(pick)) is None:
             return torch.empty(width, dtype=torch.float64, device=self._maps[0].device)
-        place = self._place(pick)
         with one_thread():
             self._columns[pick] = torch.cat([m.column(pick, place) for m in self._maps])
         return self._columns[pick]
 
     def add(self, pick: int, column: Tensor | None, step_size: float, loss: float) -> None:
-        """Eliminate ``pick`` from what is left to explain."""
-        assert column is not None
+        """Eliminate ``pick`` from ``A`` and ``B``."""
+        assert column is not None, "a pick travels with its rows"
         lengths = [m.column_length(self.position) for m in self._maps]
         with one_thread():
             for m, part in zip(self._maps, column.split(lengths), strict=True):
                 m.eliminate(pick, part)
         self._picked[pick] = True
-        self.position += 1
+        self.advance(pick)
         self.loss = loss
         for m in self._maps:
             if self.position % m.held_back == 0:
                 m.flush(self._picked)
 
-    def _owns(self, pick: int) -> bool:
-        place = self._place(pick)
-        return place < len(self.own) and int(self.own[place]) == pick
-
-    def _place(self, pick: int) -> int:
-        return int(torch.searchsorted(self.own, pick))
-
 
 class _Map:
-    """What one rank holds of one linear map.
+    """One rank's rows of one linear map.
 
-    Rows and columns of picks stay until the next flush, so that every rank knows from the number
-    of picks alone how long a row is.
+    Rows and columns of picks stay until the next flush, so that the length of a row follows from
+    the number of picks on every rank.
 
-    Moments are held in units of a power of two near the damping, so that no product of theirs
-    overflows or vanishes before they do.
+    Moments are in units of a power of two near the damping, so that their products neither
+    overflow nor vanish before they do.
 
     Attributes:
         unit: of moments and gains.
         held_back: picks from one flush to the next.
-        left: candidates whose columns are there.
-        own_left: places among the own candidates whose rows are there.
-        at: where in ``left`` these are.
-        rows: ``A`` (own left, b, left b), without what is pending.
+        left: candidates whose columns are held.
+        own_left: places among the own candidates whose rows are held.
+        at: places of these in ``left``.
+        rows: ``A`` (own left, b, left b), without pending eliminations.
         diagonal: own blocks of ``A`` (own left, b, b), nothing pending.
         target: ``B`` (own left, b, outputs), nothing pending.
         pending: ``L^-1 A_j:`` of picks since the last flush, each (b, left, b).
@@ -231,7 +224,7 @@ class _Map:
         self.target[picked] = 0
 
     def flush(self, picked: Tensor) -> None:
-        """Drop the rows and columns of picks, and apply what is pending to the others."""
+        """Drop the rows and columns of picks, and apply pending eliminations to the others."""
         picked = picked.to(self.device)
         columns = (~picked[self.left]).nonzero().flatten()
         rows = (~picked[self.own[self.own_left]]).nonzero().flatten()

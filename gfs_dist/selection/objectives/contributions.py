@@ -1,4 +1,4 @@
-"""What each candidate adds to the output, read or made tile by tile."""
+"""Contributions ``phi_i`` of candidates to the output, read or computed tile by tile."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from gfs_dist.errors import NonFiniteError, ShapeError
 
 TILE_NUMBERS = 2**22
 CACHE_NUMBERS = 2**18
-"""Of tiles that are made to be read once: in a processor's cache they cost next to nothing, where
-those of the size above make ``streaming`` take 1.9 times as long."""
+"""For tiles read once: in a processor's cache they cost next to nothing, while tiles of the size
+above make ``streaming`` take 1.9 times as long."""
 
 
 class Contributions(Protocol):
-    """The matrix of contributions, candidates in rows; nobody has to hold it as a whole.
+    """The matrix of contributions, candidates in rows; need not be in memory as a whole.
 
     Attributes:
         num_candidates: rows.
         num_samples: samples the loss averages over.
         num_outputs: outputs a sample has; a row holds ``num_samples * num_outputs`` numbers,
             sample by sample.
-        dtype: float32 or float64, in which tiles come.
-        device: where tiles come.
-        remake_cost: multiply-adds to make one number of a tile again (1 if it is read).
+        dtype, device: of tiles; float32 or float64.
+        remake_cost: multiply-adds to compute one number of a tile again (1 if it is read).
     """
 
     num_candidates: int
@@ -42,7 +41,7 @@ class Contributions(Protocol):
 
 
 class ArrayContributions:
-    """Contributions that are there as a tensor (samples, candidates[, outputs]), never copied."""
+    """Contributions given as a tensor (samples, candidates[, outputs]), never copied."""
 
     remake_cost = 1
 
@@ -69,14 +68,14 @@ class ArrayContributions:
 
 
 Shift = Callable[[Tensor, int], Tensor]
-"""Of rows of contributions (float64, from a sample on): the rows that a loss goes by."""
+"""From rows of contributions (float64, from an output number on) to rows that a loss uses."""
 
 
 class Deviations:
-    """Contributions as a loss sees them, ``psi_i``: float64, free of what all have in common.
+    """Contributions less what the loss subtracts from its output: ``psi_i``, float64.
 
-    Coefficients of a search sum to 1, so what a loss takes off its output it may as well take off
-    every contribution (squared: the target). A common offset then goes before anything is
+    Coefficients of a search sum to 1, so that a loss may subtract from every contribution what it
+    subtracts from the output (squared: the target). A common offset is gone before anything is
     multiplied or added up, where it would cost digits: ``fl(phi - y) = (phi - y) (1 + 2**-53)``.
     """
 
@@ -93,26 +92,35 @@ class Deviations:
         return self._shift(rows, start * self.num_outputs)
 
     def hold(self, own: Tensor, tick: Callable[[], None], by_row: bool = False) -> Contributions:
-        """The own candidates alone, kept in the dtype of the source; they count from 0.
+        """Own candidates alone, held in the dtype of the source; they count from 0.
 
-        ``by_row``: each of them in one piece of memory, for those who read a few at a time.
+        ``by_row``: each in contiguous memory, to be read a few at a time.
         """
         if self._source.dtype == torch.float64:
-            return _Held(self, own, tick, by_row)
-        return Deviations(_Held(self._source, own, tick, by_row), self._shift)
+            return HeldContributions(self, own, tick, by_row)
+        return Deviations(HeldContributions(self._source, own, tick, by_row), self._shift)
 
 
-class _Held:
-    """The rows of some candidates of a source, read once; they count from 0."""
+class HeldContributions:
+    """Rows of some candidates of a source, held in memory; they count from 0."""
 
     remake_cost = 1
 
     def __init__(
         self, source: Contributions, own: Tensor, tick: Callable[[], None], by_row: bool
     ) -> None:
+        """A view of the source's memory where it holds all of them already."""
         self.num_candidates, self.num_samples = len(own), source.num_samples
         self.num_outputs, self.dtype, self.device = source.num_outputs, source.dtype, source.device
-        rows = hold(source, own, tick)
+        if len(own) == source.num_candidates and source.remake_cost == 1:
+            rows = source.tile(None, 0, source.num_samples)
+        else:
+            length = source.num_samples * source.num_outputs
+            rows = torch.empty(len(own), length, dtype=source.dtype, device=source.device)
+            for start, stop in chunks(source):
+                tile = source.tile(own, start, stop)
+                rows[:, start * self.num_outputs : stop * self.num_outputs] = tile
+                tick()
         self._rows = rows.contiguous() if by_row else rows
 
     def tile(self, candidates: Tensor | None, start: int, stop: int) -> Tensor:
@@ -121,7 +129,7 @@ class _Held:
 
 
 def _as_slice(candidates: Tensor) -> slice | None:
-    """The slice that candidates are if they are neighbours in order."""
+    """The slice of candidates that are neighbours in order; None for others."""
     if len(candidates) == 0:
         return None
     run = slice(int(candidates[0]), int(candidates[-1]) + 1)
@@ -132,7 +140,7 @@ def _as_slice(candidates: Tensor) -> slice | None:
 
 
 def chunks(source: Contributions, tile_numbers: int = TILE_NUMBERS) -> Iterator[tuple[int, int]]:
-    """Fixed runs of samples, whatever the partition: (start, stop) in order.
+    """Runs of samples that do not depend on the partition: (start, stop) in order.
 
     A tile of all candidates over one run holds about ``tile_numbers`` numbers.
     """
@@ -140,20 +148,6 @@ def chunks(source: Contributions, tile_numbers: int = TILE_NUMBERS) -> Iterator[
     size = max(64, min(4096, tile_numbers // width))
     for start in range(0, source.num_samples, size):
         yield start, min(start + size, source.num_samples)
-
-
-def hold(source: Contributions, own: Tensor, tick: Callable[[], None]) -> Tensor:
-    """The rows of ``own`` as one tensor; a view where the source has it that way already."""
-    if len(own) == source.num_candidates and source.remake_cost == 1:
-        return source.tile(None, 0, source.num_samples)
-    length = source.num_samples * source.num_outputs
-    rows = torch.empty(len(own), length, dtype=source.dtype, device=source.device)
-    for start, stop in chunks(source):
-        rows[:, start * source.num_outputs : stop * source.num_outputs] = source.tile(
-            own, start, stop
-        )
-        tick()
-    return rows
 
 
 def check_finite(

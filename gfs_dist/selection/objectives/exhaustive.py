@@ -25,6 +25,7 @@ class Exhaustive(OwnCandidates):
         own: global indices of the own candidates.
         weights: rule for step sizes.
         replacement: whether a candidate may be picked again.
+        tick: called after every tile.
     """
 
     def __init__(
@@ -38,10 +39,8 @@ class Exhaustive(OwnCandidates):
     ) -> None:
         super().__init__(source.num_candidates, own, weights, replacement)
         self._source, self._measure, self._tick = source, loss, tick
-        length = source.num_samples * source.num_outputs
-        self._output = torch.zeros(length, dtype=torch.float64, device=source.device)
-        self._rows = max(1, TILE_NUMBERS // length)
-        self._spread = 0.0
+        self._output, self._spread = zero_output(source), 0.0
+        self._rows = max(1, TILE_NUMBERS // len(self._output))
         for part in self.own.split(self._rows):
             tile = self._contributions(part)
             check_finite(tile, tile.square().sum(1), part, 0, source.num_outputs)
@@ -58,17 +57,13 @@ class Exhaustive(OwnCandidates):
             return torch.empty(0, dtype=torch.float64)
         found = []
         for part in self.own.split(self._rows):
-            directions = self._contributions(part) - self._output
-            k = self.position + 1
-            found.append(evaluate(self._measure, self._output, directions, self.weights, k))
+            found.append(self._evaluate(part))
             self._tick()
         scores, self._step_sizes = map(torch.cat, zip(*found, strict=True))
         return self.exclude(scores)
 
     def score(self, pick: int) -> float:
-        direction = self._contributions(torch.tensor([pick])) - self._output
-        k = self.position + 1
-        return float(evaluate(self._measure, self._output, direction, self.weights, k)[0])
+        return float(self._evaluate(torch.tensor([pick]))[0])
 
     def column(self, pick: int, k: int) -> Tensor | None:
         if self.place(pick) is None:
@@ -82,13 +77,23 @@ class Exhaustive(OwnCandidates):
         self._output += step_size * (column - self._output)
         self.advance(pick)
 
+    def _evaluate(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        directions, k = self._contributions(candidates) - self._output, self.position + 1
+        return evaluate(self._measure, self._output, directions, self.weights, k)
+
+
+def zero_output(source: Deviations) -> Tensor:
+    """The output of no candidate, float64 (samples * outputs,)."""
+    length = source.num_samples * source.num_outputs
+    return torch.zeros(length, dtype=torch.float64, device=source.device)
+
 
 def evaluate(
     loss: Loss, output: Tensor, directions: Tensor, weights: StepSizeRule, k: int
 ) -> tuple[Tensor, Tensor]:
     """Loss after adding each candidate as pick ``k``, and its step size.
 
-    ``directions`` are the rows ``psi_i - output``.
+    ``directions``: rows ``psi_i - output``.
     """
     if isinstance(weights, Uniform) or k == 1:
         ones = torch.ones(len(directions), dtype=torch.float64, device=output.device)
@@ -101,8 +106,8 @@ def evaluate(
 def line_search(loss: Loss, output: Tensor, directions: Tensor) -> Tensor:
     """The step size in [0, 1] at which the loss along each direction is least: (rows,).
 
-    Closed form for the squared loss. Else safeguarded Newton on the derivative, which is
-    increasing since the loss is convex, kept inside a shrinking bracket.
+    Closed form for the squared loss; else Newton's method on the derivative, which increases since
+    the loss is convex, safeguarded by a shrinking bracket.
     """
     if loss.name == "squared":
         slope = directions @ loss.gradient(output)

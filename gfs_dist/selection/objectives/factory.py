@@ -18,11 +18,11 @@ from gfs_dist.selection.objectives.contributions import (
 )
 from gfs_dist.selection.objectives.exhaustive import Exhaustive
 from gfs_dist.selection.objectives.gram_columns import (
+    COLUMNS,
     METHODS,
-    Moments,
+    GivenMoments,
     check_moments,
     choose_method,
-    make_columns,
     memory_needed,
 )
 from gfs_dist.selection.objectives.losses import Loss, make_loss
@@ -36,13 +36,13 @@ LOSSES = ("squared", "bce", "cross_entropy")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to search for; plain words, the same on every rank.
+    """Loss, method and rules of a search, by name; the same on every rank.
 
     Attributes:
         loss: one of ``LOSSES``.
         method: squared: ``panel``, ``lazy``, ``streaming``, ``exhaustive``; others:
-            ``screened``, ``exhaustive``. ``auto`` is settled by :func:`settle` before ranks
-            start, since all of them must use the same.
+            ``screened``, ``exhaustive``. ``auto`` is replaced by :func:`settle` before ranks
+            start, since all must use the same.
         weights: ``uniform`` or ``line_search``.
         replacement: whether a candidate may be picked again.
     """
@@ -96,7 +96,7 @@ def make_objective(
         recipe: a settled one.
         source: contributions of all candidates.
         target: (samples,) or (samples, outputs); class numbers (samples,) for cross_entropy.
-        tick: called after every tile of the set-up, to show that it goes on.
+        tick: called after every tile of the set-up, as a sign of progress.
 
     Raises:
         ShapeError, NonFiniteError, InputError: as the message says.
@@ -104,7 +104,7 @@ def make_objective(
     weights = WEIGHTS[recipe.weights]
     loss, deviations = _loss_and_deviations(recipe, source, target)
     if recipe.loss == "squared" and recipe.method in METHODS:
-        columns = make_columns(recipe.method, deviations, own, tick)
+        columns = COLUMNS[recipe.method](deviations, own, tick)
         return Squared(columns, weights, recipe.replacement)
     kinds: dict[str, Callable[..., Objective]] = {"screened": Screened, "exhaustive": Exhaustive}
     assert recipe.method in kinds, f"method {recipe.method!r} is not settled"
@@ -143,7 +143,7 @@ def moments_objective(
     *,
     rounding: float = ROUNDING,
 ) -> Objective:
-    """The squared objective from anybody's moments of all candidates, divided by the samples.
+    """The squared objective from moments of all candidates, divided by the samples.
 
     Args:
         gram, correlation: (n, n) and (n,).
@@ -170,5 +170,5 @@ def panel_objective(
         columns: float64 (n, num_own).
         correlation: float64 (n,), of all candidates.
     """
-    moments = Moments(columns, correlation, energy, own)
+    moments = GivenMoments(columns, correlation, energy, own)
     return Squared(moments, WEIGHTS[recipe.weights], recipe.replacement)

@@ -1,7 +1,7 @@
 """Three exact ways to obtain a Gram column of deviations, and the rule that chooses one.
 
-m numbers a contribution, n candidates, P ranks, s distinct picks; q the cost of making a number
-of a contribution again (1 if it is read):
+m numbers of a contribution, n candidates, P ranks, s distinct picks; q the cost of computing a
+number of a contribution again (1 if it is read):
 
     method      set-up        memory              a step
     panel       m n n/P       n n/P and a tile    n/P
@@ -31,7 +31,6 @@ from gfs_dist.selection.objectives.contributions import (
 )
 from gfs_dist.selection.stop import Stop
 
-METHODS = ("panel", "lazy", "streaming")
 # Two cores, 10,000 x 1,000 in float64: 70 G multiply-adds a second in matrix products, 5.9 in
 # matrix-vector products.
 MATVEC = 12
@@ -44,8 +43,8 @@ class Columns(Protocol):
     Attributes:
         own: global indices, int64 (num_own,).
         diagonal: ``|psi_i|^2`` (num_own,).
-        offset: 0; or how long what was taken off is (root mean square over samples) where that
-            was done after multiplying, and so at the cost of digits.
+        offset: 0; or the length of the subtracted target (root mean square over samples) where it
+            is subtracted after multiplying, which costs digits.
     """
 
     num_candidates: int
@@ -54,7 +53,7 @@ class Columns(Protocol):
     offset: float
 
     def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
-        """What others need of a pick (its deviations), a buffer for it, or None."""
+        """The pick's deviations for other ranks, a buffer for them, or None if none is needed."""
         ...
 
     def gram(self, pick: int, column: Tensor | None) -> Tensor:
@@ -63,12 +62,12 @@ class Columns(Protocol):
 
 
 class Panel:
-    """All Gram columns are there."""
+    """All Gram columns are computed first."""
 
     offset = 0.0
 
     def __init__(self, source: Deviations, own: Tensor, tick: Callable[[], None]) -> None:
-        """Every contribution is made or received once, by every rank."""
+        """Every rank computes or reads every contribution once."""
         n, device, width = source.num_candidates, source.device, source.num_outputs
         self.num_candidates, self.own = n, own
         gram = torch.zeros(n, len(own), dtype=torch.float64, device=device)
@@ -77,7 +76,7 @@ class Panel:
             tile = source.tile(None, start, stop)
             if index is None:
                 _add_lower_triangle(gram, tile)
-                squares = gram.diagonal()  # there already, and as telling as those of the tile
+                squares = gram.diagonal()  # not finite where those of a tile are not
             else:
                 gram.addmm_(tile, tile[index].T)
                 squares = tile.square().sum(1)
@@ -96,8 +95,8 @@ class Panel:
         return self._gram[pick]
 
 
-class Moments:
-    """Gram columns from anybody's moments: ``<psi_i, psi_j> = A_ij - p_i - p_j + e``.
+class GivenMoments:
+    """Gram columns from given moments: ``<psi_i, psi_j> = A_ij - p_i - p_j + e``.
 
     Args:
         gram: columns of ``A = phi'phi / m`` (n, num_own).
@@ -108,7 +107,7 @@ class Moments:
     def __init__(self, gram: Tensor, correlation: Tensor, energy: float, own: Tensor) -> None:
         self.num_candidates, self.own, self.offset = len(gram), own, math.sqrt(energy)
         index = own.to(gram.device)
-        self._gram, self._correlation, self._energy = gram, correlation, energy
+        self._gram, self._correlation = gram, correlation
         self._own_correlation = correlation[index] - energy
         diagonal = gram[index, torch.arange(len(own), device=gram.device)]
         self.diagonal = (diagonal - correlation[index] - self._own_correlation).clamp_(min=0.0)
@@ -141,7 +140,7 @@ def check_moments(gram: Tensor, correlation: Tensor, energy: float, rounding: fl
     """Refuse moments that cannot be ``A'A / m``, ``A'y / m`` and ``y'y / m``.
 
     Args:
-        rounding: of a moment; a thousand times as much is let pass.
+        rounding: of a moment; a thousand times as much is accepted.
 
     Raises:
         ShapeError: gram is not square and symmetric, or correlation does not fit it.
@@ -173,14 +172,13 @@ def check_moments(gram: Tensor, correlation: Tensor, energy: float, rounding: fl
         )
 
 
-class _FromContributions:
-    """What lazy and streaming share: own moments, and products with a pick's deviations."""
+class Streaming:
+    """Nothing is held: a column is computed from tiles read or computed again at every step."""
 
     offset = 0.0
 
     def __init__(self, source: Deviations, own: Tensor, tick: Callable[[], None]) -> None:
-        self.num_candidates, self.own = source.num_candidates, own
-        self._source = source
+        self.num_candidates, self.own, self._source = source.num_candidates, own, source
         self._set_up(tick)
         self.diagonal = self._zeros()
         for start, stop in chunks(source):
@@ -192,32 +190,34 @@ class _FromContributions:
         self.diagonal /= source.num_samples
 
     def _set_up(self, tick: Callable[[], None]) -> None:
-        """Before tiles are asked for."""
+        """Before tiles are read."""
 
     def _zeros(self) -> Tensor:
         return torch.zeros(len(self.own), dtype=torch.float64, device=self._source.device)
 
     def _tile(self, start: int, stop: int) -> Tensor:
-        everything = len(self.own) == self.num_candidates
-        return self._source.tile(None if everything else self.own, start, stop)
+        owns_all = len(self.own) == self.num_candidates
+        return self._source.tile(None if owns_all else self.own, start, stop)
 
-    def _deviations(self, pick: int, place: int | None) -> Tensor:
-        """The deviations of an own pick, or a buffer to receive another's."""
-        source = self._source
+    def _deviations(self, pick: int, place: int) -> Tensor:
+        return self._source.tile(torch.tensor([pick]), 0, self._source.num_samples)
+
+    def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
         if place is None:
-            length = source.num_samples * source.num_outputs
-            return torch.empty(length, dtype=torch.float64, device=source.device)
-        return source.tile(torch.tensor([pick]), 0, source.num_samples)[0].contiguous()
+            length = self._source.num_samples * self._source.num_outputs
+            return torch.empty(length, dtype=torch.float64, device=self._source.device)
+        return self._deviations(pick, place)[0].contiguous()
 
-    def _products(self, deviations: Tensor) -> Tensor:
-        """``<psi_i, deviations> / m`` for all own candidates."""
+    def gram(self, pick: int, column: Tensor | None) -> Tensor:
+        """``<psi_i, column> / m`` of all own candidates."""
+        assert column is not None, "a pick travels with its deviations"
         sums, width = self._zeros(), self._source.num_outputs
         for start, stop in chunks(self._source, CACHE_NUMBERS):
-            sums.addmv_(self._tile(start, stop), deviations[start * width : stop * width])
+            sums.addmv_(self._tile(start, stop), column[start * width : stop * width])
         return sums.div_(self._source.num_samples)
 
 
-class Lazy(_FromContributions):
+class Lazy(Streaming):
     """Own contributions are held; a column is computed once, when its candidate is first picked."""
 
     def _set_up(self, tick: Callable[[], None]) -> None:
@@ -227,42 +227,24 @@ class Lazy(_FromContributions):
     def _tile(self, start: int, stop: int) -> Tensor:
         return self._held.tile(None, start, stop)
 
-    def _deviations(self, pick: int, place: int | None) -> Tensor:
-        if place is None:
-            return super()._deviations(pick, place)
-        return self._held.tile(torch.tensor([place]), 0, self._source.num_samples)[0].contiguous()
+    def _deviations(self, pick: int, place: int) -> Tensor:
+        return self._held.tile(torch.tensor([place]), 0, self._source.num_samples)
 
     def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
-        return self._deviations(pick, place) if first else None
+        return super().share(pick, place, first) if first else None
 
     def gram(self, pick: int, column: Tensor | None) -> Tensor:
         if pick not in self._known:
-            assert column is not None, "a first pick travels with its deviations"
-            self._known[pick] = self._products(column)
+            self._known[pick] = super().gram(pick, column)
         return self._known[pick]
 
 
-class Streaming(_FromContributions):
-    """Nothing is held: a column is computed from tiles read or made again at every step."""
-
-    def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
-        return self._deviations(pick, place)
-
-    def gram(self, pick: int, column: Tensor | None) -> Tensor:
-        assert column is not None, "a pick travels with its deviations"
-        return self._products(column)
-
-
-def make_columns(
-    method: str, source: Deviations, own: Tensor, tick: Callable[[], None] = lambda: None
-) -> Columns:
-    """Columns by name: one of ``METHODS``."""
-    kinds: dict[str, Callable[..., Columns]] = {
-        "panel": Panel,
-        "lazy": Lazy,
-        "streaming": Streaming,
-    }
-    return kinds[method](source, own, tick)
+COLUMNS: dict[str, Callable[[Deviations, Tensor, Callable[[], None]], Columns]] = {
+    "panel": Panel,
+    "lazy": Lazy,
+    "streaming": Streaming,
+}
+METHODS = tuple(COLUMNS)
 
 
 def choose_method(

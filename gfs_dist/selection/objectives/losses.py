@@ -1,8 +1,8 @@
-"""Losses of an output, mean over samples: what searches by evaluation need of them.
+"""Losses of an output, mean over samples, with the derivatives that searches need.
 
-A loss sees outputs through its :meth:`~Loss.shift`, which every convex combination of contributions
-undergoes alike: less the target (squared), less the logit of the right class (cross-entropy). What
-all contributions have in common is gone so before anything is added up.
+A loss first subtracts from outputs what its :meth:`~Loss.shift` says, the same for every convex
+combination of contributions: the target (squared), the logit of the right class (cross-entropy).
+An offset common to all contributions is gone before anything is added up.
 
 Every loss here is convex and, but for the squared one, *generalised self-concordant*: along a
 direction ``d`` its third derivative is at most ``r(d)`` times its second, with ``r`` given by
@@ -33,7 +33,7 @@ class Loss(Protocol):
     name: str
 
     def shift(self, rows: Tensor, first: int) -> Tensor:
-        """What the loss sees of rows of outputs, which begin at output number ``first``."""
+        """Rows of outputs as the loss uses them; they begin at output number ``first``."""
         ...
 
     def magnitude(self, loss: float, spread: float) -> float:

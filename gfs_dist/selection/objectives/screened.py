@@ -1,4 +1,4 @@
-"""Exact search under a convex loss that leaves most candidates unevaluated.
+"""Exact search under a convex loss that evaluates few candidates.
 
 At output ``u`` with loss ``L`` and gradient ``g``, let ``d_i = psi_i - u``,
 ``s_i = <g, d_i>``, ``q_i`` the second derivative along ``d_i``, and ``r_i`` a bound on the ratio
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gfs_dist.selection.objective import tie_tolerance
 from gfs_dist.selection.objectives.contributions import Deviations, check_finite, chunks
-from gfs_dist.selection.objectives.exhaustive import evaluate
+from gfs_dist.selection.objectives.exhaustive import evaluate, zero_output
 from gfs_dist.selection.objectives.losses import ConvexLoss
 from gfs_dist.selection.objectives.owned_candidates import OwnCandidates
 from gfs_dist.selection.step_sizes import StepSizeRule, Uniform
@@ -33,12 +33,12 @@ SLACK = 1e-13
 
 
 class Screened(OwnCandidates):
-    """A convex loss for the own candidates, which are held.
+    """A convex loss for the own candidates, whose contributions are held.
 
     Args: as :class:`gfs_dist.selection.objectives.exhaustive.Exhaustive`.
 
     Attributes:
-        num_evaluated: losses evaluated so far; of ``num_scored`` asked for.
+        num_evaluated, num_scored: losses evaluated so far, and losses asked for.
     """
 
     def __init__(
@@ -58,8 +58,7 @@ class Screened(OwnCandidates):
             tile = self._rows(places)
             check_finite(tile, tile.square().sum(1), self.own[places], 0, source.num_outputs)
             tick()
-        length = source.num_samples * source.num_outputs
-        self._output = torch.zeros(length, dtype=torch.float64, device=source.device)
+        self._output = zero_output(source)
         self._step_sizes: dict[int, float] = {}
         self._loss = loss.empty_loss
         self.num_evaluated = self.num_scored = 0
@@ -73,7 +72,7 @@ class Screened(OwnCandidates):
         return self._measure.magnitude(loss, 0.0)
 
     def scores(self) -> Tensor:
-        """Exact losses where they matter, lower bounds above best plus tolerance elsewhere."""
+        """Exact losses up to best plus tolerance, lower bounds above that."""
         slopes = self._slopes()
         change = self._furthest(slopes) * slopes
         scores = self.exclude(self._loss + change - SLACK * (self._loss + change.abs()))
@@ -96,11 +95,9 @@ class Screened(OwnCandidates):
 
     def column(self, pick: int, k: int) -> Tensor | None:
         place = self.place(pick)
-        return (
-            torch.empty_like(self._output)
-            if place is None
-            else self._rows(torch.tensor([place]))[0]
-        )
+        if place is None:
+            return torch.empty_like(self._output)
+        return self._rows(torch.tensor([place]))[0]
 
     def add(self, pick: int, column: Tensor | None, step_size: float, loss: float) -> None:
         assert column is not None, "a pick travels with its contribution"
