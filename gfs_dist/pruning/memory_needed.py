@@ -7,7 +7,6 @@ from gfs_dist.pruning.objectives.evaluation_batches import Sampling, SearchCosts
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.widths.budget import UNITS, Budget
 from gfs_dist.pruning.widths.choose import TRIAL_SAMPLES
-from gfs_dist.selection.objectives.factory import Recipe
 
 COPIES = 6
 """Copies of one layer's moments: sums, centred, damped, and those of a solver."""
@@ -37,7 +36,6 @@ def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int) -> int:
 def layer_costs(pruner: Pruner, num_samples: int) -> list[SearchCosts]:
     """Memory and work of the search of each layer by the loss of the network."""
     settings = pruner.settings
-    recipe = Recipe("squared", "auto", settings.weights, settings.replacement)
     sampling = Sampling(candidates=settings.candidates, seed=settings.seed)
     return [
         search_costs(
@@ -46,7 +44,7 @@ def layer_costs(pruner: Pruner, num_samples: int) -> list[SearchCosts]:
             pruner.example,
             num_samples,
             settings.steps or layer.num_candidates,
-            recipe,
+            settings.recipe("auto"),
             sampling,
         )
         for layer in pruner.structure.layers

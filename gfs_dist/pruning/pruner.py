@@ -65,6 +65,10 @@ class Settings:
     candidates: int | None = None
     seed: int = 0
 
+    def recipe(self, method: str) -> Recipe:
+        """How a layer's squared loss is searched."""
+        return Recipe("squared", method, self.weights, self.replacement)
+
     @property
     def sampling(self) -> Sampling:
         """Samples and candidates of a step of ``network_loss``."""
@@ -246,7 +250,7 @@ class Pruner:
                         self.settings.objective,
                         layer.num_candidates,
                         tuple(maps[layer.name]),
-                        self._recipe("panel"),
+                        self.settings.recipe("panel"),
                     )
                     search_layer(layer, problem, units[layer.name] or 1.0)
                     for stored in maps[layer.name]:
@@ -259,7 +263,7 @@ class Pruner:
         task = DerivativesTask(self.workspace, self.structure)
         files = tuple(self.runtime.map(task, range(len(self.workspace.groups()))).values)
         for layer in wanted:
-            recipe = self._recipe("panel")
+            recipe = self.settings.recipe("panel")
             problem = FisherProblem(layer.name, layer.num_candidates, files, recipe)
             search_layer(layer, problem, 1.0)
         for file in files:
@@ -268,12 +272,9 @@ class Pruner:
     def by_network_loss(self, wanted: Sequence[Layer], search_layer: SearchLayer) -> None:
         """Search layers by the loss of the whole network."""
         for layer in wanted:
-            recipe, sampling = self._recipe("auto"), self.settings.sampling
+            recipe, sampling = self.settings.recipe("auto"), self.settings.sampling
             problem = NetworkLossProblem(self.workspace, layer, recipe, sampling)
             search_layer(layer, problem, 1.0)
-
-    def _recipe(self, method: str) -> Recipe:
-        return Recipe("squared", method, self.settings.weights, self.settings.replacement)
 
     @property
     def picks_are_weighted(self) -> bool:

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.repair.sweep import NetworkPair, Visit, sweep
 from gfs_dist.pruning.smaller import KeptChannels
 from gfs_dist.pruning.structure.structure import Structure
+
+Value = TypeVar("Value")
 
 JOINED = {"cuda": 4}
 """Chunks of samples that are one batch on a device: a GPU has little to do with one."""
@@ -92,15 +94,7 @@ def batches(chunks: Sequence[int], device: torch.device) -> list[Sequence[int]]:
 @functools.lru_cache(maxsize=1)
 def _dense_outputs(task: WidthTrial, device: torch.device) -> list[Tensor]:
     """The dense network's outputs on the samples that are compared."""
-    network = task.workspace.dense(device)
-
-    def run(chunks: Sequence[int]) -> Tensor:
-        with torch.no_grad():
-            found: Tensor = network(task.x(chunks, device))
-            return found
-
-    with one_thread_each() as pool:
-        return list(pool.map(run, batches(task.compared, device)))
+    return _on_batches(task, task.compared, device, task.workspace.dense(device))
 
 
 @functools.lru_cache(maxsize=1)
@@ -109,16 +103,29 @@ def _dense_results(task: WidthTrial, device: torch.device) -> dict[int, Results]
     network = task.workspace.dense(device)
     stages = make_stages(network, [frozenset([site.stream]) for site in task.sites])
 
-    def run(chunks: Sequence[int]) -> Results:
+    def streams(x: Tensor) -> Results:
         found: Results = {}
-        results: Results = {network.gfs_inputs[0]: task.x(chunks, device)}
+        results: Results = {network.gfs_inputs[0]: x}
         for stage in stages:
             results = advance(network, stage, results)
             found |= keep(results, stage.asked)
+            results = keep(results, stage.live)
         return found
 
+    return dict(enumerate(_on_batches(task, task.fitted, device, streams)))
+
+
+def _on_batches(
+    task: WidthTrial, chunks: Sequence[int], device: torch.device, run: Callable[[Tensor], Value]
+) -> list[Value]:
+    """Results of ``run`` for each batch of inputs, several at a time."""
+
+    def on_batch(batch: Sequence[int]) -> Value:
+        with torch.no_grad():
+            return run(task.x(batch, device))
+
     with one_thread_each() as pool:
-        return dict(enumerate(pool.map(run, batches(task.fitted, device))))
+        return list(pool.map(on_batch, batches(chunks, device)))
 
 
 def divergence(dense: Tensor, small: Tensor) -> tuple[float, int]:
