@@ -98,3 +98,13 @@ class ClusterLostError(RunError):
 
 class StorageError(RunError):
     """A file could not be written."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message from a library; the type of an error without a message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def error_line(error: BaseException) -> str:
+    """``TypeError: first line``, for errors of a user's code."""
+    return f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")

@@ -16,7 +16,7 @@ from gfs_dist.command_words import literal, looks_up, typed
 from gfs_dist.config.commands import COMMANDS
 from gfs_dist.config.constraints import annotations_of
 from gfs_dist.config.groups import CHANGEABLE, GROUPS, OPTION_KEY, named
-from gfs_dist.errors import ConfigError
+from gfs_dist.errors import ConfigError, first_line
 from gfs_dist.files import RunFolder
 from gfs_dist.files.remote import Remote
 from gfs_dist.urls import below, is_url
@@ -189,5 +189,4 @@ def explain(error: Exception) -> str:
     """The line of a message of Hydra or OmegaConf that means something to a user."""
     key = getattr(error, "full_key", None)
     cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
-    line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-    return f"{key or 'configuration'}: {line}"
+    return f"{key or 'configuration'}: {first_line(cause)}"

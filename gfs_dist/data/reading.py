@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gfs_dist.data.spec import DataSpec
-from gfs_dist.errors import DataError
+from gfs_dist.errors import DataError, first_line
 from gfs_dist.runtime.resources import free_memory_bytes
 
 MAX_RATIO = 100
@@ -47,8 +47,7 @@ def refusing_damage(place: Path | str, what: str = "cannot be read") -> Iterator
     except DataError:
         raise
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise DataError(f"{place}: {what}: {reason}") from error
+        raise DataError(f"{place}: {what}: {first_line(error)}") from error
 
 
 def refuse_zip_bomb(path: Path, archive: ZipFile) -> None:

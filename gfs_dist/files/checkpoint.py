@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from gfs_dist._environment import refuse_unsafe_environment
-from gfs_dist.errors import CheckpointError, StorageError
+from gfs_dist.errors import CheckpointError, StorageError, first_line
 from gfs_dist.files import atomic
 from gfs_dist.files.checksums import fingerprint
 from gfs_dist.files.untrusted import STATE, TENSOR_SUFFIXES, read_json
@@ -169,8 +169,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             f"{path}: refused, it holds more than tensors or is damaged; accepted: a state dict"
         ) from error
     except Exception as error:  # damaged bytes make the reader raise anything
-        words = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path}: not a whole state dict: {words}") from error
+        raise CheckpointError(f"{path}: not a whole state dict: {first_line(error)}") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from gfs_dist.errors import ConfigError, GfsError, StorageError
+from gfs_dist.errors import ConfigError, GfsError, StorageError, first_line
 from gfs_dist.files import atomic
 from gfs_dist.files.untrusted import refuse_outside_links
 from gfs_dist.urls import check_url
@@ -158,7 +158,7 @@ class Remote:
         try:
             yield
         except Exception as error:
-            words = (str(error).strip() or type(error).__name__).splitlines()[0]
+            words = first_line(error)
             raise kind(f"{self.key}: {self.url} cannot be {what}: {words}") from error
 
     def _refuse_silent(self) -> None:

@@ -14,7 +14,7 @@ from gfs_dist import data, networks
 from gfs_dist.config import commands as schema
 from gfs_dist.config.groups import Custom, Stored
 from gfs_dist.data import DataSpec, Images
-from gfs_dist.errors import CheckpointError, ConfigError, ShapeError
+from gfs_dist.errors import CheckpointError, ConfigError, ShapeError, first_line
 from gfs_dist.files import checkpoint
 from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.pruning.calibration.batches import WRAP
@@ -163,7 +163,7 @@ def check_fits(network: nn.Module, images: Images, source: str) -> None:
         with networks.evaluating(network):
             logits = network(example)
     except Exception as error:  # the user's code may raise anything
-        words = str(error).partition("\n")[0]
+        words = first_line(error)
         cure = f"; {WRAP}" if isinstance(error, TypeError) else ""
         raise ShapeError(f"{source}: fails on an input of shape {shape}: {words}{cure}") from error
     if getattr(logits, "ndim", 0) != 2 or logits.shape[1] < images.num_classes:

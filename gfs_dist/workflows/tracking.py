@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from gfs_dist.errors import ConfigError, RunError
+from gfs_dist.errors import ConfigError, RunError, first_line
 from gfs_dist.workflows.reporter import Passing, Reporter
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Tracked(Passing):
         try:
             self._writer = WRITERS[name](folder.path, values)
         except Exception as error:
-            raise RunError(f"track: {name} cannot be used: {_first_line(error)}") from error
+            raise RunError(f"track: {name} cannot be used: {first_line(error)}") from error
         folder.close_first(self)
 
     def phase(self, name: str, total: int | None = None) -> None:
@@ -178,12 +178,8 @@ class Tracked(Passing):
             self._writer.write(values, step)
         except Exception as error:  # noqa: BLE001 - of a package that we do not know
             self._writer = None  # hours of work do not end with the server that shows them
-            said = f"{self._config.track} takes no more numbers: {_first_line(error)}"
+            said = f"{self._config.track} takes no more numbers: {first_line(error)}"
             self._reporter.note(f"track: {said}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _numbers(title: str, values: dict[str, Any]) -> dict[str, float]:

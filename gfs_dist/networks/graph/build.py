@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gfs_dist.errors import ConfigError
+from gfs_dist.errors import ConfigError, first_line
 from gfs_dist.networks.graph.allowed import FUNCTIONS, MODULES
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
 from gfs_dist.networks.graph.json_values import NAMED, checked, decode
@@ -99,8 +99,8 @@ def make_layer(content: dict[str, Any], where: str) -> nn.Module:
     try:
         return MODULES[name](**arguments)
     except Exception as error:  # constructors raise anything where the arguments are odd
-        words = str(error).partition("\n")[0]
-        raise ConfigError(f"{where}: {name} cannot be made: {words[:200]}") from error
+        words = first_line(error)[:200]
+        raise ConfigError(f"{where}: {name} cannot be made: {words}") from error
 
 
 def is_argument(name: str) -> bool:

@@ -113,8 +113,9 @@ def _keep_assigned(network: nn.Module, tensors: dict[str, Tensor], graph: fx.Gra
 
 
 def _step(node: fx.Node, network: nn.Module) -> dict[str, Any]:
+    kind, target, args = "call", str(node.target), node.args
     if node.op == "call_module":
-        layer = network.get_submodule(str(node.target))
+        kind, layer = "module", network.get_submodule(target)
         if type(layer) not in MODULE_NAMES:
             cure = f", which cannot be recorded: {SPLIT_IT}"
             if is_parametrized(layer):
@@ -122,17 +123,16 @@ def _step(node: fx.Node, network: nn.Module) -> dict[str, Any]:
                     " whose tensors are computed from others (weight norm, spectral norm); make "
                     "them plain by torch.nn.utils.parametrize.remove_parametrizations first"
                 )
-            raise UnstorableError(f"layer {node.target!r} is a {type(layer).__name__}{cure}")
-        return _node(node.name, "module", str(node.target), node.args, node.kwargs)
-    if node.op == "get_attr":
-        owner, name = split_name(network, str(node.target))
+            raise UnstorableError(f"layer {target!r} is a {type(layer).__name__}{cure}")
+    elif node.op == "get_attr":
+        kind, (owner, name) = "tensor", split_name(network, target)
         if not isinstance(getattr(owner, name, None), Tensor):
             raise UnstorableError(
-                f"step {node.name!r} uses {node.target!r}, which is no tensor: {SPLIT_IT}"
+                f"step {node.name!r} uses {target!r}, which is no tensor: {SPLIT_IT}"
             )
-        return _node(node.name, "tensor", str(node.target), node.args, node.kwargs)
-    function, args = _function(node)
-    return _node(node.name, "call", function, args, node.kwargs)
+    else:
+        target, args = _function(node)
+    return _node(node.name, kind, target, args, node.kwargs)
 
 
 def _function(node: fx.Node) -> tuple[str, tuple[Any, ...]]:

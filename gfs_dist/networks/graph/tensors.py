@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gfs_dist.errors import CheckpointError, ConfigError, NonFiniteError
+from gfs_dist.errors import CheckpointError, ConfigError, NonFiniteError, first_line
 from gfs_dist.files.checkpoint import STORED
 from gfs_dist.networks.graph.json_values import UnstorableError
 
@@ -40,10 +40,9 @@ def copied(network: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(network)
     except Exception as error:  # the user's classes may raise anything
-        words = str(error).partition("\n")[0]
         raise UnstorableError(
-            f"it cannot be copied: {words}: take out results of earlier calls, and make its "
-            "tensors plain (torch.nn.utils.remove_weight_norm, prune.remove)"
+            f"it cannot be copied: {first_line(error)}: take out results of earlier calls, and "
+            "make its tensors plain (torch.nn.utils.remove_weight_norm, prune.remove)"
         ) from error
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from gfs_dist.errors import error_line
 from gfs_dist.networks.graph.allowed import MODULE_NAMES
 from gfs_dist.networks.graph.json_values import UnstorableError
 
@@ -39,10 +40,9 @@ def trace(network: nn.Module, inputs: Sequence[Tensor]) -> fx.Graph:
         ):
             return _Tracer(inputs).trace(network)
     except Exception as error:  # the network's code meets stand-ins and may raise anything
-        words = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UnstorableError(
-            f"its forward pass cannot be recorded ({words}): take out what depends on the numbers "
-            "in tensors, sets parts of them, or is not torch's"
+            f"its forward pass cannot be recorded ({error_line(error)}): take out what depends "
+            "on the numbers in tensors, sets parts of them, or is not torch's"
         ) from error
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from gfs_dist.errors import ConfigError
+from gfs_dist.errors import ConfigError, error_line
 
 
 def make_custom(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
@@ -33,7 +33,7 @@ def make_custom(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
         try:
             network = function(**kwargs)
         except (Exception, SystemExit) as error:  # user's code may raise anything
-            raise ConfigError(f"model.factory: {factory} raised {_first_line(error)}") from error
+            raise ConfigError(f"model.factory: {factory} raised {error_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise ConfigError(
             f"model.factory: {factory} returned {_kind(network)}, accepted a torch.nn.Module"
@@ -61,7 +61,7 @@ def find_factory(factory: str) -> Callable[..., object]:
         with _current_folder_importable():
             module = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # user's code may raise anything
-        raise ConfigError(f"model.factory: importing {name} raised {_first_line(error)}") from error
+        raise ConfigError(f"model.factory: importing {name} raised {error_line(error)}") from error
     function = getattr(module, attribute, None)
     if function is None:
         where = getattr(module, "__file__", None) or name
@@ -98,11 +98,6 @@ def _current_folder_importable() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(here)
-
-
-def _first_line(error: BaseException) -> str:
-    """Type and first line of an error."""
-    return f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
 
 
 def _kind(value: object) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
-from gfs_dist.errors import ConfigError, RunError
+from gfs_dist.errors import ConfigError, RunError, error_line
 from gfs_dist.files import atomic
 from gfs_dist.networks.storage.equality import inputs_of, outputs_of, plain_copy
 
@@ -168,7 +168,7 @@ def _exporting(kind: str) -> Iterator[None]:
         with warnings.catch_warnings(action="ignore"):
             yield
     except Exception as error:  # exporters raise anything
-        words = f"{type(error).__name__}: {error}".partition("\n")[0]
+        words = error_line(error)
         raise RunError(f"{kind}: the network cannot be exported: {words}") from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gfs_dist.errors import ConfigError, InputError, NonFiniteError, ShapeError
+from gfs_dist.errors import ConfigError, InputError, NonFiniteError, ShapeError, error_line
 from gfs_dist.files import atomic
 from gfs_dist.networks.graph.describe import describe
 from gfs_dist.networks.graph.json_values import MAKE_IT_PURE, UnstorableError
@@ -85,7 +85,7 @@ def _examples(network: nn.Module, inputs: list[Tensor]) -> list[tuple[list[Tenso
     try:
         examples = [(inputs, outputs_of(running, inputs))]
     except Exception as error:  # the user's code may raise anything
-        words = f"{type(error).__name__}: {error}".partition("\n")[0]
+        words = error_line(error)
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise ShapeError(f"example of shape {shapes}: on it the network raises {words}") from error
     if any(isinstance(leaf, Tensor) and leaf.isnan().any() for leaf in examples[0][1]):

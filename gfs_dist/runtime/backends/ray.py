@@ -26,7 +26,7 @@ from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, 
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from gfs_dist.errors import InputError, WorkersLostError
+from gfs_dist.errors import InputError, WorkersLostError, first_line
 from gfs_dist.runtime.backends.base import PlacementError, WorkerDiedError
 from gfs_dist.runtime.messages import Identity
 from gfs_dist.runtime.spec import RuntimeSpec
@@ -112,7 +112,7 @@ class RayWorker:
             self._asked.discard(answer)
         error = done.exception()
         if isinstance(error, RayActorError):
-            answer.set_exception(WorkerDiedError(_first_line(error)))
+            answer.set_exception(WorkerDiedError(first_line(error)))
         elif _is_of_other_cluster(error):
             answer.set_exception(WorkersLostError(STARTED_AGAIN))
         elif error is not None:
@@ -372,7 +372,7 @@ def join_cluster(address: str) -> None:
             )
     except ConnectionError as error:
         raise PlacementError(
-            f"Ray cluster at {address}: {_first_line(error)}; is its token that of "
+            f"Ray cluster at {address}: {first_line(error)}; is its token that of "
             "RAY_AUTH_TOKEN_PATH?"
         ) from error
     except (RuntimeError, RayError) as error:
@@ -386,7 +386,3 @@ def _sigterm_kept() -> Iterator[None]:
     yield
     if before is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
