@@ -44,7 +44,6 @@ class Traffic:
     _began: float = 0.0
 
     def sent(self, tensor: Tensor, times: int = 1) -> None:
-        """Count ``tensor`` as sent."""
         self.messages += times
         self.bytes += times * tensor.numel() * tensor.element_size()
 

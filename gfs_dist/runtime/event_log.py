@@ -52,13 +52,11 @@ class EventLog:
         self._marks.clear()
 
     def event(self, event: str, rank: int | None = None, **more: Any) -> None:
-        """Add a row."""
         row = {"time": time.time(), "event": event, "generation": self.generation, "rank": rank}
         full = {**row, "pid": None, "host": None, "step": self.step, **more}
         self.events.append(cast(Event, full))
 
     def reach(self, step: int) -> None:
-        """The work is at ``step`` now."""
         self.step = step
         self._marks.append((time.monotonic(), step))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
@@ -23,7 +23,7 @@ from gfs_dist.runtime.backends.base import Worker
 from gfs_dist.runtime.event_log import TASK_EVENT_PERIOD_S, EventLog
 from gfs_dist.runtime.graph import Graph
 from gfs_dist.runtime.heartbeat import FeedEntry, read_feed
-from gfs_dist.runtime.messages import GroupEnd, SearchOrder, SearchSetup, unpack
+from gfs_dist.runtime.messages import GroupEnd, SearchSetup, unpack
 from gfs_dist.runtime.placement import graph_for
 from gfs_dist.runtime.progress import (
     GroupProgress,
@@ -104,6 +104,7 @@ class GroupRun(ABC):
         phase: of progress while ranks work.
         event_period_s: at most one row a step is written in so many seconds.
         reached: the furthest step that is known to have been made.
+        resumed_at: step at which the current generation begins; 0 if only its ranks know.
         members: workers of the current generation, by rank.
     """
 
@@ -116,6 +117,7 @@ class GroupRun(ABC):
         self.log = EventLog(pool.faults, pool.store)
         self.log.step = step
         self.watchdog = Watchdog(pool.store, HangTimeouts(pool.spec.hang_floor_s))
+        self.resumed_at = 0
         self.members: list[Worker] = []
         self._setup_s = self._steps_s = 0.0
         self._chunks = self._reported = 0
@@ -124,13 +126,9 @@ class GroupRun(ABC):
     def report(self, phase: Phase) -> None:
         """Report progress to the caller."""
 
-    def setup(self, rank: int) -> SearchSetup | None:
-        """What ``rank`` needs to prepare itself."""
-        return None
-
-    def order(self) -> SearchOrder | None:
-        """What all ranks need to begin."""
-        return None
+    def setups(self, num_ranks: int) -> Sequence[SearchSetup | None]:
+        """What each rank needs to prepare itself, besides the problem or task."""
+        return [None] * num_ranks
 
     @abstractmethod
     def take_feed(self, entries: list[FeedEntry], step: int) -> int:
@@ -173,9 +171,9 @@ class GroupRun(ABC):
         self.members = pool.members()
         self.log.begin(pool.generation, len(self.members))
         self.report(Phase.RECOVERING if self.log.recovering else Phase.SETUP)
-        calls = {}
+        calls, setups = {}, self.setups(len(self.members))
         for rank, assignment in enumerate(pool.assignments(self.members)):
-            worker, setup = self.members[rank], self.setup(rank)
+            worker, setup = self.members[rank], setups[rank]
             load = shared.number, shared.payload_for(worker)
             future = worker.call(WorkHandler.prepare, assignment, self.work, *load, setup)
             calls[rank] = WatchedCall(worker, future, setup=True)
@@ -185,11 +183,10 @@ class GroupRun(ABC):
 
     def _work(self) -> GenerationOutcome:
         """Let all ranks join the group and work."""
-        order = self.order()
-        self._chunks, self._reported = 0, 0 if order is None else len(order.path)
+        self._chunks, self._reported = 0, self.resumed_at
         self.report(self.phase)
         run, members = WorkHandler.run_group, enumerate(self.members)
-        return self._watch({r: WatchedCall(w, w.call(run, order)) for r, w in members})
+        return self._watch({r: WatchedCall(w, w.call(run, self.work)) for r, w in members})
 
     def _watch(self, calls: Mapping[int, WatchedCall]) -> GenerationOutcome:
         """Watch ``calls`` to their ends. Errors of the user are raised here."""
@@ -276,18 +273,16 @@ class SearchRun(GroupRun):
     def report(self, phase: Phase) -> None:
         self.log.report(self.callback, Progress, phase, path=self.path)
 
-    def setup(self, rank: int) -> SearchSetup:
-        if self.partition.num_ranks != len(self.members):
-            self.partition = self.partition.over(len(self.members))
-        return SearchSetup(self.partition.share(rank), self.path)
-
-    def order(self) -> SearchOrder:
-        before, path = self.graph, self.path
-        self.graph = graph_for(self.pool.spec, len(self.members), before)
+    def setups(self, num_ranks: int) -> list[SearchSetup]:
+        if self.partition.num_ranks != num_ranks:
+            self.partition = self.partition.over(num_ranks)
+        before, self.graph = self.graph, graph_for(self.pool.spec, num_ranks, self.graph)
         if self.graph is not None and before is not None and self.graph is not before:
             self.log.event("graph", edges=[list(edge) for edge in self.graph.edges])
-        # A copy, as this path grows while the order is on its way.
-        return SearchOrder(self.partition, self.stop, path.prefix(len(path)), self.graph)
+        self.resumed_at = len(self.path)
+        shares = map(self.partition.share, range(num_ranks))
+        rest = self.partition, self.stop, self.path, self.graph
+        return [SearchSetup(share, *rest) for share in shares]
 
     def take_feed(self, entries: list[FeedEntry], step: int) -> int:
         for k, (pick, loss, step_size, gaps) in entries:

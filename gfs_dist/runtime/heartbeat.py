@@ -133,7 +133,6 @@ class HeartbeatThread:
             return self._take()
 
     def tick(self) -> None:
-        """Still working."""
         self.beat.ticks += 1
 
     def wake(self) -> None:

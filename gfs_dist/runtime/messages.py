@@ -61,16 +61,9 @@ class RankAssignment:
 
 @dataclass(frozen=True)
 class SearchSetup:
-    """What a rank computes in a search that will continue at the end of ``path``."""
+    """A search as one rank joins it, at the end of ``path``."""
 
     share: RankShare
-    path: GreedyPath
-
-
-@dataclass(frozen=True)
-class SearchOrder:
-    """A search to be joined; the same on every rank."""
-
     partition: Partition
     stop: Stop
     path: GreedyPath

@@ -64,7 +64,6 @@ class Progress(WorkProgress):
 
     @property
     def num_kept(self) -> int:
-        """Distinct picks so far."""
         return self.path.num_kept
 
 

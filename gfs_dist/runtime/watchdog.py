@@ -77,7 +77,6 @@ class WatchedCall:
     moved: float = field(default_factory=time.monotonic)
 
     def listen(self, beat: Heartbeat, now: float) -> None:
-        """Take a heartbeat."""
         if beat.beats != self.beat.beats:
             self.heard = now
         if beat.progress != self.beat.progress:
@@ -135,7 +134,6 @@ class Watchdog:
         self._polled: float | None = None
 
     def add(self, rank: int, call: WatchedCall) -> None:
-        """Watch ``call`` too."""
         assert rank not in self.calls
         self.calls[rank] = call
 

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ from gfs_dist.runtime.messages import (
     ItemDone,
     RankAssignment,
     Reply,
-    SearchOrder,
     SearchSetup,
     pack,
     unpack,
@@ -45,7 +44,6 @@ from gfs_dist.runtime.resources import no_time, peak_bytes, usable_cores
 from gfs_dist.runtime.store import Address, connect
 from gfs_dist.selection.loop import GAP_BATCH, greedy
 from gfs_dist.selection.objective import Objective
-from gfs_dist.selection.partition import RankShare
 from gfs_dist.selection.path import GreedyPath
 
 log = logging.getLogger(__name__)
@@ -101,7 +99,6 @@ class WorkerContext:
         self.injector.before(0)
 
     def enter(self, phase: WorkerPhase) -> None:
-        """Begin a phase of this generation."""
         self.heartbeat.enter(phase, self.assignment.generation)
 
     @contextmanager
@@ -153,24 +150,23 @@ class WorkerContext:
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form, force=True)
 
 
-@dataclass
+@dataclass(frozen=True)
 class HeldObjective:
-    """An objective, and what it was built for and brought to."""
+    """An objective on a device, and the setup it was built for, whose path it has followed."""
 
-    share: RankShare
+    setup: SearchSetup
     device: str
     objective: Objective
-    path: GreedyPath = field(default_factory=lambda: GreedyPath(0))
 
-    def fits(self, device: str, setup: SearchSetup) -> bool:
+    def fits(self, setup: SearchSetup, device: str) -> bool:
         """Whether it can continue where ``setup`` does."""
-        k, path = self.objective.position, setup.path
+        k, known, path = self.objective.position, self.setup.path, setup.path
         return (
             self.device == device
-            and self.share.equals(setup.share)
+            and self.setup.share.equals(setup.share)
             and k <= len(path)
-            and self.path.picks[:k] == path.picks[:k]
-            and self.path.step_sizes[:k] == path.step_sizes[:k]
+            and known.picks[:k] == path.picks[:k]
+            and known.step_sizes[:k] == path.step_sizes[:k]
         )
 
 
@@ -209,7 +205,6 @@ class WorkHandler:
             heartbeat.enter(WorkerPhase.IDLE, heartbeat.beat.generation)
 
     def hello(self) -> Identity:
-        """The identity of this worker."""
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         host = socket.gethostname()
@@ -240,19 +235,18 @@ class WorkHandler:
             self._prepare_objective(setup)
         return time.perf_counter() - began
 
-    def run_group(self, order: SearchOrder | None) -> GroupEnd:
+    def run_group(self, work: Work) -> GroupEnd:
         """Join the group of the generation, and search or run the group task in it."""
         context, heartbeat = self.context, self.context.heartbeat
-        value: Any = order.path if order is not None else None
+        value: Any = self._held.setup.path if self._held and work is Work.SEARCH else None
         interruption = None
         log.info("rank %d: generation %d", context.rank, context.assignment.generation)
         try:
-            value = self._run_task() if order is None else self._search(order)
+            value = self._search() if work is Work.SEARCH else self._run_task()
         except CommunicationError as error:
             interruption = str(error)
-        step = heartbeat.beat.step
-        ended = "finished" if order is None else f"finished ({value.stop_reason})"
-        ended = ended if interruption is None else f"interrupted ({interruption})"
+        step, reason = heartbeat.beat.step, getattr(value, "stop_reason", "task")
+        ended = f"interrupted ({interruption})" if interruption else f"finished ({reason})"
         log.info("rank %d: %s after step %d", context.rank, ended, step)
         return GroupEnd(value, step, context.timing, heartbeat.unsent(), interruption)
 
@@ -278,22 +272,24 @@ class WorkHandler:
     def _prepare_objective(self, setup: SearchSetup) -> None:
         """Build the objective, unless what is held still fits."""
         context, (_, problem) = self.context, self._objects[Work.SEARCH]
-        rank, device = context.rank, context.assignment.device
-        if self._held is not None and self._held.fits(device, setup):
-            log.info("rank %d: continues with the objective that it holds", rank)
+        held, device = self._held, context.assignment.device
+        if held is not None and held.fits(setup, device):
+            self._held = HeldObjective(setup, device, held.objective)
+            log.info("rank %d: continues with the objective that it holds", context.rank)
             return
-        self._held, began = None, time.perf_counter()
+        self._held = held = None  # before another is built
+        began = time.perf_counter()
         objective = problem.objective(setup.share, context.device, context.heartbeat.tick)
-        self._held = HeldObjective(setup.share, device, objective)
+        self._held = HeldObjective(setup, device, objective)
         context.timing["setup_s"] += time.perf_counter() - began
-        log.info("rank %d: holds its share of %d candidates", rank, objective.num_candidates)
+        log.info("rank %d: holds %d candidates", context.rank, len(setup.share.own))
 
-    def _search(self, order: SearchOrder) -> GreedyPath:
-        """Continue the path of ``order``, which is changed, to its end."""
+    def _search(self) -> GreedyPath:
+        """Continue the path of the setup to its end."""
         assert self._held is not None
-        context, held, path = self.context, self._held, order.path
-        heartbeat, injector, first = context.heartbeat, context.injector, len(path) + 1
-        held.path = path
+        context, setup, objective = self.context, self._held.setup, self._held.objective
+        heartbeat, injector, path = context.heartbeat, context.injector, setup.path
+        first = len(path) + 1
 
         def on_step(path: GreedyPath) -> None:
             k = len(path)
@@ -308,16 +304,16 @@ class WorkHandler:
         with context.joined(len(path), WorkerPhase.WORK):
             communicator = (
                 GroupCommunicator(heartbeat.traffic)
-                if order.graph is None
-                else GraphCommunicator(order.graph, heartbeat.traffic)
+                if setup.graph is None
+                else GraphCommunicator(setup.graph, heartbeat.traffic)
             )
             injector.before(first)
-            with context.timed(held.objective):
+            with context.timed(objective):
                 return greedy(
-                    held.objective,
-                    order.stop,
+                    objective,
+                    setup.stop,
                     communicator,
-                    order.partition,
+                    setup.partition,
                     path=path,
                     on_step=on_step,
                 )

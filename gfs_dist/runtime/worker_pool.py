@@ -109,7 +109,6 @@ class WorkerPool:
             raise
 
     def close(self) -> None:
-        """Kill all workers at once."""
         self.launcher.close()
 
     @contextmanager
