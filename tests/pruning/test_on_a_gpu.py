@@ -46,8 +46,8 @@ def test_first_losses_are_those_of_the_cpu(objective: str, batches: Batches) -> 
         )
         for where in ("cpu", "cuda")
     ]
-    for name, cpu in found[0]._source.pruner.paths.items():
-        gpu = found[1]._source.pruner.paths[name]
+    for name, cpu in found[0].paths.items():
+        gpu = found[1].paths[name]
         # Close calls may go either way, and later losses with them; the least one is the same.
         assert math.isclose(cpu.loss[0], gpu.loss[0], rel_tol=1e-3, abs_tol=1e-6), name
     assert found[1].report["macs"] == found[0].report["macs"]
