@@ -9,12 +9,13 @@ from gfs_dist.config.command_line import resume_word
 from gfs_dist.config.compose import compose_stored
 from gfs_dist.errors import ConfigError, RunFolderError
 from gfs_dist.files import RunFolder
+from gfs_dist.files.find import find_checkpoints
 from gfs_dist.files.run_folder import MAX_NAME
 from gfs_dist.pruning.widths.budget import Budget
 from gfs_dist.records import Report
 from gfs_dist.runtime import open_runtime
 from gfs_dist.workflows.process import runtime_spec, use_threads
-from gfs_dist.workflows.prune_deep import DeepFamily, DeepPruning, deep_checkpoints
+from gfs_dist.workflows.prune_deep import DeepFamily, DeepPruning
 from gfs_dist.workflows.pruning import PruneRun, result_name, tell_results
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_events import RunEvents
@@ -34,7 +35,8 @@ def run(config: schema.Cut, reporter: Reporter) -> Report:
         BudgetError: the budget cannot be met.
     """
     pruned = _configuration(config)
-    iteration, place = deep_checkpoints(pruned)[-1]
+    assert pruned.checkpoint is not None, "checked"
+    iteration, place = find_checkpoints(pruned.checkpoint)[-1]
     source = result_name(iteration)
     name = config.name or _default_name(source, config.budget.limit)
     with use_threads(config.threads):
@@ -56,7 +58,7 @@ def run(config: schema.Cut, reporter: Reporter) -> Report:
                 with pruning:
                     row = pruning.cut()
             pruning.keep(row, report.status)
-            if pruning.export():
+            if pruning.model.export(pruned.export):
                 report.write(report.status)  # which lists the files of the run
             tell_results(family, report, reporter)
             return report.content

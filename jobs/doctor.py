@@ -1,4 +1,4 @@
-"""``gfs doctor``: what is wrong here, and with the cluster, before a job finds it."""
+"""``gfs doctor``: checks this machine and the cluster before a job needs them."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from gfs_dist.urls import is_url
-from gfs_dist.workflows.reporter import PlannedOnly
+from gfs_dist.workflows.reporter import PlannedOnly, Reporter
 
 if TYPE_CHECKING:
     from gfs_dist.files import RunFolder
@@ -23,7 +23,7 @@ RATE_WINDOW_S = 10.0
 MAIN_FACTS = ("loss", "kept")
 
 
-class PlainReporter:
+class PlainReporter(Reporter):
     """Lines: every phase, note and result, and a line of progress every ``line_every_s``.
 
     Args:

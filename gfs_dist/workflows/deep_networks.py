@@ -29,10 +29,10 @@ def read_images(spec: DataSpec) -> Images:
 
 
 def describe(model: schema.Model, images: Images) -> dict[str, Any]:
-    """The architecture that the keys ``model.*`` name, with what the data decides of it.
+    """The architecture that the keys ``model.*`` name, with its channels and classes of the data.
 
     Raises:
-        ConfigError: they name none, as where a folder is to say itself what it holds.
+        ConfigError: they name none: a stored network describes itself.
     """
     if isinstance(model, Stored):
         raise ConfigError(f"model: found {model.name}, accepted here the name of a network")
@@ -46,10 +46,10 @@ def describe(model: schema.Model, images: Images) -> dict[str, Any]:
 
 
 def architecture_of(place: Path, model: schema.Model, images: Images) -> dict[str, Any]:
-    """What a stored network says of itself; of a bare state dict the keys ``model.*`` do.
+    """The architecture of a stored network: its own, or for a bare state dict the keys ``model.*``.
 
     Raises:
-        CheckpointError: what it says cannot be read.
+        CheckpointError: its description cannot be read.
         ConfigError: a bare state dict, and the keys name no deep network.
     """
     if (place / ARCHITECTURE).is_file():

@@ -79,7 +79,7 @@ class PathFiles:
             self._written_s = time.monotonic()
 
     def write(self, path: GreedyPath) -> None:
-        """Write a finished path, unless an earlier run has: its file then stays what it is."""
+        """Write a finished path; a file with the same picks from an earlier run stays."""
         file = self.file()
         if file.exists():
             done = self._path(self._stored(file), path.num_candidates, file)
@@ -174,7 +174,7 @@ class PathFiles:
 
 
 def file_name(layer: str) -> str:
-    """A layer's name as that of a file; what a file's name should not hold is ``=`` and its code.
+    """A layer's name as that of a file; other characters than a file's become ``=`` and their code.
 
     Most names of layers are names of files already; but torch lets a user call one ``a/b``.
     """

@@ -210,7 +210,7 @@ def _budget(budget: Budget, pruner: Pruner) -> str:
     least = costs.of(budget.kind, costs.least(budget.round_to))
     return (
         f"{share} of the {UNITS[budget.kind]}: at most {costs.limit(budget):,} of "
-        f"{costs.dense(budget.kind):,}; feasible, the least to be had is {least:,}"
+        f"{costs.dense(budget.kind):,}; feasible, the least possible is {least:,}"
     )
 
 

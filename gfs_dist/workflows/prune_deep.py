@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from gfs_dist import networks
-from gfs_dist import report as pages
 from gfs_dist.command_words import typed_place
 from gfs_dist.config import commands as schema
 from gfs_dist.config.command_line import cut_words, data_words, place_words
@@ -30,7 +29,7 @@ from gfs_dist.files import RunFolder, atomic, checkpoint
 from gfs_dist.files.find import find_checkpoints
 from gfs_dist.files.mirror import SCRATCH
 from gfs_dist.files.scratch_folder import ScratchFolder
-from gfs_dist.networks.storage.export import export_onnx, export_program
+from gfs_dist.files.untrusted import read_json
 from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.cut import CutResult, Repairs, cut, layer_rows, picks_sha256
@@ -38,27 +37,25 @@ from gfs_dist.pruning.pruner import Pruner, Settings
 from gfs_dist.pruning.widths.budget import Budget
 from gfs_dist.pruning.widths.choose import ChosenWidths, choose_widths
 from gfs_dist.pruning.widths.feasible import check_feasible
-from gfs_dist.records import Measured, ResultRow, Status
+from gfs_dist.records import ResultRow, Status
+from gfs_dist.report import Origin
 from gfs_dist.runtime import Progress, RuntimeSpec, open_runtime
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.workflows import plan_text
+from gfs_dist.workflows.deep_models import ModelFolder
 from gfs_dist.workflows.deep_networks import (
     architecture_of,
     check_fits,
     origin_of,
     read_float32,
     read_images,
-    read_network,
 )
-from gfs_dist.workflows.measures import Measures, OnBatch
+from gfs_dist.workflows.measures import Measures
 from gfs_dist.workflows.path_files import PathFiles
 from gfs_dist.workflows.process import check_device, data_spec, own_device
 from gfs_dist.workflows.pruning import Columns, PruneRun, path_facts, result_name
 from gfs_dist.workflows.run_report import RunReport, check_reach
 from gfs_dist.workflows.train_deep import DeepTraining, finetune_spec, keep_as_cut
-
-FORMS = {"program": (export_program, "model.pt2"), "onnx": (export_onnx, "model.onnx")}
-"""How each form for other programs is written, and to which file beside the model."""
 
 
 class DeepFamily:
@@ -133,7 +130,8 @@ class DeepFamily:
     @classmethod
     def of_run(cls, config: schema.Prune) -> DeepFamily:
         """All checkpoints that the configuration names."""
-        return cls(config, config.budget.limit, deep_checkpoints(config))
+        assert config.checkpoint is not None, "checked"
+        return cls(config, config.budget.limit, find_checkpoints(config.checkpoint))
 
     @contextmanager
     def _trial(self, network: nn.Module) -> Iterator[Pruner]:
@@ -154,7 +152,7 @@ class DeepFamily:
         return read_float32(place, self.config.model, self.images)
 
     def phases(self, report: RunReport) -> dict[str, int]:
-        """Kinds of phases, and how many there are of each in what is not finished."""
+        """Kinds of phases, and how many of each are still to come."""
         count = sum(report.row(result_name(iteration)) is None for iteration, _ in self.places)
         repair = self.config.repair
         each = {
@@ -220,6 +218,13 @@ class DeepPruning:
         facts = path_facts(family.config, self._network, samples, data)
         self.files = PathFiles(run.folder, source, facts, key)
         self.found = self.files.layers(family.channels)
+        self.model = ModelFolder(
+            run.folder.model(self.name),
+            family.measures,
+            family.config.model,
+            family.origin,
+            run.reporter,
+        )
         known = run.report.row(source)
         self._dense = known["dense"] if known else None
         self._pruner: Pruner
@@ -234,7 +239,7 @@ class DeepPruning:
             self._pruner = Pruner(workspace, family.structure, settings, runtime, self.found)
             if self._dense is None:
                 weights = workspace.path("dense", checkpoint.MODEL)
-                self._dense = self._measure("the dense network", network, weights)
+                self._dense = self.model.measure("the dense network", network, weights)
             self._open = opened.pop_all()
         return self
 
@@ -272,7 +277,7 @@ class DeepPruning:
         family, folder, name = self._family, self._run.folder, self.name
         chosen = self._choose_widths()
         found = self._cut(chosen)
-        small, measured = self._store(found.network)
+        small, measured = self.model.store(found.network)
         times, dense_times = family.measures.latencies(small, self._network)
         assert self._dense is not None
         row = {
@@ -286,7 +291,7 @@ class DeepPruning:
             "latency": times,
             "accuracy_after": found.accuracies(measured["accuracy"]),
             "path": f"paths/{self.files.result}",
-            "model": folder.relative(folder.model(name)),
+            "model": folder.relative(self.model.path),
             "picks_sha256": picks_sha256(self._pruner),
             "layers": layer_rows(self._pruner, found.network, chosen.widths),
             "sizing": vars(chosen) | {"widths": dict(chosen.widths)},
@@ -299,42 +304,16 @@ class DeepPruning:
 
         ``status``: of the run until the report is written once more.
         """
-        report, model = self._run.report, self._run.folder.model(self.name)
+        report = self._run.report
         report.put(row)
-        facts = {
-            "results": report.rows,
-            "machine": pages.machine(),
-            "versions": pages.versions(),
-        }
-        pages.write_card(model, facts, self.name, self._origin(model))
+        self.model.write_card(report.rows, self._origin())
         report.write(status)
 
     def finish(self, row: ResultRow) -> None:
         """Train on, where that is asked for and not done yet; export."""
         if self._family.config.repair.finetune and "finetune" not in row["accuracy_after"]:
             self.keep(self._finetune(row))
-        self.export()
-
-    def export(self) -> bool:
-        """The forms for other programs that were asked for and are not there yet, compared with
-        ``models/NAME``. Last of all: what cannot be exported is in the report all the same.
-
-        Returns:
-            Whether any was written.
-
-        Raises:
-            RunError: a form cannot be made, or computes something else.
-        """
-        config, images = self._family.config, self._family.images
-        model = self._run.folder.model(self.name)
-        asked = [FORMS[form] for form in EXPORTS[config.export]]
-        missing = [(write, file) for write, file in asked if not (model / file).exists()]
-        if missing:
-            self._run.reporter.phase(f"export {self.name}")
-            network = read_network(model, config.model, images)
-            for write, file in missing:
-                write(network, images.inputs(images.x_test[:2]), model / file)
-        return bool(missing)
+        self.model.export(self._family.config.export)
 
     def _choose_widths(self) -> ChosenWidths:
         reporter = self._run.reporter
@@ -354,7 +333,7 @@ class DeepPruning:
         )
 
         def evaluate(network: nn.Module) -> float:
-            found = family.measures.accuracy(network, self._on_batch(f"{name} before repair"))
+            found = family.measures.accuracy(network, self.model.on_batch(f"{name} before repair"))
             reporter.phase(f"repair {name}", len(self._pruner.sites) if repairs.refit else None)
             return found
 
@@ -377,55 +356,22 @@ class DeepPruning:
         run, config = self._run, self._family.config
         # Ranks may have another current folder.
         home = run.folder.path.resolve() / "finetune" / self.name
-        cut = keep_as_cut(run.folder.model(self.name), home)
-        training = DeepTraining.of_stored(config, cut, checkpoint.read_json(cut / ARCHITECTURE))
+        cut = keep_as_cut(self.model.path, home)
+        training = DeepTraining.of_stored(config, cut, read_json(cut / ARCHITECTURE))
         run.reporter.phase(f"finetune {self.name}", training.spec.iterations)
         training.run(run.runtime, home, run.report.events, run.reporter)
-        _, measured = self._store(*training.trained(RunFolder(home)))
+        _, measured = self.model.store(*training.trained(RunFolder(home)))
         after = {**row["accuracy_after"], "finetune": measured["accuracy"]}
         return {**row, **measured, "accuracy_after": after}
 
-    def _store(
-        self, network: nn.Module, accuracy: float | None = None
-    ) -> tuple[nn.Module, Measured]:
-        """Write ``models/NAME``; the network as it is read from there again, and its facts."""
-        family, model = self._family, self._run.folder.model(self.name)
-        example = family.images.inputs(family.images.x_test[:2])
-        networks.save(model, network, example=example, origin=family.origin)
-        stored = read_network(model, family.config.model, family.images)
-        return stored, self._measure(self.name, stored, model / checkpoint.MODEL, accuracy)
-
-    def _measure(
-        self, name: str, network: nn.Module, weights: Path, accuracy: float | None = None
-    ) -> Measured:
-        """Facts of a network whose weights are in a file; ``accuracy`` if it is known.
-
-        Raises:
-            NonFiniteError: it does not give numbers; names the layer.
-        """
-        measured = self._family.measures.facts(network, self._on_batch(name), accuracy)
-        return {**measured, "file_bytes": weights.stat().st_size}
-
-    def _on_batch(self, name: str) -> OnBatch:
-        """Tells of a phase of its own."""
-        reporter = self._run.reporter
-
-        def on_batch(done: int, total: int) -> None:
-            if done:
-                reporter.step(done)
-            else:
-                reporter.phase(f"measure {name}", total)
-
-        return on_batch
-
-    def _origin(self, model: Path) -> pages.Origin:
+    def _origin(self) -> Origin:
         """Where the network comes from, for its card."""
-        family, stored = self._family, checkpoint.read_json(model / ARCHITECTURE)
+        family, stored = self._family, read_json(self.model.path / ARCHITECTURE)
         config, images = family.config, family.images
         mean, std = (", ".join(f"{x:.4g}" for x in values) for values in (images.mean, images.std))
         scaled = ", in [0, 1]" if images.x_train.dtype == torch.uint8 else ""
         shape = ", ".join(str(size) for size in images.x_train.shape[1:])
-        return pages.Origin(
+        return Origin(
             network=plan_text.network_words(family.architecture),
             checkpoint=str(self._place),
             data=f"{config.data.name}, {len(family.measures.rows):,} calibration images",
@@ -435,16 +381,6 @@ class DeepPruning:
             f"{', '.join(plan_text.repairs(config)) or 'none'}",
             factory="" if "graph" in stored else stored.get("factory", ""),
         )
-
-
-def deep_checkpoints(config: schema.Prune) -> list[tuple[int, Path]]:
-    """Iteration and place of each checkpoint of a deep run.
-
-    Raises:
-        CheckpointError: there are none.
-    """
-    assert config.checkpoint is not None, "checked"
-    return find_checkpoints(config.checkpoint)
 
 
 @contextlib.contextmanager
@@ -480,7 +416,7 @@ def _settings(config: schema.Prune) -> Settings:
 
 
 def _refuse_finetuning(config: schema.Prune, pruner: Pruner) -> None:
-    stored = checkpoint.read_json(pruner.workspace.path("dense", ARCHITECTURE))
+    stored = read_json(pruner.workspace.path("dense", ARCHITECTURE))
     if config.repair.finetune and stored.get("graph", {}).get("evaluation_only"):
         raise ConfigError(
             "repair.finetune: found true, accepted false with this network: what it does while it "

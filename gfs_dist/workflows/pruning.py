@@ -49,7 +49,7 @@ class PruneRun:
 
 
 class Pruning(AbstractContextManager[Any], Protocol):
-    """One checkpoint being pruned; entered for a search and a cut, not for what is finished.
+    """One checkpoint being pruned; entered for a search and a cut that are not finished.
 
     Attributes:
         name: of the result.
@@ -65,14 +65,14 @@ class Pruning(AbstractContextManager[Any], Protocol):
         ...
 
     def keep(self, row: ResultRow) -> None:
-        """Write what is finished; another run does not do it again."""
+        """Write a finished result; a resumed run does not make it again."""
 
     def finish(self, row: ResultRow) -> None:
-        """Do what comes after the cut and was not done by an earlier run."""
+        """Do the steps after the cut that no earlier run has done."""
 
 
 class NetworkFamily(Protocol[Source]):
-    """A kind of networks; made from a configuration it has read and checked all inputs.
+    """A kind of networks; made from a configuration, it has read and checked all inputs.
 
     Attributes:
         lines: the plan in words.

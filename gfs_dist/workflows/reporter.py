@@ -1,11 +1,11 @@
-"""What a job tells while it works. Who listens (a terminal, a log, nobody) is not its business."""
+"""What a job says while it works, whatever shows it: a terminal, a log, a tracker."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # torch: who only says what is wrong does not wait for it
+if TYPE_CHECKING:  # torch: a command line that is wrong does not wait for it
     from gfs_dist.files import RunFolder
 
 
@@ -13,8 +13,11 @@ class PlannedOnly(Exception):  # noqa: N818 - not an error
     """Raised by :meth:`Reporter.plan` where the user wanted the plan alone (``--dry-run``)."""
 
 
-class Reporter(Protocol):
-    """Called by jobs, in this order: plan, run_folder, (phase, step ..., note) ..., table, next."""
+class Reporter:
+    """Called by jobs, in this order: plan, run_folder, (phase, step ..., note) ..., table, next.
+
+    This one shows nothing.
+    """
 
     def plan(self, lines: Sequence[str]) -> None:
         """What is about to be done, before anything is written or any worker is started.
@@ -47,31 +50,7 @@ class Reporter(Protocol):
         """The commands that make sense now."""
 
 
-class Silent:
-    """A reporter that nobody listens to."""
-
-    def plan(self, lines: Sequence[str]) -> None: ...
-
-    def run_folder(self, folder: RunFolder) -> None: ...
-
-    def phase(self, name: str, total: int | None = None) -> None: ...
-
-    def step(
-        self, done: int, loss: float | None = None, kept: int | None = None, **facts: object
-    ) -> None: ...
-
-    def note(self, line: str) -> None: ...
-
-    def relay(self, line: str) -> None: ...
-
-    def table(
-        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]
-    ) -> None: ...
-
-    def next(self, commands: Sequence[str]) -> None: ...
-
-
-class Passing:
+class Passing(Reporter):
     """A reporter that passes everything on to another one."""
 
     def __init__(self, reporter: Reporter) -> None:

@@ -35,7 +35,7 @@ def open_folder(
 
     Raises:
         RunFolderError: it is in use, a new one is not empty, an old one holds no run, or a file of
-            it is not what it was and cannot be made again.
+            it has changed and cannot be made again.
         ConfigError: a URL that cannot be reached, read or written.
     """
     if config.resume is None:
@@ -66,8 +66,8 @@ class RunReport:
         job: the command.
         events: of the run's ranks; give the timing and the faults.
         continued: results and faults of earlier runs in this folder stay. A result of which a file
-            is gone, or not what it was, is none.
-        timed: whether ``events`` are what the report tells; else the times of the run before stay.
+            is gone or changed is none.
+        timed: report the times of ``events``; else those of the run before stay.
 
     Attributes:
         content: what ``report.json`` holds.
@@ -178,7 +178,7 @@ def failure_reported(write: Callable[[Status, BaseException], object]) -> Iterat
 
 
 def lost_results(folder: RunFolder) -> set[str]:
-    """Names of the results of which something is gone, or not what it was.
+    """Names of the results of which a file is gone or changed.
 
     Raises:
         RunFolderError, CheckpointError: ``report.json`` cannot be read.

@@ -20,7 +20,7 @@ from gfs_dist.files import RunFolder
 from gfs_dist.service.capacity import Demand
 from gfs_dist.service.submission import Submission
 from gfs_dist.urls import is_url
-from gfs_dist.workflows.reporter import PlannedOnly, Silent
+from gfs_dist.workflows.reporter import PlannedOnly, Reporter
 
 AUTO = "auto"
 """The address by which a driver on a cluster joins it."""
@@ -108,7 +108,7 @@ def _demand(config: Any) -> Demand:
     return Demand(most + spares, config.device, together=config.runtime.kind != "ray")
 
 
-class _Planner(Silent):
+class _Planner(Reporter):
     """Ends a job once its plan is known."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a job will take in all, told as soon as the first steps of a part of it are measured."""
+"""Estimates the time of a whole job as soon as the first steps of its phases are measured."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ ENOUGH_S = 1.0
 
 
 class TotalTime(Passing):
-    """Passes everything on to ``reporter``, and tells it the time of the whole job in a note.
+    """Passes everything on to ``reporter``, and notes the time of the whole job there.
 
     Args:
-        reporter: who is told.
+        reporter: gets everything, and that note.
         parts: kinds of phases, by the first word of their names, and how many of each there are.
         clock: seconds that never run backwards.
     """

@@ -40,6 +40,7 @@ from gfs_dist.workflows.run_report import RunReport, check_reach
 from gfs_dist.workflows.training import (
     LossWatch,
     checkpoint_rows,
+    given_keys,
     losses_of,
     refuse_changes,
     training_facts,
@@ -56,10 +57,7 @@ FINETUNE_DEFAULTS = {"iterations": 2500, "lr": 0.01, "checkpoint_every": 500}
 
 def deep_spec(train: schema.Train, seed: int, **defaults: Any) -> DeepSpec:
     """How the keys ``train.*`` want it; ``defaults`` stand for keys that are null."""
-    names = DeepSpec.__dataclass_fields__
-    given = {key: value for key, value in vars(train).items() if value is not None}
-    known = {key: value for key, value in given.items() if key in names}
-    return DeepSpec(**defaults | known, seed=seed)
+    return DeepSpec(**defaults | given_keys(train, DeepSpec), seed=seed)
 
 
 def finetune_spec(config: schema.Finetune | schema.Prune) -> DeepSpec:

@@ -18,7 +18,13 @@ from gfs_dist.workflows.measures import measure_two_layer
 from gfs_dist.workflows.process import local_device, own_device
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_report import RunReport
-from gfs_dist.workflows.training import LossWatch, checkpoint_rows, refuse_changes, training_facts
+from gfs_dist.workflows.training import (
+    LossWatch,
+    checkpoint_rows,
+    given_keys,
+    refuse_changes,
+    training_facts,
+)
 from gfs_dist.workflows.two_layer import Inputs, input_words, load_network, two_layer
 
 
@@ -119,10 +125,8 @@ class TwoLayerTraining:
 
     def _spec(self, lr: float | None = None) -> TrainSpec:
         """How the keys ``train.*`` want it; a step size left open is ``lr``, or measured."""
-        keys, config = vars(self.config.train), self.config
-        names = TrainSpec.__dataclass_fields__
-        known = {key: value for key, value in keys.items() if value is not None and key in names}
-        spec = TrainSpec(**{"lr": lr, **known}, seed=config.seed)
+        config = self.config
+        spec = TrainSpec(**{"lr": lr, **given_keys(config.train, TrainSpec)}, seed=config.seed)
         if spec.lr is not None:
             return spec
         share = 1.0 if config.train.step_share is None else config.train.step_share

@@ -8,7 +8,7 @@ import pytest
 from gfs_dist.cli.display import PROGRESS, PlainReporter, Progress, duration, show
 from gfs_dist.cli.live import LiveReporter
 from gfs_dist.files import RunFolder
-from gfs_dist.workflows.reporter import PlannedOnly, Reporter, Silent
+from gfs_dist.workflows.reporter import PlannedOnly, Reporter
 
 
 class Clock:
@@ -199,7 +199,7 @@ def test_dry_run_ends_after_the_plan() -> None:
 
 
 def test_nobody_needs_to_listen(capsys) -> None:
-    work(Silent())
+    work(Reporter())
     assert capsys.readouterr() == ("", "")
 
 

@@ -19,7 +19,7 @@ from gfs_dist.config.compose import compose
 from gfs_dist.errors import ConfigError, PicksDifferError
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.runtime import RuntimeSpec, open_runtime
-from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.reporter import Reporter
 from tests.jobs.tiny import write_factory
 
 TINY = [
@@ -265,7 +265,7 @@ def test_unknown_layers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     config = compose("benchmark", [*TINY, "layers=[conv9]", f"out={tmp_path / 'run'}"])
     with pytest.raises(ConfigError, match="layers: found conv9, accepted 0, 3"):
-        suite_appendix_d.run(config, Silent())
+        suite_appendix_d.run(config, Reporter())
     config = compose("benchmark", [*TINY, "image_size=5", f"out={tmp_path / 'run'}"])
     with pytest.raises(ConfigError, match="image_size: custom fails on"):
-        suite_appendix_d.run(config, Silent())
+        suite_appendix_d.run(config, Reporter())

@@ -11,7 +11,7 @@ from gfs_dist.bench.select_suite import METHODS, Preset
 from gfs_dist.cli import main
 from gfs_dist.config.compose import compose
 from gfs_dist.errors import PicksDifferError
-from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.reporter import Reporter
 
 
 @pytest.fixture
@@ -59,4 +59,4 @@ def test_picks_that_differ_fail_the_benchmark(tiny, tmp_path, monkeypatch) -> No
     monkeypatch.setattr(suite_select, "_measure", other_picks)
     config = compose("benchmark", [f"out={tmp_path / 'run'}"])
     with pytest.raises(PicksDifferError, match="lazy on 40 neurons"):
-        suite_select.run(config, Silent())
+        suite_select.run(config, Reporter())

@@ -17,7 +17,7 @@ from gfs_dist.files import RunFolder, atomic, checkpoint
 from gfs_dist.files.find import find_checkpoints
 from gfs_dist.jobs import evaluate
 from gfs_dist.networks import TwoLayer
-from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.two_layer import load_network
 
 NETWORK = TwoLayer.initialise(7, 64, "relu", seed=4)
@@ -26,7 +26,7 @@ KEYS = Keys("two_layer", 7, "relu")
 
 def measured(path: Path, *words: str) -> dict[str, Any]:
     words = (f"path={path}", "data.samples=100", *words)
-    return evaluate.run(compose("evaluate", words), Silent())["results"][0]
+    return evaluate.run(compose("evaluate", words), Reporter())["results"][0]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from gfs_dist.data import DataSpec
 from gfs_dist.errors import CheckpointError, InputError, ShapeError
 from gfs_dist.files import checkpoint
 from gfs_dist.jobs import evaluate
-from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.reporter import Reporter
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 NAME = "resnet20_cifar"
@@ -44,7 +44,7 @@ def make(width=4):
 
 
 def measured(path: Path, *words: str) -> dict[str, Any]:
-    return evaluate.run(compose("evaluate", [f"path={path}", *words]), Silent())["results"][0]
+    return evaluate.run(compose("evaluate", [f"path={path}", *words]), Reporter())["results"][0]
 
 
 @pytest.fixture(scope="module")

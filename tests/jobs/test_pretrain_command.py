@@ -22,7 +22,7 @@ from gfs_dist.errors import StorageError
 from gfs_dist.files import checkpoint
 from gfs_dist.jobs import pretrain
 from gfs_dist.workflows import two_layer
-from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.reporter import Reporter
 from tests.jobs.tiny import forget_checksums
 
 SMALL = ["data.samples=200", "model.width=20", "train.iterations=25", "train.checkpoint_every=10"]
@@ -33,9 +33,9 @@ import os, sys
 from gfs_dist.files import atomic
 from gfs_dist.jobs import pretrain
 from gfs_dist.config.compose import compose
-from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.reporter import Reporter
 
-class Deadly(Silent):
+class Deadly(Reporter):
     def step(self, done, *_, **__):
         if sys.argv[1] == f"step {done}":
             os.kill(os.getpid(), 9)
@@ -122,7 +122,7 @@ def test_a_finished_run_may_be_resumed_and_stays(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_says_so_and_can_go_on(tmp_path: Path) -> None:
-    class Interrupting(Silent):
+    class Interrupting(Reporter):
         def step(self, done: int, *_: Any, **__: Any) -> None:
             if done == 12:
                 raise KeyboardInterrupt
@@ -182,7 +182,7 @@ def test_a_full_disk_is_told_as_itself_and_leaves_whole_checkpoints(
     monkeypatch.setattr(os, "fsync", full_from_the_third_checkpoint)
     config = compose("pretrain", [*SMALL, f"out={tmp_path / 'run'}"])
     with pytest.raises(StorageError, match=r"step_00000020/model.safetensors: .*No space left"):
-        pretrain.run(config, Silent())
+        pretrain.run(config, Reporter())
     monkeypatch.undo()
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "checkpoints", "config.yaml", "events.jsonl",
@@ -305,7 +305,7 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, capsys: Any) -> None
 def test_threads_are_set_for_the_job_alone(tmp_path: Path) -> None:
     before, seen = torch.get_num_threads(), []
 
-    class Watching(Silent):
+    class Watching(Reporter):
         def step(self, *_: Any, **__: Any) -> None:
             seen.append(torch.get_num_threads())
 

@@ -20,7 +20,7 @@ from gfs_dist.errors import ConfigError
 from gfs_dist.files import checkpoint
 from gfs_dist.jobs import pretrain
 from gfs_dist.training import DeepSpec
-from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.train_deep import deep_spec
 from tests.jobs.test_pretrain_command import KILLED, same, weights
 from tests.jobs.tiny import MODEL, TRAIN, forget_checksums, write_factory
@@ -115,7 +115,7 @@ def test_a_finished_run_may_be_resumed_and_stays(folder: Path) -> None:
 
 
 def test_an_interrupted_run_says_so_and_can_go_on(folder: Path) -> None:
-    class Interrupting(Silent):
+    class Interrupting(Reporter):
         def step(self, done: int, *_: Any, **__: Any) -> None:
             if done >= 12:
                 raise KeyboardInterrupt
@@ -129,7 +129,7 @@ def test_an_interrupted_run_says_so_and_can_go_on(folder: Path) -> None:
 def test_progress_tells_loss_and_the_last_checkpoints_accuracy() -> None:
     seen: list[tuple[int, float, float | None]] = []
 
-    class Watching(Silent):
+    class Watching(Reporter):
         def step(self, done: int, loss: Any = None, *_: Any, accuracy: Any = None) -> None:
             seen.append((done, loss, accuracy))
 

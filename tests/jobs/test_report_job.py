@@ -9,7 +9,7 @@ import pytest
 from gfs_dist.config.compose import compose
 from gfs_dist.errors import CheckpointError, RunFolderError
 from gfs_dist.jobs import report as job
-from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.reporter import Reporter
 
 PATH = {
     "format": 1, "neurons": 3, "samples": 2, "objective": "squared", "weights": "uniform",
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path) -> dict[str, Any]:
-    return job.run(compose("report", [f"path={folder}"]), Silent())
+    return job.run(compose("report", [f"path={folder}"]), Reporter())
 
 
 def test_pages_and_plots_are_written_from_the_facts(folder: Path) -> None:
@@ -56,7 +56,7 @@ def test_paths_of_a_deep_network_are_read_by_layer(folder: Path) -> None:
 def test_page_is_shown_on_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
     monkeypatch.setattr(job.webbrowser, "open", lambda address: bool(shown.append(address)))
-    job.run(compose("report", [f"path={folder}", "open=true"]), Silent())
+    job.run(compose("report", [f"path={folder}", "open=true"]), Reporter())
     assert shown == [(folder / "report.html").as_uri()]
 
 

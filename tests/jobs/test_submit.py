@@ -19,7 +19,7 @@ from gfs_dist.jobs import logs, stop, submit
 from gfs_dist.service.capacity import Demand
 from gfs_dist.service.jobs import Job
 from gfs_dist.workflows.follow_job import follow, next_commands
-from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.submission import plan, prepare, read_batch
 
 
@@ -183,7 +183,7 @@ def test_a_job_that_did_not_end_well_gives_its_exit_code(
 ) -> None:
     jobs: Any = SimpleNamespace(follow=lambda job, write: ended, cluster=NAMED)
     with pytest.raises(JobEndedError, match=words) as caught:
-        follow(jobs, job("RUNNING"), Silent())
+        follow(jobs, job("RUNNING"), Reporter())
     assert caught.value.exit_code == exit_code
 
 
@@ -193,7 +193,7 @@ def test_interrupting_says_that_the_job_goes_on() -> None:
 
     jobs: Any = SimpleNamespace(follow=interrupt, cluster=NAMED)
     with pytest.raises(KeyboardInterrupt, match=r"a-1 goes on; .*gfs logs a-1 -f .*gfs stop a-1"):
-        follow(jobs, job("RUNNING"), Silent())
+        follow(jobs, job("RUNNING"), Reporter())
 
 
 class Cluster:
@@ -231,7 +231,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(submit, "Jobs", lambda _: cluster)
         monkeypatch.setattr(submit, "send", cluster.send)
         with pytest.raises(KeyboardInterrupt) as caught:
-            submit.run(read_batch(["job=prune", *words], multirun=True), Silent())
+            submit.run(read_batch(["job=prune", *words], multirun=True), Reporter())
         return str(caught.value)
 
     return run
@@ -278,7 +278,7 @@ def test_commands_name_the_cluster_that_was_named() -> None:
 
 
 def test_chunks_become_lines() -> None:
-    class Notes(Silent):
+    class Notes(Reporter):
         def __init__(self) -> None:
             self.lines: list[str] = []
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.total_time import TotalTime, duration
 
 
-class Notes(Silent):
+class Notes(Reporter):
     """Keeps the notes."""
 
     def __init__(self) -> None:

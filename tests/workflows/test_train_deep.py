@@ -7,12 +7,12 @@ from typing import Any
 
 from gfs_dist.files import RunFolder
 from gfs_dist.runtime import GroupProgress, Phase
-from gfs_dist.workflows.reporter import Silent
+from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_events import RunEvents
 from gfs_dist.workflows.train_deep import TrainProgress
 
 
-class Notes(Silent):
+class Notes(Reporter):
     """Keeps the notes."""
 
     def __init__(self) -> None:

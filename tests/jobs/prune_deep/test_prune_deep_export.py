@@ -13,7 +13,7 @@ import torch
 import gfs_dist
 from gfs_dist.cli import main
 from gfs_dist.errors import RunError
-from gfs_dist.workflows import prune_deep
+from gfs_dist.workflows import deep_models
 from tests.jobs.deep_runs import ALONE, FACTORY, MADE_BY, prune, report
 
 NAME = "step_00000025"
@@ -81,7 +81,7 @@ def test_an_export_that_fails_loses_nothing(
         raise RunError("torch.export: the network cannot be exported: no")
 
     with monkeypatch.context() as patch:
-        patch.setitem(prune_deep.FORMS, "program", (fail, "model.pt2"))
+        patch.setitem(deep_models.FORMS, "program", (fail, "model.pt2"))
         assert main(["prune", *ALONE, f"out={tmp_path / 'run'}", "export=program"]) == 1
     assert "torch.export: the network cannot be exported: no" in capsys.readouterr().err
     failed = report(tmp_path / "run")

@@ -243,7 +243,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(capsys: Any) -> None:
         "1,496 parameters, 12,480 multiply-adds",
         "2 layers, 14 channels: 0 8, 3 6",
         "skip      6 10: network output",
-        "at most 6,240 of 12,480; feasible, the least to be had is 880",
+        "at most 6,240 of 12,480; feasible, the least possible is 880",
         "MiB each",
     ):
         assert words in plan

@@ -1,0 +1,101 @@
+"""``models/NAME`` of a deep network: stored, read back, measured, described, exported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gfs_dist import networks
+from gfs_dist import report as pages
+from gfs_dist.config import commands as schema
+from gfs_dist.config.prune import EXPORTS, Export
+from gfs_dist.files.checkpoint import MODEL
+from gfs_dist.networks.storage.export import export_onnx, export_program
+from gfs_dist.records import Measured, ResultRow
+from gfs_dist.workflows.deep_networks import read_network
+from gfs_dist.workflows.measures import Measures, OnBatch
+from gfs_dist.workflows.reporter import Reporter
+
+FORMS = {"program": (export_program, "model.pt2"), "onnx": (export_onnx, "model.onnx")}
+"""How each form for other programs is written, and to which file beside the model."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """The folder of one pruned network.
+
+    Attributes:
+        path: of the folder; its name is that of the result.
+        measures: measures the network as it is read from there.
+        model: the keys ``model.*``.
+        origin: what made the dense network, as :func:`gfs_dist.networks.save` takes it.
+    """
+
+    path: Path
+    measures: Measures
+    model: schema.Model
+    origin: dict[str, Any] | None
+    reporter: Reporter
+
+    def store(
+        self, network: nn.Module, accuracy: float | None = None
+    ) -> tuple[nn.Module, Measured]:
+        """Write a network; the one that is read from there, and its facts."""
+        images = self.measures.images
+        example = images.inputs(images.x_test[:2])
+        networks.save(self.path, network, example=example, origin=self.origin)
+        stored = read_network(self.path, self.model, images)
+        return stored, self.measure(self.path.name, stored, self.path / MODEL, accuracy)
+
+    def measure(
+        self, name: str, network: nn.Module, weights: Path, accuracy: float | None = None
+    ) -> Measured:
+        """Facts of a network whose weights are in a file; ``accuracy`` if it is known.
+
+        Raises:
+            NonFiniteError: it does not give numbers; names the layer.
+        """
+        measured = self.measures.facts(network, self.on_batch(name), accuracy)
+        return {**measured, "file_bytes": weights.stat().st_size}
+
+    def on_batch(self, name: str) -> OnBatch:
+        """Reports measuring as a phase of its own."""
+
+        def on_batch(done: int, total: int) -> None:
+            if done:
+                self.reporter.step(done)
+            else:
+                self.reporter.phase(f"measure {name}", total)
+
+        return on_batch
+
+    def write_card(self, rows: list[ResultRow], origin: pages.Origin) -> None:
+        """Write the card of the result, which is one of ``rows``."""
+        facts = {"results": rows, "machine": pages.machine(), "versions": pages.versions()}
+        pages.write_card(self.path, facts, self.path.name, origin)
+
+    def export(self, forms: Export) -> bool:
+        """Write the forms for other programs that are asked for and not there yet, and compare.
+
+        Last of all: what cannot be exported is in the report all the same.
+
+        Args:
+            forms: ``export=``.
+
+        Returns:
+            Whether any was written.
+
+        Raises:
+            RunError: a form cannot be made, or computes something else.
+        """
+        images, asked = self.measures.images, [FORMS[form] for form in EXPORTS[forms]]
+        missing = [(write, file) for write, file in asked if not (self.path / file).exists()]
+        if missing:
+            self.reporter.phase(f"export {self.path.name}")
+            network = read_network(self.path, self.model, images)
+            for write, file in missing:
+                write(network, images.inputs(images.x_test[:2]), self.path / file)
+        return bool(missing)
