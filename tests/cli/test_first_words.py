@@ -6,17 +6,11 @@ import json
 import os
 import subprocess
 import sys
-import typing
 from pathlib import Path
 
 import pytest
 
-from gfs_dist.config import paths
 from gfs_dist.config.compose import compose, to_yaml
-from gfs_dist.config.groups import Activation
-from gfs_dist.networks.models import two_layer
-from gfs_dist.runtime import graph
-from gfs_dist.selection import partition
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -135,9 +129,3 @@ def test_with_json_that_line_is_on_standard_error(here: Path) -> None:
 def test_a_dry_run_needs_no_place_to_write(here: Path) -> None:
     assert "torch" in gfs("prune", "out=/proc/x", "--dry-run").stderr
     assert "found none in nope" in gfs("prune", "checkpoint=nope", "--dry-run").stderr
-
-
-def test_words_written_out_are_those_that_there_are() -> None:
-    assert tuple(two_layer.ACTIVATIONS) == typing.get_args(Activation)
-    assert paths.WORDS["partition"] == partition.KINDS
-    assert ("none", *graph.NAMES) == paths.WORDS["graph"]

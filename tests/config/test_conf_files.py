@@ -10,11 +10,20 @@ from omegaconf import OmegaConf
 from gfs_dist import networks
 from gfs_dist.cli.arguments import COMMANDS as SHELL_COMMANDS
 from gfs_dist.cli.arguments import POSITIONAL
-from gfs_dist.config import CONF_FOLDER
+from gfs_dist.config import CONF_FOLDER, paths
 from gfs_dist.config.commands import COMMANDS
 from gfs_dist.config.constraints import annotations_of, choices
-from gfs_dist.config.groups import CATALOG, CHANGEABLE, GROUPS, OPTION_KEY
+from gfs_dist.config.groups import CATALOG, CHANGEABLE, GROUPS, OPTION_KEY, TwoLayer
 from gfs_dist.config.help import describe
+from gfs_dist.config.prune import METHODS
+from gfs_dist.data import spec as data_spec
+from gfs_dist.networks.models import two_layer
+from gfs_dist.pruning.repair import sweep
+from gfs_dist.runtime import graph
+from gfs_dist.runtime import spec as runtime_spec
+from gfs_dist.selection import partition
+from gfs_dist.selection.objectives import gram_columns
+from gfs_dist.training import spec as training_spec
 
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
 
@@ -74,6 +83,19 @@ def test_every_word_to_choose_from_stands_in_the_help(command: str) -> None:
 
 def test_the_networks_that_can_be_named_are_those_that_can_be_made() -> None:
     assert list(networks.CATALOG) == list(CATALOG)
+
+
+def test_words_written_out_are_those_that_there_are() -> None:
+    prune, pretrain = annotations_of(COMMANDS["prune"]), annotations_of(COMMANDS["pretrain"])
+    assert choices(annotations_of(TwoLayer)["activation"]) == tuple(two_layer.ACTIVATIONS)
+    assert choices(prune["target"]) == sweep.TARGETS
+    assert choices(prune["device"]) == runtime_spec.DEVICES
+    assert choices(pretrain["objective"]) == data_spec.TARGETS
+    assert tuple(GROUPS["runtime"]) == runtime_spec.KINDS
+    assert tuple(GROUPS["train"]) == training_spec.METHODS
+    assert METHODS["squared"] == ("auto", *gram_columns.METHODS, "exhaustive")
+    assert paths.WORDS["partition"] == partition.KINDS
+    assert paths.WORDS["graph"] == ("none", *graph.NAMES)
 
 
 def test_changeable_keys_exist() -> None:
