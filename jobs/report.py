@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import webbrowser
 from pathlib import Path
-from typing import Any
 
 from gfs_dist import report as pages
 from gfs_dist.config import commands as schema
 from gfs_dist.files.find import find_report
 from gfs_dist.files.untrusted import refuse_outside_links
+from gfs_dist.records import Report
 from gfs_dist.workflows.reporter import Reporter
 
 
-def run(config: schema.Report, reporter: Reporter) -> dict[str, Any]:
+def run(config: schema.Report, reporter: Reporter) -> Report:
     """Write the pages of ``config.path``; returns what its ``report.json`` holds.
 
     Raises:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
 from gfs_dist.command_words import typed, typed_place
 from gfs_dist.errors import RunFolderError
@@ -27,10 +27,11 @@ from gfs_dist.files.lock import FolderLock
 from gfs_dist.files.mirror import REPORT, Mirror, empty_copy, fill
 from gfs_dist.files.remote import Remote
 from gfs_dist.files.untrusted import inside, read_json, refuse_outside_links
-from gfs_dist.records import Event, PathFile, read_path
+from gfs_dist.records import Event, PathFile, Report, read_path
 from gfs_dist.urls import below, is_url
 
 MAX_NAME = 200
+ReportT = TypeVar("ReportT", bound=Mapping[str, Any])
 _NAME = re.compile(rf"[A-Za-z0-9_=][A-Za-z0-9_.=+-]{{0,{MAX_NAME - 1}}}")
 _CHECKPOINT = re.compile(r"step_(\d{8,})")
 
@@ -234,28 +235,30 @@ class RunFolder:
         matches = [(_CHECKPOINT.fullmatch(folder.name), folder) for folder in found]
         return sorted((int(match[1]), folder) for match, folder in matches if match)
 
-    def read_report(self) -> dict[str, Any]:
-        """Content of ``report.json``; empty if there is none.
+    def read_report(self) -> Report:
+        """Content of ``report.json`` as it was written; empty if there is none.
+
+        :func:`gfs_dist.records.read_report` fills in what an older version did not write.
 
         Raises:
             CheckpointError: it cannot be read.
             RunFolderError: it was changed after it was written.
         """
         if not os.path.lexists(self.report):
-            return {}
+            return cast(Report, {})
         content = read_json(self.report)
         verify_own_checksum(content, self.report)
-        return content
+        return cast(Report, content)
 
-    def write_report(self, content: Mapping[str, Any]) -> dict[str, Any]:
+    def write_report(self, content: ReportT) -> ReportT:
         """Write ``report.json`` with the SHA-256 of the files in the folder; returns its content.
 
         Raises:
             StorageError: cannot be written.
         """
-        content = with_own_checksum({**content, FILES: self._checksums.listed()})
-        atomic.write_json(self.report, content)
-        return content
+        written = with_own_checksum({**content, FILES: self._checksums.listed()})
+        atomic.write_json(self.report, written)
+        return cast(ReportT, written)
 
     def damage(self, part: str = "") -> list[Damage]:
         """Files that differ from ``report.json``, of the file or folder ``part``.
@@ -263,7 +266,7 @@ class RunFolder:
         Raises:
             RunFolderError: as :meth:`read_report`, or a listed file is a link, a pipe or the like.
         """
-        return self._checksums.damage(self.read_report().get(FILES, {}), part)
+        return self._checksums.damage(self.read_report().get("files", {}), part)
 
     def refuse_damage(self, key: str, part: str = "", but: str | None = None) -> None:
         """Refuse a folder whose files differ from ``report.json``.
