@@ -90,42 +90,28 @@ def train_deep(
     prefer_channels_last(network, first)
     network.train()
     optimizer = _optimizer(network, spec, start.velocity if start else {})
-    meter = _Meter()
+    total, count = 0.0, 0  # of losses since the checkpoint before
 
     def reach(iteration: int) -> None:
-        nonlocal meter
+        nonlocal total, count
         if not spec.is_checkpoint(iteration):
             return
         refuse_divergence(_non_finite_weight(network), iteration, spec.lr)
         if on_checkpoint is not None:
             velocity = _velocity(network, optimizer)
-            on_checkpoint(network, TrainState(iteration, meter.mean, velocity))
-        meter = _Meter()
+            mean = total / count if count else None
+            on_checkpoint(network, TrainState(iteration, mean, velocity))
+        total, count = 0.0, 0
 
     if start is None:
         reach(0)
     for iteration in range(start.iteration if start else 0, spec.iterations):
         loss, size = _step(network, optimizer, samples, spec, iteration, peers)
         refuse_divergence(loss_fault(loss), iteration, spec.lr)
-        meter.add(loss, size)
+        total, count = total + loss * size, count + size
         reach(iteration + 1)
         if on_progress is not None:
             on_progress(iteration + 1, loss)
-
-
-class _Meter:
-    """The mean loss of the samples seen."""
-
-    def __init__(self) -> None:
-        self._sum, self._count = 0.0, 0
-
-    def add(self, mean: float, count: int) -> None:
-        self._sum += mean * count
-        self._count += count
-
-    @property
-    def mean(self) -> float | None:
-        return self._sum / self._count if self._count else None
 
 
 def _step(
@@ -144,7 +130,7 @@ def _step(
     x, labels, share, size = _share(samples, spec, iteration, peers, device)
     if any(p.ndim == 4 and not p.is_contiguous() for p in network.parameters()):
         x = x.contiguous(memory_format=torch.channels_last)
-    with _random_layers(mixed_seed(spec.seed, iteration, peers.rank), device), _exact(device):
+    with _reproducible(mixed_seed(spec.seed, iteration, peers.rank), device):
         # Ranks may have unlike shares: a mean over ranks of these is the mean over samples.
         loss = _mean_loss(network, x, labels, spec) * (share * peers.num_ranks)
         torch.autograd.backward(loss)
@@ -167,7 +153,8 @@ def _share(
     """
     rows = batch_rows(len(samples.x_train), spec.batch, iteration, spec.seed)
     x = samples.x_train[rows]
-    if _is_augmented(x, spec):
+    # Mirrored digits are no digits: by default only images of three colours are augmented.
+    if x.ndim == 4 and (x.shape[1] == COLOURS if spec.augment is None else spec.augment):
         generator = torch.Generator().manual_seed(mixed_seed(spec.seed, iteration))
         x = crop_and_flip(x, generator)
     own = torch.arange(len(rows)).tensor_split(peers.num_ranks)[peers.rank]
@@ -175,12 +162,6 @@ def _share(
     own = own if len(own) else torch.zeros(1, dtype=torch.int64)
     x = samples.inputs(x[own].to(device))
     return x, samples.labels_train[rows[own]].to(device), share, len(rows)
-
-
-def _is_augmented(x: Tensor, spec: DeepSpec) -> bool:
-    if spec.augment is None:
-        return x.ndim == 4 and x.shape[1] == COLOURS
-    return spec.augment and x.ndim == 4
 
 
 def _mean_loss(network: nn.Module, x: Tensor, labels: Tensor, spec: DeepSpec) -> Tensor:
@@ -222,21 +203,18 @@ def _velocity(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
 
 
 @contextlib.contextmanager
-def _random_layers(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed what dropout and the like draw, and leave the caller's random numbers alone."""
-    devices = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed dropout and the like, and leave the caller's random numbers alone.
+
+    On a GPU, only convolutions that give the same bits every time are taken.
+    """
+    on_gpu = device.type == "cuda"
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    with (
+        torch.random.fork_rng([device.index or 0] if on_gpu else []),
+        exact if on_gpu else contextlib.nullcontext(),
+    ):
         torch.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
-    """On a GPU, only convolutions that give the same bits whenever they are asked."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         yield
 
 
