@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gfs_dist.errors import first_line
 from gfs_dist.runtime.store import Address, connect, name_interface
 
 # A slow rank is no fault: the coordinator's watchdog decides which rank hangs, not the group.
@@ -57,8 +58,7 @@ class Traffic:
             self.done += 1
         elif isinstance(error, RuntimeError | ValueError):  # ValueError: the group is gone already
             leave()
-            first_line = (str(error) or type(error).__name__).splitlines()[0]
-            raise CommunicationError(first_line) from error
+            raise CommunicationError(first_line(error)) from error
 
 
 class GroupMember:
@@ -181,7 +181,7 @@ def join(address: Address, prefix: str, rank: int, num_ranks: int, backend: str)
         )
     except RuntimeError as error:  # torch's DistError and its kin are RuntimeErrors
         leave()
-        raise CommunicationError(f"joining {prefix}: {str(error).splitlines()[0]}") from error
+        raise CommunicationError(f"joining {prefix}: {first_line(error)}") from error
 
 
 def leave() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch.distributed import TCPStore
 
+from gfs_dist.errors import first_line
 from gfs_dist.runtime.collectives import Traffic
 from gfs_dist.runtime.store import Address, connect
 
@@ -147,7 +148,7 @@ class HeartbeatThread:
             while True:
                 self._write_until_cut(connect(self._address))
         except RuntimeError as error:  # the coordinator is gone, so this worker goes soon
-            log.info("no more heartbeats: %s", str(error).splitlines()[0])
+            log.info("no more heartbeats: %s", first_line(error))
 
     def _write_until_cut(self, store: TCPStore) -> None:
         """Write until the connection breaks; what did not get through is kept for the next."""
@@ -158,7 +159,7 @@ class HeartbeatThread:
                 with self._lock:
                     self._write(store)
             except RuntimeError as error:
-                log.info("connecting again: %s", str(error).splitlines()[0])
+                log.info("connecting again: %s", first_line(error))
                 return
 
     def _write(self, store: TCPStore) -> None:

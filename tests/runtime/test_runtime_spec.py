@@ -165,9 +165,9 @@ def test_a_fault_at_a_step_that_is_left_out_strikes_at_the_next(
     struck: list[str] = []
     monkeypatch.setattr(faults, "strike", struck.append)
     announced: list[None] = []
-    saboteur = FaultInjector([Fault(0, 3), Fault(0, 7, "exit")], lambda: announced.append(None))
+    injector = FaultInjector([Fault(0, 3), Fault(0, 7, "exit")], lambda: announced.append(None))
     for step, known in ((2, []), (4, ["kill"]), (5, ["kill"]), (9, ["kill", "exit"])):
-        saboteur.upon(step)
+        injector.upon(step)
         assert struck == known
     assert len(announced) == 2
 
