@@ -167,7 +167,7 @@ def work_of(
         "candidates": block.layer.num_candidates,
         "steps": path_steps,
         "like": len(block.alike),
-        "parts": len(pruner.workspace.groups()),
+        "parts": len(pruner.workspace.parts()),
     }
     if objective == "network_loss":
         return LayerWork(**common, **_trials(study, block, pruner, path_steps, device))

@@ -239,7 +239,7 @@ class Pruner:
             reading = dense_pass.reading(stage, read_sums(files, SMALL_SUMS))
             with stored_products(self.runtime, files) as pieces:
                 for layer, consumer in readers[sites[stage].module]:
-                    folder = self.workspace.path("maps", layer.name, consumer.module, "x").parent
+                    folder = self.workspace.subfolder("maps", layer.name, consumer.module)
                     maps[layer.name].append(
                         make_map(self.runtime, pieces, reading, consumer, samples, folder)
                     )
@@ -261,7 +261,7 @@ class Pruner:
     def by_derivatives(self, wanted: Sequence[Layer], search_layer: SearchLayer) -> None:
         """Search layers by the derivatives of each sample's loss, after one pass back."""
         task = DerivativesTask(self.workspace, self.structure)
-        files = tuple(self.runtime.map(task, range(len(self.workspace.groups()))).values)
+        files = tuple(self.runtime.map(task, range(len(self.workspace.parts()))).values)
         for layer in wanted:
             recipe = self.settings.recipe("panel")
             problem = FisherProblem(layer.name, layer.num_candidates, files, recipe)

@@ -34,10 +34,10 @@ class Partition:
                     f"partition: part {rank} names candidate {int(outside[0])}, accepted each of "
                     f"0 to {self.num_candidates - 1} once"
                 )
-            repeated = part[(self._owner[part] >= 0) | _repeats(part)]
+            repeated = torch.cat([part[self._owner[part] >= 0], part[1:][part.diff() == 0]])
             if len(repeated):
                 raise InputError(
-                    f"partition: candidate {int(repeated[0])} is named twice, accepted once each"
+                    f"partition: candidate {int(repeated.min())} is named twice, accepted once each"
                 )
             self._owner[part] = rank
 
@@ -49,8 +49,7 @@ class Partition:
     @classmethod
     def strided(cls, num_candidates: int, num_ranks: int) -> Partition:
         """Rank r owns r, r + P, r + 2P, ..."""
-        everything = torch.arange(num_candidates)
-        return cls([everything[rank::num_ranks] for rank in range(num_ranks)])
+        return cls([torch.arange(num_candidates)[rank::num_ranks] for rank in range(num_ranks)])
 
     @property
     def num_ranks(self) -> int:
@@ -76,7 +75,7 @@ class Partition:
             )
 
     def over(self, num_ranks: int) -> Partition:
-        """The same division for another number of ranks: parts too many are shared out in turn."""
+        """The partition for another number of ranks: surplus parts are dealt out to the others."""
         if num_ranks >= self.num_ranks:
             empty = [torch.empty(0, dtype=torch.int64)] * (num_ranks - self.num_ranks)
             return Partition([*self.parts, *empty])
@@ -96,12 +95,6 @@ def _indices(part: Sequence[int] | Tensor) -> Tensor:
     if found.ndim != 1 or not whole:
         raise InputError(f"partition: found {part!r}, accepted lists of whole numbers")
     return found.to(torch.int64)
-
-
-def _repeats(sorted_part: Tensor) -> Tensor:
-    repeats = torch.zeros(len(sorted_part), dtype=torch.bool)
-    repeats[1:] = sorted_part[1:] == sorted_part[:-1]
-    return repeats
 
 
 def make_partition(kind: str, num_candidates: int, num_ranks: int) -> Partition:

@@ -238,7 +238,7 @@ class DeepPruning:
             runtime, settings = self._run.runtime, family.settings
             self._pruner = Pruner(workspace, family.structure, settings, runtime, self.found)
             if self._dense is None:
-                weights = workspace.path("dense", checkpoint.MODEL)
+                weights = workspace.subfolder("dense") / checkpoint.MODEL
                 self._dense = self.model.measure("the dense network", network, weights)
             self._open = opened.pop_all()
         return self
@@ -416,7 +416,7 @@ def _settings(config: schema.Prune) -> Settings:
 
 
 def _refuse_finetuning(config: schema.Prune, pruner: Pruner) -> None:
-    stored = read_json(pruner.workspace.path("dense", ARCHITECTURE))
+    stored = read_json(pruner.workspace.subfolder("dense") / ARCHITECTURE)
     if config.repair.finetune and stored.get("graph", {}).get("evaluation_only"):
         raise ConfigError(
             "repair.finetune: found true, accepted false with this network: what it does while it "

@@ -188,7 +188,7 @@ def _floors(work: Pruner, images: int, rates: Rates) -> dict[str, float]:
     """Seconds that the arithmetic of each phase would take as one large product or copy."""
     macs = networks.macs_by_module(work.dense, work.example)
     passed = float(sum(macs.values()) * images)
-    parts = len(work.workspace.groups())
+    parts = len(work.workspace.parts())
     moved = eliminated = losses = 0.0
     for site in work.consumer_sites(work.structure.layers):
         module = work.dense.get_submodule(site.module)

@@ -197,23 +197,21 @@ class DenseTask:
 
     Attributes:
         sites: of the consumers, in order.
-        name: folder of the files in the workspace.
     """
 
     workspace: Workspace
     sites: tuple[Site, ...]
-    name: str = "dense_pass"
 
     @property
     def folder(self) -> Path:
-        return self.workspace.path(self.name, "x").parent
+        return self.workspace.subfolder("dense_pass")
 
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> str:
         """The file of the sums of ``item``: stage and part."""
         stage, part = item
         dense = _dense_pass(self, device)
         store = FileStore(self.folder, device)
-        chunks = self.workspace.groups()[part]
+        chunks = self.workspace.parts()[part]
         if stage == 0:
             for chunk in chunks:
                 start = {dense.network.gfs_inputs[0]: self.workspace.x(chunk)}
@@ -238,7 +236,7 @@ def run_dense_pass(
 
     The files are removed after it.
     """
-    parts, store = range(len(task.workspace.groups())), FileStore(task.folder)
+    parts, store = range(len(task.workspace.parts())), FileStore(task.folder)
     for stage in range(len(task.sites)):
         files = [Path(path) for path in runtime.map(task, [(stage, part) for part in parts]).values]
         store.drop(DENSE, stage)

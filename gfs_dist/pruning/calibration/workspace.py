@@ -39,7 +39,7 @@ from gfs_dist.pruning.calibration.moments import Sums, add
 CPU = torch.device("cpu")
 CHUNK_BYTES = 2**25
 MAX_CHUNK = 64
-MAX_GROUPS = 16
+MAX_PARTS = 16
 """Parts of the samples in a pass, for any number of ranks: sums are added within a part, then over
 parts, so that any number of ranks gets the same bits."""
 
@@ -126,25 +126,25 @@ class Workspace:
             labels.append(self.labels(chunk)[own])
         return torch.cat(x), torch.cat(labels)
 
-    def batches(self, num_chunks: int | None = None) -> Iterable[tuple[Tensor, Tensor]]:
-        """Inputs and labels of the first chunks (default: all)."""
-        for chunk in range(num_chunks or self.num_chunks):
+    def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Inputs and labels of all chunks."""
+        for chunk in range(self.num_chunks):
             yield self.x(chunk), self.labels(chunk)
 
-    def groups(self) -> list[tuple[int, ...]]:
-        """The parts of a pass: chunk numbers, in order."""
-        parts = min(MAX_GROUPS, self.num_chunks)
-        edges = [round(i * self.num_chunks / parts) for i in range(parts + 1)]
+    def parts(self) -> list[tuple[int, ...]]:
+        """Chunk numbers of the parts of a pass, in order."""
+        count = min(MAX_PARTS, self.num_chunks)
+        edges = [round(i * self.num_chunks / count) for i in range(count + 1)]
         return [tuple(range(a, b)) for a, b in itertools.pairwise(edges)]
 
     def dense(self, device: torch.device = CPU) -> GraphNetwork:
         """The dense network in recorded steps; read once a process and device."""
         return _dense(self, device)
 
-    def path(self, *names: str) -> Path:
-        """A place in the folder; its parent is created."""
+    def subfolder(self, *names: str) -> Path:
+        """A folder in the workspace, created if it is missing."""
         found = Path(self.folder, *names)
-        found.parent.mkdir(parents=True, exist_ok=True)
+        found.mkdir(parents=True, exist_ok=True)
         return found
 
     @torch.no_grad()

@@ -71,12 +71,10 @@ class DerivativesTask:
     Attributes:
         workspace: of the network; labelled.
         structure: its layers are differentiated.
-        name: folder of the files in the workspace.
     """
 
     workspace: Workspace
     structure: Structure
-    name: str = "derivatives"
 
     def __post_init__(self) -> None:
         self.workspace.require_labels("objective fisher")
@@ -84,12 +82,12 @@ class DerivativesTask:
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> str:
         """Derivatives of part ``item``; returns the file."""
         network = self.workspace.dense(device)
-        chunks = self.workspace.groups()[item]
+        chunks = self.workspace.parts()[item]
         batches = (
             (self.workspace.x(chunk).to(device), self.workspace.labels(chunk).to(device))
             for chunk in chunks
         )
-        path = self.workspace.path(self.name, f"part_{item:02d}.safetensors")
+        path = self.workspace.subfolder("derivatives") / f"part_{item:02d}.safetensors"
         found = gate_derivatives(network, self.structure, batches, tick)
         checkpoint.write_tensors(path, found, durable=False)
         return str(path)

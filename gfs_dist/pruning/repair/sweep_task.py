@@ -47,7 +47,7 @@ class SweepTask:
         visit, fits, part = Visit(*item[0]), item[1], item[2]
         store = FileStore(self.folder, device)
         pair = self._pair_after(fits, device)
-        chunks = self.workspace.groups()[part]
+        chunks = self.workspace.parts()[part]
         if visit == Visit(0, False):
             for chunk in chunks:
                 start = {pair.dense.gfs_inputs[0]: self.workspace.x(chunk)}
@@ -61,7 +61,7 @@ class SweepTask:
     @property
     def folder(self) -> Path:
         """Where this sweep's files are."""
-        return self.workspace.path(self.name, "x").parent
+        return self.workspace.subfolder(self.name)
 
     def fit_file(self, number: int) -> Path:
         """The tensors that one fit changed."""
@@ -118,7 +118,7 @@ def run_sweep(
     task: SweepTask, runtime: Runtime, on_site: Callable[[int], None] = lambda _: None
 ) -> GraphNetwork:
     """The smaller network with all its sites fitted, one after another."""
-    pair, parts = task.make_pair(), range(len(task.workspace.groups()))
+    pair, parts = task.make_pair(), range(len(task.workspace.parts()))
     store, fits = FileStore(task.folder), 0
 
     def sum_up(visit: Visit) -> Sums:

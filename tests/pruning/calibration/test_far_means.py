@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import gfs_dist
 from gfs_dist.pruning.calibration.moments import Geometry, add
-from gfs_dist.pruning.smaller import SAME
+from gfs_dist.pruning.smaller import TOLERANCE
 
 WIDTH, KEPT, SAMPLES = 10, 5, 192
 CONSUMERS = {
@@ -142,7 +142,7 @@ def test_biases_that_take_large_means_off_end_no_run() -> None:
         far.consumer.bias -= far.body(far.x).mean(0)
     pruned = gfs_dist.prune(far.model.float(), [far.x.float()], budget={"keep": 0.5})
     assert len(pruned.model[0].weight) == KEPT
-    assert SAME[torch.float32] < pruned.report["difference_from_masked"] < 1.0
+    assert TOLERANCE[torch.float32] < pruned.report["difference_from_masked"] < 1.0
 
 
 MODULES = {

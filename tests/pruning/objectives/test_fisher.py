@@ -80,7 +80,7 @@ def test_parts_are_the_derivatives_of_all_samples(tmp_path: FilePath) -> None:
     workspace = problem.workspace(tmp_path)
     task = DerivativesTask(workspace, problem.structure)
     ticks: list[int] = []
-    parts = range(len(workspace.groups()))
+    parts = range(len(workspace.parts()))
     files = [load_file(task.run(part, CPU, lambda: ticks.append(1))) for part in parts]
     assert len(ticks) == workspace.num_chunks
     for name, expected in derivatives(problem).items():

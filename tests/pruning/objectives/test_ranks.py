@@ -81,7 +81,7 @@ def test_derivatives_made_by_three_workers_are_those_of_one(
 ) -> None:
     problem = make("plain CNN", samples=9, dtype=torch.float32)
     workspace = problem.workspace(tmp_path)
-    parts = range(len(workspace.groups()))
+    parts = range(len(workspace.parts()))
     files = tuple(workers.map(DerivativesTask(workspace, problem.structure), parts))
     alone = gate_derivatives(workspace.dense(), problem.structure, workspace.batches())
     for layer in problem.structure.layers:
