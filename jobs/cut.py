@@ -14,9 +14,9 @@ from gfs_dist.files.run_folder import MAX_NAME
 from gfs_dist.pruning.widths.budget import Budget
 from gfs_dist.records import Report
 from gfs_dist.runtime import open_runtime
+from gfs_dist.workflows.pipeline import PruneRun, result_name, tell_results
 from gfs_dist.workflows.process import runtime_spec, use_threads
 from gfs_dist.workflows.prune_deep import DeepFamily, DeepPruning
-from gfs_dist.workflows.pruning import PruneRun, result_name, tell_results
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_events import RunEvents
 from gfs_dist.workflows.run_report import RunReport, lost_results

@@ -15,7 +15,6 @@ from gfs_dist.files import checkpoint
 from gfs_dist.files.find import find_checkpoints
 from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.records import FORMAT, Report, ResultRow
-from gfs_dist.workflows.deep_networks import check_fits, read_images, read_network
 from gfs_dist.workflows.measures import (
     batched_rows,
     batches_of,
@@ -26,8 +25,9 @@ from gfs_dist.workflows.measures import (
 )
 from gfs_dist.workflows.process import data_spec, local_device, use_threads
 from gfs_dist.workflows.reporter import Reporter
+from gfs_dist.workflows.stored_networks import check_fits, load_network, read_images, read_network
 from gfs_dist.workflows.train_deep import LOSS
-from gfs_dist.workflows.two_layer import Inputs, load_network, two_layer
+from gfs_dist.workflows.two_layer import Inputs, two_layer
 
 LARGE_BATCH = 256
 """Inputs of a large batch of a two-layer network."""

@@ -13,14 +13,14 @@ from gfs_dist.errors import CheckpointError
 from gfs_dist.files import RunFolder
 from gfs_dist.files.find import find_checkpoints
 from gfs_dist.records import Report, ResultRow
-from gfs_dist.workflows.deep_networks import architecture_of, check_fits, origin_of, read_images
+from gfs_dist.workflows.checkpoints import tell_checkpoints
 from gfs_dist.workflows.process import check_device, data_spec, use_threads
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_events import RunEvents
 from gfs_dist.workflows.run_report import RunReport, open_folder
+from gfs_dist.workflows.stored_networks import architecture_of, check_fits, origin_of, read_images
 from gfs_dist.workflows.tracking import tracked
 from gfs_dist.workflows.train_deep import DeepTraining
-from gfs_dist.workflows.training import tell_checkpoints
 
 
 @tracked

@@ -6,6 +6,7 @@ import time
 
 from gfs_dist.config import commands as schema
 from gfs_dist.records import Report
+from gfs_dist.workflows.checkpoints import Training, losses_of, tell_checkpoints
 from gfs_dist.workflows.process import check_device, use_threads
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_events import RunEvents
@@ -13,7 +14,6 @@ from gfs_dist.workflows.run_report import RunReport, open_folder
 from gfs_dist.workflows.tracking import tracked
 from gfs_dist.workflows.train_deep import DeepTraining
 from gfs_dist.workflows.train_two_layer import TwoLayerTraining
-from gfs_dist.workflows.training import Training, losses_of, tell_checkpoints
 
 
 @tracked

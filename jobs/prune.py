@@ -12,10 +12,10 @@ from typing import Any
 from gfs_dist.config import commands as schema
 from gfs_dist.records import Report
 from gfs_dist.runtime import open_runtime
+from gfs_dist.workflows.pipeline import NetworkFamily, PruneRun, tell_results
 from gfs_dist.workflows.process import runtime_spec, use_threads
 from gfs_dist.workflows.prune_deep import DeepFamily
 from gfs_dist.workflows.prune_two_layer import TwoLayerFamily
-from gfs_dist.workflows.pruning import NetworkFamily, PruneRun, tell_results
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_events import RunEvents
 from gfs_dist.workflows.run_report import RunReport, open_folder

@@ -23,7 +23,7 @@ from gfs_dist.networks import evaluating
 from gfs_dist.pruning.pruner import Pruner, Settings
 from gfs_dist.pruning.structure.structure import Layer
 from gfs_dist.runtime import RuntimeSpec, open_runtime
-from gfs_dist.workflows.deep_networks import fresh_network
+from gfs_dist.workflows.stored_networks import fresh_network
 
 CLASSES = {"imagenet": 1000, "cifar": 10}
 

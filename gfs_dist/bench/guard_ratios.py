@@ -20,8 +20,8 @@ from gfs_dist.files.scratch_folder import ScratchFolder
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.runtime import Runtime, RuntimeSpec, open_runtime
 from gfs_dist.selection.stop import Stop
-from gfs_dist.workflows.deep_networks import fresh_network
 from gfs_dist.workflows.process import use_threads
+from gfs_dist.workflows.stored_networks import fresh_network
 
 SAMPLES, NEURONS, PICKS = 1_000, 400, 30
 SHORT = 10

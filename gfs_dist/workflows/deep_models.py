@@ -15,9 +15,9 @@ from gfs_dist.config.prune import EXPORTS, Export
 from gfs_dist.files.checkpoint import MODEL
 from gfs_dist.networks.storage.export import export_onnx, export_program
 from gfs_dist.records import Measured, ResultRow
-from gfs_dist.workflows.deep_networks import read_network
 from gfs_dist.workflows.measures import Measures, OnBatch
 from gfs_dist.workflows.reporter import Reporter
+from gfs_dist.workflows.stored_networks import read_network
 
 FORMS = {"program": (export_program, "model.pt2"), "onnx": (export_onnx, "model.onnx")}
 """How each form for other programs is written, and to which file beside the model."""

@@ -20,8 +20,8 @@ from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.pruning.widths.budget import UNITS, Budget, percent
 from gfs_dist.training import DeepSpec, TrainSpec
+from gfs_dist.workflows.checkpoints import num_checkpoints
 from gfs_dist.workflows.measures import sizes
-from gfs_dist.workflows.training import num_checkpoints
 
 TIME = "time      told once the first steps are measured"
 

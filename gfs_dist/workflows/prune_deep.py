@@ -43,18 +43,18 @@ from gfs_dist.runtime import Progress, RuntimeSpec, open_runtime
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.workflows import plan_text
 from gfs_dist.workflows.deep_models import ModelFolder
-from gfs_dist.workflows.deep_networks import (
+from gfs_dist.workflows.measures import Measures
+from gfs_dist.workflows.path_files import PathFiles
+from gfs_dist.workflows.pipeline import Columns, PruneRun, path_facts, result_name
+from gfs_dist.workflows.process import check_device, data_spec, own_device
+from gfs_dist.workflows.run_report import RunReport, check_reach
+from gfs_dist.workflows.stored_networks import (
     architecture_of,
     check_fits,
     origin_of,
     read_float32,
     read_images,
 )
-from gfs_dist.workflows.measures import Measures
-from gfs_dist.workflows.path_files import PathFiles
-from gfs_dist.workflows.process import check_device, data_spec, own_device
-from gfs_dist.workflows.pruning import Columns, PruneRun, path_facts, result_name
-from gfs_dist.workflows.run_report import RunReport, check_reach
 from gfs_dist.workflows.train_deep import DeepTraining, finetune_spec, keep_as_cut
 
 

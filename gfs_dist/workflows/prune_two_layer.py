@@ -28,14 +28,15 @@ from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.stop import Stop
 from gfs_dist.theory import lemma1_constants, why_no_bound
 from gfs_dist.workflows import plan_text
+from gfs_dist.workflows.checkpoints import num_checkpoints
 from gfs_dist.workflows.measures import measure_two_layer
 from gfs_dist.workflows.path_files import PathFiles
+from gfs_dist.workflows.pipeline import Columns, PruneRun, path_facts, result_name
 from gfs_dist.workflows.process import check_device, read_graph, read_partition
-from gfs_dist.workflows.pruning import Columns, PruneRun, path_facts, result_name
 from gfs_dist.workflows.run_report import RunReport
+from gfs_dist.workflows.stored_networks import load_network
 from gfs_dist.workflows.train_two_layer import TwoLayerTraining
-from gfs_dist.workflows.training import num_checkpoints
-from gfs_dist.workflows.two_layer import Inputs, input_words, load_network, two_layer
+from gfs_dist.workflows.two_layer import Inputs, input_words, two_layer
 
 SAME_LOSS = 1e-6
 """Share of a loss that the loss of the smaller network may differ from that of its path."""

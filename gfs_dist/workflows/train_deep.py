@@ -25,25 +25,25 @@ from gfs_dist.records import Measured, ResultRow
 from gfs_dist.runtime import GroupProgress, Peers, Runtime, Tick, open_runtime
 from gfs_dist.training import DeepSpec, TrainState, train_deep
 from gfs_dist.workflows import plan_text
-from gfs_dist.workflows.deep_networks import (
-    check_fits,
-    describe,
-    fresh_network,
-    read_for_training,
-    read_images,
-)
-from gfs_dist.workflows.measures import batched_rows, batches_of, sizes
-from gfs_dist.workflows.process import data_spec, runtime_spec
-from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.run_events import RunEvents
-from gfs_dist.workflows.run_report import RunReport, check_reach
-from gfs_dist.workflows.training import (
+from gfs_dist.workflows.checkpoints import (
     LossWatch,
     checkpoint_rows,
     given_keys,
     losses_of,
     refuse_changes,
     training_facts,
+)
+from gfs_dist.workflows.measures import batched_rows, batches_of, sizes
+from gfs_dist.workflows.process import data_spec, runtime_spec
+from gfs_dist.workflows.reporter import Reporter
+from gfs_dist.workflows.run_events import RunEvents
+from gfs_dist.workflows.run_report import RunReport, check_reach
+from gfs_dist.workflows.stored_networks import (
+    check_fits,
+    describe,
+    fresh_network,
+    read_for_training,
+    read_images,
 )
 
 LOSS = "cross_entropy"

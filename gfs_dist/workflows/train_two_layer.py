@@ -14,18 +14,19 @@ from gfs_dist.networks import TwoLayer
 from gfs_dist.records import ResultRow
 from gfs_dist.training import TrainSpec, TrainState, default_lr, train
 from gfs_dist.workflows import plan_text
-from gfs_dist.workflows.measures import measure_two_layer
-from gfs_dist.workflows.process import local_device, own_device
-from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.run_report import RunReport
-from gfs_dist.workflows.training import (
+from gfs_dist.workflows.checkpoints import (
     LossWatch,
     checkpoint_rows,
     given_keys,
     refuse_changes,
     training_facts,
 )
-from gfs_dist.workflows.two_layer import Inputs, input_words, load_network, two_layer
+from gfs_dist.workflows.measures import measure_two_layer
+from gfs_dist.workflows.process import local_device, own_device
+from gfs_dist.workflows.reporter import Reporter
+from gfs_dist.workflows.run_report import RunReport
+from gfs_dist.workflows.stored_networks import load_network
+from gfs_dist.workflows.two_layer import Inputs, input_words, two_layer
 
 
 class TwoLayerTraining:

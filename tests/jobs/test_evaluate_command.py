@@ -18,7 +18,7 @@ from gfs_dist.files.find import find_checkpoints
 from gfs_dist.jobs import evaluate
 from gfs_dist.networks import TwoLayer
 from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.two_layer import load_network
+from gfs_dist.workflows.stored_networks import load_network
 
 NETWORK = TwoLayer.initialise(7, 64, "relu", seed=4)
 KEYS = Keys("two_layer", 7, "relu")

@@ -39,8 +39,8 @@ from gfs_dist.pruning.widths.choose import by_curves, choose_widths
 from gfs_dist.runtime import Runtime, RuntimeSpec, open_runtime
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.training import DeepSpec, train_deep
-from gfs_dist.workflows.deep_networks import read_images, read_network
 from gfs_dist.workflows.process import data_spec, local_device
+from gfs_dist.workflows.stored_networks import read_images, read_network
 from tools.records import baselines, quality_rows
 from tools.records.cells import Cell, Cells
 from tools.records.record import keep

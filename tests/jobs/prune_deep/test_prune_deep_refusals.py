@@ -191,7 +191,7 @@ def test_data_that_changed_is_refused_on_resume(tmp_path: Path, capsys: Any) -> 
     arrays["x_train"] = arrays["x_train"] * 0.5
     np.savez(tmp_path / "digits.npz", **arrays)
     data_again = ["prune", f"resume={out}", FACTORY]
-    from gfs_dist.workflows.deep_networks import read_images
+    from gfs_dist.workflows.stored_networks import read_images
 
     read_images.cache_clear()  # as in a new process
     assert main(data_again) == 2

@@ -110,7 +110,7 @@ def test_a_server_that_the_user_names_is_used(
 
 
 def test_a_job_that_fails_is_told_so(mlflow: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gfs_dist.jobs.prune.measure", lambda *_: 1 / 0)
+    monkeypatch.setattr("gfs_dist.workflows.prune_two_layer.measure_two_layer", lambda *_: 1 / 0)
     assert main([*TINY, "track=mlflow"]) == 1
     assert mlflow.closed == ["FAILED"]
 

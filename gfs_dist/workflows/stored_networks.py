@@ -1,9 +1,10 @@
-"""Reads images and deep networks, and checks that they fit each other."""
+"""Reads images and networks, of two layers or deep, and checks that they fit each other."""
 
 from __future__ import annotations
 
 import functools
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gfs_dist.config.groups import Custom, Stored
 from gfs_dist.data import DataSpec, Images
 from gfs_dist.errors import CheckpointError, ConfigError, ShapeError, first_line
 from gfs_dist.files import checkpoint
+from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.pruning.calibration.batches import WRAP
 
@@ -102,26 +104,83 @@ def read_network(path: Path, model: schema.Model, images: Images) -> nn.Module:
             whose factory only the folder names.
     """
     factory = model.factory if isinstance(model, Custom) else None
+
+    def bare(tensors: dict[str, torch.Tensor]) -> nn.Module:
+        network = fresh_network(describe(model, images), 0)
+        networks.load_state(network, tensors, path)
+        return network.eval()
+
+    return _read(path, bare, lambda own: _refuse_another(model, own, path), factory)
+
+
+def load_network(path: Path | str, model: schema.TwoLayer) -> TwoLayer:
+    """One two-layer network, whatever it is stored as.
+
+    Args:
+        path: one place that :func:`gfs_dist.files.find.find_checkpoints` gave.
+        model: the keys ``model.*``, which describe a bare file; folders describe themselves.
+
+    Raises:
+        CheckpointError: damaged, unsafe, NaN, or not the described network.
+    """
+    path = Path(path)
+    network = _read(
+        path,
+        lambda tensors: networks.load_tensors(_described(path, tensors, model), tensors, path),
+    )
+    if not isinstance(network, TwoLayer):
+        raise CheckpointError(f"{path}: found a deep network, accepted here is a two-layer one")
+    return network
+
+
+def _read(
+    path: Path,
+    bare: Callable[[dict[str, torch.Tensor]], nn.Module],
+    check: Callable[[dict[str, Any]], None] = lambda _: None,
+    factory: str | None = None,
+) -> nn.Module:
+    """A network from its folder, a checkpoint, or by ``bare`` from the tensors of a file.
+
+    ``check`` refuses the architecture that a folder holds.
+    """
     if (path / ARCHITECTURE).is_file():
-        _refuse_another(model, checkpoint.read_json(path / ARCHITECTURE), path)
+        check(checkpoint.read_json(path / ARCHITECTURE))
         return networks.load(path, factory=factory)
     found = checkpoint.load(path)
     if not path.is_dir():
-        network = fresh_network(describe(model, images), 0)
-        networks.load_state(network, found.tensors, path)
-        return network.eval()
+        return bare(found.tensors)
     architecture = found.state.get("architecture")
     architecture = architecture if isinstance(architecture, dict) else {}
-    _refuse_another(model, architecture, path)
+    check(architecture)
     try:
-        return networks.load_tensors(
-            architecture,
-            found.tensors,
-            path / checkpoint.MODEL,
-            factory=factory,
-        )
+        weights = path / checkpoint.MODEL
+        return networks.load_tensors(architecture, found.tensors, weights, factory=factory)
     except ConfigError as error:
         raise CheckpointError(f"{path / checkpoint.STATE}: {error}") from error
+
+
+def _described(
+    path: Path, tensors: dict[str, torch.Tensor], model: schema.TwoLayer
+) -> dict[str, Any]:
+    """The architecture of a bare file: ``model.*`` with the number of inputs it holds."""
+    hidden = tensors.get("hidden.weight")
+    if hidden is None or hidden.ndim != 2:
+        raise CheckpointError(
+            f"{path}: no two-layer network; found {', '.join(sorted(tensors)[:3]) or 'nothing'}, "
+            "accepted hidden.weight (N, d) and output.weight (N); of a deep network say model=NAME"
+        )
+    if len(hidden) != model.width:
+        raise CheckpointError(
+            f"{path}: found {len(hidden)} neurons, accepted model.width={model.width}; "
+            f"set model.width={len(hidden)} and model.activation"
+        )
+    return {
+        "model": "two_layer",
+        "width": len(hidden),
+        "features": hidden.shape[1],
+        "activation": model.activation,
+        "dtype": "float64" if hidden.dtype == torch.float64 else "float32",
+    }
 
 
 def _refuse_another(model: schema.Model, architecture: dict[str, Any], path: Path) -> None:
