@@ -173,7 +173,7 @@ class Theory(TypedDict, total=False):
     reason: str
 
 
-class Curve(TypedDict):
+class CheckpointRow(TypedDict):
     """A checkpoint of a training."""
 
     iteration: int | None
@@ -215,7 +215,7 @@ class ResultRow(Measured):
     sizing: NotRequired[dict[str, Any]]
     difference: NotRequired[float]
     accuracy_before: NotRequired[float | None]
-    checkpoints: NotRequired[list[Curve]]
+    checkpoints: NotRequired[list[CheckpointRow]]
 
 
 class Report(TypedDict):

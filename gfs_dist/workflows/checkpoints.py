@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, cast
 from gfs_dist.config import commands as schema
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import RunFolder
-from gfs_dist.records import Curve, Measured, ResultRow
+from gfs_dist.records import CheckpointRow, Measured, ResultRow
 from gfs_dist.training import DeepSpec, TrainSpec, loss_rise_warning
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_report import RunReport
@@ -127,7 +127,9 @@ def checkpoint_rows(
     return rows
 
 
-def tell_checkpoints(title: str, rows: Sequence[ResultRow | Curve], reporter: Reporter) -> None:
+def tell_checkpoints(
+    title: str, rows: Sequence[ResultRow | CheckpointRow], reporter: Reporter
+) -> None:
     """The table of a training."""
     lines = [[row["iteration"], row["loss"], row["accuracy"]] for row in rows]
     reporter.table(title, ("iteration", "loss", "accuracy"), lines)
