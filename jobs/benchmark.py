@@ -1,23 +1,24 @@
-"""``gfs benchmark suite=NAME``: hands the work to a suite, and says how it ended."""
+"""``gfs benchmark suite=NAME``: measure what the suite measures, and report it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from gfs_dist.bench import appendix_d as suite_appendix_d
-from gfs_dist.bench import guard as suite_guard
-from gfs_dist.bench import scaling_suite as suite_scaling
-from gfs_dist.bench import select_suite as suite_select
+from gfs_dist.bench.appendix_d import AppendixDSuite
+from gfs_dist.bench.guard import GuardSuite
+from gfs_dist.bench.scaling_suite import ScalingSuite
+from gfs_dist.bench.select_suite import SelectSuite
+from gfs_dist.bench.suite import Suite, SuiteReport
 from gfs_dist.config import commands as schema
 from gfs_dist.workflows.process import check_device
 from gfs_dist.workflows.reporter import Reporter
 
-SUITES: dict[str, Callable[[schema.Benchmark, Reporter], dict[str, Any]]] = {
-    "select": suite_select.run,
-    "appendix_d": suite_appendix_d.run,
-    "scaling": suite_scaling.run,
-    "guard": suite_guard.run,
+SUITES: dict[str, Callable[[schema.Benchmark], Suite]] = {
+    "select": SelectSuite,
+    "appendix_d": AppendixDSuite,
+    "scaling": ScalingSuite,
+    "guard": GuardSuite,
 }
 
 
@@ -30,4 +31,9 @@ def run(config: schema.Benchmark, reporter: Reporter) -> dict[str, Any]:
         ConfigError: ``device=cuda`` without a GPU.
     """
     check_device(config)
-    return SUITES[config.suite](config, reporter)
+    suite = SUITES[config.suite](config)
+    plan = suite.plan()
+    reporter.plan(plan)
+    with SuiteReport.opened(config, reporter, plan) as report:
+        suite.measure(report)
+    return report.content

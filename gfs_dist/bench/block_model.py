@@ -1,82 +1,93 @@
-"""From the times of single ranks to what many would take, and to how a layer is best divided."""
+"""What blocks would take by any number of ranks, from the times of ranks alone and counted work."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TypedDict
 
-from gfs_dist.bench.block_runs import Timed
-from gfs_dist.bench.blocks import Block, Study
-from gfs_dist.bench.model import (
-    Estimate,
-    Exchange,
-    LayerWork,
-    Line,
-    Rates,
-    choose_split,
-    costs_of_splits,
-)
+from gfs_dist.bench.block_searches import RECIPE
+from gfs_dist.bench.blocks import Block, BlockProblem
+from gfs_dist.bench.model.splits import LayerWork, costs_of_splits
+from gfs_dist.bench.model.timing_model import Estimate, Exchange, Line
+from gfs_dist.bench.search_time import CRITICAL, WHOLE, SearchTime
+from gfs_dist.bench.suite import Row
 from gfs_dist.networks.measure.costs import macs_by_module
 from gfs_dist.pruning.calibration.moments import Geometry, multiply_adds
 from gfs_dist.pruning.objectives.evaluation_batches import BatchSizes, search_costs
 from gfs_dist.pruning.objectives.layer_replacement import LayerReplacement
 from gfs_dist.pruning.pruner import Pruner
-from gfs_dist.selection.objectives.factory import Recipe
 
-Row = dict[str, Any]
 FORECAST = tuple(2**i for i in range(3, 11))
 """Numbers of workers that are forecast: 8 to 1,024."""
+SPLIT_WORKERS = (8, 64, 512)
+
+Alone = Sequence[Mapping[int, SearchTime]]
+"""Repeats of a search by ranks alone: critical paths by number of ranks."""
+Whole = Mapping[int, Sequence[SearchTime]]
+"""Repeats of a search by all ranks at once, by their number."""
 
 
-Share = Callable[[int], float]
-"""Of all work, what the rank has that has most, by number of ranks."""
+class MisfitRow(TypedDict):
+    """Predicted over measured, less 1, and the error bars of the prediction."""
+
+    block: str
+    objective: str
+    workers: int
+    against: str
+    measured_s: float
+    predicted_s: float
+    low_s: float
+    high_s: float
+    misfit: float
 
 
 @dataclass(frozen=True)
-class Model:
+class BlockModel:
     """What one block and objective takes by any number of ranks.
 
+        seconds(P) = serial + sum_phases (a + b share(P)) + sum_exchanges e(P, bytes)
+
     Attributes:
+        block, objective: what is searched.
         serial: seconds of the caller's own.
-        phases: of a rank, and what of each it has.
+        phases: of a rank, and the share of each that the slowest rank has, by number of ranks.
         exchange, sizes: and bytes of every exchange of the search.
     """
 
+    block: str
+    objective: str
     serial: Estimate
-    phases: Mapping[str, tuple[Line, Share]]
+    phases: Mapping[str, tuple[Line, Callable[[int], float]]]
     exchange: Exchange
     sizes: Sequence[int]
 
     @classmethod
     def fit(
         cls,
-        runs: Sequence[Mapping[int, Timed]],
-        shares: Mapping[str, Share],
+        block: str,
+        objective: str,
+        alone: Alone,
+        work: LayerWork,
         exchange: Exchange,
         sizes: Sequence[int],
-    ) -> Model:
+    ) -> BlockModel:
         """Calibrated by critical paths.
-
-        Args:
-            runs: repeats; of each the numbers of ranks.
-            shares: of each phase that there is.
-            exchange: measured.
-            sizes: bytes of each exchange.
 
         A phase of which the ranks had the same share in all runs is taken not to be shared out.
         """
+        times = [(ranks, one) for run in alone for ranks, one in run.items()]
         phases = {}
-        for phase, share in shares.items():
-            points = [(share(n), run[n].phases[phase]) for run in runs for n in run]
+        for phase, share in work.phase_shares().items():
+            points = [(share(ranks), one.phases[phase]) for ranks, one in times]
             tells = len({own for own, _ in points}) > 1
             seconds = [value for _, value in points]
             phases[phase] = (Line.fit(points) if tells else Line.constant(seconds), share)
-        serial = [run[n].phases["serial"] for run in runs for n in run]
-        return cls(_estimate(serial), phases, exchange, sizes)
+        serial = Estimate.mean([one.phases["serial"] for _, one in times])
+        return cls(block, objective, serial, phases, exchange, sizes)
 
     def at(self, ranks: int) -> Estimate:
         """Seconds to expect."""
@@ -89,172 +100,182 @@ class Model:
             ]
         )
 
-
-def _estimate(values: Sequence[float]) -> Estimate:
-    mean = statistics.fmean(values)
-    return Estimate(mean, statistics.stdev(values) if len(values) > 1 else 0.0)
-
-
-def shares_of(work: LayerWork) -> dict[str, Share]:
-    """Of each phase: samples and cells of the table of a step; or moments over parts of the samples
-    and all else over candidates.
-    """
-    if work.rows:
-        return {"set-up": work.row_share, "steps": partial(_table_share, work)}
-    candidates = partial(share_of, work.candidates)
-    return {"set-up": candidates, "steps": candidates, "moments": partial(share_of, work.parts)}
-
-
-def share_of(items: int, ranks: int) -> float:
-    """Of the rank that has most of equal items."""
-    return math.ceil(items / ranks) / items
-
-
-def _table_share(work: LayerWork, ranks: int) -> float:
-    own = work.common * work.row_share(ranks) + work.divided * work.cell_share(ranks)
-    return own / (work.common + work.divided)
-
-
-def forecast_rows(model: Model, measured: Sequence[int]) -> list[Row]:
-    """What more workers would take than were measured."""
-    one = model.at(1).seconds
-    rows = []
-    for ranks in FORECAST:
-        if ranks not in measured:
-            at = model.at(ranks)
-            speedup = one / at.seconds
-            rows.append(
-                {
+    def forecast_rows(self, measured: Sequence[int]) -> list[Row]:
+        """What more workers would take than were measured."""
+        one, rows = self.at(1).seconds, list[Row]()
+        for ranks in FORECAST:
+            if ranks not in measured:
+                at = self.at(ranks)
+                rows.append({
+                    "block": self.block,
+                    "objective": self.objective,
                     "workers": ranks,
                     "seconds": at.seconds,
                     "low_s": at.low_s,
                     "high_s": at.high_s,
-                    "speedup": speedup,
-                    "efficiency": speedup / ranks,
-                }
-            )
+                    "speedup": one / at.seconds,
+                    "efficiency": one / at.seconds / ranks,
+                })  # fmt: skip
+        return rows
+
+    def misfit_row(self, ranks: int, times: Sequence[SearchTime], against: str) -> MisfitRow:
+        """Against the median of what was measured."""
+        at, seconds = self.at(ranks), statistics.median(one.seconds for one in times)
+        return {
+            "block": self.block,
+            "objective": self.objective,
+            "workers": ranks,
+            "against": against,
+            "measured_s": seconds,
+            "predicted_s": at.seconds,
+            "low_s": at.low_s,
+            "high_s": at.high_s,
+            "misfit": at.seconds / seconds - 1,
+        }
+
+
+def misfit_rows(model: BlockModel, work: LayerWork, alone: Alone, whole: Whole) -> list[MisfitRow]:
+    """The model against all that it was fitted to, against ranks at once, and the largest number
+    of ranks against a model that was fitted without it.
+    """
+    workers = sorted(alone[0])
+    rows = [model.misfit_row(n, [run[n] for run in alone], CRITICAL) for n in workers]
+    rows += [model.misfit_row(n, times, WHOLE) for n, times in whole.items()]
+    if len(workers) > 2:
+        *fewer, most = workers
+        without = [{n: run[n] for n in fewer} for run in alone]
+        held_out = BlockModel.fit(
+            model.block, model.objective, without, work, model.exchange, model.sizes
+        )
+        found = [run[most] for run in alone]
+        rows.append(held_out.misfit_row(most, found, f"{CRITICAL}, held out"))
     return rows
 
 
-def misfit_row(model: Model, ranks: int, seconds: float, against: str) -> Row:
-    """Predicted over measured, less 1, and whether the error bars hold it."""
-    at = model.at(ranks)
-    return {
-        "workers": ranks,
-        "against": against,
-        "measured_s": seconds,
-        "predicted_s": at.seconds,
-        "low_s": at.low_s,
-        "high_s": at.high_s,
-        "misfit": at.seconds / seconds - 1,
-    }
+def split_rows(
+    work: LayerWork, one: SearchTime, exchange: Exchange, workers: Sequence[int]
+) -> list[Row]:
+    """The cheapest way to divide a layer, the way that ``gfs prune`` takes, and what all cost.
+
+    The rate is calibrated by one rank alone, whose set-up and steps are all of the search.
+    """
+    macs_per_s = work.search / (one.phases["set-up"] + one.phases["steps"])
+    # The pass before the search runs at a rate of its own.
+    work = replace(work, moments=one.phases["moments"] * macs_per_s)
+    rows = list[Row]()
+    for ranks in sorted({*workers, *SPLIT_WORKERS}):
+        costs = costs_of_splits(work, ranks, macs_per_s, exchange)
+        rows.append({
+            "workers": ranks,
+            "cheapest": min(costs, key=costs.__getitem__),
+            "gfs prune": "samples" if work.rows else "candidates",
+            **{f"{way}_s": cost for way, cost in costs.items()},
+        })  # fmt: skip
+    return rows
+
+
+def losses_of_search(pruner: Pruner, block: Block, num_samples: int, steps: int) -> int:
+    """Losses of the network that a search by ``network_loss`` evaluates."""
+    sampling = pruner.settings.sampling
+    costs = search_costs(
+        pruner.dense, block.layer, pruner.example, num_samples, steps, RECIPE, sampling
+    )
+    return costs.losses
 
 
 def work_of(
-    study: Study, block: Block, objective: str, pruner: Pruner, path_steps: int, device: str
+    problem: BlockProblem, block: Block, objective: str, pruner: Pruner, steps: int, device: str
 ) -> LayerWork:
     """Multiply-adds of a search, by who has to do them.
 
     Trials are taken to go side by side, which those of few networks cannot.
 
     Args:
-        study, block, objective: what is searched.
+        problem, block, objective: what is searched.
         pruner: of the block's layer.
-        path_steps: picks that were made.
+        steps: picks that were made.
         device: type of the one that ranks compute on.
     """
-    common: dict[str, Any] = {
-        "candidates": block.layer.num_candidates,
-        "steps": path_steps,
-        "like": len(block.alike),
-        "parts": len(pruner.workspace.parts()),
-    }
+    counted = partial(
+        LayerWork,
+        candidates=block.layer.num_candidates,
+        steps=steps,
+        like=len(block.alike),
+        parts=len(pruner.workspace.parts()),
+    )
     if objective == "network_loss":
-        return LayerWork(**common, **_trials(study, block, pruner, path_steps, device))
-    return LayerWork(**common, **_moments(study, block, objective, pruner))
+        return _work_of_trials(counted, problem, block, pruner, steps, device)
+    return _work_of_moments(counted, problem, block, objective, pruner)
 
 
-def _trials(study: Study, block: Block, pruner: Pruner, steps: int, device: str) -> Row:
-    settings, network, sampling = pruner.settings, pruner.dense, pruner.settings.sampling
-    recipe = Recipe("squared", "auto", settings.weights, settings.replacement)
-    samples = min(sampling.batch, study.sizes.images)
-    losses = search_costs(
-        network, block.layer, pruner.example, samples, steps, recipe, sampling
-    ).losses
+def _work_of_trials(
+    counted: Callable[..., LayerWork],
+    problem: BlockProblem,
+    block: Block,
+    pruner: Pruner,
+    steps: int,
+    device: str,
+) -> LayerWork:
+    network, sampling = pruner.dense, pruner.settings.sampling
+    samples = min(sampling.batch, problem.sizes.images)
+    losses = losses_of_search(pruner, block, samples, steps)
     by_module = macs_by_module(network, pruner.example)
     replaced, n = LayerReplacement(network, block.layer), block.layer.num_candidates
     trial, shared = replaced.macs(by_module)
     sizes = BatchSizes.of(replaced, pruner.example, samples, device)
     rows, scored = math.ceil(samples / sizes.samples), min(n, sampling.candidates or n)
     batches = math.ceil(scored / sizes.trials(scored, rows))
-    return {
-        "once": samples * (sum(by_module.values()) + shared),  # to the layer, and once through it
-        "once_divided": 0.0,
-        "common": samples * shared,
-        "divided": samples * trial * losses / steps,
-        "column_bytes": 0.0,
-        "rows": rows,
-        "cells": rows * batches,
-        "table_bytes": 8 * rows * scored,
-    }
+    return counted(
+        once=samples * (sum(by_module.values()) + shared),  # to the layer, and once through it
+        once_divided=0.0,
+        common=samples * shared,
+        divided=samples * trial * losses / steps,
+        column_bytes=0.0,
+        rows=rows,
+        cells=rows * batches,
+        table_bytes=8 * rows * scored,
+    )
 
 
-def _moments(study: Study, block: Block, objective: str, pruner: Pruner) -> Row:
+def _work_of_moments(
+    counted: Callable[..., LayerWork],
+    problem: BlockProblem,
+    block: Block,
+    objective: str,
+    pruner: Pruner,
+) -> LayerWork:
     """``B = A V0`` goes with the moments; a rank reads own rows of both, and for ``layer_output``
     makes own columns of a Gram of them.
     """
-    n, total = (
-        block.layer.num_candidates,
-        dict.fromkeys(("once_divided", "divided", "moments"), 0.0),
-    )
-    column_bytes = 0.0
+    n, once_divided, divided, moments, column_bytes = block.layer.num_candidates, 0.0, 0.0, 0.0, 0.0
     by_module = macs_by_module(pruner.dense, pruner.example)
     for site in pruner.consumer_sites([block.layer]):
         module = pruner.dense.get_submodule(site.module)
         outputs, inputs = module.get_parameter("weight").flatten(1).shape
         kernel = inputs // n
-        total["moments"] += inputs**2 * outputs
+        moments += inputs**2 * outputs
         if objective == "least_squares":
-            total["once_divided"] += inputs**2
+            once_divided += inputs**2
             # Gains, the elimination of a pick, half the columns on average.
-            total["divided"] += n * kernel**2 * (outputs + kernel)
-            total["divided"] += n * kernel**2 * (inputs / 2 + outputs)
+            divided += n * kernel**2 * (outputs + kernel)
+            divided += n * kernel**2 * (inputs / 2 + outputs)
             column_bytes += 8 * kernel * (inputs / 2 + outputs)
         else:
-            total["once_divided"] += inputs**2 * outputs
-            total["divided"] += n
+            once_divided += inputs**2 * outputs
+            divided += n
         geometry = Geometry.of(module)
         positions = by_module[site.module] // (outputs * inputs)
         channels = inputs // math.prod(geometry.kernel)
         modules = list(by_module)
         before = sum(by_module[name] for name in modules[: modules.index(site.module) + 1])
-        total["moments"] += study.sizes.images * (
+        moments += problem.sizes.images * (
             before + multiply_adds(geometry, channels, outputs, positions)
         )
-    return {
-        **total,
-        "once": 0.0,
-        "common": 0.0,
-        "column_bytes": column_bytes,
-    }
-
-
-def split_rows(
-    work: LayerWork, one: Timed, exchange: Exchange, workers: Sequence[int]
-) -> list[Row]:
-    """The cheapest way to divide a layer, the way that ``gfs prune`` takes, and what all cost.
-
-    The rate is calibrated by one rank alone, whose set-up and steps are all of the search.
-    """
-    search = work.once + work.once_divided + work.steps * (work.common + work.divided)
-    rates = Rates(search / (one.phases["set-up"] + one.phases["steps"]), exchange)
-    # The pass before the search runs at a rate of its own.
-    moments = one.phases["moments"] * rates.macs_per_s
-    work = LayerWork(**{**vars(work), "moments": moments})
-    rows = []
-    for ranks in workers:
-        chosen = choose_split(work, ranks, rates)
-        costs = {f"{way}_s": cost for way, cost in costs_of_splits(work, ranks, rates).items()}
-        ours = "samples" if work.rows else "candidates"
-        rows.append({"workers": ranks, "cheapest": chosen.way, "gfs prune": ours, **costs})
-    return rows
+    return counted(
+        once=0.0,
+        once_divided=once_divided,
+        common=0.0,
+        divided=divided,
+        column_bytes=column_bytes,
+        moments=moments,
+    )

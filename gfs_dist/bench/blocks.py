@@ -5,10 +5,8 @@ Times do not depend on what the weights and images are, only on their shapes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from gfs_dist.config.overrides import nearest
 from gfs_dist.errors import ConfigError
 from gfs_dist.files.scratch_folder import ScratchFolder
 from gfs_dist.networks import evaluating
+from gfs_dist.networks.measure.evaluation import run_with_hook
 from gfs_dist.pruning.pruner import Pruner, Settings
 from gfs_dist.pruning.structure.structure import Layer
 from gfs_dist.runtime import RuntimeSpec, open_runtime
@@ -49,20 +48,20 @@ class Sizes:
     workers: tuple[int, ...]
     repeats: int
 
+    @classmethod
+    def of(cls, config: schema.Benchmark) -> Sizes:
+        """The preset's, where no key says otherwise; one rank is always measured."""
+        keys = ("image_size", "images", "batch", "steps", "candidates", "repeats")
+        given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
+        sizes = replace(PRESETS[config.preset], **given)
+        return replace(sizes, workers=tuple(sorted({1, *(config.workers or sizes.workers)})))
+
 
 PRESETS = {
     "smoke": Sizes(32, 8, 8, 3, 8, (1, 2, 4), 1),
     "paper": Sizes(224, 128, 128, None, 50, (1, 2, 4), 3),
     "cluster": Sizes(224, 128, 128, None, 50, (1, 2, 4, 8), 3),
 }
-
-
-def sizes_of(config: schema.Benchmark) -> Sizes:
-    """The preset's, where no key says otherwise; one rank is always measured."""
-    keys = ("image_size", "images", "batch", "steps", "candidates", "repeats")
-    given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
-    sizes = replace(PRESETS[config.preset], **given)
-    return replace(sizes, workers=tuple(sorted({1, *(config.workers or sizes.workers)})))
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,8 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Study:
-    """A network, its data and the layers that are searched.
+class BlockProblem:
+    """A network, its data and the blocks that are searched.
 
     Attributes:
         network: evaluating.
@@ -111,6 +110,30 @@ class Study:
     sizes: Sizes
     seed: int
 
+    @classmethod
+    def of(cls, config: schema.Benchmark) -> BlockProblem:
+        """Network, data and blocks that a configuration names.
+
+        Raises:
+            ConfigError: there is no such layer, or the network takes no images of this size.
+        """
+        sizes = Sizes.of(config)
+        network = fresh_network(_architecture(config.model), config.seed).eval()
+        generator = torch.Generator().manual_seed(config.seed)
+        shape = (sizes.images, _channels(network), sizes.image_size, sizes.image_size)
+        x = torch.randn(shape, generator=generator)
+        try:
+            with evaluating(network):
+                classes = network(x[:2]).shape[1]
+        except RuntimeError as error:
+            line = str(error).splitlines()[0]
+            raise ConfigError(
+                f"image_size: {config.model.name} fails on {shape[1:]}: {line}"
+            ) from error
+        labels = torch.randint(classes, (sizes.images,), generator=generator)
+        blocks = _chosen(find_blocks(network, x, labels), config.layers)
+        return cls(network, x, labels, blocks, sizes, config.seed)
+
     def settings(self, block: Block, objective: str) -> Settings:
         """How a block is searched."""
         steps = self.sizes.steps or block.layer.num_candidates
@@ -123,68 +146,35 @@ class Study:
         )
 
 
-@contextmanager
-def rehearsal(network: nn.Module, x: Tensor, labels: Tensor) -> Iterator[Pruner]:
-    """A pruner of two samples in a folder of its own, for what does not depend on samples."""
-    spec = RuntimeSpec(kind="none", workers=1, device="cpu")
-    with ScratchFolder("study") as folder, open_runtime(spec) as runtime:
-        batches = [(x[:2], labels[:2])]
-        yield Pruner.prepare(network, batches, Settings(), runtime, folder / "workspace")
-
-
-def make_study(config: schema.Benchmark) -> Study:
-    """Network, data and blocks that a configuration names.
+def find_blocks(network: nn.Module, x: Tensor, labels: Tensor) -> list[Block]:
+    """Every prunable layer with the size of its output; two images are read.
 
     Raises:
-        ConfigError: there is no such layer, or the network takes no images of this size.
+        InputError: nothing in the network can be pruned.
     """
-    sizes = sizes_of(config)
-    network = fresh_network(_architecture(config.model), config.seed).eval()
-    generator = torch.Generator().manual_seed(config.seed)
-    shape = (sizes.images, _channels(network), sizes.image_size, sizes.image_size)
-    x = torch.randn(shape, generator=generator)
-    try:
-        with evaluating(network):
-            classes = network(x[:2]).shape[1]
-    except RuntimeError as error:
-        line = str(error).splitlines()[0]
-        raise ConfigError(
-            f"image_size: {config.model.name} fails on {shape[1:]}: {line}"
-        ) from error
-    labels = torch.randint(classes, (sizes.images,), generator=generator)
-    with rehearsal(network, x, labels) as pruner:
-        found = find_blocks(network, pruner.structure.layers, x[:2])
-    return Study(network, x, labels, _chosen(found, config.layers), sizes, config.seed)
+    with (
+        ScratchFolder("blocks") as folder,
+        open_runtime(RuntimeSpec(kind="none", workers=1, device="cpu")) as runtime,
+    ):
+        batches = [(x[:2], labels[:2])]
+        pruner = Pruner.prepare(network, batches, Settings(), runtime, folder / "workspace")
+        layers = pruner.structure.layers
+    outputs: dict[str, str] = {}
 
+    def note_size(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            outputs[name] = "x".join(map(str, output.shape[2:]))
 
-def find_blocks(network: nn.Module, layers: Sequence[Layer], example: Tensor) -> list[Block]:
-    """Every layer with the size of its output."""
-    seen: dict[str, str] = {}
-    handles = [
-        network.get_submodule(layer.name).register_forward_hook(
-            partial(_note_size, seen, layer.name)
-        )
-        for layer in layers
-    ]
-    try:
-        with evaluating(network):
-            network(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    shapes = {layer.name: (layer.num_candidates, seen[layer.name]) for layer in layers}
+    run_with_hook(network, [x[:2]], note_size)
+    shapes = {layer.name: (layer.num_candidates, outputs[layer.name]) for layer in layers}
     return [
         Block(
             layer,
-            seen[layer.name],
+            outputs[layer.name],
             tuple(other for other in layers if shapes[other.name] == shapes[layer.name]),
         )
         for layer in layers
     ]
-
-
-def _note_size(seen: dict[str, str], name: str, _: Any, __: Any, output: Tensor) -> None:
-    seen[name] = "x".join(map(str, output.shape[2:]))
 
 
 def _chosen(blocks: Sequence[Block], names: Sequence[str] | None) -> tuple[Block, ...]:

@@ -1,61 +1,250 @@
-"""What exchanges cost on these workers, without any search."""
+"""What exchanges cost: by themselves, and in the loop of a search."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
 
-from gfs_dist.bench.bare import BareExchanges
-from gfs_dist.bench.model import Exchange
-from gfs_dist.bench.suite import Row, runtime_spec
-from gfs_dist.config import commands as schema
-from gfs_dist.runtime import RuntimeSpec, open_runtime
-from gfs_dist.workflows.reporter import Reporter
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gfs_dist.bench.model.timing_model import Exchange, Spread, spread
+from gfs_dist.bench.one_rank_at_a_time import Replay, record
+from gfs_dist.bench.placement import Placement
+from gfs_dist.bench.suite import SuiteReport
+from gfs_dist.bench.two_layer_cell import Cell, CellProblem
+from gfs_dist.runtime import Peers, Runtime, RuntimeSpec, Tick, open_runtime
+from gfs_dist.runtime.collectives import GroupCommunicator
+from gfs_dist.selection.loop import greedy
+from gfs_dist.selection.partition import Partition
+from gfs_dist.selection.stop import Stop
 
 GROUPS = (2, 4)
-ROUNDS = 300
+ROUNDS, WARM_UP = 300, 20
+DECISION_BYTES = 16
 SIZES = (2**12, 2**18, 2**22)
 DECISION, BROADCAST = "two reductions of 8 bytes", "broadcast"
+QUICK = (64, 256, 400)
+"""Samples, neurons and picks of a search whose steps are little more than their exchange."""
 
 
-def measure_exchanges(config: schema.Benchmark, reporter: Reporter) -> list[Row]:
+class ExchangeRow(TypedDict):
+    """One kind of exchange by a group of workers."""
+
+    workers: int
+    runtime: str
+    exchange: str
+    bytes: int
+    seconds: Spread
+
+
+@dataclass(frozen=True)
+class ExchangeTask:
+    """A group task that times what a step exchanges, without any search.
+
+    Attributes:
+        rounds: timed of each kind.
+        sizes: bytes of the tensors that are broadcast, by each rank in turn.
+    """
+
+    rounds: int
+    sizes: tuple[int, ...] = ()
+
+    def run(self, peers: Peers, device: torch.device, tick: Tick) -> dict[int, Spread]:
+        """Seconds by bytes, over rounds.
+
+        Of 16: the two reductions of a step, a float64 and an int64 of one number each, one after
+        the other as they are there, on the rank that comes last to them. Of the sizes: one
+        broadcast, on the rank that is asked.
+        """
+        value = torch.zeros(1, dtype=torch.float64, device=device)
+        index = torch.zeros(1, dtype=torch.int64, device=device)
+
+        def decide(_: int) -> None:
+            dist.all_reduce(value, op=dist.ReduceOp.MIN)
+            value.item()
+            dist.all_reduce(index, op=dist.ReduceOp.MIN)
+            index.item()
+
+        found = {DECISION_BYTES: _with_mean(least_over_ranks(self._time(peers, decide)))}
+        for step, size in enumerate(self.sizes, start=1):
+            tensor = torch.zeros(max(1, size // 8), dtype=torch.float64, device=device)
+
+            def send(number: int, tensor: Tensor = tensor) -> None:
+                dist.broadcast(tensor, src=number % peers.num_ranks)
+                tensor[0].item()
+
+            found[size] = _with_mean(self._time(peers, send))
+            tick(step)
+        return found
+
+    def _time(self, peers: Peers, once: Callable[[int], None]) -> list[float]:
+        seconds = []
+        for number in range(WARM_UP + self.rounds):
+            if number == WARM_UP:
+                peers.barrier()
+            began = time.perf_counter()
+            once(number)
+            seconds.append(time.perf_counter() - began)
+        return seconds[WARM_UP:]
+
+
+def least_over_ranks(seconds: list[float]) -> list[float]:
+    """Of each exchange the time of the rank that came last to it, and so did not wait."""
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    least = torch.tensor(seconds, dtype=torch.float64, device=device)
+    dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    return least.tolist()
+
+
+def _with_mean(seconds: list[float]) -> Spread:
+    return {**spread(seconds), "mean": statistics.fmean(seconds)}
+
+
+def measure_exchanges(placement: Placement, report: SuiteReport) -> Exchange:
     """The reductions of a step and broadcasts, in groups of 2 and 4 ranks on CPUs.
 
     They are ranks of the kind that the configuration asks for, local ones where it asks for none.
+    Their table is added to the report.
     """
-    rows: list[Row] = []
+    rows: list[ExchangeRow] = []
     for ranks in GROUPS:
-        reporter.phase(f"exchanges of {ranks} ranks")
-        spec = (
-            RuntimeSpec("local", ranks, "cpu", 1)
-            if config.runtime.kind == "none"
-            else runtime_spec(config, ranks, 1, "cpu")
-        )
+        report.reporter.phase(f"exchanges of {ranks} ranks")
+        none = placement.runtime.kind == "none"
+        spec = RuntimeSpec("local", ranks, "cpu", 1) if none else placement.spec(ranks, 1, "cpu")
         with open_runtime(spec) as runtime:
-            found = runtime.run_group(BareExchanges(ROUNDS, SIZES)).value
-        rows += [
-            {
-                "workers": ranks,
-                "runtime": spec.kind,
-                "exchange": DECISION if size == 16 else BROADCAST,
-                "bytes": size,
-                "seconds": seconds,
-            }
-            for size, seconds in found.items()
-        ]
-        reporter.note(
-            f"{DECISION}, {ranks} ranks: {rows[-1 - len(SIZES)]['seconds']['median'] * 1e6:.0f} us"
-        )
-    return rows
+            found = runtime.run_group(ExchangeTask(ROUNDS, SIZES)).value
+        for size, seconds in found.items():
+            exchange = DECISION if size == DECISION_BYTES else BROADCAST
+            rows.append(ExchangeRow(
+                workers=ranks, runtime=spec.kind, exchange=exchange, bytes=size, seconds=seconds,
+            ))  # fmt: skip
+        decision_s = found[DECISION_BYTES]["median"]
+        report.reporter.note(f"{DECISION}, {ranks} ranks: {decision_s * 1e6:.0f} us")
+    report.add("exchanges", rows)
+    return fit_exchange(rows)
 
 
-def exchange_of(rows: Sequence[Row]) -> Exchange:
+def fit_exchange(rows: Sequence[ExchangeRow]) -> Exchange:
     """The model of an exchange that fits what was measured; a decision is two of 8 bytes.
 
     What bytes cost is that of broadcasts: reductions of as many take up to twice as long.
     """
     points = []
     for row in rows:
-        seconds, decision = row["seconds"]["median"], row["exchange"] == DECISION
-        size = row["bytes"] // 2 if decision else row["bytes"]
-        points.append((row["workers"], size, seconds / 2 if decision else seconds))
+        parts = 2 if row["exchange"] == DECISION else 1
+        points.append((row["workers"], row["bytes"] // parts, row["seconds"]["median"] / parts))
     return Exchange.fit(points)
+
+
+class _Stopwatch(GroupCommunicator):
+    """Keeps the seconds of each exchange, whatever it takes besides the message included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def minimum(self, values: Tensor) -> Tensor:
+        began = time.perf_counter()
+        found = super().minimum(values)
+        self.seconds.append(time.perf_counter() - began)
+        return found
+
+
+@dataclass(frozen=True)
+class LoopExchangeTask:
+    """A group task: a search whose exchanges are timed. Its method shares no columns.
+
+    Attributes:
+        problem, stop: of the search.
+    """
+
+    problem: CellProblem
+    stop: Stop
+
+    def run(self, peers: Peers, device: torch.device, tick: Tick) -> tuple[float, float]:
+        """Seconds of exchanges a step: on the rank that comes last to each, and on this one."""
+        partition = Partition.contiguous(self.problem.num_candidates, peers.num_ranks)
+        objective = self.problem.objective(partition.share(peers.rank), device, lambda: tick(0))
+        stopwatch = _Stopwatch()
+        path = greedy(objective, self.stop, stopwatch, partition)
+        least, own = sum(least_over_ranks(stopwatch.seconds)), sum(stopwatch.seconds)
+        return least / len(path), own / len(path)
+
+
+class LoopExchangeRow(TypedDict):
+    """Seconds of what a step exchanges, in a loop and by itself."""
+
+    workers: int
+    steps: int
+    exchange_of_a_step_s: Spread
+    with_waiting_s: Spread
+    bare_s: Spread
+    over_bare: float
+
+
+def exchange_in_loop(runtime: Runtime, seed: int, repeats: int) -> LoopExchangeRow:
+    """What a step of a search exchanges, in the loop, against the same two reductions bare.
+
+    Both by the same workers, by turns. Of each exchange the time of the rank that comes last to it
+    counts, the others also wait for its computing; and of all the mean: now and then a message
+    waits for a core, in the loop as well as bare, which a median would not show. A panel's steps
+    exchange 16 bytes and nothing else; their batches of gaps, one in 32 steps, count here too.
+    """
+    cell = Cell.of_ranks(*QUICK, seed, "panel")
+    task = LoopExchangeTask(CellProblem(cell), Stop(cell.picks))
+    in_loop, with_waiting, bare = [], [], []
+    for _ in range(1 + repeats):
+        by_themselves = runtime.run_group(ExchangeTask(cell.picks)).value
+        bare.append(by_themselves[DECISION_BYTES]["mean"])
+        least, own = runtime.run_group(task).value
+        in_loop.append(least)
+        with_waiting.append(own)
+    return {
+        "workers": runtime.num_ranks,
+        "steps": cell.picks,
+        "exchange_of_a_step_s": spread(in_loop[1:]),
+        "with_waiting_s": spread(with_waiting[1:]),
+        "bare_s": spread(bare[1:]),
+        "over_bare": statistics.median(in_loop[1:]) / statistics.median(bare[1:]),
+    }
+
+
+class LoopRow(TypedDict):
+    """Seconds of a loop with and without its exchanges."""
+
+    workers: int
+    neurons: int
+    step_ms: float
+    loop_s: Spread
+    without_exchanges_s: Spread
+    above: float
+
+
+def loop_without_exchanges(runtime: Runtime, cell: Cell, repeats: int) -> LoopRow:
+    """A search by ranks against the same ranks replayed side by side: equal work, no exchanges.
+
+    Both run in the same workers at the same time of day, by turns; memory is shared alike.
+    """
+    stop, ranks = Stop(cell.picks), runtime.num_ranks
+    recorded, _ = record(CellProblem(cell), stop, torch.device("cpu"))
+    partition = Partition.contiguous(cell.neurons, ranks)
+    loops, replays = [], []
+    for _ in range(1 + repeats):
+        rows = runtime.search(CellProblem(cell), stop).timing["ranks"]
+        loops.append(max(row["compute_s"] + row["exchange_s"] for row in rows))
+        task = Replay(CellProblem(cell), stop, partition, recorded)
+        replays.append(max(sum(one.stretches_s) for one in runtime.map(task, range(ranks))))
+    loop_s, replay_s = statistics.median(loops[1:]), statistics.median(replays[1:])
+    return {
+        "workers": ranks,
+        "neurons": cell.neurons,
+        "step_ms": replay_s / cell.picks * 1e3,
+        "loop_s": spread(loops[1:]),
+        "without_exchanges_s": spread(replays[1:]),
+        "above": loop_s / replay_s - 1,
+    }

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
-from gfs_dist.bench.cell_problem import CellProblem
-from gfs_dist.bench.suite import Bench
-from gfs_dist.bench.two_layer_cell import Cell
+from gfs_dist.bench.model.timing_model import Spread, spread
+from gfs_dist.bench.scaling_suite import search_at_once
+from gfs_dist.bench.search_time import SearchTime
+from gfs_dist.bench.suite import SuiteReport
+from gfs_dist.bench.two_layer_cell import Cell, CellRow
 from gfs_dist.config import commands as schema
 from gfs_dist.errors import PicksDifferError, RunError
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.runtime.backends.server_process import module_call
 from gfs_dist.runtime.resources import usable_cores
 from gfs_dist.selection.path import GreedyPath
-from gfs_dist.selection.stop import Stop
-from gfs_dist.workflows.reporter import Reporter
 
 METHODS = {
     "squared": ("exhaustive", "panel", "lazy", "streaming", "omp_gram"),
@@ -35,7 +35,7 @@ ONCE_ABOVE = 5000
 
 
 @dataclass(frozen=True)
-class Preset:
+class Sizes:
     """How much is measured: samples, sizes, picks, searches per fast method, size of scaling."""
 
     samples: int
@@ -46,68 +46,151 @@ class Preset:
 
 
 PRESETS = {
-    "smoke": Preset(2_000, (200, 1_500), 40, 3, 1_500),
-    "paper": Preset(10_000, (1_000, 5_000, 20_000), 200, 3, 5_000),
+    "smoke": Sizes(2_000, (200, 1_500), 40, 3, 1_500),
+    "paper": Sizes(10_000, (1_000, 5_000, 20_000), 200, 3, 5_000),
 }
 
 
-def run(config: schema.Benchmark, reporter: Reporter) -> dict[str, Any]:
-    """Measure, and write the run folder; returns what ``report.json`` holds."""
-    preset, threads = PRESETS[config.preset], config.threads or usable_cores()
-    cells = list(_cells(preset, threads, config.seed))
-    words = _words(preset, cells, threads)
-    reporter.plan(words)
-    with Bench.opened(config, reporter, words) as bench:
-        reporter.phase("select", len(cells))
-        rows = bench.rows
-        for cell in cells:
-            rows.append(_measure(cell))
-            _add_ratio(rows)
-            reporter.note(_cell_words(rows[-1]))
+class RanksRow(TypedDict):
+    """One search by some ranks; its speed-up is over one rank."""
+
+    suite: str
+    samples: int
+    neurons: int
+    picks: int
+    objective: str
+    method: str
+    workers: int
+    threads: int
+    setup_s: Spread
+    compute_s: Spread
+    exchange_s: Spread
+    wait_s: Spread
+    total_s: Spread
+    peak_memory_bytes: int
+    picks_sha256: str
+    speedup: NotRequired[float]
+    efficiency: NotRequired[float]
+
+
+class SelectSuite:
+    """The measurements of one configuration."""
+
+    def __init__(self, config: schema.Benchmark) -> None:
+        self.sizes, self.seed = PRESETS[config.preset], config.seed
+        self.threads = config.threads or usable_cores()
+        self.cells = list(self._cells())
+
+    def plan(self) -> list[str]:
+        sizes = self.sizes
+        return [
+            f"{sizes.samples:,} samples x {', '.join(f'{n:,}' for n in sizes.neurons)} neurons x "
+            f"{sizes.picks} picks, float64, {self.threads} threads; {len(self.cells)} cells, each "
+            "in a process of its own",
+            f"medians of {sizes.repeats} searches after one that is not timed; the exhaustive "
+            f"search runs once, above {SCALED_ABOVE:,} neurons for {SCALED_PICKS} picks, scaled; "
+            f"above {ONCE_ABOVE:,} neurons {' and '.join(ALL_PAIRS)} run once too",
+            "peak memory is what a search needs above the contributions themselves",
+            "omp_gram is scikit-learn's orthogonal_mp_gram on the same moments, as many picks: "
+            "another rule (refitted weights, no repeats), so only its time compares",
+            "scaling: one search on 1 and on 2 ranks of one thread each, worker processes",
+        ]
+
+    def measure(self, report: SuiteReport) -> None:
+        """All methods at all sizes, then ranks."""
+        reporter, rows = report.reporter, list[CellRow]()
+        reporter.phase("select", len(self.cells))
+        for cell in self.cells:
+            row = measure_apart(cell)
+            rows.append(row)
+            report.rows.append(row)
+            compare(row, rows)
+            reporter.note(
+                f"{cell.samples:,} x {cell.neurons:,} {cell.objective} {cell.method}: "
+                f"{row['total_s']['median']:.3f} s, {row['speedup']:.0f} times"
+            )
             reporter.step(len(rows))
-        rows += _scaling(preset, config.seed, reporter)
-    _tell(rows, reporter)
-    return bench.content
+        by_ranks = self._ranks(report)
+        report.rows += by_ranks
+        methods = ("neurons", "objective", "method", "setup_s", "steps_s", "total_s", "speedup",
+                   "peak_memory_bytes", "first_picks_sha256")  # fmt: skip
+        ranks = ("method", "workers", "setup_s", "compute_s", "exchange_s", "wait_s", "total_s",
+                 "speedup")  # fmt: skip
+        report.show("methods: seconds, median", rows, methods)
+        report.show("scaling: seconds, median", by_ranks, ranks)
 
+    def _cells(self) -> Iterator[Cell]:
+        sizes = self.sizes
+        for neurons in sizes.neurons:
+            for objective, methods in METHODS.items():
+                for method in methods:
+                    slow = method == "exhaustive"
+                    once = slow or (method in ALL_PAIRS and neurons > ONCE_ABOVE)
+                    scaled = slow and neurons > SCALED_ABOVE
+                    yield Cell(
+                        samples=sizes.samples,
+                        neurons=neurons,
+                        picks=sizes.picks,
+                        timed_picks=min(SCALED_PICKS, sizes.picks) if scaled else sizes.picks,
+                        objective=objective,
+                        method=method,
+                        repeats=1 if once else sizes.repeats,
+                        threads=self.threads,
+                        seed=self.seed,
+                    )
 
-def _cells(preset: Preset, threads: int, seed: int) -> Iterator[Cell]:
-    for neurons in preset.neurons:
-        for objective, methods in METHODS.items():
-            for method in methods:
-                slow = method == "exhaustive"
-                once = slow or (method in ALL_PAIRS and neurons > ONCE_ABOVE)
-                scaled = slow and neurons > SCALED_ABOVE
-                yield Cell(
-                    preset.samples,
-                    neurons,
-                    preset.picks,
-                    min(SCALED_PICKS, preset.picks) if scaled else preset.picks,
-                    objective,
-                    method,
-                    1 if once else preset.repeats,
-                    threads,
-                    seed,
+    def _ranks(self, report: SuiteReport) -> list[RanksRow]:
+        """One search by 1 and by 2 ranks, a thread each: strong scaling."""
+        sizes, rows = self.sizes, list[RanksRow]()
+        for method in ("lazy", "streaming"):
+            cell = Cell.of_ranks(
+                sizes.samples, sizes.scaling_neurons, sizes.picks, self.seed, method
+            )
+            for workers in (1, 2):
+                report.reporter.phase(f"scaling {method}, {workers} ranks")
+                with open_runtime(RuntimeSpec("local", workers, "cpu", threads=1)) as runtime:
+                    times = search_at_once(cell, runtime, sizes.repeats)
+                row = _ranks_row(cell, workers, times)
+                rows.append(row)
+                report.reporter.note(
+                    f"scaling {method}, {workers} ranks: {row['total_s']['median']:.3f} s, "
+                    f"wait {row['wait_s']['median']:.3f} s"
                 )
+            alone, both = rows[-2:]
+            if alone["picks_sha256"] != both["picks_sha256"]:
+                raise PicksDifferError(f"benchmark: {method} picks differ between 1 and 2 ranks")
+            for row in (alone, both):
+                row["speedup"] = alone["total_s"]["median"] / row["total_s"]["median"]
+                row["efficiency"] = row["speedup"] / row["workers"]
+        return rows
 
 
-def _measure(cell: Cell) -> dict[str, Any]:
+def measure_apart(cell: Cell) -> CellRow:
+    """Measure a cell in a process of its own.
+
+    Raises:
+        RunError: it failed; says the last line of its standard error.
+    """
     call = module_call("gfs_dist.bench.two_layer_cell", json.dumps(asdict(cell)))
     done = subprocess.run(**call, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip() or "no message").splitlines()[-1]
         raise RunError(f"benchmark: {cell.method} on {cell.neurons} neurons failed: {last}")
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {"suite": "select", **row}
+    found: CellRow = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def _add_ratio(rows: list[dict[str, Any]]) -> None:
-    """Compare the last row with the exhaustive one of the same problem: time, and picks."""
-    row = rows[-1]
-    key = ("samples", "neurons", "objective", "threads")
+def compare(row: CellRow, rows: list[CellRow]) -> None:
+    """With the exhaustive search of the same problem: time, and picks.
+
+    Raises:
+        PicksDifferError: they differ.
+    """
     base = next(
         other
         for other in rows
-        if other["method"] == "exhaustive" and all(other[k] == row[k] for k in key)
+        if other["method"] == "exhaustive"
+        and (other["neurons"], other["objective"]) == (row["neurons"], row["objective"])
     )
     row["speedup"] = base["total_s"]["median"] / row["total_s"]["median"]
     picks, made = row.pop("picks"), base["timed_picks"]
@@ -115,10 +198,8 @@ def _add_ratio(rows: list[dict[str, Any]]) -> None:
     if picks is None:
         return
     row["picks_sha256"] = GreedyPath(row["neurons"], picks).sha256
-    row["first_picks"], row["first_picks_sha256"] = (
-        made,
-        GreedyPath(row["neurons"], picks[:made]).sha256,
-    )
+    row["first_picks"] = made
+    row["first_picks_sha256"] = GreedyPath(row["neurons"], picks[:made]).sha256
     if row["first_picks_sha256"] != base["first_picks_sha256"]:
         raise PicksDifferError(
             f"benchmark: {row['method']} on {row['neurons']} neurons ({row['objective']}) picks "
@@ -126,137 +207,21 @@ def _add_ratio(rows: list[dict[str, Any]]) -> None:
         )
 
 
-def _scaling(preset: Preset, seed: int, reporter: Reporter) -> list[dict[str, Any]]:
-    """One search by 1 and by 2 ranks, a thread each: strong scaling."""
-    rows: list[dict[str, Any]] = []
-    for method in ("lazy", "streaming"):
-        cell = Cell(
-            preset.samples, preset.scaling_neurons, preset.picks, preset.picks, "squared", method,
-            1, 1, seed,
-        )  # fmt: skip
-        for workers in (1, 2):
-            reporter.phase(f"scaling {method}, {workers} ranks", preset.repeats)
-            spec = RuntimeSpec(kind="local", workers=workers, threads=1, device="cpu")
-            with open_runtime(spec) as runtime:
-                found = []
-                for repeat in range(preset.repeats + 1):
-                    # Another object, so that ranks set up again; the data are there.
-                    found.append(runtime.search(CellProblem(cell), Stop(preset.picks)))
-                    reporter.step(repeat)
-            rows.append(_scaling_row(cell, workers, found[1:]))
-            reporter.note(
-                f"scaling {method}, {workers} ranks: "
-                f"{rows[-1]['total_s']['median']:.3f} s, wait {rows[-1]['wait_s']['median']:.3f} s"
-            )
-        alone, both = rows[-2:]
-        if alone["picks_sha256"] != both["picks_sha256"]:
-            raise PicksDifferError(f"benchmark: {method} picks differ between 1 and 2 ranks")
-        for row in (alone, both):
-            row["speedup"] = alone["total_s"]["median"] / row["total_s"]["median"]
-            row["efficiency"] = row["speedup"] / row["workers"]
-    return rows
-
-
-def _scaling_row(cell: Cell, workers: int, found: list[Any]) -> dict[str, Any]:
-    def spread(value: Callable[[dict[str, Any]], float]) -> dict[str, float]:
-        values = sorted(value(search.timing) for search in found)
-        return {"median": values[len(values) // 2], "minimum": values[0], "maximum": values[-1]}
-
-    def slowest(key: str) -> Callable[[dict[str, Any]], float]:
-        return lambda timing: max(rank[key] for rank in timing["ranks"])
-
+def _ranks_row(cell: Cell, workers: int, times: list[SearchTime]) -> RanksRow:
     return {
         "suite": "scaling",
         "samples": cell.samples,
         "neurons": cell.neurons,
-        "picks": len(found[0].path),
+        "picks": len(times[0].path),
         "objective": cell.objective,
         "method": cell.method,
         "workers": workers,
         "threads": cell.threads,
-        "setup_s": spread(slowest("setup_s")),
-        "compute_s": spread(slowest("compute_s")),
-        "exchange_s": spread(lambda timing: timing["exchange_s"]),
-        "wait_s": spread(lambda timing: timing["wait_s"]),
-        "total_s": spread(
-            lambda timing: max(
-                rank["setup_s"] + rank["compute_s"] + rank["exchange_s"] for rank in timing["ranks"]
-            )
-        ),
-        "peak_memory_bytes": max(
-            rank["peak_rss_bytes"] for search in found for rank in search.timing["ranks"]
-        ),
-        "picks_sha256": found[0].path.sha256,
+        "setup_s": spread([one.setup_s for one in times]),
+        "compute_s": spread([one.compute_s for one in times]),
+        "exchange_s": spread([one.exchange_s for one in times]),
+        "wait_s": spread([one.wait_s for one in times]),
+        "total_s": spread([one.seconds for one in times]),
+        "peak_memory_bytes": max(one.peak_bytes for one in times),
+        "picks_sha256": times[0].path.sha256,
     }
-
-
-def _words(preset: Preset, cells: list[Cell], threads: int) -> list[str]:
-    return [
-        f"{preset.samples:,} samples x {', '.join(f'{n:,}' for n in preset.neurons)} neurons x "
-        f"{preset.picks} picks, float64, {threads} threads; {len(cells)} cells, each in a process "
-        "of its own",
-        f"medians of {preset.repeats} searches after one that is not timed; the exhaustive search "
-        f"runs once, above {SCALED_ABOVE:,} neurons for {SCALED_PICKS} picks, scaled; above "
-        f"{ONCE_ABOVE:,} neurons {' and '.join(ALL_PAIRS)} run once too",
-        "peak memory is what a search needs above the contributions themselves",
-        "omp_gram is scikit-learn's orthogonal_mp_gram on the same moments, as many picks: another "
-        "rule (refitted weights, no repeats), so only its time compares",
-        "scaling: one search on 1 and on 2 ranks of one thread each, worker processes",
-    ]
-
-
-def _cell_words(row: dict[str, Any]) -> str:
-    return (
-        f"{row['samples']:,} x {row['neurons']:,} {row['objective']} {row['method']}: "
-        f"{row['total_s']['median']:.3f} s, {row['speedup']:.0f} times"
-    )
-
-
-def _tell(rows: list[dict[str, Any]], reporter: Reporter) -> None:
-    reporter.table(
-        "methods: seconds, median",
-        [
-            "neurons",
-            "loss",
-            "method",
-            "set-up",
-            "steps",
-            "total",
-            "times faster",
-            "MiB",
-            "first picks",
-        ],
-        [
-            [
-                row["neurons"],
-                row["objective"],
-                row["method"],
-                row["setup_s"]["median"],
-                row["steps_s"]["median"],
-                row["total_s"]["median"],
-                row["speedup"],
-                row["peak_memory_bytes"] / 2**20,
-                (row["first_picks_sha256"] or "-")[:8],
-            ]
-            for row in rows
-            if row["suite"] == "select"
-        ],
-    )
-    reporter.table(
-        "scaling: seconds, median",
-        ["method", "ranks", "set-up", "compute", "exchange", "wait", "total", "speed-up"],
-        [
-            [
-                row["method"],
-                row["workers"],
-                row["setup_s"]["median"],
-                row["compute_s"]["median"],
-                row["exchange_s"]["median"],
-                row["wait_s"]["median"],
-                row["total_s"]["median"],
-                row["speedup"],
-            ]
-            for row in rows
-            if row["suite"] == "scaling"
-        ],
-    )

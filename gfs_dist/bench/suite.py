@@ -1,35 +1,43 @@
-"""What all suites of ``gfs benchmark`` share: the report, spreads, rows of a table."""
+"""The report of a suite of ``gfs benchmark``, and its tables as they are shown."""
 
 from __future__ import annotations
 
 import contextlib
-import statistics
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from gfs_dist import report as pages
 from gfs_dist.config import commands as schema
 from gfs_dist.config.compose import to_yaml
 from gfs_dist.files import RunFolder
-from gfs_dist.runtime import RuntimeSpec
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_report import failure_reported
 
-Row = dict[str, Any]
+Row = Mapping[str, object]
+"""Of a table that is only shown; rows that are read have types of their own."""
 
 
-class Bench:
+class SuiteReport:
     """The report of a suite in its run folder.
 
     Attributes:
+        config: of the run.
+        reporter: is told.
         rows: results.
         tables: what else was found, by title.
         notes: sentences.
+        content: of ``report.json``, as last written.
     """
 
-    def __init__(self, config: schema.Benchmark, folder: RunFolder, notes: Sequence[str]) -> None:
-        self.config, self.folder, self.notes = config, folder, list(notes)
+    def __init__(
+        self,
+        config: schema.Benchmark,
+        folder: RunFolder,
+        reporter: Reporter,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.config, self.folder, self.reporter, self.notes = config, folder, reporter, [*notes]
         self.rows: list[Row] = []
         self.tables: dict[str, list[Row]] = {}
         self.content: dict[str, Any] = {}
@@ -39,29 +47,46 @@ class Bench:
     @contextlib.contextmanager
     def opened(
         cls, config: schema.Benchmark, reporter: Reporter, notes: Sequence[str]
-    ) -> Iterator[Bench]:
+    ) -> Iterator[SuiteReport]:
         """A new run folder; its report says how the run ended, if it does not end well."""
         with RunFolder.create(config.out, to_yaml(config)) as folder:
             reporter.run_folder(folder)
-            bench = cls(config, folder, notes)
-            with failure_reported(bench.write):
-                yield bench
-            bench.write("finished")
+            report = cls(config, folder, reporter, notes)
+            with failure_reported(report.write):
+                yield report
+            report.write("finished")
 
-    def keep(self) -> None:
+    def add(self, title: str, rows: Sequence[Row]) -> None:
+        """Rows of a table, behind those that it has."""
+        self.tables.setdefault(title, []).extend(rows)
+
+    def note(self, line: str) -> None:
+        """A sentence for the report, told at once."""
+        self.notes.append(line)
+        self.reporter.note(line)
+
+    def show(self, title: str, rows: Sequence[Row], columns: Sequence[str] = ()) -> None:
+        """A table of some columns, or those of the first row.
+
+        Of spreads the median is shown, of hashes the beginning.
+        """
+        if not rows:
+            return
+
+        def cell(value: object) -> object:
+            if isinstance(value, dict):
+                return value["median"]
+            return value[:8] if isinstance(value, str) and len(value) == 64 else value
+
+        columns = columns or tuple(rows[0])
+        header = [column.replace("_", " ") for column in columns]
+        cells = [[cell(row.get(key)) for key in columns] for row in rows]
+        self.reporter.table(title, header, cells)
+
+    def keep(self, status: str = "stopped", error: BaseException | None = None) -> None:
         """Write what is there so far: another end is written later, unless the process dies."""
-        self._write_json("stopped")
-        self.folder.written()
-
-    def write(self, status: str, error: BaseException | None = None) -> None:
-        """Write report and pages."""
-        self._write_json(status, error)
-        pages.write(self.folder.path, self.content, {})
-        self.folder.written()
-
-    def _write_json(self, status: str, error: BaseException | None = None) -> None:
         words = {} if error is None else {"error": str(error) or type(error).__name__}
-        self.content = {
+        content = {
             "format": 1,
             "job": "benchmark",
             "suite": self.config.suite,
@@ -75,29 +100,23 @@ class Bench:
             "versions": pages.versions(),
             "notes": self.notes,
         }
-        self.content = self.folder.write_report(self.content)
+        self.content = self.folder.write_report(content)
+        self.folder.written()
+
+    def write(self, status: str, error: BaseException | None = None) -> None:
+        """Write report and pages."""
+        self.keep(status, error)
+        pages.write(self.folder.path, self.content, {})
+        self.folder.written()
 
 
-def runtime_spec(config: schema.Benchmark, workers: int, threads: int, device: str) -> RuntimeSpec:
-    """Ranks of the kind that the configuration asks for."""
-    known = {key: value for key, value in vars(config.runtime).items() if key != "kind"}
-    return RuntimeSpec(
-        kind=config.runtime.kind, workers=workers, device=device, threads=threads, **known
-    )
+class Suite(Protocol):
+    """A set of measurements."""
 
+    def plan(self) -> list[str]:
+        """What is measured, in sentences."""
+        ...
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Of repeated measurements."""
-    return {
-        "median": statistics.median(values), "minimum": min(values), "maximum": max(values),
-    }  # fmt: skip
-
-
-def tell_rows(reporter: Reporter, title: str, rows: Sequence[Row], columns: Sequence[str]) -> None:
-    """A table of some columns; of spreads the median."""
-
-    def cell(value: Any) -> Any:
-        return value["median"] if isinstance(value, dict) else value
-
-    header = [column.replace("_", " ") for column in columns]
-    reporter.table(title, header, [[cell(row.get(key)) for key in columns] for row in rows])
+    def measure(self, report: SuiteReport) -> None:
+        """Measure, and add rows and tables."""
+        ...

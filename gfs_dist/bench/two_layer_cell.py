@@ -1,28 +1,34 @@
-"""One cell of the ``select`` benchmark, in a process of its own so that its memory is its own.
+"""Two-layer searches of any size, on made-up contributions: one is a cell of the benchmarks.
+
+A cell of ``suite=select`` is measured in a process of its own, so that its memory is its own:
 
 python -m gfs_dist.bench.two_layer_cell '{"samples": 1000, ...}'   ->  one JSON line
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gfs_dist._allocator import keep_freed_memory
+from gfs_dist.bench.model.timing_model import Spread, spread
 from gfs_dist.runtime.resources import forget_peak, peak_bytes
 from gfs_dist.selection.loop import greedy
+from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.objectives.contributions import ArrayContributions
 from gfs_dist.selection.objectives.factory import Recipe, make_objective
-from gfs_dist.selection.path import GreedyPath
+from gfs_dist.selection.partition import RankShare
 from gfs_dist.selection.stop import Stop
 
 FEATURES = 64
@@ -52,6 +58,34 @@ class Cell:
     threads: int
     seed: int
 
+    @classmethod
+    def of_ranks(
+        cls, samples: int, neurons: int, picks: int, seed: int, method: str = "lazy"
+    ) -> Cell:
+        """The squared loss, by ranks of one thread."""
+        return cls(samples, neurons, picks, picks, "squared", method, 1, 1, seed)
+
+
+@dataclass(frozen=True)
+class CellProblem:
+    """The problem of a cell for ranks, each of which makes the data itself."""
+
+    cell: Cell
+
+    @property
+    def num_candidates(self) -> int:
+        """Neurons."""
+        return self.cell.neurons
+
+    def objective(
+        self, share: RankShare, device: torch.device, tick: Callable[[], None]
+    ) -> Objective:
+        contributions, targets = _made(self.cell)
+        source = ArrayContributions(contributions.to(device))
+        recipe = Recipe(self.cell.objective, self.cell.method)
+        target = targets[self.cell.objective].to(device)
+        return make_objective(recipe, source, target, share.own, tick)
+
 
 def make_data(cell: Cell) -> tuple[Tensor, dict[str, Tensor]]:
     """Contributions ``b_i tanh(a_i . x)`` (samples, neurons) float64, and a target for each loss.
@@ -72,8 +106,58 @@ def make_data(cell: Cell) -> tuple[Tensor, dict[str, Tensor]]:
     return contributions, {"squared": smooth, "bce": (smooth > 0).double()}
 
 
-def measure(cell: Cell) -> dict[str, Any]:
-    """Run the cell; seconds of set-up and steps, memory above the data, picks."""
+@functools.lru_cache(maxsize=1)
+def _made(cell: Cell) -> tuple[Tensor, dict[str, Tensor]]:
+    return make_data(cell)
+
+
+class CellRow(TypedDict):
+    """One cell: how long it took, and how it compares with the exhaustive search.
+
+    Attributes:
+        held_step_us: median step whose pick's column was there already.
+        peak_memory_bytes: above the data.
+        picks: None of scikit-learn's; replaced by their hash.
+        evaluated_share: of losses, of a screened search.
+        first_picks: that the exhaustive search made, too, with their hash.
+    """
+
+    suite: str
+    samples: int
+    neurons: int
+    timed_picks: int
+    objective: str
+    method: str
+    repeats: int
+    threads: int
+    seed: int
+    setup_s: Spread
+    steps_s: Spread
+    total_s: Spread
+    held_step_us: float | None
+    peak_memory_bytes: int
+    picks: NotRequired[list[int] | None]
+    distinct: int
+    evaluated_share: float | None
+    speedup: NotRequired[float]
+    picks_sha256: NotRequired[str | None]
+    first_picks_sha256: NotRequired[str | None]
+    first_picks: NotRequired[int]
+
+
+class _Run(NamedTuple):
+    """One search; see :class:`CellRow`."""
+
+    setup_s: float
+    steps_s: float
+    picks: list[int] | None
+    distinct: int
+    held_step_us: float | None = None
+    evaluated_share: float | None = None
+
+
+def measure(cell: Cell) -> CellRow:
+    """Run a cell: seconds of set-up and steps, memory, picks."""
     torch.set_num_threads(cell.threads)
     contributions, targets = make_data(cell)
     search = _omp if cell.method == "omp_gram" else _ours
@@ -85,47 +169,50 @@ def measure(cell: Cell) -> dict[str, Any]:
         if repeat == 0:
             peak = peak_bytes() - held
     timed = runs[1:] if cell.repeats > 1 else runs
-    scale = cell.picks / cell.timed_picks
+    scale, last = cell.picks / cell.timed_picks, timed[-1]
     return {
-        **asdict(cell),
-        "setup_s": _spread([run["setup_s"] for run in timed]),
-        "steps_s": _spread([run["steps_s"] * scale for run in timed]),
-        "total_s": _spread([run["setup_s"] + run["steps_s"] * scale for run in timed]),
-        "held_step_us": timed[-1].get("held_step_us"),
+        "suite": "select",
+        "samples": cell.samples,
+        "neurons": cell.neurons,
+        "timed_picks": cell.timed_picks,
+        "objective": cell.objective,
+        "method": cell.method,
+        "repeats": cell.repeats,
+        "threads": cell.threads,
+        "seed": cell.seed,
+        "setup_s": spread([run.setup_s for run in timed]),
+        "steps_s": spread([run.steps_s * scale for run in timed]),
+        "total_s": spread([run.setup_s + run.steps_s * scale for run in timed]),
+        "held_step_us": last.held_step_us,
         "peak_memory_bytes": peak,
-        "picks": timed[-1]["picks"],
-        "distinct": timed[-1]["distinct"],
-        "evaluated_share": timed[-1].get("evaluated_share"),
+        "picks": last.picks,
+        "distinct": last.distinct,
+        "evaluated_share": last.evaluated_share,
     }
 
 
-def _ours(cell: Cell, contributions: Tensor, target: Tensor) -> dict[str, Any]:
+def _ours(cell: Cell, contributions: Tensor, target: Tensor) -> _Run:
     began = time.perf_counter()
     recipe = Recipe(cell.objective, cell.method)
     source, own = ArrayContributions(contributions), torch.arange(cell.neurons)
     objective = make_objective(recipe, source, target, own)
-    ready = time.perf_counter()
-    marks = [ready]
+    marks = [time.perf_counter()]
     path = greedy(
         objective, Stop(cell.timed_picks), on_step=lambda _: marks.append(time.perf_counter())
     )
-    return {
-        "setup_s": ready - began,
-        "steps_s": marks[-1] - ready,
-        "held_step_us": _held_step_us(path, marks) if cell.method == "lazy" else None,
-        "picks": path.picks,
-        "distinct": path.num_kept,
-        "evaluated_share": getattr(objective, "evaluated_share", None),
-    }
+    picks, ready = path.picks, marks[0]
+    again = [marks[k + 1] - marks[k] for k, pick in enumerate(picks) if pick in picks[:k]]
+    return _Run(
+        ready - began,
+        marks[-1] - ready,
+        picks,
+        path.num_kept,
+        held_step_us=statistics.median(again) * 1e6 if again and cell.method == "lazy" else None,
+        evaluated_share=getattr(objective, "evaluated_share", None),
+    )
 
 
-def _held_step_us(path: GreedyPath, marks: list[float]) -> float | None:
-    """Median step whose pick's column was there already."""
-    again = [marks[k + 1] - marks[k] for k, pick in enumerate(path.picks) if pick in path.picks[:k]]
-    return statistics.median(again) * 1e6 if again else None
-
-
-def _omp(cell: Cell, contributions: Tensor, target: Tensor) -> dict[str, Any]:
+def _omp(cell: Cell, contributions: Tensor, target: Tensor) -> _Run:
     """scikit-learn's orthogonal matching pursuit: another rule (refitted weights, no repeats), the
     same inputs (moments) and the same number of picks; beside our panel without replacement.
     """
@@ -139,16 +226,7 @@ def _omp(cell: Cell, contributions: Tensor, target: Tensor) -> dict[str, Any]:
         gram.numpy(), correlation.numpy(), n_nonzero_coefs=cell.timed_picks, copy_Gram=False
     )
     ended = time.perf_counter()
-    return {
-        "setup_s": ready - began,
-        "steps_s": ended - ready,
-        "picks": None,
-        "distinct": int(np.count_nonzero(weights)),
-    }
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "minimum": min(values), "maximum": max(values)}
+    return _Run(ready - began, ended - ready, None, int(np.count_nonzero(weights)))
 
 
 def main(words: list[str]) -> None:

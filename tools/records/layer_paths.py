@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gfs_dist import networks
-from gfs_dist.bench.suite import spread
+from gfs_dist.bench.model.timing_model import spread
 from gfs_dist.pruning.calibration import moments
 from gfs_dist.pruning.calibration.dense_pass import DenseTask
 from gfs_dist.pruning.objectives.evaluation_batches import (

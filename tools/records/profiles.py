@@ -105,26 +105,26 @@ def critical_paths(place: int, objectives: tuple[str, ...], times: int, *words: 
     """Of a block, the last of so many times: the first ones warm up."""
     from contextlib import closing
 
-    from gfs_dist.bench.block_runs import Runs
-    from gfs_dist.bench.blocks import make_study
-    from gfs_dist.bench.model import Exchange
+    from gfs_dist.bench.block_searches import BlockSearches
+    from gfs_dist.bench.blocks import BlockProblem
+    from gfs_dist.bench.model.timing_model import Exchange
     from gfs_dist.bench.one_rank_at_a_time import OneRankAtATime
     from gfs_dist.config.compose import compose
     from gfs_dist.pruning.calibration.workspace import Workspace
 
     sizes = [f"image_size={SIZE}", f"images={IMAGES}"]
-    study = make_study(compose("benchmark", ["suite=appendix_d", *sizes, *words]))
+    problem = BlockProblem.of(compose("benchmark", ["suite=appendix_d", *sizes, *words]))
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        batches = [(study.x, study.labels)]
-        workspace = Workspace.create(Path(folder, "workspace"), study.network, batches)
-        runs = Runs(study, workspace)
-        block = study.blocks[place]
+        batches = [(problem.x, problem.labels)]
+        workspace = Workspace.create(Path(folder, "workspace"), problem.network, batches)
+        searches = BlockSearches(problem, workspace)
+        block = problem.blocks[place]
         for objective in objectives:
             with closing(OneRankAtATime(RANKS, "cpu", 1)) as executor:
                 for _ in range(times):
                     free = Exchange(0.0, 0.0, 0.0)
-                    found = runs.one_by_one(block, objective, executor, free)
+                    found = searches.one_rank_at_a_time(block, objective, executor, free)
             rows += [
                 {
                     "block": block.words,

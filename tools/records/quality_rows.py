@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gfs_dist.bench.suite import spread
+from gfs_dist.bench.model.timing_model import spread
 
 Row = dict[str, Any]
 

@@ -10,7 +10,7 @@ import math
 import sys
 from typing import Any
 
-from gfs_dist.bench.suite import spread
+from gfs_dist.bench.model.timing_model import spread
 from gfs_dist.records import FaultRow
 from gfs_dist.runtime import Fault, RuntimeSpec, open_runtime
 from gfs_dist.selection.stop import Stop

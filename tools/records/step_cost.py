@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from gfs_dist._allocator import keep_freed_memory
-from gfs_dist.bench.suite import spread
+from gfs_dist.bench.model.timing_model import spread
 from gfs_dist.cli.display import PlainReporter
 from gfs_dist.files.run_folder import RunFolder
 from gfs_dist.runtime import Progress, Runtime, RuntimeSpec, open_runtime

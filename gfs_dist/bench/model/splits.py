@@ -1,4 +1,4 @@
-"""Ways to divide the search of a layer among ranks, what each costs, and the cheapest.
+"""Ways to divide the search of a layer among ranks, and what each costs.
 
 candidates   every rank owns some and does all of a step's common work; 16 bytes and the pick's
              column travel a step
@@ -12,10 +12,10 @@ Moments are sums over samples and are divided over parts of the samples in every
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from gfs_dist.bench.model.exchange import Exchange
+from gfs_dist.bench.model.timing_model import Exchange
 from gfs_dist.selection.partition import Partition
 
 NUMBER_BYTES = 8
@@ -55,6 +55,15 @@ class LayerWork:
     moments: float = 0.0
     parts: int = 1
 
+    @property
+    def search(self) -> float:
+        """Of one rank alone: its set-up and all steps."""
+        return self.once + self.once_divided + self.steps * (self.common + self.divided)
+
+    def candidate_share(self, ranks: int) -> float:
+        """Of all candidates, those of the rank that has most."""
+        return share_of(self.candidates, ranks)
+
     def row_share(self, ranks: int) -> float:
         """Of all rows, those that the rank which has most of them touches."""
         shares = map(Partition.contiguous(self.rows, ranks).share, range(ranks))
@@ -62,31 +71,35 @@ class LayerWork:
 
     def cell_share(self, ranks: int) -> float:
         """Of all cells, those of the rank that has most."""
-        return math.ceil(self.cells / ranks) / self.cells
+        return share_of(self.cells, ranks)
+
+    def phase_shares(self) -> dict[str, Callable[[int], float]]:
+        """Of each phase, the share of the slowest rank by number of ranks, as ``gfs prune`` divides
+        it: samples and cells of a step's table; or moments over parts of the samples and all else
+        over candidates.
+        """
+        if self.rows:
+            return {"set-up": self.row_share, "steps": self._table_share}
+        return {
+            "set-up": self.candidate_share,
+            "steps": self.candidate_share,
+            "moments": lambda ranks: share_of(self.parts, ranks),
+        }
+
+    def _table_share(self, ranks: int) -> float:
+        own = self.common * self.row_share(ranks) + self.divided * self.cell_share(ranks)
+        return own / (self.common + self.divided)
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What was measured of the machine.
-
-    Attributes:
-        macs_per_s: multiply-adds of one rank in this work.
-        exchange: of the ranks.
-    """
-
-    macs_per_s: float
-    exchange: Exchange
+def share_of(items: int, ranks: int) -> float:
+    """Of equal items, those of the rank that has most."""
+    return math.ceil(items / ranks) / items
 
 
-class Split(NamedTuple):
-    """A way to divide, and its seconds, the layer's share of the wall time."""
-
-    way: str
-    seconds: float
-
-
-def costs_of_splits(work: LayerWork, ranks: int, rates: Rates) -> dict[str, float]:
-    """Seconds of each way that there is, the moments' pass included.
+def costs_of_splits(
+    work: LayerWork, ranks: int, macs_per_s: float, exchange: Exchange
+) -> dict[str, float]:
+    """Seconds of each way that there is, the moments' pass included, in the order above.
 
         moments     M / min(P, parts)
         candidates  O + o s + K (C + D s) + K (2 e(8) + e(column)),      s = ceil(n / P) / n
@@ -95,27 +108,22 @@ def costs_of_splits(work: LayerWork, ranks: int, rates: Rates) -> dict[str, floa
 
     ``e(bytes)``: an exchange; ``r`` and ``c``: the largest shares of rows and cells; ``layers`` is
     one rank's whole time, of which as many layers go side by side as there are.
+
+    Args:
+        macs_per_s: multiply-adds of one rank in this work.
+        exchange: of the ranks.
     """
-    rate, exchange = rates.macs_per_s, rates.exchange
-    share = math.ceil(work.candidates / ranks) / work.candidates
-    whole = work.once + work.once_divided + work.steps * (work.common + work.divided)
+    share = work.candidate_share(ranks)
     own = work.once + work.once_divided * share
     own += work.steps * (work.common + work.divided * share)
     decision_s = 2 * exchange.seconds(ranks, NUMBER_BYTES)
     column_s = exchange.seconds(ranks, round(work.column_bytes)) if work.column_bytes else 0.0
-    moments_s = work.moments / min(ranks, work.parts) / rate
-    ways = {"candidates": own / rate + work.steps * (decision_s + column_s)}
+    moments_s = work.moments / min(ranks, work.parts) / macs_per_s
+    ways = {"candidates": own / macs_per_s + work.steps * (decision_s + column_s)}
     if work.rows:
         sums_s = exchange.seconds(ranks, work.table_bytes)
         own = (work.once + work.steps * work.common) * work.row_share(ranks)
         own += (work.once_divided + work.steps * work.divided) * work.cell_share(ranks)
-        ways["samples"] = own / rate + work.steps * (decision_s + sums_s)
-    ways["layers"] = whole / min(ranks, work.like) / rate
+        ways["samples"] = own / macs_per_s + work.steps * (decision_s + sums_s)
+    ways["layers"] = work.search / min(ranks, work.like) / macs_per_s
     return {way: moments_s + seconds for way, seconds in ways.items()}
-
-
-def choose_split(work: LayerWork, ranks: int, rates: Rates) -> Split:
-    """The cheapest way; of equal ones the first in the order above."""
-    costs = costs_of_splits(work, ranks, rates)
-    best = min(costs, key=costs.__getitem__)
-    return Split(best, costs[best])

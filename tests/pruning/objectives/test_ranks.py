@@ -70,10 +70,10 @@ def test_ranks_that_are_timed_alone_follow_the_record(tmp_path: Path) -> None:
     executor = OneRankAtATime([1, 2, 4], "cpu")
     with Runtime(executor) as runtime:
         found = runtime.search(search, Stop(steps=5)).path
-    ((told, timings),) = executor.searches
-    assert found.picks == told.path.picks
+    ((record, timings),) = executor.searches
+    assert found.picks == record.path.picks
     assert {ranks: len(own) for ranks, own in timings.items()} == {1: 1, 2: 2, 4: 4}
-    assert told.sizes.count(40 * 8) == 1  # the sums of a step: one chunk, candidates, float64
+    assert record.sizes.count(40 * 8) == 1  # the sums of a step: one chunk, candidates, float64
 
 
 def test_derivatives_made_by_three_workers_are_those_of_one(

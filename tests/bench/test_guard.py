@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gfs_dist.bench import guard as suite_guard
-from gfs_dist.bench.guard import compared, read_record, refuse_worse
-from gfs_dist.bench.guard_ratios import RATIOS
+from gfs_dist.bench import guard
+from gfs_dist.bench.guard import RATIOS, compared, read_record, refuse_worse
 from gfs_dist.cli import main
 from gfs_dist.errors import ConfigError, WorseError
 
@@ -31,7 +30,7 @@ def test_record_has_every_ratio() -> None:
 
 @pytest.fixture
 def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite_guard, "RATIOS", {"one": lambda *_: 4.0, "two": lambda *_: 1.0})
+    monkeypatch.setattr(guard, "RATIOS", {"one": lambda *_: 4.0, "two": lambda *_: 1.0})
 
 
 def write_record(path: Path, **ratios: float) -> Path:

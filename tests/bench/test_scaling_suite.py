@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from gfs_dist.bench import exchange_cost as exchanges
-from gfs_dist.bench import scaling_suite as suite_scaling
-from gfs_dist.bench.loop_cost import exchange_row, loop_row
-from gfs_dist.bench.placement import Places
-from gfs_dist.bench.two_layer_search import cell
+from gfs_dist.bench import exchange_cost
+from gfs_dist.bench.exchange_cost import exchange_in_loop, loop_without_exchanges
+from gfs_dist.bench.placement import Placement
+from gfs_dist.bench.scaling_suite import Sizes
+from gfs_dist.bench.two_layer_cell import Cell
 from gfs_dist.cli import main
 from gfs_dist.config.compose import compose
 from gfs_dist.runtime import RuntimeSpec, open_runtime
@@ -22,8 +22,8 @@ TINY = ["suite=scaling", "neurons=[16,64]", "samples=24", "steps=6", "repeats=1"
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict:
     run = tmp_path_factory.mktemp("scaling") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exchanges, "GROUPS", (2,))
-        patch.setattr(exchanges, "ROUNDS", 10)
+        patch.setattr(exchange_cost, "GROUPS", (2,))
+        patch.setattr(exchange_cost, "ROUNDS", 10)
         assert main(["benchmark", *TINY, "runtime=none", "workers=[3]", f"out={run}"]) == 0
     assert (run / "report.md").stat().st_size > 0
     return json.loads((run / "report.json").read_text())
@@ -71,8 +71,8 @@ def test_width_from_which_ranks_pay_is_told(report: dict) -> None:
 
 def test_loops_are_compared_with_bare_exchanges_and_with_none() -> None:
     with open_runtime(RuntimeSpec("local", 2, "cpu", 1)) as runtime:
-        exchange = exchange_row(runtime, 0, 1)
-        loop = loop_row(runtime, cell(32, 64, 5, 0, "streaming"), 1)
+        exchange = exchange_in_loop(runtime, 0, 1)
+        loop = loop_without_exchanges(runtime, Cell.of_ranks(32, 64, 5, 0, "streaming"), 1)
     in_loop, bare = exchange["exchange_of_a_step_s"], exchange["bare_s"]
     assert exchange["over_bare"] == pytest.approx(in_loop["median"] / bare["median"])
     assert 0 < in_loop["median"] <= exchange["with_waiting_s"]["median"]
@@ -82,15 +82,16 @@ def test_loops_are_compared_with_bare_exchanges_and_with_none() -> None:
 
 
 def test_keys_stand_for_the_preset() -> None:
-    sizes = suite_scaling.sizes_of(compose("benchmark", [*TINY, "workers=[4,2]"]))
-    assert sizes == suite_scaling.Sizes(24, (16, 64), 6, (1, 2, 4), 1)
-    assert suite_scaling.sizes_of(compose("benchmark", ["suite=scaling"])).neurons[-1] == 65_536
+    sizes = Sizes.of(compose("benchmark", [*TINY, "workers=[4,2]"]))
+    assert sizes == Sizes(24, (16, 64), 6, (1, 2, 4), 1)
+    assert Sizes.of(compose("benchmark", ["suite=scaling"])).neurons[-1] == 65_536
 
 
 def test_places_are_cores_or_a_cluster() -> None:
-    here = Places("cpu", 2, cluster=False)
-    assert [here.fit(n) for n in (1, 2, 3)] == [True, True, False]
-    assert "`critical path`" in here.words((1, 2, 3), "local", 1)
-    there = Places.of(compose("benchmark", ["suite=scaling", "preset=cluster", "device=cuda"]))
-    assert there.fit(1024)
-    assert "critical path" not in there.words((1, 8), "ray", 1)
+    config = compose("benchmark", ["suite=scaling"])
+    here = Placement(config.runtime, "cpu", threads=1, room=2, cluster=False)
+    assert [here.fits(n) for n in (1, 2, 3)] == [True, True, False]
+    assert "`critical path`" in here.words((1, 2, 3))
+    there = Placement.of(compose("benchmark", ["suite=scaling", "preset=cluster", "device=cuda"]))
+    assert there.fits(1024)
+    assert "critical path" not in there.words((1, 8))
