@@ -40,13 +40,13 @@ class Deadly(Reporter):
         if sys.argv[1] == f"step {done}":
             os.kill(os.getpid(), 9)
 
-write_bytes = atomic.write_bytes
-def deadly(path, content):
+replacing = atomic.replacing
+def deadly(path, **how):
     if sys.argv[1] == f"write {path.name}" and "step_00000010" in str(path):
-        path.write_bytes(content[:20])
+        path.write_bytes(b"torn")
         os.kill(os.getpid(), 9)
-    write_bytes(path, content)
-atomic.write_bytes = deadly
+    return replacing(path, **how)
+atomic.replacing = deadly
 pretrain.run(compose("pretrain", sys.argv[2:]), Deadly())
 """
 
@@ -238,7 +238,7 @@ def test_the_step_size_is_measured_once_and_kept(
         (["train.lr=3", "train.step_share=0.5"], "train.step_share: found 0.5 with train.lr=3"),
         (
             ["train.step_share=2"],
-            "train.step_share: found 2.0, accepted a number, above 0",
+            "train.step_share: found 2, accepted a number, above 0",
         ),
         (
             ["model=resnet20_cifar", "train.step_share=1"],
