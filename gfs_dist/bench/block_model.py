@@ -186,7 +186,7 @@ def losses_of_search(pruner: Pruner, block: Block, num_samples: int, steps: int)
 def work_of(
     problem: BlockProblem, block: Block, objective: str, pruner: Pruner, steps: int, device: str
 ) -> LayerWork:
-    """Multiply-adds of a search, by who has to do them.
+    """Multiply-adds of a search, by how they are divided among ranks.
 
     Trials are taken to go side by side, which those of few networks cannot.
 

@@ -188,19 +188,19 @@ class LoopExchangeRow(TypedDict):
 
 
 def exchange_in_loop(runtime: Runtime, seed: int, repeats: int) -> LoopExchangeRow:
-    """What a step of a search exchanges, in the loop, against the same two reductions bare.
+    """What a step of a search exchanges, in the loop, against the same two reductions alone.
 
     Both by the same workers, by turns. Of each exchange the time of the rank that comes last to it
     counts, the others also wait for its computing; and of all the mean: now and then a message
-    waits for a core, in the loop as well as bare, which a median would not show. A panel's steps
-    exchange 16 bytes and nothing else; their batches of gaps, one in 32 steps, count here too.
+    waits for a core, in the loop as well as without it, which a median would not show. A panel's
+    steps exchange 16 bytes and nothing else; their batches of gaps, one in 32 steps, count too.
     """
     cell = Cell.of_ranks(*QUICK, seed, "panel")
     task = LoopExchangeTask(CellProblem(cell), Stop(cell.picks))
-    in_loop, with_waiting, bare = [], [], []
+    in_loop, with_waiting, alone = [], [], []
     for _ in range(1 + repeats):
-        by_themselves = runtime.run_group(ExchangeTask(cell.picks)).value
-        bare.append(by_themselves[DECISION_BYTES]["mean"])
+        exchanges = runtime.run_group(ExchangeTask(cell.picks)).value
+        alone.append(exchanges[DECISION_BYTES]["mean"])
         least, own = runtime.run_group(task).value
         in_loop.append(least)
         with_waiting.append(own)
@@ -209,8 +209,8 @@ def exchange_in_loop(runtime: Runtime, seed: int, repeats: int) -> LoopExchangeR
         "steps": cell.picks,
         "exchange_of_a_step_s": spread(in_loop[1:]),
         "with_waiting_s": spread(with_waiting[1:]),
-        "bare_s": spread(bare[1:]),
-        "over_bare": statistics.median(in_loop[1:]) / statistics.median(bare[1:]),
+        "bare_s": spread(alone[1:]),
+        "over_bare": statistics.median(in_loop[1:]) / statistics.median(alone[1:]),
     }
 
 

@@ -169,8 +169,8 @@ def two_ranks_over_one(objective: str, repeats: int, seed: int) -> float:
     return one / two
 
 
-def bare_exchange_over_loop(repeats: int, seed: int) -> float:
-    """Two reductions bare, over what a step of a search exchanges, by 2 workers."""
+def exchange_over_its_loop(repeats: int, seed: int) -> float:
+    """Two reductions alone, over what a step of a search exchanges, by 2 workers."""
     with open_runtime(RuntimeSpec("local", 2, "cpu", 1)) as runtime:
         row = exchange_in_loop(runtime, seed, repeats)
     return row["bare_s"]["minimum"] / row["exchange_of_a_step_s"]["minimum"]
@@ -212,6 +212,6 @@ RATIOS: dict[str, Callable[[int, int], float]] = {
     "two ranks over one, network_loss": functools.partial(two_ranks_over_one, "network_loss"),
     "two ranks over one, least_squares": functools.partial(two_ranks_over_one, "least_squares"),
     "worker over one process": one_process_over_worker,
-    "exchange bare over in the loop": bare_exchange_over_loop,
+    "exchange bare over in the loop": exchange_over_its_loop,
 }
 """By name; each takes the number of repeats and a seed."""

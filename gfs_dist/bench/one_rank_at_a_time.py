@@ -175,7 +175,7 @@ class _TimedCommunicator:
 
 
 class _RecordingCommunicator(_TimedCommunicator):
-    """Of a rank that owns everything: keeps what other ranks would have been told.
+    """Of a rank that owns everything: keeps what other ranks would have received.
 
     The rank counts as one of two, or the loop would not share what a pick needs.
     """
@@ -248,7 +248,7 @@ class _ReplayCommunicator(_TimedCommunicator):
 
 
 def record(problem: Problem, stop: Stop, device: torch.device) -> tuple[Record, RankTime]:
-    """Search by one rank: what other ranks would have been told, and how long it took."""
+    """Search by one rank: what other ranks would have received, and how long it took."""
     communicator, whole = _RecordingCommunicator(), Partition.contiguous(problem.num_candidates, 1)
     path, taken = _run(problem, stop, whole, communicator, device)
     return Record(path, communicator.answers), taken

@@ -21,7 +21,7 @@ class Placement:
         runtime: kind of ranks.
         device: ``cpu`` or ``cuda``.
         threads: of a rank.
-        room: ranks that have cores, or a GPU, of their own; not told on a cluster.
+        room: ranks that have cores, or a GPU, of their own; 0 on a cluster.
         cluster: whether a cluster finds room for every number of ranks, or refuses.
     """
 

@@ -252,7 +252,7 @@ class ScalingSuite:
         }
 
     def _loops(self, report: SuiteReport) -> None:
-        """The exchange in the loop against the bare one, the loop against one without."""
+        """The exchange in the loop against one alone, the loop against one without exchanges."""
         if not self.placement.fits(2):
             report.notes.append("two ranks cannot compute at once here: loops not compared")
             return

@@ -23,7 +23,7 @@ class SuiteReport:
 
     Attributes:
         config: of the run.
-        reporter: is told.
+        reporter: shows progress and tables.
         rows: results.
         tables: what else was found, by title.
         notes: sentences.
@@ -61,7 +61,7 @@ class SuiteReport:
         self.tables.setdefault(title, []).extend(rows)
 
     def note(self, line: str) -> None:
-        """A sentence for the report, told at once."""
+        """A sentence for the report, shown at once."""
         self.notes.append(line)
         self.reporter.note(line)
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from gfs_dist.bench import exchange_cost
+from gfs_dist.bench import appendix_d, exchange_cost
 from gfs_dist.bench.block_searches import BlockSearches
 from gfs_dist.bench.blocks import BlockProblem, Sizes, find_blocks
+from gfs_dist.bench.model.timing_model import Exchange
 from gfs_dist.bench.search_time import check_picks
 from gfs_dist.cli import main
 from gfs_dist.config.compose import compose
@@ -33,10 +34,9 @@ EXACT = [
 ]  # fmt: skip
 
 
-def few_exchanges(patch: pytest.MonkeyPatch) -> None:
-    """Two workers less to start, and no long loops of exchanges."""
-    patch.setattr(exchange_cost, "GROUPS", (2,))
-    patch.setattr(exchange_cost, "ROUNDS", 10)
+def no_exchanges(patch: pytest.MonkeyPatch) -> None:
+    """No workers to start: exchanges that cost nothing."""
+    patch.setattr(appendix_d, "measure_exchanges", lambda *_: Exchange(0.0, 0.0, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("appendix_d")
     write_factory(home)
     with pytest.MonkeyPatch.context() as patch:
-        few_exchanges(patch)
+        patch.setattr(exchange_cost, "GROUPS", (2,))
+        patch.setattr(exchange_cost, "ROUNDS", 10)
         patch.chdir(home)
         assert main(["benchmark", *TINY, "steps=3", "workers=[1,2,3]", "out=run"]) == 0
     return home / "run"
@@ -76,7 +77,7 @@ def test_every_block_and_objective_is_measured_every_way(run: Path) -> None:
         assert ("whole", 1) in rows
 
 
-def test_rows_have_what_the_study_promises(run: Path) -> None:
+def test_rows_have_the_keys_of_the_suite(run: Path) -> None:
     for row in report(run)["results"]:
         assert set(EXACT) <= {*row, *(() if "setup_s" in row else EXACT)}
         seconds = row["seconds"]
@@ -187,12 +188,12 @@ def test_dry_run_tells_the_plan_alone(
     assert not (tmp_path / "run").exists()
 
 
-def test_picks_that_differ_fail_the_study(
+def test_picks_that_differ_fail_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_factory(tmp_path)
     monkeypatch.chdir(tmp_path)
-    few_exchanges(monkeypatch)
+    no_exchanges(monkeypatch)
     search, searches = BlockSearches._search, []
 
     def other_picks(self: Any, *arguments: Any) -> Any:
@@ -214,7 +215,7 @@ def test_losses_are_means_over_the_batch(tmp_path: Path, monkeypatch: pytest.Mon
     """Every candidate by a full forward pass of as many images, which must have the same loss."""
     write_factory(tmp_path)
     monkeypatch.chdir(tmp_path)
-    few_exchanges(monkeypatch)
+    no_exchanges(monkeypatch)
     hashes = set()
     for batch in (1, 3):
         words = [f"batch={batch}", "objectives=[network_loss]", "workers=[1]", "steps=2"]

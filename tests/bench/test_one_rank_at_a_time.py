@@ -85,7 +85,7 @@ def test_one_run_times_several_numbers_of_ranks() -> None:
     assert executor.inside_s >= sum(t.setup_s + sum(t.stretches_s) for t in timings[4])
 
 
-def test_workers_replay_ranks_and_time_bare_exchanges() -> None:
+def test_workers_replay_ranks_and_time_exchanges_alone() -> None:
     problem = matrix_problem(8)
     recorded, _ = record(problem, STOP, CPU)
     task = Replay(problem, STOP, Partition.contiguous(problem.num_candidates, 2), recorded)
@@ -93,7 +93,7 @@ def test_workers_replay_ranks_and_time_bare_exchanges() -> None:
         assert [len(t.stretches_s) for t in runtime.map(task, range(2))] == [
             len(recorded.answers) + 1
         ] * 2
-        bare = runtime.run_group(ExchangeTask(5, (64, 4096))).value
-    assert list(bare) == [16, 64, 4096]
-    for seconds in bare.values():
+        exchanges = runtime.run_group(ExchangeTask(5, (64, 4096))).value
+    assert list(exchanges) == [16, 64, 4096]
+    for seconds in exchanges.values():
         assert 0 < seconds["minimum"] <= seconds["median"] <= seconds["maximum"]

@@ -69,7 +69,7 @@ def test_width_from_which_ranks_pay_is_told(report: dict) -> None:
     assert any("loops not compared" in note for note in report["notes"])
 
 
-def test_loops_are_compared_with_bare_exchanges_and_with_none() -> None:
+def test_loops_are_compared_with_exchanges_alone_and_with_none() -> None:
     with open_runtime(RuntimeSpec("local", 2, "cpu", 1)) as runtime:
         exchange = exchange_in_loop(runtime, 0, 1)
         loop = loop_without_exchanges(runtime, Cell.of_ranks(32, 64, 5, 0, "streaming"), 1)

@@ -2,7 +2,7 @@
 
 python -m tools.records.layer_memory [--model resnet34] [--images 64 256 1024] [--size 224]
 
-One fresh process for each row; the peak is the one that the process itself was told by the system
+One fresh process for each row; the peak is what the system reports for the process
 (``ru_maxrss``), Python and torch included, and pages of scratch files that it had mapped. Images
 are made one batch at a time, as a loader gives them; weights and images are random.
 """

@@ -207,7 +207,7 @@ def by_turns(commit: str, parts: dict[str, int]) -> dict[str, list[Row]]:
 
 def main() -> None:
     """Measure both commits by turns, and keep."""
-    from tools.records.record import keep
+    from tools.records.record import keep, load_average
 
     commit, is_trials = sys.argv[1], sys.argv[2:] == ["trials"]
     command = " ".join(["python -m tools.records.profiles", *sys.argv[1:]])
@@ -215,17 +215,12 @@ def main() -> None:
     if is_trials:
         rows = by_turns(commit, {"trials": some})["trials"]
         add_efficiency(rows)
-        keep("profiles_trials", command, rows, [TRIALS_NOTE, load()])
+        keep("profiles_trials", command, rows, [TRIALS_NOTE, load_average()])
         return
     tables = by_turns(commit, {"memory": ROUNDS, "layers": some})
     add_efficiency(tables["layers"])
     others = {"layers": tables["layers"]}
-    keep("profiles", command, tables["memory"], [*NOTES, load()], tables=others)
-
-
-def load() -> str:
-    """Of the machine, in words."""
-    return f"load average of the last quarter of an hour {os.getloadavg()[2]:.1f}"
+    keep("profiles", command, tables["memory"], [*NOTES, load_average()], tables=others)
 
 
 PARTS = {"memory": memory, "layers": layers, "trials": trials}

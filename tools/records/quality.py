@@ -73,7 +73,7 @@ class Bench:
         cells: what was measured so far.
         budgets: shares of the whole network's multiply-adds.
         candidates: scored at each step of ``network_loss``.
-        draws: of random scores; their mean is told.
+        draws: of random scores; their mean counts.
         device: where networks are classified with and trained.
     """
 

@@ -6,6 +6,7 @@ python -m tools.records.record NAME RUN_DIR "COMMAND"   # keeps a run folder's r
 from __future__ import annotations
 
 import datetime
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,11 @@ def keep_run(name: str, run: Path, command: str) -> None:
     ]
     tables = {title: list(map(_short, found)) for title, found in report.get("tables", {}).items()}
     keep(name, command, rows, notes, tables=tables)
+
+
+def load_average() -> str:
+    """Of the machine, in words."""
+    return f"load average of the last quarter of an hour {os.getloadavg()[2]:.1f}"
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ python -m tools.records.service WORK start load overhead   # any of them, in any
 python -m tools.records.service WORK keep                  # service.json and service.md of those
 
 start: from nothing on one machine. load: 20 small jobs at once against the same in a row. overhead:
-a step of ranks under a coordinator against the same loop on ranks that nobody watches.
+a step of ranks under a coordinator against the same loop on ranks without one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gfs_dist.service.submission import Submission, send
 from gfs_dist.workflows.submission import prepare, read_batch
 from tests.service.command_line import Gfs
 from tools.records import step_cost
-from tools.records.record import keep
+from tools.records.record import keep, load_average
 
 WORKERS = 2
 SMALL = [
@@ -104,7 +104,7 @@ def load(work: Path) -> list[Row]:
         once, once_s = run([_small(work / "once", seed) for seed in range(JOBS)], together=True)
         deadline = time.monotonic() + LEAVE_S
         while gfs.left and time.monotonic() < deadline:
-            time.sleep(0.5)  # Ray tells nobody
+            time.sleep(0.5)  # Ray sends no event
         left = gfs.left
     assert [_picks(job) for job in once] == [_picks(job) for job in row]
     return [
@@ -169,7 +169,7 @@ def main() -> None:
             for row in json.loads(file.read_text())
         ]
         notes = [note for part in found for note in NOTES[part]]
-        notes.append(f"load average of the last quarter of an hour {os.getloadavg()[2]:.1f}")
+        notes.append(load_average())
         command = " ".join(["python -m tools.records.service WORK", *found, "keep"])
         keep("service", command, rows, notes, by="part")
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist.service.processes import MARK, end_marked, marked
-from tools.records.record import keep
+from tools.records.record import keep, load_average
 
 STEPS, WORKERS = 300, 3
 DRIVER = -1
@@ -220,8 +220,7 @@ def main() -> None:
         f"{len(outcomes)} runs of {STEPS} picks by {WORKERS} local workers, "
         f"{sum(outcome.injected for outcome in outcomes)} faults that came of "
         f"{sum(outcome.scheduled for outcome in outcomes)} scheduled (one that lies behind where a "
-        "run goes on does not); a driver that died is followed by resume=; load average of the "
-        f"last quarter of an hour {os.getloadavg()[2]:.1f}",
+        f"run goes on does not); a driver that died is followed by resume=; {load_average()}",
         f"{len(outcomes) - len(bad)} of {len(outcomes)} ended with the undisturbed picks and left "
         "no process, temporary file or shared memory",
         *(f"not so: {trouble}" for outcome in bad for trouble in outcome.trouble),

@@ -1,7 +1,7 @@
-"""What a coordinator costs a step: ranks that it watches against ranks that nobody watches.
+"""What a coordinator costs a step: ranks under its watchdog against ranks without any.
 
 python -m tools.records.service WORK overhead; ``python -m tools.records.step_cost CASE RANK PORT``
-is one of the ranks that nobody watches.
+is one of the ranks without a watchdog.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Search:
 
 
 class BareRanks:
-    """Processes that wait to be told to search, and do nothing else."""
+    """Processes that search at each line of standard input, and do nothing else."""
 
     def __init__(self, case: Case) -> None:
         self._store, (_, port) = host_store(HOST)
@@ -135,7 +135,7 @@ def bare_rank(case: Case, rank: int, port: int) -> None:
         print(json.dumps([seconds, path.sha256]), flush=True)
 
 
-def watched(runtime: Runtime, case: Case, problem: MatrixProblem, folder: Path) -> Search:
+def supervised(runtime: Runtime, case: Case, problem: MatrixProblem, folder: Path) -> Search:
     """The same by a runtime, with all that a job does on the way."""
     with RunFolder.create(folder, "") as run, (folder / "log").open("w") as log:
         reporter = PlainReporter(log)
@@ -162,7 +162,7 @@ def with_cpu(search: Callable[[], Search], pids: Sequence[int]) -> Search:
 
 @contextmanager
 def ways(case: Case, work: Path) -> Iterator[dict[str, Callable[[int], Search]]]:
-    """All ways to search, ready; each is told the number of the round."""
+    """All ways to search, ready; each takes the number of the round."""
     problem, spec = case.problem(), partial(RuntimeSpec, workers=RANKS, threads=1, device="cpu")
     with ExitStack() as stack:
         bare = BareRanks(case)
@@ -180,7 +180,7 @@ def ways(case: Case, work: Path) -> Iterator[dict[str, Callable[[int], Search]]]
             assert isinstance(executor, WorkerExecutor)
             pool = executor.pool
             pids = [os.getpid(), *(pool.process(worker)["pid"] for worker in pool.members())]
-            search = partial(watched, runtimes[name], case, problem)
+            search = partial(supervised, runtimes[name], case, problem)
             return lambda number: with_cpu(lambda: search(folder / str(number)), pids)
 
         yield {BARE: lambda _: bare.search(), **{name: by(name) for name in runtimes}}
