@@ -16,6 +16,7 @@ from gfs_dist.workflows.submission import read_batch
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SHELL = [
     line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()
 ]
@@ -60,3 +61,22 @@ def test_ten_lines_of_python_run() -> None:
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_contributing_names_what_exists() -> None:
+    named = set(re.findall(r"`((?:[\w.]+/)+[\w.]*)`", CONTRIBUTING))
+    for place in sorted(name for name in named if not re.search("[A-Z]{3}", name)):
+        assert (
+            (ROOT / place).exists()
+            or (ROOT / "gfs_dist" / place).is_dir()
+            or any((ROOT / "gfs_dist").glob(f"*/{place}"))
+        ), place
+    for names, place in re.findall(
+        r"`([A-Z_]+|make_objective|open_runtime)` (?:of|in|\() ?`([\w./]+\.py)`", CONTRIBUTING
+    ):
+        assert names in (ROOT / place).read_text(encoding="utf-8"), (names, place)
+
+
+def test_the_vocabulary_is_short() -> None:
+    table = CONTRIBUTING.partition("| term | meaning |")[2].partition("\n\n")[0]
+    assert 20 <= len(table.strip().splitlines()) - 1 <= 40
