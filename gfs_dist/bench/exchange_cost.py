@@ -15,7 +15,7 @@ from torch import Tensor
 from gfs_dist.bench.model.timing_model import Exchange, Spread, spread
 from gfs_dist.bench.one_rank_at_a_time import Replay, record
 from gfs_dist.bench.placement import Placement
-from gfs_dist.bench.suite import SuiteReport
+from gfs_dist.bench.suite import Row, SuiteReport
 from gfs_dist.bench.two_layer_cell import Cell, CellProblem
 from gfs_dist.runtime import Peers, Runtime, RuntimeSpec, Tick, open_runtime
 from gfs_dist.runtime.collectives import GroupCommunicator
@@ -214,18 +214,7 @@ def exchange_in_loop(runtime: Runtime, seed: int, repeats: int) -> LoopExchangeR
     }
 
 
-class LoopRow(TypedDict):
-    """Seconds of a loop with and without its exchanges."""
-
-    workers: int
-    neurons: int
-    step_ms: float
-    loop_s: Spread
-    without_exchanges_s: Spread
-    above: float
-
-
-def loop_without_exchanges(runtime: Runtime, cell: Cell, repeats: int) -> LoopRow:
+def loop_without_exchanges(runtime: Runtime, cell: Cell, repeats: int) -> Row:
     """A search by ranks against the same ranks replayed side by side: equal work, no exchanges.
 
     Both run in the same workers at the same time of day, by turns; memory is shared alike.

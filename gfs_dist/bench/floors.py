@@ -8,12 +8,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 import torch
 
 from gfs_dist.bench.model.splits import LayerWork
-from gfs_dist.bench.model.timing_model import Exchange, Spread, spread
+from gfs_dist.bench.model.timing_model import Exchange, spread
 from gfs_dist.bench.search_time import SearchTime
 from gfs_dist.bench.suite import Row
 from gfs_dist.bench.two_layer_cell import Cell, CellProblem
@@ -36,29 +35,7 @@ MATRIX = 1024
 WARM_UP = 2
 
 
-class SingleProcessRow(TypedDict):
-    """One process; ``steps_s`` over the sum of its floors is ``over_floor``."""
-
-    suite: str
-    neurons: int
-    samples: int
-    device: str
-    threads: int
-    picks: int
-    distinct: int
-    picks_per_s: float
-    steps_s: Spread
-    bytes_floor_s: float
-    macs_floor_s: float
-    loop_floor_s: float
-    over_floor: float
-    bytes_per_s: float
-    macs_per_s: float
-    peak_memory_bytes: int
-    picks_sha256: str
-
-
-def single_process_row(cell: Cell, device: str, threads: int, repeats: int) -> SingleProcessRow:
+def single_process_row(cell: Cell, device: str, threads: int, repeats: int) -> Row:
     """Picks per second of one process, beside the floor of each step.
 
         floor = max(bytes / bandwidth, multiply-adds / rate) + K loop

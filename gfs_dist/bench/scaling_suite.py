@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from gfs_dist.bench.exchange_cost import (
     exchange_in_loop,
@@ -151,15 +152,11 @@ class ScalingSuite:
         """One process with all threads; on the GPU too, where there is one."""
         devices = dict.fromkeys(("cpu", self.placement.device))
         report.reporter.phase("one process", len(devices) * len(self.sizes.neurons))
-        for device in devices:
-            for neurons in self.sizes.neurons:
-                cell = self._cell(neurons)
-                row = single_process_row(cell, device, usable_cores(), self.sizes.repeats)
-                self._keep(report, [row])
-                report.reporter.note(
-                    f"{neurons:,} neurons, {device}: {row['picks_per_s']:,.0f} picks a second, "
-                    f"{row['over_floor']:.2f} times the floor"
-                )
+        for number, (device, neurons) in enumerate(product(devices, self.sizes.neurons), start=1):
+            cell = self._cell(neurons)
+            row = single_process_row(cell, device, usable_cores(), self.sizes.repeats)
+            self._keep(report, [row])
+            report.reporter.step(number)
 
     def _strong(self, report: SuiteReport, exchange: Exchange) -> list[Row]:
         """The same problem by more ranks; from which width on more ranks take less time."""
@@ -263,11 +260,6 @@ class ScalingSuite:
             loop = loop_without_exchanges(runtime, cell, repeats)
         report.add("exchange in the loop", [exchange])
         report.add("loop in the workers", [loop])
-        report.reporter.note(
-            f"exchange of a step {exchange['over_bare']:.2f} times the bare one; the loop "
-            f"{loop['above']:+.1%} against the same without exchanges, steps of "
-            f"{loop['step_ms']:.1f} ms"
-        )
 
     def _keep(self, report: SuiteReport, rows: Sequence[Row]) -> None:
         report.rows += rows

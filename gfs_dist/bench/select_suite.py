@@ -7,15 +7,15 @@ cell runs in a process of its own, after the others, so that its peak memory is 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import NotRequired, TypedDict
 
-from gfs_dist.bench.model.timing_model import Spread, spread
+from gfs_dist.bench.model.timing_model import spread
 from gfs_dist.bench.scaling_suite import search_at_once
 from gfs_dist.bench.search_time import SearchTime
-from gfs_dist.bench.suite import SuiteReport
+from gfs_dist.bench.suite import Row, SuiteReport
 from gfs_dist.bench.two_layer_cell import Cell, CellRow
 from gfs_dist.config import commands as schema
 from gfs_dist.errors import PicksDifferError, RunError
@@ -49,28 +49,6 @@ PRESETS = {
     "smoke": Sizes(2_000, (200, 1_500), 40, 3, 1_500),
     "paper": Sizes(10_000, (1_000, 5_000, 20_000), 200, 3, 5_000),
 }
-
-
-class RanksRow(TypedDict):
-    """One search by some ranks; its speed-up is over one rank."""
-
-    suite: str
-    samples: int
-    neurons: int
-    picks: int
-    objective: str
-    method: str
-    workers: int
-    threads: int
-    setup_s: Spread
-    compute_s: Spread
-    exchange_s: Spread
-    wait_s: Spread
-    total_s: Spread
-    peak_memory_bytes: int
-    picks_sha256: str
-    speedup: NotRequired[float]
-    efficiency: NotRequired[float]
 
 
 class SelectSuite:
@@ -139,29 +117,28 @@ class SelectSuite:
                         seed=self.seed,
                     )
 
-    def _ranks(self, report: SuiteReport) -> list[RanksRow]:
-        """One search by 1 and by 2 ranks, a thread each: strong scaling."""
-        sizes, rows = self.sizes, list[RanksRow]()
+    def _ranks(self, report: SuiteReport) -> list[Row]:
+        """One search by 1 and by 2 ranks, a thread each: strong scaling.
+
+        Raises:
+            PicksDifferError: they pick differently.
+        """
+        sizes, rows = self.sizes, list[Row]()
         for method in ("lazy", "streaming"):
             cell = Cell.of_ranks(
                 sizes.samples, sizes.scaling_neurons, sizes.picks, self.seed, method
             )
+            one: list[SearchTime] = []
             for workers in (1, 2):
                 report.reporter.phase(f"scaling {method}, {workers} ranks")
                 with open_runtime(RuntimeSpec("local", workers, "cpu", threads=1)) as runtime:
                     times = search_at_once(cell, runtime, sizes.repeats)
-                row = _ranks_row(cell, workers, times)
-                rows.append(row)
-                report.reporter.note(
-                    f"scaling {method}, {workers} ranks: {row['total_s']['median']:.3f} s, "
-                    f"wait {row['wait_s']['median']:.3f} s"
-                )
-            alone, both = rows[-2:]
-            if alone["picks_sha256"] != both["picks_sha256"]:
-                raise PicksDifferError(f"benchmark: {method} picks differ between 1 and 2 ranks")
-            for row in (alone, both):
-                row["speedup"] = alone["total_s"]["median"] / row["total_s"]["median"]
-                row["efficiency"] = row["speedup"] / row["workers"]
+                one = one or times
+                if times[0].path.picks != one[0].path.picks:
+                    raise PicksDifferError(
+                        f"benchmark: {method} picks differ between 1 and 2 ranks"
+                    )
+                rows.append(_ranks_row(cell, workers, times, one))
         return rows
 
 
@@ -207,7 +184,12 @@ def compare(row: CellRow, rows: list[CellRow]) -> None:
         )
 
 
-def _ranks_row(cell: Cell, workers: int, times: list[SearchTime]) -> RanksRow:
+def _ranks_row(
+    cell: Cell, workers: int, times: Sequence[SearchTime], one: Sequence[SearchTime]
+) -> Row:
+    """``one``: the same search by one rank."""
+    seconds = spread([time.seconds for time in times])
+    speedup = statistics.median(time.seconds for time in one) / seconds["median"]
     return {
         "suite": "scaling",
         "samples": cell.samples,
@@ -217,11 +199,13 @@ def _ranks_row(cell: Cell, workers: int, times: list[SearchTime]) -> RanksRow:
         "method": cell.method,
         "workers": workers,
         "threads": cell.threads,
-        "setup_s": spread([one.setup_s for one in times]),
-        "compute_s": spread([one.compute_s for one in times]),
-        "exchange_s": spread([one.exchange_s for one in times]),
-        "wait_s": spread([one.wait_s for one in times]),
-        "total_s": spread([one.seconds for one in times]),
-        "peak_memory_bytes": max(one.peak_bytes for one in times),
+        "setup_s": spread([time.setup_s for time in times]),
+        "compute_s": spread([time.compute_s for time in times]),
+        "exchange_s": spread([time.exchange_s for time in times]),
+        "wait_s": spread([time.wait_s for time in times]),
+        "total_s": seconds,
+        "peak_memory_bytes": max(time.peak_bytes for time in times),
         "picks_sha256": times[0].path.sha256,
+        "speedup": speedup,
+        "efficiency": speedup / workers,
     }
