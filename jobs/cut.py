@@ -14,7 +14,7 @@ from gfs_dist.files.run_folder import MAX_NAME
 from gfs_dist.pruning.widths.budget import Budget
 from gfs_dist.records import Report
 from gfs_dist.runtime import open_runtime
-from gfs_dist.workflows.pipeline import PruneRun, result_name, tell_results
+from gfs_dist.workflows.pipeline import PruneRun, result_name, show_results
 from gfs_dist.workflows.process import runtime_spec, use_threads
 from gfs_dist.workflows.prune_deep import DeepFamily, DeepPruning
 from gfs_dist.workflows.reporter import Reporter
@@ -60,7 +60,7 @@ def run(config: schema.Cut, reporter: Reporter) -> Report:
             pruning.keep(row, report.status)
             if pruning.model.export(pruned.export):
                 report.write(report.status)  # which lists the files of the run
-            tell_results(family, report, reporter)
+            show_results(family, report, reporter)
             return report.content
 
 

@@ -13,7 +13,6 @@ from gfs_dist.config import commands as schema
 from gfs_dist.errors import CheckpointError, ShapeError
 from gfs_dist.files import checkpoint
 from gfs_dist.files.find import find_checkpoints
-from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.records import FORMAT, Report, ResultRow
 from gfs_dist.workflows.measures import (
     batched_rows,
@@ -25,7 +24,13 @@ from gfs_dist.workflows.measures import (
 )
 from gfs_dist.workflows.process import data_spec, local_device, use_threads
 from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.stored_networks import check_fits, load_network, read_images, read_network
+from gfs_dist.workflows.stored_networks import (
+    check_fits,
+    load_network,
+    own_architecture,
+    read_images,
+    read_network,
+)
 from gfs_dist.workflows.train_deep import LOSS
 from gfs_dist.workflows.two_layer import Inputs, two_layer
 
@@ -53,7 +58,7 @@ def run(config: schema.Evaluate, reporter: Reporter) -> Report:
     weights = place / checkpoint.MODEL if place.is_dir() else place
     facts |= {"name": path.name, "iteration": iteration, "file_bytes": weights.stat().st_size}
     result = cast(ResultRow, facts)
-    _tell(result, reporter)
+    _show(result, reporter)
     return {
         "format": FORMAT,
         "job": "evaluate",
@@ -65,14 +70,11 @@ def run(config: schema.Evaluate, reporter: Reporter) -> Report:
 
 
 def _has_two_layers(place: Path, config: schema.Evaluate) -> bool:
-    """What a folder says of itself; of a bare file the keys ``model.*`` tell."""
-    if (place / ARCHITECTURE).is_file():
-        architecture: Any = checkpoint.read_json(place / ARCHITECTURE)
-    elif place.is_dir():
-        architecture = checkpoint.read_json(place / checkpoint.STATE).get("architecture")
-    else:
+    """As the folder says; for a bare file, as the keys ``model.*`` do."""
+    own = own_architecture(place)
+    if own is None:
         return isinstance(config.model, schema.TwoLayer)
-    return isinstance(architecture, dict) and architecture.get("model") == "two_layer"
+    return own.get("model") == "two_layer"
 
 
 def _measure_two_layer(
@@ -129,7 +131,7 @@ def _measure_deep(
     return {"objective": LOSS, "kept": None, **found._asdict(), **size, "latency": times}
 
 
-def _tell(result: ResultRow, reporter: Reporter) -> None:
+def _show(result: ResultRow, reporter: Reporter) -> None:
     row = cast(dict[str, Any], result)
     speeds = {f"us at batch {time['batch']}": time["median_s"] * 1e6 for time in row["latency"]}
     keys = ("loss", "accuracy", "kept", "macs", "params", "file_bytes")

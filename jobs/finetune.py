@@ -13,7 +13,7 @@ from gfs_dist.errors import CheckpointError
 from gfs_dist.files import RunFolder
 from gfs_dist.files.find import find_checkpoints
 from gfs_dist.records import Report, ResultRow
-from gfs_dist.workflows.checkpoints import tell_checkpoints
+from gfs_dist.workflows.checkpoints import show_checkpoints
 from gfs_dist.workflows.process import check_device, data_spec, use_threads
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_events import RunEvents
@@ -43,7 +43,7 @@ def run(config: schema.Finetune, reporter: Reporter) -> Report:
             training.train(report, reporter)
             row = _store(training, Path(config.path), architecture, folder)
             report.put(row)
-        tell_checkpoints(f"{row['name']}, trained on", row["checkpoints"], reporter)
+        show_checkpoints(f"{row['name']}, trained on", row["checkpoints"], reporter)
         stored = place_words(folder.path / str(row["model"]), config.model)
         reporter.next([f"gfs evaluate {stored} {data_words(config.data, config.seed)}"])
         return report.content

@@ -6,7 +6,7 @@ import time
 
 from gfs_dist.config import commands as schema
 from gfs_dist.records import Report
-from gfs_dist.workflows.checkpoints import Training, losses_of, tell_checkpoints
+from gfs_dist.workflows.checkpoints import Training, losses_of, show_checkpoints
 from gfs_dist.workflows.process import check_device, use_threads
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_events import RunEvents
@@ -42,7 +42,7 @@ def run(config: schema.Pretrain, reporter: Reporter) -> Report:
             report.losses = losses_of(rows)
             if not training.in_ranks:
                 events.first_rank("finished", max(report.losses))
-        tell_checkpoints("trained", rows, reporter)
+        show_checkpoints("trained", rows, reporter)
         reporter.next(training.commands(folder, rows))
         return report.content
 

@@ -12,7 +12,7 @@ from typing import Any
 from gfs_dist.config import commands as schema
 from gfs_dist.records import Report
 from gfs_dist.runtime import open_runtime
-from gfs_dist.workflows.pipeline import NetworkFamily, PruneRun, tell_results
+from gfs_dist.workflows.pipeline import NetworkFamily, PruneRun, show_results
 from gfs_dist.workflows.process import runtime_spec, use_threads
 from gfs_dist.workflows.prune_deep import DeepFamily
 from gfs_dist.workflows.prune_two_layer import TwoLayerFamily
@@ -39,7 +39,7 @@ def run(config: schema.Prune, reporter: Reporter) -> Report:
                 open_runtime(runtime_spec(config, folder), observers=[events]) as runtime,
             ):
                 _prune_all(family, PruneRun(runtime, report, timed))
-            tell_results(family, report, reporter)
+            show_results(family, report, reporter)
             return report.content
 
 

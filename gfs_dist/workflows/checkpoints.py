@@ -127,7 +127,7 @@ def checkpoint_rows(
     return rows
 
 
-def tell_checkpoints(
+def show_checkpoints(
     title: str, rows: Sequence[ResultRow | CheckpointRow], reporter: Reporter
 ) -> None:
     """The table of a training."""

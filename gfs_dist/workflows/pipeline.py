@@ -124,7 +124,7 @@ def path_facts(
     }
 
 
-def tell_results(family: NetworkFamily[Any], report: RunReport, reporter: Reporter) -> None:
+def show_results(family: NetworkFamily[Any], report: RunReport, reporter: Reporter) -> None:
     """The table of results, and the commands that make sense next."""
     rows, columns = report.rows, {**family.columns, **SHARED_COLUMNS}
     table = [[value(row) for value in columns.values()] for row in rows]

@@ -162,7 +162,7 @@ class TwoLayerPruning:
 
         def on_progress(progress: Progress) -> None:
             files.write_partial(progress.path)
-            self._tell(progress.path, progress.phase, ranks=progress.num_ranks)
+            self._report_step(progress.path, progress.phase, ranks=progress.num_ranks)
 
         run.reporter.phase(f"prune {self.name}", family.rules.steps)
         self._found = run.runtime.search(
@@ -213,7 +213,7 @@ class TwoLayerPruning:
 
     def finish(self, row: ResultRow) -> None: ...
 
-    def _tell(self, path: GreedyPath, state: str, **facts: object) -> None:
+    def _report_step(self, path: GreedyPath, state: str, **facts: object) -> None:
         loss = path.loss[-1] if path.loss else None
         self._run.reporter.step(len(path), loss, path.num_kept, state=state, **facts)
 
@@ -237,7 +237,7 @@ class TwoLayerPruning:
         source = TwoLayerContributions(problem.network, x, DTYPES[problem.precision])
         recipe = replace(problem.recipe, method="exhaustive")
         oracle = make_objective(recipe, source, target, torch.arange(problem.num_candidates))
-        expected = greedy(oracle, stop, on_step=lambda path: self._tell(path, "verify"))
+        expected = greedy(oracle, stop, on_step=lambda path: self._report_step(path, "verify"))
         if expected.picks != path.picks:
             pairs = enumerate(itertools.zip_longest(path.picks, expected.picks), start=1)
             k, (found, right) = next(row for row in pairs if row[1][0] != row[1][1])

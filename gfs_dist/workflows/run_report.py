@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -17,7 +18,7 @@ from gfs_dist.config.compose import to_yaml
 from gfs_dist.errors import ConfigError, RunFolderError, StorageError
 from gfs_dist.files import RunFolder, atomic
 from gfs_dist.files.lock import NAME as LOCK
-from gfs_dist.records import FORMAT, Measured, Report, ResultRow, Status, Timing, read_report
+from gfs_dist.records import FORMAT, Measured, Report, ResultRow, Status, Timing
 from gfs_dist.runtime import Peers, Runtime, Tick
 from gfs_dist.training import loss_rise_warning
 from gfs_dist.urls import below, is_url
@@ -95,7 +96,7 @@ class RunReport:
         self.lr = math.nan
         self._timed = timed
         self._began = time.perf_counter()
-        self._before = folder.read_report() if continued else read_report({})
+        self._before = folder.read_report() if continued else cast(Report, {})
         self._lost = lost_results(folder) if continued else set()
         self._rows: list[ResultRow] = [*(self._before.get("results") or [])]
 

@@ -54,13 +54,20 @@ def architecture_of(place: Path, model: schema.Model, images: Images) -> dict[st
         CheckpointError: its description cannot be read.
         ConfigError: a bare state dict, and the keys name no deep network.
     """
+    own = own_architecture(place)
+    if own is None and isinstance(model, schema.TwoLayer):
+        raise ConfigError(f"model: found {model.name}, accepted is the deep network of {place}")
+    return describe(model, images) if own is None else own
+
+
+def own_architecture(place: Path) -> dict[str, Any] | None:
+    """The architecture that a folder holds, empty where it holds none; None of a bare file."""
     if (place / ARCHITECTURE).is_file():
         return checkpoint.read_json(place / ARCHITECTURE)
-    if place.is_dir():
-        return checkpoint.read_json(place / checkpoint.STATE).get("architecture") or {}
-    if isinstance(model, schema.TwoLayer):
-        raise ConfigError(f"model: found {model.name}, accepted is the deep network of {place}")
-    return describe(model, images)
+    if not place.is_dir():
+        return None
+    found = checkpoint.read_json(place / checkpoint.STATE).get("architecture")
+    return found if isinstance(found, dict) else {}
 
 
 def origin_of(architecture: dict[str, Any]) -> dict[str, Any] | None:
