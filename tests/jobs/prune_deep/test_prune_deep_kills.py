@@ -25,7 +25,9 @@ from tests.jobs.deep_runs import (
 )
 
 
-@pytest.mark.parametrize("words", [["workers=2"], ["workers=3"]])
+@pytest.mark.parametrize(
+    "words", [["workers=2"], pytest.param(["workers=3"], marks=pytest.mark.slow)]
+)
 def test_any_number_of_workers_gives_the_same_network(
     undisturbed: Path, tmp_path: Path, words: list[str]
 ) -> None:
@@ -55,7 +57,14 @@ def test_killed_workers_change_nothing(undisturbed: Path, tmp_path: Path) -> Non
     assert "rank 0 was killed at step 4: replacing it" in done.stdout
 
 
-@pytest.mark.parametrize("words", [["runtime=none"], ["runtime=local", "workers=2"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["runtime=none"],
+        # A resume by several ranks is also that of a run at a URL.
+        pytest.param(["runtime=local", "workers=2"], marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_driver_is_resumed_inside_a_layer(
     undisturbed: Path, tmp_path: Path, words: list[str]
 ) -> None:
