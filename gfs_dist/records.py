@@ -284,7 +284,6 @@ class PathFile(TypedDict):
 Paths = Mapping[str, Mapping[str, PathFile]]
 """Path files of a run, by result and by layer; a network with two layers has a single one."""
 
-
 _EMPTY_REPORT: Mapping[str, Any] = {
     "format": FORMAT,
     "status": "finished",
@@ -310,10 +309,7 @@ _EMPTY_RESULT: Mapping[str, Any] = {
     "theory": {},
 }
 _EMPTY_LAYER = dict.fromkeys(("kept", "error", "macs", "reason"))
-_EMPTY_FAULT = dict.fromkeys(
-    ("time", "rank", "kind", "step", "recovered_s", "detected_s", "reason")
-)
-
+_EMPTY_FAULT = dict.fromkeys(FaultRow.__annotations__)
 
 _EMPTY_PATH: Mapping[str, Any] = {
     **dict.fromkeys(("neurons", "samples", "weights", "dense_loss", "coefficients", "stop_reason")),

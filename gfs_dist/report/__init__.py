@@ -5,8 +5,7 @@ Nothing is measured here, and nothing but ``machine`` looks at the machine it ru
 
 from __future__ import annotations
 
-from gfs_dist.report.card import Origin, write_card
 from gfs_dist.report.machine import machine, versions
-from gfs_dist.report.write import write
+from gfs_dist.report.write import Origin, write, write_card
 
 __all__ = ["Origin", "machine", "versions", "write", "write_card"]

@@ -25,9 +25,6 @@ ROUNDING = 1e-9
 
 TRAINS = ("pretrain", "finetune")
 
-Curve = tuple[list[int], list[float]]
-"""Distinct neurons or channels, and the loss with them."""
-
 
 class Speed(NamedTuple):
     """Seconds of a forward pass of ``batch`` inputs; ``ratio``: how many times as fast as dense."""
@@ -52,7 +49,8 @@ class Result:
 
     Attributes:
         row: the result as report.json has it.
-        dense: what was measured of the dense network.
+        dense: what was measured of the dense network: by the result itself, else in the report
+            (deep networks) or on the path (two layers).
         paths: of its search, by layer; of a network with two layers a single one.
         deep: whether it was pruned layer by layer.
     """
@@ -139,14 +137,19 @@ class Result:
         ]
 
     @cached_property
-    def curves(self) -> dict[str, Curve]:
-        """The loss against distinct neurons of each path, by layer.
+    def curves(self) -> dict[str, tuple[list[int], list[float]]]:
+        """Distinct neurons (or channels) of each path and the loss with them, by layer.
 
         Each number of neurons has the loss of the last pick before a further neuron came in:
         what pruning to that number gives. It is in the unit that makes layers comparable, where
         the path names one.
         """
-        return {layer: _curve(path) for layer, path in self.paths.items()}
+        curves = {}
+        for layer, path in self.paths.items():
+            losses = [loss / (path.get("unit") or 1.0) for loss in path["loss"]]
+            curve = dict(zip(_distinct(path["picks"]), losses, strict=True))
+            curves[layer] = list(curve), list(curve.values())
+        return curves
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,14 @@ class Run:
         for row in rows:
             stored = paths.get(row["name"], {}).items()
             own = {layer: read_path(path) for layer, path in stored}
-            results.append(Result(row, _dense(report, row, own), own))
+            dense: dict[str, Any] = {**dict.fromkeys(Measured.__annotations__), "latency": []}
+            if row["layers"]:
+                dense |= report["dense"] or {}
+            dense |= row["dense"]
+            result = Result(row, cast(Measured, dense), own)
+            if dense["loss"] is None and result.path is not None and not result.deep:
+                dense["loss"] = result.path["dense_loss"]
+            results.append(result)
         return cls(report, results)
 
     @property
@@ -221,25 +231,6 @@ def time_split(rank: RankTiming) -> dict[str, float]:
         "wait": wait_s,
     }
     return {name: seconds for name, seconds in split.items() if seconds is not None}
-
-
-def _dense(report: Report, row: ResultRow, paths: Mapping[str, PathFile]) -> Measured:
-    """From the result itself, else from the report (deep networks) or the path (two layers)."""
-    path = next(iter(paths.values()), None)
-    known: dict[str, Any] = {**dict.fromkeys(Measured.__annotations__), "latency": []}
-    if row["layers"]:
-        known |= report["dense"] or {}
-    known |= row["dense"]
-    if known["loss"] is None and path is not None and not row["layers"]:
-        known["loss"] = path["dense_loss"]
-    return cast(Measured, known)
-
-
-def _curve(path: PathFile) -> Curve:
-    unit = path.get("unit") or 1.0
-    losses = [loss / unit for loss in path["loss"]]
-    curve = dict(zip(_distinct(path["picks"]), losses, strict=True))
-    return list(curve), list(curve.values())
 
 
 def _distinct(picks: Sequence[int]) -> list[int]:

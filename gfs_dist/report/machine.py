@@ -29,12 +29,15 @@ def machine() -> dict[str, Any]:
     """Facts of this machine, JSON-ready: no host name, user, address or environment variable.
 
     Returns:
-        ``cpu`` (model), ``cores`` (this process may use), ``memory_bytes`` (physical),
-        ``gpus`` (names), ``python``, ``os``.
+        ``cpu`` (model, else architecture), ``cores`` (this process may use), ``memory_bytes``
+        (physical), ``gpus`` (names), ``python``, ``os``.
     """
+    facts = Path("/proc/cpuinfo")
+    text = facts.read_text(encoding="utf-8") if facts.exists() else ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     gpus = range(torch.cuda.device_count())
     return {
-        "cpu": _cpu_model(),
+        "cpu": model[1].strip() if model else platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpus": [torch.cuda.get_device_name(index) for index in gpus],
@@ -52,11 +55,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue  # an optional package, or a plain checkout of ours
     return found
-
-
-def _cpu_model() -> str:
-    """The model name in /proc/cpuinfo, else the architecture."""
-    information = Path("/proc/cpuinfo")
-    text = information.read_text(encoding="utf-8") if information.exists() else ""
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return model[1].strip() if model else platform.processor() or platform.machine()

@@ -1,8 +1,10 @@
-"""Write the pages and plots of a run folder."""
+"""Write the pages and plots of a run folder, and the card of each pruned network in it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,8 @@ from gfs_dist.errors import InputError
 from gfs_dist.files import atomic
 from gfs_dist.records import Paths
 from gfs_dist.report.facts import Run
-from gfs_dist.report.render import to_html, to_markdown
-from gfs_dist.report.sections import page
+from gfs_dist.report.render import page, to_html, to_markdown
+from gfs_dist.report.summary import repairs, speed
 
 
 def write(folder: str | Path, report: Mapping[str, Any], paths: Paths) -> None:
@@ -47,3 +49,50 @@ def write(folder: str | Path, report: Mapping[str, Any], paths: Paths) -> None:
         atomic.write_bytes(folder / "plots" / plot.file, plot.png)
     atomic.write_text(folder / "report.md", to_markdown("report", facts))
     atomic.write_text(folder / "report.html", to_html("report", facts))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a pruned network comes from, in a few words each; empty where it is not known.
+
+    Attributes:
+        network: ``resnet20_cifar``.
+        checkpoint: the weights it had.
+        data: ``cifar10, 1,024 calibration images``.
+        inputs: what it takes: ``float32 (N, 3, 32, 32), in [0, 1], less mean ..., over ...``.
+        budget: ``50% of the multiply-adds``.
+        method: ``least_squares, uniform weights; repairs: refit, batch norms``.
+        factory: that :func:`gfs_dist.load` needs; empty if it needs none.
+    """
+
+    network: str
+    checkpoint: str = ""
+    data: str = ""
+    inputs: str = ""
+    budget: str = ""
+    method: str = ""
+    factory: str = ""
+
+
+def write_card(folder: str | Path, report: Mapping[str, Any], name: str, origin: Origin) -> None:
+    """Write ``README.md`` into the folder of a pruned deep network: what it is and how to use it.
+
+    Args:
+        folder: ``models/NAME``.
+        report: what ``report.json`` holds.
+        name: of the result in it.
+        origin: where the network comes from.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+    run = Run.read({"job": "prune", **report}, {})
+    (result,) = (found for found in run.results if found.name == name)
+    facts = {
+        "report": run.report,
+        "r": result,
+        "origin": origin,
+        "found": [*speed(result), *repairs(result)],
+        "factory": f", factory={json.dumps(origin.factory)}" if origin.factory else "",
+    }
+    atomic.write_text(Path(folder) / "README.md", to_markdown("card", facts))

@@ -15,8 +15,8 @@ from PIL import Image
 
 from gfs_dist.cli import main
 from gfs_dist.report.facts import Run
+from gfs_dist.report.render import page as facts_of
 from gfs_dist.report.render import to_html
-from gfs_dist.report.sections import page as facts_of
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [

@@ -13,8 +13,8 @@ from matplotlib.image import imread
 from gfs_dist.report import Origin, write, write_card
 from gfs_dist.report.deep_plots import MOST_NAMES, error_against_width
 from gfs_dist.report.facts import Run
+from gfs_dist.report.render import page as facts_of
 from gfs_dist.report.render import to_markdown
-from gfs_dist.report.sections import page as facts_of
 
 Report = dict[str, Any]
 Paths = dict[str, dict[str, Any]]

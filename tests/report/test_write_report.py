@@ -13,8 +13,8 @@ from matplotlib.image import imread
 from gfs_dist.errors import InputError, StorageError
 from gfs_dist.report import Origin, machine, versions, write, write_card
 from gfs_dist.report.facts import Run
+from gfs_dist.report.render import page as facts_of
 from gfs_dist.report.render import to_html, to_markdown
-from gfs_dist.report.sections import page as facts_of
 from gfs_dist.theory import why_no_bound
 
 ITERATIONS = (0, 500, 2000)
