@@ -107,4 +107,4 @@ def first_line(error: BaseException) -> str:
 
 def error_line(error: BaseException) -> str:
     """``TypeError: first line``, for errors of a user's code."""
-    return f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].removesuffix(": ")

@@ -83,12 +83,16 @@ def calibration_rows(labels: Tensor, samples: int, seed: int) -> Tensor:
     return _interleaved(labels, seed)[:samples]
 
 
+def seeded(seed: int, stream: int) -> torch.Generator:
+    """One of the streams of random numbers of a seed."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + stream) % 2**63)
+
+
 def _interleaved(labels: Tensor, seed: int) -> Tensor:
     """All rows: one of each class in ascending order, then the next of each, and so on."""
     rows, turns = [], []
     for position, label in enumerate(torch.unique(labels)):
         own = (labels == label).nonzero().flatten()
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + position) % 2**63)
-        rows.append(own[torch.randperm(len(own), generator=generator)])
+        rows.append(own[torch.randperm(len(own), generator=seeded(seed, position))])
         turns.append(torch.arange(len(own)))
     return torch.cat(rows)[torch.cat(turns).argsort(stable=True)]

@@ -74,9 +74,18 @@ def read_zip(path: Path) -> Batch:
         names = sorted(name for name in archive.namelist() if name.endswith(".webp"))
         if not names:
             raise DataError(f"{path}: found no strips in it, accepted 00.webp, 01.webp, ...")
-        x = torch.cat([_read_strip(path, name, archive.read(name)) for name in names])
+        strips = []
+        for name in names:
+            with Image.open(io.BytesIO(archive.read(name))) as image:
+                if image.height != SIDE or image.width % SIDE or not image.width:
+                    raise DataError(
+                        f"{path}: {name}: found {image.height} x {image.width} pixels, accepted "
+                        "32 rows and a multiple of 32 columns"
+                    )
+                strips.append(torch.from_numpy(np.asarray(image.convert("RGB")).copy()))
         content = io.BytesIO(archive.read("labels.npy"))
         labels = np.lib.format.read_array(content, allow_pickle=False)
+    x = torch.cat([s.reshape(SIDE, -1, SIDE, 3).permute(1, 3, 0, 2) for s in strips]).contiguous()
     if labels.dtype != np.uint8 or labels.shape != (len(x),):
         raise DataError(
             f"{path}: labels.npy: found {labels.dtype} {labels.shape}, accepted uint8 ({len(x)},)"
@@ -84,10 +93,7 @@ def read_zip(path: Path) -> Batch:
     return x, labels
 
 
-READERS: dict[str, Callable[[Path], Batch]] = {
-    ".bin": read_bin,
-    ".zip": read_zip,
-}
+READERS: dict[str, Callable[[Path], Batch]] = {".bin": read_bin, ".zip": read_zip}
 
 
 def _find(root: Path) -> tuple[Path, str]:
@@ -111,15 +117,3 @@ def _read(path: Path) -> tuple[Tensor, Tensor]:
     with refusing_damage(path):
         x, labels = READERS[path.suffix](path)
     return x, check_labels(path, labels, NUM_CLASSES)
-
-
-def _read_strip(path: Path, name: str, content: bytes) -> Tensor:
-    """Images uint8 (m, 3, 32, 32) that stand side by side in one picture."""
-    with Image.open(io.BytesIO(content)) as image:
-        if image.height != SIDE or image.width % SIDE or not image.width:
-            raise DataError(
-                f"{path}: {name}: found {image.height} x {image.width} pixels, accepted 32 rows "
-                "and a multiple of 32 columns"
-            )
-        pixels = torch.from_numpy(np.asarray(image.convert("RGB")).copy())
-    return pixels.reshape(SIDE, -1, SIDE, 3).permute(1, 3, 0, 2).contiguous()

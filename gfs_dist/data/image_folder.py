@@ -59,7 +59,13 @@ def read_image_folder(spec: DataSpec) -> Splits:
     train, test = _list(train_folder, classes), _list(test_folder, classes)
     train = train.part(balanced_rows(train.labels, spec.samples, spec.seed))
     test = test.part(balanced_rows(test.labels, spec.test_samples, spec.seed, "data.test_samples"))
-    _check_memory(len(train.files), len(test.files), spec.size)
+    needed = (len(train.files) + len(test.files)) * 3 * spec.size**2
+    if needed > (free := free_memory_bytes()):
+        raise DataError(
+            f"data=imagefolder: {len(train.files):,} training and {len(test.files):,} test images "
+            f"of {spec.size} pixels take {needed / 2**30:.1f} GiB, found {free / 2**30:.1f} GiB "
+            "free; take fewer with data.samples and data.test_samples, or a smaller data.size"
+        )
     return Splits(
         read_images(train.files, spec.size, resize),
         train.labels,
@@ -67,16 +73,6 @@ def read_image_folder(spec: DataSpec) -> Splits:
         test.labels,
         len(classes),
     )
-
-
-def _check_memory(num_train: int, num_test: int, size: int) -> None:
-    needed, free = (num_train + num_test) * 3 * size**2, free_memory_bytes()
-    if needed > free:
-        raise DataError(
-            f"data=imagefolder: {num_train:,} training and {num_test:,} test images of {size} "
-            f"pixels take {needed / 2**30:.1f} GiB, found {free / 2**30:.1f} GiB free; take fewer "
-            "with data.samples and data.test_samples, or a smaller data.size"
-        )
 
 
 def read_images(files: list[Path], size: int, resize: int) -> Tensor:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from gfs_dist.data.balanced import balanced_splits
 from gfs_dist.data.cifar10 import read_cifar10
-from gfs_dist.data.digits import read_digits
 from gfs_dist.data.image_folder import read_image_folder
 from gfs_dist.data.mnist import read_mnist
 from gfs_dist.data.npz import read_npz
@@ -20,6 +19,24 @@ from gfs_dist.data.spec import Dataset, DataSpec, Splits, check_classes
 from gfs_dist.data.synthetic import load_synthetic
 from gfs_dist.errors import DataError
 from gfs_dist.files import fingerprint
+
+DIGITS_TEST_EVERY = 5
+MAX_DIGITS_PIXEL = 16.0
+
+
+def read_digits(_spec: DataSpec) -> Splits:
+    """scikit-learn's digits: 1,437 training and 360 test images, float64 (m, 1, 8, 8) in [0, 1].
+
+    The test split is every fifth row from row 0.
+    """
+    from sklearn import datasets
+
+    images, digits = datasets.load_digits(return_X_y=True)
+    x = torch.tensor(images, dtype=torch.float64).reshape(-1, 1, 8, 8) / MAX_DIGITS_PIXEL
+    labels = torch.tensor(digits, dtype=torch.int64)
+    is_test = torch.arange(len(x)) % DIGITS_TEST_EVERY == 0
+    return Splits(x[~is_test], labels[~is_test], x[is_test], labels[is_test], num_classes=10)
+
 
 READERS: dict[str, Callable[[DataSpec], Splits]] = {
     "cifar10": read_cifar10,

@@ -60,6 +60,11 @@ class Header(NamedTuple):
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def checked_bytes(self) -> int:
+        """While it is checked: floating arrays are there twice, and once as bits."""
+        return self.nbytes + (5 * math.prod(self.shape) if self.dtype.kind == "f" else 0)
+
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     """The four arrays; their numbers are read once all that is known without them is right."""
@@ -82,7 +87,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             with refusing_damage(f"{path}: {name}"):
                 headers[name] = _header(path, archive.zip, name)
         _check(path, headers)
-        refuse_larger(path, sum(map(_memory_bytes, headers.values())))
+        refuse_larger(path, sum(header.checked_bytes for header in headers.values()))
         for name in NAMES:
             with refusing_damage(f"{path}: {name}"):
                 arrays[name] = archive[name]
@@ -111,37 +116,27 @@ def _header(path: Path, archive: ZipFile, name: str) -> Header:
     return header
 
 
-def _memory_bytes(header: Header) -> int:
-    """Of an array while it is checked: floating ones are there twice, and once as bits."""
-    copies = 5 * math.prod(header.shape) if header.dtype.kind == "f" else 0
-    return header.nbytes + copies
-
-
 def _check(path: Path, headers: dict[str, Header]) -> None:
     for split in ("train", "test"):
-        _check_inputs(path, f"x_{split}", headers[f"x_{split}"])
+        shape, dtype = headers[f"x_{split}"]
+        if len(shape) not in (2, 4) or 0 in shape:
+            raise DataError(
+                f"{path}: x_{split}: found shape {shape}, accepted (N, C, H, W) or (N, features)"
+            )
+        if len(shape) == 4 and shape[3] in (1, 3) and shape[1] == shape[2] > 4:
+            raise DataError(
+                f"{path}: x_{split}: found shape {shape}, channels last; accepted (N, C, H, W)"
+            )
+        if dtype != np.uint8 and dtype.kind != "f":
+            raise DataError(f"{path}: x_{split}: found {dtype}, accepted uint8 or floating point")
+        count = shape[0]
         shape, dtype = headers[f"y_{split}"]
-        count = headers[f"x_{split}"].shape[0]
         if dtype.kind not in "iu" or shape != (count,):
             raise DataError(
                 f"{path}: y_{split}: found {dtype} {shape}, accepted whole numbers ({count},), one "
                 f"for each of x_{split}; networks without classes are pruned in Python "
                 "(gfs_dist.prune)"
             )
-
-
-def _check_inputs(path: Path, name: str, header: Header) -> None:
-    shape, dtype = header
-    if len(shape) not in (2, 4) or 0 in shape:
-        raise DataError(
-            f"{path}: {name}: found shape {shape}, accepted (N, C, H, W) or (N, features)"
-        )
-    if len(shape) == 4 and shape[3] in (1, 3) and shape[1] == shape[2] > 4:
-        raise DataError(
-            f"{path}: {name}: found shape {shape}, channels last; accepted (N, C, H, W)"
-        )
-    if dtype != np.uint8 and dtype.kind != "f":
-        raise DataError(f"{path}: {name}: found {dtype}, accepted uint8 or floating point")
 
 
 def _inputs(path: Path, arrays: dict[str, np.ndarray], name: str) -> Tensor:

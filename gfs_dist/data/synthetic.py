@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gfs_dist.data.balanced import seeded
 from gfs_dist.data.spec import Dataset, DataSpec, PlantedNetwork
 from gfs_dist.errors import DataError
 
@@ -50,8 +51,10 @@ def load_synthetic(
             f"(model.width={width}, data.features={spec.features})"
         )
     planted = _network(spec, width)
-    x_train = _gaussian(spec.seed, 1, samples, spec.features)
-    x_test = _gaussian(spec.seed, 2, test_samples, spec.features)
+    x_train, x_test = (
+        torch.randn(rows, spec.features, generator=seeded(spec.seed, stream), dtype=torch.float64)
+        for stream, rows in ((1, samples), (2, test_samples))
+    )
 
     def mean_of_planted(x: Tensor) -> Tensor:
         hidden, output = planted.hidden[planted.support], planted.output[planted.support]
@@ -61,7 +64,7 @@ def load_synthetic(
 
 
 def _network(spec: DataSpec, width: int) -> PlantedNetwork:
-    generator = _generator(spec.seed, 0)
+    generator = seeded(spec.seed, 0)
     support = torch.randperm(width, generator=generator)[: spec.planted].sort().values
     hidden = torch.randn(width, spec.features, generator=generator, dtype=torch.float64)
     basis = torch.linalg.qr(hidden[support].T).Q.T
@@ -76,12 +79,3 @@ def _network(spec: DataSpec, width: int) -> PlantedNetwork:
     sign = 1.0 - 2.0 * torch.randint(2, (width,), generator=generator).double()
     sign[support] = 1.0 - 2.0 * (torch.arange(spec.planted) % 2).double()
     return PlantedNetwork(hidden, sign * scale, support.tolist())
-
-
-def _gaussian(seed: int, stream: int, rows: int, columns: int) -> Tensor:
-    generator = _generator(seed, stream)
-    return torch.randn(rows, columns, generator=generator, dtype=torch.float64)
-
-
-def _generator(seed: int, stream: int) -> torch.Generator:
-    return torch.Generator().manual_seed((seed * 1_000_003 + stream) % 2**63)

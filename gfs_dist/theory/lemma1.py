@@ -7,7 +7,9 @@ that the bound is on the scale of the reports' losses (the paper sums over sampl
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,12 @@ from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError, ShapeError
 from gfs_dist.theory.arguments import at_least, whole_numbers
-from gfs_dist.theory.diameter import Tile, diameter_squared
 
 MEMORY_BYTES = 256 * 2**20
 MAX_PRODUCTS = 5e10
 LARGEST_TILE = 512
+
+Tile = Callable[[Tensor], Tensor]
 
 
 def lemma1_bound(
@@ -112,7 +115,7 @@ def lemma1_constants(
     """Measure the constants of Lemma 1 in float64.
 
     One pass over all contributions gives both losses and the distances from a centre; the
-    diameter is then searched among the neurons farthest out (see ``diameter.py``). The search
+    diameter is then searched among the neurons farthest out (:func:`_diameter_squared`). The search
     is exact unless it would cost more than ``max_products`` multiply-adds; then the result holds
     an upper bound, at most 4 times the largest squared distance from the centre, and says so.
 
@@ -154,11 +157,61 @@ def lemma1_constants(
         first = min(first, float(((rows - flat) ** 2).sum(1).min()))
         radii.append(((rows - centre) ** 2).sum(1).sqrt())
 
-    widest, exact = diameter_squared(
+    widest, exact = _diameter_squared(
         tile, centre, torch.cat(radii), tile_size=tile_size, max_products=max_products
     )
     dense = float(((total / n - flat) ** 2).sum())
     return Lemma1Constants(first / (2 * m), widest / m, dense / (2 * m), exact)
+
+
+def _diameter_squared(
+    tile: Tile, centre: Tensor, radii: Tensor, *, tile_size: int, max_products: float
+) -> tuple[float, bool]:
+    """Largest squared distance between two contributions, or an upper bound of it.
+
+    By Lemma 2 the diameter of the convex hull is the largest distance between two contributions.
+    All pairs cost n^2 m / 2 multiply-adds; but two contributions with distances r_i and r_j from
+    any common centre are at most r_i + r_j apart. So pairs of tiles are visited by falling bound,
+    and the search ends as soon as the next bound is not above the best distance found: exact, and
+    mostly after few tiles. Where the allowed work runs out first, that next bound is an upper bound
+    of D.
+
+    Args:
+        tile: gives the contributions of the neurons named by an int64 tensor: float64
+            (len(neurons), numbers).
+        centre: any common point, (numbers,); the nearer to the middle, the less work.
+        radii: distance of each contribution from ``centre``, float64 (num_neurons,).
+        tile_size: neurons a tile; two tiles and their centred copies are held at once.
+        max_products: multiply-adds that the search for the pair may cost.
+
+    Returns:
+        The squared distance (summed over samples), and whether it is exact; if not, it is an
+        upper bound.
+    """
+    radii, order = radii.sort(descending=True, stable=True)
+    blocks = order.tensor_split(list(range(tile_size, len(order), tile_size)))
+    starts = radii[::tile_size]
+    first, second = torch.triu_indices(len(blocks), len(blocks))
+    bounds, by_bound = ((starts[first] + starts[second]) ** 2).sort(descending=True, stable=True)
+    pairs = torch.stack([first, second], dim=1)[by_bound]
+
+    @lru_cache(maxsize=2)
+    def centred(block: int) -> Tensor:
+        return tile(blocks[block]) - centre
+
+    best, spent = 0.0, 0.0
+    for bound, (a, b) in zip(bounds.tolist(), pairs.tolist(), strict=True):
+        if bound <= best:
+            break
+        spent += len(blocks[a]) * len(blocks[b]) * centre.numel()
+        if spent > max_products:
+            return bound, False
+        one, other = centred(a), centred(b)
+        # Found through inner products; the distance is then formed without their cancellation.
+        squared = (one**2).sum(1)[:, None] + (other**2).sum(1)[None, :] - 2.0 * (one @ other.T)
+        i, j = divmod(int(squared.argmax()), len(other))
+        best = max(best, float(((one[i] - other[j]) ** 2).sum()))
+    return best, True
 
 
 def sparsity_for_tolerance(

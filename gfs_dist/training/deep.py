@@ -38,10 +38,6 @@ class Samples(Protocol):
         ...
 
 
-OnCheckpoint = Callable[[nn.Module, TrainState], None]
-OnProgress = Callable[[int, float], None]
-
-
 def train_deep(
     network: nn.Module,
     samples: Samples,
@@ -49,8 +45,8 @@ def train_deep(
     *,
     start: TrainState | None = None,
     peers: Peers | None = None,
-    on_checkpoint: OnCheckpoint | None = None,
-    on_progress: OnProgress | None = None,
+    on_checkpoint: Callable[[nn.Module, TrainState], None] = lambda *_: None,
+    on_progress: Callable[[int, float], None] = lambda *_: None,
 ) -> None:
     """Train ``network`` in place on the mean cross-entropy.
 
@@ -97,10 +93,8 @@ def train_deep(
         if not spec.is_checkpoint(iteration):
             return
         refuse_divergence(_non_finite_weight(network), iteration, spec.lr)
-        if on_checkpoint is not None:
-            velocity = _velocity(network, optimizer)
-            mean = total / count if count else None
-            on_checkpoint(network, TrainState(iteration, mean, velocity))
+        mean = total / count if count else None
+        on_checkpoint(network, TrainState(iteration, mean, _velocity(network, optimizer)))
         total, count = 0.0, 0
 
     if start is None:
@@ -110,8 +104,7 @@ def train_deep(
         refuse_divergence(loss_fault(loss), iteration, spec.lr)
         total, count = total + loss * size, count + size
         reach(iteration + 1)
-        if on_progress is not None:
-            on_progress(iteration + 1, loss)
+        on_progress(iteration + 1, loss)
 
 
 def _step(

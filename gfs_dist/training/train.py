@@ -14,9 +14,6 @@ from gfs_dist.training.batches import batch_rows
 from gfs_dist.training.spec import TrainSpec, TrainState, loss_fault, refuse_divergence
 from gfs_dist.training.step_size import default_lr
 
-OnCheckpoint = Callable[[int, TwoLayer, TrainState], None]
-OnProgress = Callable[[int, float], None]
-
 
 def train(
     network: TwoLayer,
@@ -26,8 +23,8 @@ def train(
     spec: TrainSpec,
     *,
     start: TrainState | None = None,
-    on_checkpoint: OnCheckpoint | None = None,
-    on_progress: OnProgress | None = None,
+    on_checkpoint: Callable[[int, TwoLayer, TrainState], None] = lambda *_: None,
+    on_progress: Callable[[int, float], None] = lambda *_: None,
 ) -> None:
     """Train ``network`` in place: ``theta <- theta - lr grad L(theta)`` (equation 5).
 
@@ -70,8 +67,7 @@ def train(
         if is_new and spec.is_checkpoint(iteration):
             whole = _loss_and_gradient(network, x, target, loss, gradient=False)
             refuse_divergence(loss_fault(whole), iteration, lr)
-            if on_checkpoint is not None:
-                on_checkpoint(iteration, network, TrainState(iteration, whole, velocity))
+            on_checkpoint(iteration, network, TrainState(iteration, whole, velocity))
         if iteration == spec.iterations:
             return
         if spec.method == "gd":
@@ -81,8 +77,7 @@ def train(
             value = _loss_and_gradient(network, x[rows], target[rows], loss)
         refuse_divergence(loss_fault(value), iteration, lr)
         _step(network, lr, spec.momentum, velocity)
-        if on_progress is not None:
-            on_progress(iteration + 1, value)
+        on_progress(iteration + 1, value)
 
 
 def _loss_and_gradient(

@@ -13,14 +13,9 @@ from torch_pruning import ops
 from torch_pruning.dependency import Node
 from torch_pruning.ops import OPTYPE
 
+from gfs_dist.errors import error_line
 from gfs_dist.pruning.structure.structure import Slice
-from gfs_dist.pruning.structure.torch_pruning import (
-    Input,
-    copied,
-    first_line,
-    splits,
-    trace,
-)
+from gfs_dist.pruning.structure.torch_pruning import Input, copied, splits, trace
 
 CARRIERS = (OPTYPE.BN, OPTYPE.IN, OPTYPE.PRELU, OPTYPE.DEPTHWISE_CONV)
 SPLITS = (OPTYPE.SPLIT, OPTYPE.UNBIND, OPTYPE.SLICE, OPTYPE.EXPAND)
@@ -122,7 +117,7 @@ class ChannelDependencies:
                 indices = list(range(self.channels(name)))
                 items: Any = self._graph.get_pruning_group(module, prune, indices)
         except Exception as error:  # noqa: BLE001 - it guesses, and trips over its guesses
-            group.obstacle = f"torch-pruning cannot follow its channels ({first_line(error)})"
+            group.obstacle = f"torch-pruning cannot follow its channels ({error_line(error)})"
             return group
         obstacles = [self._add(group, item, self.channels(name)) for item in items]
         group.obstacle = group.obstacle or next(filter(None, obstacles), "")
@@ -225,7 +220,9 @@ class ChannelDependencies:
     def _find_joined(self, name: str, group: ChannelGroup, nodes: Sequence[Node]) -> None:
         """Note the first producer that an operation with several inputs joins to ``name``."""
         for node in nodes:
-            operation = _operation(node)
+            # Autograd's name for it: Add, Mul, Relu, ...
+            name_of = getattr(node.grad_fn, "name", str)
+            operation = name_of().partition("Backward")[0]
             if node.type != OPTYPE.ELEMENTWISE or operation in ("Mul", "Div"):
                 continue  # a product is a gate: both factors lose the channel
             branches = [self._source_producers(source) for source in dict.fromkeys(node.inputs)]
@@ -259,8 +256,3 @@ class ChannelDependencies:
 def is_layer(module: nn.Module) -> bool:
     """Convolutions (transposed ones too) and linear layers: what can lose channels."""
     return isinstance(module, (ops.TORCH_CONV, nn.Linear))
-
-
-def _operation(node: Node) -> str:
-    """Autograd's name for the operation of a node: Add, Mul, Relu, ..."""
-    return node.grad_fn.name().partition("Backward")[0] if hasattr(node.grad_fn, "name") else ""

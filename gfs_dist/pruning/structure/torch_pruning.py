@@ -20,7 +20,7 @@ from torch_pruning.dependency import Node, index_mapping, shape_infer
 from torch_pruning.ops import OPTYPE
 from torch_pruning.pruner import function
 
-from gfs_dist.errors import InputError
+from gfs_dist.errors import InputError, error_line
 
 MAPPINGS: dict[OPTYPE, Callable[[Any, Node], None]] = {
     OPTYPE.CONCAT: index_mapping.update_concat_index_mapping,
@@ -50,12 +50,7 @@ def copied(network: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(network).eval()
     except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"network {name}: it cannot be copied ({first_line(error)})") from error
-
-
-def first_line(error: BaseException) -> str:
-    """An error as one line: its kind and the first line of its message."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise InputError(f"network {name}: it cannot be copied ({error_line(error)})") from error
 
 
 def tensors_of(outputs: Any) -> Iterator[Tensor]:
@@ -114,7 +109,7 @@ def trace(network: nn.Module, example: Tensor) -> tuple[Any, Counter[nn.Module]]
         except Exception as error:  # it guesses, and trips over its guesses
             name = type(network).__name__
             raise InputError(
-                f"network {name}: torch-pruning cannot follow it ({first_line(error)})"
+                f"network {name}: torch-pruning cannot follow it ({error_line(error)})"
             ) from error
     return graph, calls
 
@@ -202,7 +197,7 @@ class _Traced(nn.Module):
         except Exception as error:
             raise InputError(
                 f"network {name}: its forward pass refuses an input of shape {tuple(x.shape)}, "
-                f"{x.dtype} ({first_line(error)})"
+                f"{x.dtype} ({error_line(error)})"
             ) from error
         tensors = [out.clone() for out in tensors_of(outputs) if out.requires_grad]
         if not tensors:
@@ -297,7 +292,7 @@ def _set_sizes(graph: Any, shapes: dict[Any, torch.Size]) -> None:
                 MAPPINGS[node.type](graph, node)
         except Exception as error:  # noqa: BLE001 - see :func:`trace`
             node.type = OPTYPE.ELEMENTWISE  # torch-pruning leaves its mapping alone then
-            node.module.fault = first_line(error)
+            node.module.fault = error_line(error)
 
 
 def _connect(source: Node, node: Node, ahead: Mapping, back: Mapping) -> None:

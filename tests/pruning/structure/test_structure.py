@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import InputError
 from gfs_dist.pruning.structure.dependency_graph import is_layer
-from gfs_dist.pruning.structure.discover import find_structure, nothing_to_prune
+from gfs_dist.pruning.structure.discover import find_structure, nothing_to_prune, try_removal
 from gfs_dist.pruning.structure.structure import Layer, Slice, Structure
-from gfs_dist.pruning.structure.trial_removal import try_removal
 from tests.pruning.oddities import other_networks
 from tests.pruning.zoo import images, mobilenet, plain_cnn, ten_networks, vgg
 
