@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import replace
 from itertools import product
 from typing import NotRequired
@@ -195,9 +194,9 @@ class AppendixDSuite:
     def _alone(self, block: Block, objective: str) -> list[dict[int, SearchTime]]:
         """Critical paths by number of ranks, of each repeat."""
         place, search = self.placement, self.searches.one_rank_at_a_time
-        with closing(OneRankAtATime(self.sizes.workers, place.device, place.threads)) as executor:
+        with OneRankAtATime(self.sizes.workers, place.device, place.threads) as runtime:
             return [
-                search(block, objective, executor, self.exchange) for _ in range(self.sizes.repeats)
+                search(block, objective, runtime, self.exchange) for _ in range(self.sizes.repeats)
             ]
 
     def _row(

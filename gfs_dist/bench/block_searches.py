@@ -134,19 +134,19 @@ class BlockSearches:
         )
 
     def one_rank_at_a_time(
-        self, block: Block, objective: str, executor: OneRankAtATime, exchange: Exchange
+        self, block: Block, objective: str, runtime: OneRankAtATime, exchange: Exchange
     ) -> dict[int, SearchTime]:
         """By each rank alone: the critical path of every number of ranks.
 
         serial + sum_maps makespan(items) + max_r set-up + sum_j max_r stretch + exchanges
         """
-        executor.forget()
-        path, seconds = self._search(block, objective, Runtime(executor))
-        (timed,) = executor.searches
+        runtime.forget()
+        path, seconds = self._search(block, objective, runtime)
+        (timed,) = runtime.searches
         self.exchange_bytes[block.name, objective] = timed.record.sizes
-        serial_s, found = seconds - executor.inside_s, {}
+        serial_s, found = seconds - runtime.inside_s, {}
         for ranks in timed.ranks:
-            moments_s = sum(makespan(items, ranks) for items in executor.maps)
+            moments_s = sum(makespan(items, ranks) for items in runtime.maps)
             search = timed.critical_path(ranks, exchange)
             found[ranks] = replace(
                 search,

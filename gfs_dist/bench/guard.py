@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
@@ -27,7 +27,7 @@ from gfs_dist.errors import ConfigError, WorseError
 from gfs_dist.files.scratch_folder import ScratchFolder
 from gfs_dist.files.untrusted import load_json
 from gfs_dist.pruning.calibration.workspace import Workspace
-from gfs_dist.runtime import Runtime, RuntimeSpec, open_runtime
+from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.selection.stop import Stop
 from gfs_dist.workflows.process import use_threads
 from gfs_dist.workflows.stored_networks import fresh_network
@@ -146,9 +146,9 @@ def method_over_exhaustive(objective: str, method: str, repeats: int, seed: int)
 
 def network_loss_over_forwards(repeats: int, seed: int) -> float:
     """A candidate by a forward pass of the whole ResNet20, over one by the search."""
-    with resnet20(seed) as (searches, block), closing(OneRankAtATime([1], "cpu")) as executor:
+    with resnet20(seed) as (searches, block), OneRankAtATime([1], "cpu") as runtime:
         found = [
-            searches.one_rank_at_a_time(block, "network_loss", executor, FREE)[1]
+            searches.one_rank_at_a_time(block, "network_loss", runtime, FREE)[1]
             for _ in range(1 + repeats)
         ]
         cpu = torch.device("cpu")
@@ -160,10 +160,9 @@ def network_loss_over_forwards(repeats: int, seed: int) -> float:
 
 def two_ranks_over_one(objective: str, repeats: int, seed: int) -> float:
     """The search of a layer of ResNet20 by one rank, over the critical path of two."""
-    with resnet20(seed) as (searches, block), closing(OneRankAtATime([1, 2], "cpu")) as executor:
+    with resnet20(seed) as (searches, block), OneRankAtATime([1, 2], "cpu") as runtime:
         found = [
-            searches.one_rank_at_a_time(block, objective, executor, FREE)
-            for _ in range(1 + repeats)
+            searches.one_rank_at_a_time(block, objective, runtime, FREE) for _ in range(1 + repeats)
         ]
     one, two = (min(run[count].compute_s for run in found) for count in (1, 2))
     return one / two
@@ -181,11 +180,10 @@ def one_process_over_worker(repeats: int, seed: int) -> float:
     cell = Cell.of_ranks(SAMPLES, 4 * NEURONS, PICKS, seed)
     with open_runtime(RuntimeSpec("local", 1, "cpu", 1)) as worker:
         there = min(one.compute_s for one in search_at_once(cell, worker, repeats))
-    executor = OneRankAtATime([1], "cpu")
-    with Runtime(executor) as here:
+    with OneRankAtATime([1], "cpu") as here:
         for _ in range(1 + repeats):
             here.search(CellProblem(cell), Stop(cell.picks))
-    return min(sum(search.ranks[1][0].stretches_s) for search in executor.searches) / there
+    return min(sum(search.ranks[1][0].stretches_s) for search in here.searches) / there
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from gfs_dist.bench.model.timing_model import Exchange, critical_path
 from gfs_dist.bench.search_time import SearchTime
 from gfs_dist.errors import PicksDifferError
 from gfs_dist.runtime import (
+    InProcessRuntime,
     MapResult,
     OnItem,
     OnProgress,
@@ -30,7 +31,6 @@ from gfs_dist.runtime import (
     SearchResult,
     Task,
 )
-from gfs_dist.runtime.in_process import InProcessExecutor
 from gfs_dist.runtime.resources import forget_peak, peak_bytes
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.partition import Partition
@@ -100,7 +100,7 @@ class TimedSearch(NamedTuple):
         )
 
 
-class OneRankAtATime(InProcessExecutor):
+class OneRankAtATime(InProcessRuntime):
     """Searches once, then times every rank of every contiguous partition; times items of maps.
 
     Args:
@@ -125,7 +125,7 @@ class OneRankAtATime(InProcessExecutor):
         self.maps: list[list[float]] = []
         self.inside_s = 0.0
 
-    def run_search(self, job: SearchJob, report: OnProgress | None) -> SearchResult:
+    def _do_search(self, job: SearchJob, report: OnProgress | None) -> SearchResult:
         """The search of one rank; contiguous parts of it are then timed.
 
         Raises:
@@ -146,7 +146,7 @@ class OneRankAtATime(InProcessExecutor):
         self.inside_s += time.perf_counter() - began
         return SearchResult(path=recorded.path, timing={})
 
-    def run_map(self, task: Task, items: Sequence[Any], report: OnItem | None) -> MapResult:
+    def _do_map(self, task: Task, items: Sequence[Any], report: OnItem | None) -> MapResult:
         """Every item, timed."""
         began, seconds, values = time.perf_counter(), [], []
         for item in items:

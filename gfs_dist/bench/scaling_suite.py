@@ -219,11 +219,10 @@ class ScalingSuite:
         critical: dict[int, list[SearchTime]] = {}
         exchanged = 0
         if not place.cluster:
-            executor = OneRankAtATime(workers, place.device, place.threads)
-            with Runtime(executor) as runtime:
+            with OneRankAtATime(workers, place.device, place.threads) as runtime:
                 for number in range(1 + self.sizes.repeats):
                     runtime.search(CellProblem(cell), Stop(cell.picks))
-                    timed = executor.searches.pop()
+                    timed = runtime.searches.pop()
                     for ranks in workers if number else ():
                         path = timed.critical_path(ranks, exchange)
                         critical.setdefault(ranks, []).append(path)

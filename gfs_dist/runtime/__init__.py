@@ -11,13 +11,12 @@ with open_runtime(RuntimeSpec(kind="local", workers=2)) as runtime:
 from __future__ import annotations
 
 from gfs_dist.runtime.fault_injection import Fault
-from gfs_dist.runtime.graph import Graph, make_graph
+from gfs_dist.runtime.graph import make_graph
 from gfs_dist.runtime.progress import (
     GroupProgress,
     GroupResult,
     MapProgress,
     MapResult,
-    OnGroupProgress,
     OnItem,
     OnProgress,
     Phase,
@@ -28,9 +27,8 @@ from gfs_dist.runtime.progress import (
     WorkProgress,
     WorkResult,
 )
-from gfs_dist.runtime.runtime import Executor, Runtime, open_runtime
+from gfs_dist.runtime.runtime import InProcessRuntime, Runtime, WorkerRuntime, open_runtime
 from gfs_dist.runtime.spec import (
-    GroupTask,
     NoPeers,
     Peers,
     Problem,
@@ -41,16 +39,13 @@ from gfs_dist.runtime.spec import (
 )
 
 __all__ = [
-    "Executor",
     "Fault",
-    "Graph",
     "GroupProgress",
     "GroupResult",
-    "GroupTask",
+    "InProcessRuntime",
     "MapProgress",
     "MapResult",
     "NoPeers",
-    "OnGroupProgress",
     "OnItem",
     "OnProgress",
     "Peers",
@@ -67,6 +62,7 @@ __all__ = [
     "Work",
     "WorkProgress",
     "WorkResult",
+    "WorkerRuntime",
     "make_graph",
     "open_runtime",
 ]

@@ -8,7 +8,7 @@ import torch
 from gfs_dist.bench.exchange_cost import ExchangeTask
 from gfs_dist.bench.one_rank_at_a_time import OneRankAtATime, RankTime, Record, Replay, record
 from gfs_dist.errors import PicksDifferError
-from gfs_dist.runtime import Runtime, RuntimeSpec, open_runtime
+from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.partition import Partition, RankShare
 from gfs_dist.selection.stop import Stop
@@ -76,13 +76,12 @@ def test_a_record_that_ends_early_is_refused() -> None:
 
 def test_one_run_times_several_numbers_of_ranks() -> None:
     problem = matrix_problem(7)
-    executor = OneRankAtATime([1, 2, 4], "cpu")
-    with Runtime(executor) as runtime:
+    with OneRankAtATime([1, 2, 4], "cpu") as runtime:
         found = runtime.search(problem, STOP)
-    ((recorded, timings),) = executor.searches
+    ((recorded, timings),) = runtime.searches
     assert found.path.picks == recorded.path.picks == alone(problem)
     assert {ranks: len(own) for ranks, own in timings.items()} == {1: 1, 2: 2, 4: 4}
-    assert executor.inside_s >= sum(t.setup_s + sum(t.stretches_s) for t in timings[4])
+    assert runtime.inside_s >= sum(t.setup_s + sum(t.stretches_s) for t in timings[4])
 
 
 def test_workers_replay_ranks_and_time_exchanges_alone() -> None:

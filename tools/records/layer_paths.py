@@ -45,17 +45,16 @@ from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.pruning.pruner import LayerPath, Pruner, Settings
 from gfs_dist.pruning.structure.structure import Layer
 from gfs_dist.runtime import (
+    InProcessRuntime,
     MapResult,
     OnItem,
     OnProgress,
-    Runtime,
     RuntimeSpec,
     SearchJob,
     SearchResult,
     Task,
     open_runtime,
 )
-from gfs_dist.runtime.in_process import InProcessExecutor
 from gfs_dist.runtime.resources import peak_bytes
 from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.stop import Stop
@@ -77,7 +76,7 @@ Row = dict[str, Any]
 Batches = list[tuple[Tensor, Tensor]]
 
 
-class TimedExecutor(InProcessExecutor):
+class TimedRuntime(InProcessRuntime):
     """This process, which notes how long each phase of its work takes."""
 
     def __init__(self, spec: RuntimeSpec) -> None:
@@ -85,14 +84,14 @@ class TimedExecutor(InProcessExecutor):
         self.spent: dict[str, float] = defaultdict(float)
         self._ended = 0.0
 
-    def run_search(self, job: SearchJob, report: OnProgress | None) -> SearchResult:
+    def _do_search(self, job: SearchJob, report: OnProgress | None) -> SearchResult:
         began = time.perf_counter()
-        return self._done(SEARCH, began, super().run_search(job, report))
+        return self._done(SEARCH, began, super()._do_search(job, report))
 
-    def run_map(self, task: Task, items: Sequence[Any], report: OnItem | None) -> MapResult:
+    def _do_map(self, task: Task, items: Sequence[Any], report: OnItem | None) -> MapResult:
         began = time.perf_counter()
         phase = PASS if isinstance(task, DenseTask) else WRITE
-        return self._done(phase, began, super().run_map(task, items, report))
+        return self._done(phase, began, super()._do_map(task, items, report))
 
     def on_layer(self, _name: str, _path: LayerPath) -> None:
         """Between a search and this call, the losses of its prefixes are computed."""
@@ -152,15 +151,15 @@ def full_paths(
     found: set[str] = set()
     rates = Rates.measured(device)
     for _ in range(repeats):
-        executor = TimedExecutor(RuntimeSpec(kind="none", device=device.type))
-        with tempfile.TemporaryDirectory() as folder, Runtime(executor) as runtime:
+        runtime = TimedRuntime(RuntimeSpec(kind="none", device=device.type))
+        with tempfile.TemporaryDirectory() as folder, runtime:
             began = time.perf_counter()
             work = Pruner.prepare(network, batches, Settings(), runtime, Path(folder) / "work")
             prepared = time.perf_counter() - began
             began = time.perf_counter()
-            work.search(on_layer=executor.on_layer)
+            work.search(on_layer=runtime.on_layer)
             total = time.perf_counter() - began
-            spent = dict(executor.spent)
+            spent = dict(runtime.spent)
             spent[WRITE] += total - sum(spent.values())
             runs.append({"samples and network written, structure found": prepared, **spent})
             picks = json.dumps({name: layer.path.picks for name, layer in work.paths.items()})

@@ -103,8 +103,6 @@ def trials() -> list[Row]:
 
 def critical_paths(place: int, objectives: tuple[str, ...], times: int, *words: str) -> list[Row]:
     """Of a block, the last of so many times: the first ones warm up."""
-    from contextlib import closing
-
     from gfs_dist.bench.block_searches import BlockSearches
     from gfs_dist.bench.blocks import BlockProblem
     from gfs_dist.bench.model.timing_model import Exchange
@@ -121,10 +119,10 @@ def critical_paths(place: int, objectives: tuple[str, ...], times: int, *words: 
         searches = BlockSearches(problem, workspace)
         block = problem.blocks[place]
         for objective in objectives:
-            with closing(OneRankAtATime(RANKS, "cpu", 1)) as executor:
+            with OneRankAtATime(RANKS, "cpu", 1) as runtime:
                 for _ in range(times):
                     free = Exchange(0.0, 0.0, 0.0)
-                    found = searches.one_rank_at_a_time(block, objective, executor, free)
+                    found = searches.one_rank_at_a_time(block, objective, runtime, free)
             rows += [
                 {
                     "block": block.words,

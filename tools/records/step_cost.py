@@ -6,6 +6,7 @@ is one of the ranks without a watchdog.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import statistics
@@ -25,10 +26,9 @@ from gfs_dist._allocator import keep_freed_memory
 from gfs_dist.bench.model.timing_model import spread
 from gfs_dist.cli.display import PlainReporter
 from gfs_dist.files.run_folder import RunFolder
-from gfs_dist.runtime import Progress, Runtime, RuntimeSpec, open_runtime
+from gfs_dist.runtime import Progress, Runtime, RuntimeSpec, WorkerRuntime, open_runtime
 from gfs_dist.runtime import collectives as process_group
 from gfs_dist.runtime.collectives import GroupCommunicator
-from gfs_dist.runtime.runtime import WorkerExecutor
 from gfs_dist.runtime.store import host_store
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.partition import Partition
@@ -168,19 +168,21 @@ def ways(case: Case, work: Path) -> Iterator[dict[str, Callable[[int], Search]]]
         bare = BareRanks(case)
         stack.callback(bare.close)
         metered = stack.enter_context(open_runtime(spec(kind="ray")))
+        plain = copy.copy(metered)
+        plain.observers = []
         runtimes: dict[str, Runtime] = {
             LOCAL: stack.enter_context(open_runtime(spec(kind="local"))),
-            RAY: Runtime(metered.executor),
+            RAY: plain,
             RAY_METRICS: metered,
         }
 
         def by(name: str) -> Callable[[int], Search]:
             folder = work / case.method / name.replace(" ", "_")
-            executor = runtimes[name].executor
-            assert isinstance(executor, WorkerExecutor)
-            pool = executor.pool
+            runtime = runtimes[name]
+            assert isinstance(runtime, WorkerRuntime)
+            pool = runtime.pool
             pids = [os.getpid(), *(pool.process(worker)["pid"] for worker in pool.members())]
-            search = partial(supervised, runtimes[name], case, problem)
+            search = partial(supervised, runtime, case, problem)
             return lambda number: with_cpu(lambda: search(folder / str(number)), pids)
 
         yield {BARE: lambda _: bare.search(), **{name: by(name) for name in runtimes}}

@@ -67,10 +67,9 @@ def test_ranks_that_are_timed_alone_follow_the_record(tmp_path: Path) -> None:
     search = NetworkLossProblem(
         problem.workspace(tmp_path), problem.layer("first"), RECIPE, Sampling(batch=7)
     )
-    executor = OneRankAtATime([1, 2, 4], "cpu")
-    with Runtime(executor) as runtime:
+    with OneRankAtATime([1, 2, 4], "cpu") as runtime:
         found = runtime.search(search, Stop(steps=5)).path
-    ((record, timings),) = executor.searches
+    ((record, timings),) = runtime.searches
     assert found.picks == record.path.picks
     assert {ranks: len(own) for ranks, own in timings.items()} == {1: 1, 2: 2, 4: 4}
     assert record.sizes.count(40 * 8) == 1  # the sums of a step: one chunk, candidates, float64
