@@ -38,9 +38,10 @@ def run(batch: Batch, reporter: Reporter) -> dict[str, Any]:
     with unsent():
         jobs = Jobs(find_cluster(batch.address, insecure=batch.keys.insecure))
         capacity = Capacity.of(jobs.cluster.nodes())
-        submissions = [prepare(request) for request in batch.requests]
+        submissions = [prepare(batch, config) for config in batch.configs]
         needs = [capacity.check(submission.demand) for submission in submissions]
-        plans = [plan(request, own_cluster=jobs.cluster.own) for request in batch.requests]
+        own = jobs.cluster.own
+        plans = [plan(batch.keys.job, config, own_cluster=own) for config in batch.configs]
         lines: list[str] = []
         for submission, need, own_plan in zip(submissions, needs, plans, strict=True):
             lines += [*own_plan, f"cluster   {jobs.cluster.url}: {need}"]

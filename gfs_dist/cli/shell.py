@@ -95,7 +95,7 @@ def _print_configs(command: str, configs: list[Any]) -> None:
     from gfs_dist.config.compose import to_yaml
 
     if command == "submit":
-        configs = [request.config for request in configs[0].requests]
+        configs = configs[0].configs
     keep_utf8()
     _print("---\n".join(map(to_yaml, configs)).rstrip())
 

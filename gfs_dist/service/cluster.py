@@ -21,7 +21,6 @@ from gfs_dist.urls import in_home
 
 DASHBOARD_PORT = 8265
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-_REFUSED = (401, 403)
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def _checked(cluster: Cluster, insecure: bool) -> Cluster:
     except http.UnreachableError as error:
         raise ClusterError(f"{source}: no Ray cluster answers at {url} ({error})") from error
     except http.AnswerError as error:
-        if error.status not in _REFUSED:
+        if error.status not in (401, 403):
             raise ClusterError(f"{source}: {url} is no Ray dashboard ({error})") from error
         version = _version_with_token(cluster)
     else:
@@ -179,8 +178,18 @@ def _checked(cluster: Cluster, insecure: bool) -> Cluster:
                 "it with RAY_AUTH_MODE=token, or accept that with --insecure"
             )
         cluster = replace(cluster, token=None)
-    _refuse_other_ray(cluster, version)
-    _refuse_other_python(cluster)
+    ray = version.get("ray_version") if isinstance(version, dict) else None
+    if not isinstance(ray, str):
+        raise ClusterError(f"{source}: {url} is no Ray dashboard")
+    _refuse_other(
+        cluster, "Ray", ray, metadata.version("ray"), f"pip install 'ray[default]=={ray}'"
+    )
+    # The user's code that travels with a job was written for the Python here.
+    facts = cluster.get("/api/v0/cluster_metadata")
+    data = facts.get("data") if isinstance(facts, dict) else None
+    python = str(data.get("pythonVersion", "")) if isinstance(data, dict) else ""
+    if python:
+        _refuse_other(cluster, "Python", python, platform.python_version())
     return cluster
 
 
@@ -201,25 +210,10 @@ def _version_with_token(cluster: Cluster) -> Any:
         raise ClusterError(f"{cluster.source}: {cluster.url} does not answer: {error}") from error
 
 
-def _refuse_other_ray(cluster: Cluster, version: Any) -> None:
-    there = version.get("ray_version") if isinstance(version, dict) else None
-    if not isinstance(there, str):
-        raise ClusterError(f"{cluster.source}: {cluster.url} is no Ray dashboard")
-    here = metadata.version("ray")
+def _refuse_other(cluster: Cluster, what: str, there: str, here: str, cure: str = "") -> None:
+    """Refuse a version that differs in more than its last number."""
     if there.split(".")[:2] != here.split(".")[:2]:
         raise ClusterError(
-            f"{cluster.source}: {cluster.url} runs Ray {there}, here is {here}; install the same: "
-            f"pip install 'ray[default]=={there}'"
-        )
-
-
-def _refuse_other_python(cluster: Cluster) -> None:
-    """The user's code that travels with a job was written for the Python here."""
-    facts = cluster.get("/api/v0/cluster_metadata")
-    data = facts.get("data") if isinstance(facts, dict) else None
-    there = str(data.get("pythonVersion", "")) if isinstance(data, dict) else ""
-    here = platform.python_version()
-    if there and there.split(".")[:2] != here.split(".")[:2]:
-        raise ClusterError(
-            f"{cluster.source}: {cluster.url} runs Python {there}, here is {here}; use the same"
+            f"{cluster.source}: {cluster.url} runs {what} {there}, here is {here}; "
+            + (f"install the same: {cure}" if cure else "use the same")
         )

@@ -103,7 +103,12 @@ def _tokens() -> Check:
 
 
 def _ports() -> Check:
-    taken = [port for port in (GCS_PORT, DASHBOARD_PORT) if _is_taken(port)]
+    taken = []
+    for port in (GCS_PORT, DASHBOARD_PORT):
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            if probe.connect_ex((HOST, port)) == 0:
+                taken.append(port)
     if not taken:
         return Check("ports", OK, f"{GCS_PORT} and {DASHBOARD_PORT} are free")
     own = _own_cluster()
@@ -113,12 +118,6 @@ def _ports() -> Check:
         words = " and ".join(map(str, others))
         return Check("ports", WARN, f"{words} taken", "none needed: gfs up takes others")
     return Check("ports", OK, "used by the cluster of gfs up")
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex((HOST, port)) == 0
 
 
 def _shared_memory() -> Check:

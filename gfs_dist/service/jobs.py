@@ -18,13 +18,11 @@ from gfs_dist.errors import ClusterError, ClusterLostError, InputError, RunError
 from gfs_dist.service import http
 from gfs_dist.service.cluster import VARIABLES, Cluster
 
-ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOP_TIMEOUT_S = 60.0
 READ_TIMEOUT_S, WRITE_TIMEOUT_S = 2 * http.TIMEOUT_S, 60.0
 """Between two bytes of an answer; a job that is submitted may start before it comes."""
 LOG_BYTES = 2**29
 """Of a job's log; a run folder that is printed has three quarters of that at most."""
-_EXISTS = "already exists"
 _DAMAGED = (AttributeError, KeyError, TypeError, ValueError)
 """What Ray's client raises where an answer is not Ray's."""
 _LIMIT_BYTES = 100 * 2**20
@@ -83,7 +81,7 @@ class Job:
 
     @property
     def over(self) -> bool:
-        return self.status in ENDED
+        return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
 
     @property
     def minutes(self) -> float | None:
@@ -156,7 +154,7 @@ class Jobs:
                     **reserve,
                 )
             except RuntimeError as error:
-                if _EXISTS in str(error):
+                if "already exists" in str(error):
                     raise AlreadyThereError from error
                 raise
 

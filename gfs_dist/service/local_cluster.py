@@ -98,7 +98,7 @@ def _start_all(cluster: LocalCluster, say: Say) -> LocalCluster:
     """
     cluster = _start(cluster, "head", _head(cluster))
     say(f"head is up: {cluster.address}, dashboard {cluster.dashboard}")
-    cores, gpus = _cores(), _gpus()
+    cores, gpus = sorted(os.sched_getaffinity(0)), _gpus()
     for number in range(cluster.workers):
         # One after the other: nodes that share Ray's folder disturb each other's start.
         cluster = _start(
@@ -268,10 +268,6 @@ def _free_port(wanted: int) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise RunError(f"no free port on {HOST}")
-
-
-def _cores() -> list[str]:
-    return [str(core) for core in sorted(os.sched_getaffinity(0))]
 
 
 def _gpus() -> list[str]:

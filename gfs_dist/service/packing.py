@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 import sys
 import tarfile
 from pathlib import Path
@@ -62,18 +63,12 @@ def unpack(text: str, into: Path) -> None:
         if hashlib.sha256(content).hexdigest() != lines[end + 1]:
             raise ValueError("another hash")
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-            _refuse_bomb(archive)
+            sizes = itertools.accumulate(member.size for member in archive)
+            if any(size > LIMIT_BYTES for size in sizes):  # asked before all is unpacked
+                raise ValueError(f"more than {LIMIT_BYTES // 2**20} MiB once unpacked")
             archive.extractall(into, filter="data")  # no links out, no devices, no paths upwards
     except (ValueError, tarfile.TarError, EOFError) as error:
         raise RunError(f"the run folder arrived damaged ({error}); fetch it again") from error
-
-
-def _refuse_bomb(archive: tarfile.TarFile) -> None:
-    size = 0
-    for member in archive:
-        size += member.size
-        if size > LIMIT_BYTES:
-            raise ValueError(f"more than {LIMIT_BYTES // 2**20} MiB once unpacked")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,6 @@ import psutil
 MARK = "GFS_CLUSTER"
 """The environment variable that every process of one of our clusters inherits."""
 
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
-
 
 @dataclass(frozen=True)
 class Process:
@@ -47,7 +45,7 @@ class Process:
         except (FileNotFoundError, ProcessLookupError):
             return None
         state, *fields = text.rpartition(")")[2].split()
-        boot = _BOOT.read_text(encoding="ascii").strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return None if state in "ZX" else cls(pid, int(fields[18]), boot)
 
     @property
@@ -81,8 +79,13 @@ def end(processes: Sequence[Process], number: int, timeout_s: float) -> list[Pro
 
 def marked(mark: str) -> list[Process]:
     """The running processes of this user whose environment carries ``mark``."""
-    running = [process for pid in psutil.pids() if (process := Process.of(pid)) is not None]
-    return [process for process in running if _mark_of(process.pid) == mark]
+    found = []
+    for pid in psutil.pids():
+        process = Process.of(pid)
+        with suppress(psutil.Error):  # gone, or of another user
+            if process is not None and psutil.Process(pid).environ().get(MARK) == mark:
+                found.append(process)
+    return found
 
 
 def end_marked(mark: str, timeout_s: float = 10.0) -> int:
@@ -93,10 +96,3 @@ def end_marked(mark: str, timeout_s: float = 10.0) -> int:
         ended.update(found)
         end(found, signal.SIGKILL, 1.0)
     return len(ended)
-
-
-def _mark_of(pid: int) -> str | None:
-    try:
-        return psutil.Process(pid).environ().get(MARK)
-    except psutil.Error:  # gone, or of another user
-        return None

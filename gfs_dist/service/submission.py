@@ -31,6 +31,8 @@ CONFIG = "gfs-job.yaml"
 """The configuration in a job's working directory."""
 
 _SKIPPED = ("__pycache__", "node_modules", "build", "dist", "site-packages")
+_APART = ("pyvenv.cfg", "events.jsonl", "report.json")
+"""Files of environments and of run folders, neither of which is code."""
 _OURS = ("gfs_dist", "jobs", "conf")
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors", ".npy", ".npz", ".zip", ".tar", ".gz", ".pyc")
 
@@ -155,11 +157,10 @@ def stage(folder: Path, config_text: str, factory: str | None) -> list[str]:
         InputError: the module is not found.
     """
     (folder / CONFIG).write_text(config_text, encoding="utf-8")
-    root = None if factory is None else _root(factory.partition(":")[0])
+    package = None if factory is None else re.split("[:.]", factory)[0]
+    root = None if package is None else _root(package)
     if root is None:
         return []
-    assert factory is not None
-    package = factory.partition(":")[0].partition(".")[0]
     copied = []
     for file in _files(root):
         name = file.relative_to(root)
@@ -171,9 +172,8 @@ def stage(folder: Path, config_text: str, factory: str | None) -> list[str]:
     return copied
 
 
-def _root(module: str) -> Path | None:
-    """The folder that makes ``module`` importable; None if it is installed."""
-    package = module.partition(".")[0]
+def _root(package: str) -> Path | None:
+    """The folder that makes ``package`` importable; None if it is installed."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
@@ -187,9 +187,8 @@ def _root(module: str) -> Path | None:
     inside = file.is_relative_to(Path(sys.prefix)) or file.is_relative_to(Path(sys.base_prefix))
     if inside and ("site-packages" in file.parts or not file.is_relative_to(here)):
         return None
-    if spec.submodule_search_locations:
-        return file.parent.parent if spec.origin else file.parent
-    return file.parent
+    is_package = spec.submodule_search_locations and spec.origin  # its __init__.py
+    return file.parent.parent if is_package else file.parent
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -203,11 +202,6 @@ def _files(root: Path) -> Iterator[Path]:
             if not name.startswith(".")
             and name not in _SKIPPED
             and not (top and name in ours)
-            and not _is_apart(Path(folder, name))
+            and not any(Path(folder, name, sign).exists() for sign in _APART)
         )
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
-
-
-def _is_apart(folder: Path) -> bool:
-    """An environment, or a run folder."""
-    return any((folder / name).exists() for name in ("pyvenv.cfg", "events.jsonl", "report.json"))

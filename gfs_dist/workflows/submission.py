@@ -22,36 +22,25 @@ from gfs_dist.service.submission import Submission
 from gfs_dist.urls import is_url
 from gfs_dist.workflows.reporter import PlannedOnly, Reporter
 
-AUTO = "auto"
-"""The address by which a driver on a cluster joins it."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One job to submit.
-
-    Attributes:
-        job: the command.
-        config: of the job, composed; paths absolute.
-        default_out: whether no run folder was named.
-    """
-
-    job: str
-    config: Any
-    default_out: bool
-
 
 @dataclass(frozen=True)
 class Batch:
-    """All jobs of one command line."""
+    """All jobs of one command line.
+
+    Attributes:
+        keys: what is not of the jobs themselves.
+        configs: of each job, composed; paths absolute.
+        default_out: whether no run folder was named.
+    """
 
     keys: Submit
-    requests: list[Request]
+    configs: list[Any]
+    default_out: bool
 
     @property
     def address(self) -> str | None:
         """The cluster that was named."""
-        return getattr(self.requests[0].config.runtime, "address", None)
+        return getattr(self.configs[0].runtime, "address", None)
 
 
 def read_batch(
@@ -73,39 +62,34 @@ def read_batch(
         sweep(keys.job, rest, config_dir) if multirun else [compose(keys.job, rest, config_dir)]
     )
     default_out = not {"out", "resume"} & named.keys()
-    return Batch(
-        keys, [Request(keys.job, with_absolute_paths(config), default_out) for config in configs]
-    )
+    return Batch(keys, [with_absolute_paths(config) for config in configs], default_out)
 
 
-def prepare(request: Request) -> Submission:
-    """The submission of a request, whose identity does not depend on how the cluster is reached.
+def prepare(batch: Batch, config: Any) -> Submission:
+    """The submission of one job, whose identity does not depend on how the cluster is reached.
 
     A run folder that was not named is ``runs/ID`` here, so that the same words find it again.
     """
-    config, job = copy.deepcopy(request.config), request.job
+    config, job = copy.deepcopy(config), batch.keys.job
     resume = getattr(config, "resume", None)
     if resume is not None:
         config.resume = None
     if isinstance(config.runtime, RayRuntime):
-        config.runtime.address = AUTO
-    if request.default_out:
+        config.runtime.address = "auto"  # so the driver joins the cluster that it is on
+    if batch.default_out:
         config.out = str(Path("runs").absolute())
     identity = f"{job}\n{resume}\n{to_yaml(config)}"
     factory = config.model.factory if isinstance(config.model, Custom) else None
-    submission = Submission(job, identity, "", resume or config.out, _demand(config), factory)
-    if request.default_out:
+    workers = config.workers
+    most = max(workers or [1]) if workers is None or isinstance(workers, list) else workers
+    ranks = most + getattr(config.runtime, "spares", 0)
+    demand = Demand(ranks, config.device, together=config.runtime.kind != "ray")
+    submission = Submission(job, identity, "", resume or config.out, demand, factory)
+    if batch.default_out:
         config.out = str(Path(config.out) / submission.base)
     if resume is not None:
         config.resume = resume
     return replace(submission, config_text=to_yaml(config), run_folder=resume or config.out)
-
-
-def _demand(config: Any) -> Demand:
-    workers = config.workers
-    most = max(workers or [1]) if workers is None or isinstance(workers, list) else workers
-    spares = getattr(config.runtime, "spares", 0)
-    return Demand(most + spares, config.device, together=config.runtime.kind != "ray")
 
 
 class _Planner(Reporter):
@@ -119,29 +103,29 @@ class _Planner(Reporter):
         raise PlannedOnly
 
 
-def plan(request: Request, *, own_cluster: bool) -> list[str]:
+def plan(job: str, config: Any, *, own_cluster: bool) -> list[str]:
     """The job's own plan, which checks its inputs; or why it cannot be made here.
 
     Raises:
         InputError: the job would refuse its inputs.
         BudgetError: its budget cannot be met.
     """
-    unseen = unseen_inputs(request.config)
+    unseen = unseen_inputs(config)
     if unseen and own_cluster:
         raise ConfigError(f"{unseen[0]} does not exist")
     if unseen:
         return [f"plan      made on the cluster: {', '.join(unseen)} cannot be seen from here"]
-    check_inputs(request.job, request.config)
-    resume = getattr(request.config, "resume", None)
-    key, place = ("out", request.config.out) if resume is None else ("resume", resume)
+    check_inputs(job, config)
+    resume = getattr(config, "resume", None)
+    key, place = ("out", config.out) if resume is None else ("resume", resume)
     if own_cluster and not is_url(place):
         RunFolder.check_writable(key, Path(place))
-    if request.config.device == "cuda":
+    if config.device == "cuda":
         import torch  # not before the words and paths of the job were found right
 
         if not torch.cuda.is_available():
             return ["plan      made on the cluster: here is no GPU"]
     planner = _Planner()
     with contextlib.suppress(PlannedOnly):
-        importlib.import_module(f"gfs_dist.jobs.{request.job}").run(request.config, planner)
+        importlib.import_module(f"gfs_dist.jobs.{job}").run(config, planner)
     return planner.lines

@@ -30,14 +30,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def prepared(*words: str) -> Any:
-    (request,) = read_batch(["job=prune", *words]).requests
-    return prepare(request)
+    batch = read_batch(["job=prune", *words])
+    return prepare(batch, *batch.configs)
 
 
 def test_submit_has_its_own_keys_and_those_of_the_job() -> None:
     batch = read_batch(["job=prune", "steps=3", "wait=false"])
     assert (batch.keys.job, batch.keys.wait) == ("prune", False)
-    assert [request.config.steps for request in batch.requests] == [3]
+    assert [config.steps for config in batch.configs] == [3]
     with pytest.raises(ConfigError, match=r"^stepz: unknown key of gfs prune; did you mean steps"):
         read_batch(["job=prune", "stepz=3"])
     with pytest.raises(ConfigError, match=r"^job: found 'cut', accepted pretrain, prune"):
@@ -48,13 +48,13 @@ def test_submit_has_its_own_keys_and_those_of_the_job() -> None:
 def test_every_job_that_can_be_submitted_writes_a_run_folder(job: str) -> None:
     assert {"out", "runtime", "workers", "device"} <= set(COMMANDS[job].__dataclass_fields__)
     words = {"finetune": ["path=x"], "benchmark": ["suite=scaling"]}.get(job, [])
-    (request,) = read_batch([f"job={job}", *words]).requests
-    assert request.config.runtime.kind == "ray"
+    (config,) = read_batch([f"job={job}", *words]).configs
+    assert config.runtime.kind == "ray"
 
 
 def test_a_suite_of_one_machine_stays_on_one() -> None:
-    (request,) = read_batch(["job=benchmark"]).requests
-    assert prepare(request).demand == Demand(1, "auto", together=True)
+    batch = read_batch(["job=benchmark"])
+    assert prepare(batch, *batch.configs).demand == Demand(1, "auto", together=True)
 
 
 def test_the_same_words_have_the_same_id_and_folder(here: Path) -> None:
@@ -85,8 +85,11 @@ def test_a_url_stays_what_it_is() -> None:
     sent = prepared("out=memory://bucket/run")
     assert sent.run_folder == "memory://bucket/run"
     assert "out: memory://bucket/run" in sent.config_text
-    points = read_batch(["job=prune", "steps=1,2", "out=memory://b"], multirun=True).requests
-    assert [prepare(p).run_folder for p in points] == ["memory://b/0", "memory://b/1"]
+    batch = read_batch(["job=prune", "steps=1,2", "out=memory://b"], multirun=True)
+    assert [prepare(batch, point).run_folder for point in batch.configs] == [
+        "memory://b/0",
+        "memory://b/1",
+    ]
 
 
 def test_the_log_of_a_rank_is_read_where_the_run_folder_lies(here: Path) -> None:
@@ -103,10 +106,10 @@ def test_the_log_of_a_rank_is_read_where_the_run_folder_lies(here: Path) -> None
 
 
 def test_every_point_of_a_sweep_is_a_job_with_a_folder() -> None:
-    points = read_batch(["job=prune", "steps=1,2"], multirun=True).requests
-    assert len({prepare(point).run_folder for point in points}) == 2
-    named = read_batch(["job=prune", "steps=1,2", "out=x"], multirun=True).requests
-    assert [Path(prepare(point).run_folder).name for point in named] == ["0", "1"]
+    batch = read_batch(["job=prune", "steps=1,2"], multirun=True)
+    assert len({prepare(batch, point).run_folder for point in batch.configs}) == 2
+    named = read_batch(["job=prune", "steps=1,2", "out=x"], multirun=True)
+    assert [Path(prepare(named, point).run_folder).name for point in named.configs] == ["0", "1"]
 
 
 def test_what_a_job_takes_follows_from_its_keys() -> None:
@@ -115,8 +118,8 @@ def test_what_a_job_takes_follows_from_its_keys() -> None:
     assert prepared("runtime=local", "workers=3", "device=cpu").demand == Demand(
         3, "cpu", together=True
     )
-    (request,) = read_batch(["job=benchmark", "suite=scaling", "workers=[1,4,2]"]).requests
-    assert prepare(request).demand.ranks == 4
+    batch = read_batch(["job=benchmark", "suite=scaling", "workers=[1,4,2]"])
+    assert prepare(batch, *batch.configs).demand.ranks == 4
 
 
 def test_the_job_goes_on_where_its_folder_has_begun(here: Path) -> None:
@@ -143,10 +146,10 @@ def test_a_file_that_is_no_configuration_is_refused(here: Path, content: str) ->
 
 
 def test_inputs_that_are_not_here_are_refused_on_our_cluster_only() -> None:
-    (request,) = read_batch(["job=prune", "checkpoint=/nowhere", "model=two_layer"]).requests
+    (config,) = read_batch(["job=prune", "checkpoint=/nowhere", "model=two_layer"]).configs
     with pytest.raises(ConfigError, match="checkpoint: /nowhere does not exist"):
-        plan(request, own_cluster=True)
-    (line,) = plan(request, own_cluster=False)
+        plan("prune", config, own_cluster=True)
+    (line,) = plan("prune", config, own_cluster=False)
     assert "cannot be seen from here" in line
 
 
@@ -155,10 +158,10 @@ def test_a_folder_that_cannot_be_written_is_refused_on_our_cluster(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (here / "file").touch()
-    (request,) = read_batch(["job=prune", "out=file/run", "device=cuda"]).requests
+    (config,) = read_batch(["job=prune", "out=file/run", "device=cuda"]).configs
     with pytest.raises(RunFolderError, match=r"^out: .*/file exists and is no folder$"):
-        plan(request, own_cluster=True)
-    (line,) = plan(request, own_cluster=False)
+        plan("prune", config, own_cluster=True)
+    (line,) = plan("prune", config, own_cluster=False)
     assert "here is no GPU" in line
 
 

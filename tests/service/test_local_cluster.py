@@ -146,7 +146,7 @@ def test_one_at_a_time(nodes: Nodes) -> None:
 
 @pytest.mark.parametrize(("workers", "sizes"), [(1, [5]), (2, [3, 2]), (7, [1, 1, 1, 1, 1, 1, 1])])
 def test_cores_are_divided(nodes: Nodes, monkeypatch, workers: int, sizes: list[int]) -> None:
-    monkeypatch.setattr(local_cluster, "_cores", lambda: list("01234"))
+    monkeypatch.setattr(local_cluster.os, "sched_getaffinity", lambda _: set(range(5)))
     up(workers, quiet)
     assert [words[1] for words in nodes.words[1:]] == [f"--num-cpus={size}" for size in sizes]
     down(quiet)

@@ -127,8 +127,8 @@ def load(work: Path) -> list[Row]:
 def _small(folder: Path, seed: int) -> Submission:
     job, *words = SMALL
     own = [f"seed={seed}", f"out={folder / str(seed)}"]
-    (request,) = read_batch([f"job={job}", *words, *own]).requests
-    return prepare(request)
+    batch = read_batch([f"job={job}", *words, *own])
+    return prepare(batch, *batch.configs)
 
 
 def _picks(job: Job) -> list[str]:
