@@ -12,7 +12,7 @@ from gfs_dist.errors import GfsError, JobEndedError
 from gfs_dist.service.capacity import Capacity
 from gfs_dist.service.cluster import find_cluster
 from gfs_dist.service.jobs import Job, Jobs
-from gfs_dist.service.submission import Sent, Submission, send
+from gfs_dist.service.submission import Submission, send
 from gfs_dist.workflows.follow_job import follow, goes_on, next_commands
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.submission import Batch, plan, prepare
@@ -50,21 +50,18 @@ def run(batch: Batch, reporter: Reporter) -> dict[str, Any]:
     sent = []
     try:
         for submission in submissions:
-            sent.append(send(jobs, submission, capacity))
-            _tell(sent[-1], reporter)
-            reporter.next(next_commands(jobs, sent[-1].job))
+            one = send(jobs, submission, capacity)
+            sent.append(one)
+            if one.shipped:
+                reporter.note(f"code      {len(one.shipped)} files of yours went along")
+            reporter.note(HOW[one.how].format(id=one.job.id, out=one.job.run_folder))
+            reporter.next(next_commands(jobs, one.job))
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(_what_was_sent(jobs, submissions)) from error
     answers = [{**asdict(one.job), "how": one.how} for one in sent]
     if batch.keys.wait:
         _follow(jobs, [one.job for one in sent if one.how != "finished"], reporter)
     return answers[0] if len(answers) == 1 else {"runs": answers}
-
-
-def _tell(sent: Sent, reporter: Reporter) -> None:
-    if sent.shipped:
-        reporter.note(f"code      {len(sent.shipped)} files of yours went along")
-    reporter.note(HOW[sent.how].format(id=sent.job.id, out=sent.job.run_folder))
 
 
 def _what_was_sent(jobs: Jobs, submissions: Sequence[Submission]) -> str:

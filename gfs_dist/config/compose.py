@@ -24,11 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gfs_dist.command_words import typed, typed_place
 from gfs_dist.config import CONF_FOLDER
-from gfs_dist.config.constraints import kind
 from gfs_dist.config.groups import GROUPS, OPTION_KEY, value_of
 from gfs_dist.config.overrides import nearest, parse, points, raw_value, text
 from gfs_dist.config.paths import check_path, check_paths, paths_of
-from gfs_dist.config.schema import Schema, groups
+from gfs_dist.config.schema import Schema, groups, kind
 from gfs_dist.config.stored import (
     as_stored,
     explain,

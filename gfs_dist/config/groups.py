@@ -1,6 +1,6 @@
 """What every command has, and what commands choose from: data, models, training, runtimes.
 
-Annotations say what a key accepts: see :mod:`gfs_dist.config.constraints`.
+Annotations say what a key accepts: see :mod:`gfs_dist.config.schema`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,12 @@ def check_inputs(command: str, config: Any) -> None:
     if unseen := unseen_inputs(config):
         raise ConfigError(f"{unseen[0]} does not exist")
     for key, accepted in WORDS.items() if command == "prune" else ():
-        _check_word(key, getattr(config, key), accepted)
+        found, names = getattr(config, key), [word.partition(":")[0] for word in accepted]
+        if found.partition(":")[0] not in names and not Path(found).is_file():
+            raise ConfigError(
+                f"{key}: found {found!r}, accepted {', '.join(accepted)} or a JSON file"
+                + nearest(found, names)
+            )
 
 
 def _check_positional(command: str, path: Path) -> None:
@@ -161,13 +166,3 @@ def _check_positional(command: str, path: Path) -> None:
         find_report(path)
     elif command != "evaluate" or not (path / CONFIG).is_file():
         find_checkpoints(path, "path")
-
-
-def _check_word(key: str, found: str, accepted: Sequence[str]) -> None:
-    """A word, which may go on after a colon, or a file."""
-    names = [word.partition(":")[0] for word in accepted]
-    if found.partition(":")[0] not in names and not Path(found).is_file():
-        raise ConfigError(
-            f"{key}: found {found!r}, accepted {', '.join(accepted)} or a JSON file"
-            + nearest(found, names)
-        )

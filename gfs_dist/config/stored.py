@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from gfs_dist.command_words import literal, looks_up, typed
 from gfs_dist.config.commands import COMMANDS
-from gfs_dist.config.constraints import annotations_of
 from gfs_dist.config.groups import CHANGEABLE, GROUPS, OPTION_KEY, named
+from gfs_dist.config.schema import annotations_of
 from gfs_dist.errors import ConfigError, first_line
 from gfs_dist.files import RunFolder
 from gfs_dist.files.remote import Remote

@@ -10,12 +10,12 @@ from omegaconf import OmegaConf
 from gfs_dist import networks
 from gfs_dist.cli.arguments import COMMANDS as SHELL_COMMANDS
 from gfs_dist.cli.arguments import POSITIONAL
+from gfs_dist.cli.help import describe
 from gfs_dist.config import CONF_FOLDER, paths
 from gfs_dist.config.commands import COMMANDS
-from gfs_dist.config.constraints import annotations_of, choices
 from gfs_dist.config.groups import CATALOG, CHANGEABLE, GROUPS, OPTION_KEY, TwoLayer
-from gfs_dist.config.help import describe
 from gfs_dist.config.prune import METHODS
+from gfs_dist.config.schema import annotations_of, choices
 from gfs_dist.data import spec as data_spec
 from gfs_dist.networks.models import two_layer
 from gfs_dist.pruning.repair import sweep

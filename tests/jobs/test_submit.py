@@ -18,6 +18,7 @@ from gfs_dist.errors import ClusterError, ConfigError, InputError, JobEndedError
 from gfs_dist.jobs import logs, stop, submit
 from gfs_dist.service.capacity import Demand
 from gfs_dist.service.jobs import Job
+from gfs_dist.service.submission import Sent
 from gfs_dist.workflows.follow_job import follow, next_commands
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.submission import plan, prepare, read_batch
@@ -219,7 +220,7 @@ class Cluster:
             self.jobs.append(replace(job("PENDING"), id=f"{base}-1", base=base))
         if not self.arrive:
             raise KeyboardInterrupt
-        return submit.Sent(self.jobs[-1], "submitted")
+        return Sent(self.jobs[-1], "submitted")
 
 
 @pytest.fixture
