@@ -61,10 +61,8 @@ def save(
     """Write a checkpoint folder, whole or not at all.
 
     Args:
-        folder: where; its parent exists.
-        tensors: the network's state dict.
+        folder: its parent exists.
         state: content of ``state.json``; ``format`` and ``fingerprint`` are added.
-        optimizer: further tensors.
 
     Raises:
         StorageError: disk full, no permission.
@@ -106,7 +104,6 @@ def write_tensors(
 
     Args:
         path: its folder is there already; several processes may write the same file.
-        tensors: by name.
         metadata: texts kept beside them.
         durable: the file outlasts a power cut.
 
@@ -145,23 +142,26 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: has {size / 2**30:,.1f} GiB, found {free / 2**30:,.1f} GiB of memory free"
         )
-    tensors = _read_safetensors(path) if path.suffix == TENSOR_SUFFIXES[0] else _read_pickle(path)
+    if path.suffix != TENSOR_SUFFIXES[0]:
+        tensors = _read_pickle(path)
+    else:
+        try:
+            tensors = safetensors.torch.load_file(path)
+        except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+            raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
     for name, tensor in tensors.items():
         _refuse_unusual(f"{path}: tensor {name!r}", tensor)
     return tensors
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
-
-
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     refuse_unsafe_environment(str(path))
     try:
-        _refuse_compressed(path)
+        if zipfile.is_zipfile(path):  # torch does not compress: one that unpacks to more is refused
+            with zipfile.ZipFile(path) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            if size > path.stat().st_size:
+                raise ValueError(f"it unpacks to {size:,} bytes")
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -177,15 +177,6 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     ):
         raise CheckpointError(f"{path}: accepted is a dict of dense tensors by name (a state dict)")
     return {name: value.detach() for name, value in content.items()}
-
-
-def _refuse_compressed(path: Path) -> None:
-    """Refuse a zip that unpacks to more than its size: what torch writes is not compressed."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > path.stat().st_size:
-            raise ValueError(f"it unpacks to {size:,} bytes")
 
 
 def _is_plain(value: object) -> bool:

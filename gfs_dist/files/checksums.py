@@ -55,17 +55,9 @@ class Damage(NamedTuple):
         name = rest.partition("/")[0].removesuffix(".json")
         return name if kind in RESULTS else None
 
-    def is_of_network(self, result: str) -> bool:
-        """Whether the file belongs to the network of ``result``."""
-        return self.name.startswith(f"models/{result}/")
-
 
 class Checksums:
-    """SHA-256 of the files of a run folder; a file is read again only when its stamp changes.
-
-    Args:
-        root: the run folder.
-    """
+    """SHA-256 of the files of run folder ``root``; read again only where a stamp changes."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -78,7 +70,8 @@ class Checksums:
             for folder, folders, files in os.walk(self._root / kind):
                 folders[:] = [name for name in folders if not name.startswith(atomic.PREFIX)]
                 here = Path(folder).relative_to(self._root)
-                names += [(here / name).as_posix() for name in files if not _is_passing(name)]
+                whole = [name for name in files if not name.startswith(atomic.PREFIX)]
+                names += [(here / name).as_posix() for name in whole if not name.endswith(PARTIAL)]
         names = [name for name in names if not (self._root / name).is_symlink()]  # never ours
         return {name: self._digest(name) for name in sorted(names)}
 
@@ -142,10 +135,6 @@ def verify_own_checksum(content: Mapping[str, Any], where: Path | str) -> None:
 
 def _own(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(atomic.json_text(dict(content)).encode()).hexdigest()
-
-
-def _is_passing(name: str) -> bool:
-    return name.startswith(atomic.PREFIX) or name.endswith(PARTIAL)
 
 
 def fingerprint(*tensors: Tensor) -> str:

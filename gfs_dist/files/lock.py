@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from gfs_dist.errors import RunFolderError
@@ -41,8 +42,9 @@ class FolderLock:
                 raise RunFolderError(
                     f"{folder}: in use by {holder or 'another process'}; wait for it or stop it"
                 ) from error
-            if self._is_current():
-                break
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._descriptor), self.path.stat()):
+                    break
             os.close(self._descriptor)  # its last holder removed the file meanwhile
         os.ftruncate(self._descriptor, 0)
         with atomic.storage_errors(self.path):
@@ -55,12 +57,6 @@ class FolderLock:
         self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
         self._descriptor = -1
-
-    def _is_current(self) -> bool:
-        try:
-            return os.path.samestat(os.fstat(self._descriptor), self.path.stat())
-        except FileNotFoundError:
-            return False
 
 
 def here() -> str:

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -46,22 +45,19 @@ def _is_passing(path: Path) -> bool:
     return path.name.startswith(atomic.PREFIX) or str(path) in (LOCK, SCRATCH)
 
 
-def working_copy(remote: Remote) -> Path:
-    """Working folder of the run of a URL: always the same for this user."""
-    home = os.environ.get("XDG_STATE_HOME") or in_home("~/.local/state")
-    last = re.sub("[^A-Za-z0-9_.-]", "_", remote.place.rpartition("/")[2])
-    digest = hashlib.sha256(remote.place.encode()).hexdigest()[:16]
-    return Path(home).absolute() / "gfs" / "runs" / f"{last}-{digest}"
-
-
 def empty_copy(remote: Remote) -> Path:
-    """The working copy, emptied of leftovers of a run that died here: the URL counts.
+    """The working folder of the run of a URL, always the same for this user.
+
+    It is emptied of leftovers of a run that died here: the URL counts.
 
     Raises:
         RunFolderError: another process works there.
         StorageError: it cannot be written.
     """
-    folder = working_copy(remote)
+    home = os.environ.get("XDG_STATE_HOME") or in_home("~/.local/state")
+    last = re.sub("[^A-Za-z0-9_.-]", "_", remote.place.rpartition("/")[2])
+    digest = hashlib.sha256(remote.place.encode()).hexdigest()[:16]
+    folder = Path(home).absolute() / "gfs" / "runs" / f"{last}-{digest}"
     with atomic.storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(folder)
@@ -75,32 +71,28 @@ def empty_copy(remote: Remote) -> Path:
 
 
 def fill(folder: Path, remote: Remote) -> set[str]:
-    """Copy the files at the URL into ``folder``; returns names of half-written ones there.
+    """Copy the files at the URL into ``folder``; returns names of half-written ones there:
+    temporary names, and tensors without their JSON.
 
     Raises:
         ConfigError: it cannot be read.
         StorageError: the copy cannot be written.
     """
     names = remote.files()
-    half = _half_written(names)
+    paths = [PurePosixPath(name) for name in names]
+    described = {path.parent for path in paths if path.suffix == ".json"}
+    half = {
+        str(path)
+        for path in paths
+        if any(part.startswith(atomic.PREFIX) for part in path.parts)
+        or (path.suffix == ".safetensors" and path.parent not in described)
+    }
     for name in sorted({*names} - half):
         file = folder / name
         with atomic.storage_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
         remote.get(name, file)
     return half
-
-
-def _half_written(names: Sequence[str]) -> set[str]:
-    """Temporary names, and tensors without their JSON."""
-    paths = [PurePosixPath(name) for name in names]
-    described = {path.parent for path in paths if path.suffix == ".json"}
-    return {
-        str(path)
-        for path in paths
-        if any(part.startswith(atomic.PREFIX) for part in path.parts)
-        or (path.suffix == ".safetensors" and path.parent not in described)
-    }
 
 
 class Mirror:
@@ -110,8 +102,6 @@ class Mirror:
     copies after each :meth:`wake`. At the end the folder is removed, once all of it is at the URL.
 
     Args:
-        folder: the working copy.
-        remote: its URL.
         filled: the folder was filled from there by :func:`fill`; else nothing is there.
 
     Raises:
@@ -171,35 +161,27 @@ class Mirror:
 
     def _copy(self) -> None:
         """One round: new and changed files, then removals."""
-        report = (
-            self._report
-        )  # read first: the files that this report names are among those found next
+        report = self._report  # read first: the files that it names are among those found next
         now = _stamps(self._folder)
         changed = [name for name, stamp in now.items() if self._known.get(name) != stamp]
         for name in sorted(changed, key=lambda name: (name.endswith(".json"), name)):
-            if name != REPORT:
-                self._put(name, now[name])
+            if name == REPORT:
+                continue
+            try:
+                self._remote.put(name, self._folder / name)
+                self._known[name] = now[name]
+            except StorageError:
+                if (self._folder / name).exists():
+                    raise
         if report is not None and report != self._known.get(REPORT):
-            self._put_report(report)
+            with (self._folder / REPORT).open("rb") as file:
+                # Only that version: a newer one may name files that were not found yet.
+                if stamp_of(os.fstat(file.fileno())) == report:
+                    self._remote.write(REPORT, file.read())
+                    self._known[REPORT] = report
         for name in self._known.keys() - now.keys():
             self._remote.remove(name)
             del self._known[name]
-
-    def _put(self, name: str, stamp: Stamp) -> None:
-        try:
-            self._remote.put(name, self._folder / name)
-        except StorageError:
-            if (self._folder / name).exists():
-                raise
-        else:
-            self._known[name] = stamp
-
-    def _put_report(self, stamp: Stamp) -> None:
-        """Send the report of that stamp; a newer one may name files that were not found yet."""
-        with (self._folder / REPORT).open("rb") as file:
-            if stamp_of(os.fstat(file.fileno())) == stamp:
-                self._remote.write(REPORT, file.read())
-                self._known[REPORT] = stamp
 
 
 def _stamps(folder: Path) -> dict[str, Stamp]:

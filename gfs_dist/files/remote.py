@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -85,7 +85,10 @@ class Remote:
         """
         if self._is_disk:
             refuse_outside_links(Path(self._root))
-        self._refuse_silent()
+        if not self._answered:  # an address may accept connections and never answer
+            with self.errors_as(ConfigError, "reached"):
+                within(ANSWER_S, lambda: self._system.exists(self._root))
+            self._answered = True
         with self.errors_as(ConfigError, "read"):
             self._system.invalidate_cache()
             try:  # find() would return nothing for a folder it cannot read
@@ -146,11 +149,8 @@ class Remote:
         Raises:
             StorageError: it cannot be removed.
         """
-        with self.errors_as(StorageError, "written"):
-            try:
-                self._system.rm_file(self._at(name))
-            except FileNotFoundError:
-                return
+        with self.errors_as(StorageError, "written"), suppress(FileNotFoundError):
+            self._system.rm_file(self._at(name))
 
     @contextmanager
     def errors_as(self, kind: type[GfsError], what: str) -> Iterator[None]:
@@ -158,15 +158,8 @@ class Remote:
         try:
             yield
         except Exception as error:
-            words = first_line(error)
-            raise kind(f"{self.key}: {self.url} cannot be {what}: {words}") from error
-
-    def _refuse_silent(self) -> None:
-        """Refuse an address that accepts connections and never answers."""
-        if not self._answered:
-            with self.errors_as(ConfigError, "reached"):
-                within(ANSWER_S, lambda: self._system.exists(self._root))
-        self._answered = True
+            message = f"{self.key}: {self.url} cannot be {what}: {first_line(error)}"
+            raise kind(message) from error
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -49,6 +49,8 @@ class RunFolder:
     Attributes:
         path: of the folder, or of the working copy.
         place: as the user named it, a path or a URL.
+        config, report: the configuration as composed, and the report of the run, JSON.
+        events: a JSON object a line.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class RunFolder:
     ) -> None:
         self.path = Path(path)
         self.place = url or str(path)
+        self.config, self.report = self.path / CONFIG, self.path / REPORT
+        self.events = self.path / "events.jsonl"
         self._lock = lock
         self._mirror: Mirror | None = None
         self._checksums = Checksums(self.path)
@@ -193,23 +197,7 @@ class RunFolder:
         self._closing.__exit__(kind, error, trace)
 
     @property
-    def config(self) -> Path:
-        """The configuration as composed."""
-        return self.path / CONFIG
-
-    @property
-    def report(self) -> Path:
-        """The report of the run, JSON."""
-        return self.path / REPORT
-
-    @property
-    def events(self) -> Path:
-        """Events, a JSON object a line."""
-        return self.path / "events.jsonl"
-
-    @property
     def plots(self) -> Path:
-        """Folder of plots."""
         return self._folder("plots")
 
     @property
@@ -280,7 +268,7 @@ class RunFolder:
             RunFolderError: names the first file that is gone or changed.
         """
         for found in self.damage(part):
-            if but is None or not found.is_of_network(but):
+            if but is None or not found.name.startswith(f"models/{but}/"):
                 job, again = self.read_report().get("job"), typed("resume", self.place)
                 cure = self.cure(found) or f"make it again: gfs {job} {again}"
                 raise RunFolderError(self.damage_text(key, found, cure))
@@ -299,7 +287,9 @@ class RunFolder:
             return "start a new run"
         rows = self.read_report().get("results") or []
         row = next((row for row in rows if row["name"] == found.result), None)
-        if row is not None and _by_cut(row):
+        # Cut from the paths of another result: its path is not the one of its own name.
+        paths = (None, f"paths/{found.result}", f"paths/{found.result}.json")
+        if row is not None and row.get("path") not in paths:
             again = f"gfs cut {typed_place('path', self.place)} {typed('name', row['name'])}"
             return f"make it again: {again} with its budget, {row['budget']}"
         if found.name.startswith("paths/") and not found.gone:
@@ -325,10 +315,17 @@ class RunFolder:
             RunFolderError: a result names a file elsewhere.
             CheckpointError: a path cannot be read.
         """
-        return {r["name"]: _read_paths(self.inside(r["path"])) for r in results if r.get("path")}
+        by_result = {}
+        for row in results:
+            if row.get("path"):
+                place = self.inside(row["path"])
+                files = sorted(place.glob("*.json")) if place.is_dir() else [place]
+                whole = [file for file in files if not file.stem.endswith(".partial")]
+                stored = [(file.stem, read_path(read_json(file))) for file in whole]
+                by_result[row["name"]] = {path.get("layer", stem): path for stem, path in stored}
+        return by_result
 
     def append_event(self, row: Event) -> None:
-        """Add one row to the events."""
         atomic.append_line(self.events, atomic.json_text(row))
         self.written()
 
@@ -364,18 +361,5 @@ class RunFolder:
             )
 
 
-def _by_cut(row: Mapping[str, Any]) -> bool:
-    """Whether a result was cut from the paths of another one."""
-    name, path = row["name"], row.get("path")
-    return path not in (None, f"paths/{name}", f"paths/{name}.json")
-
-
 def _names(path: Path) -> list[str]:
     return [item.name for item in path.iterdir()]
-
-
-def _read_paths(path: Path) -> dict[str, PathFile]:
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    whole = [file for file in files if not file.stem.endswith(".partial")]
-    stored = [(file.stem, read_path(read_json(file))) for file in whole]
-    return {content.get("layer", stem): content for stem, content in stored}

@@ -27,12 +27,6 @@ class ScratchFolder:
 
     The folder of a killed process is removed by the next process that makes one.
 
-    Args:
-        kind: a word for its name.
-
-    Attributes:
-        path: empty at first.
-
     Raises:
         StorageError: it cannot be made.
     """
@@ -65,18 +59,14 @@ def _remove_orphans(temporary: Path) -> None:
     for folder in temporary.glob(f"{PREFIX}*"):
         # It may be in use, removed by another process meanwhile, or no scratch folder.
         with suppress(RunFolderError, StorageError, OSError):
-            facts = folder.lstat()
-            if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid():
-                _remove_orphan(folder)
-
-
-def _remove_orphan(folder: Path) -> None:
-    owner = folder / OWNER
-    if not owner.is_file() or not owner.read_bytes().endswith(f"{here()}\n".encode()):
-        return  # of another machine, whose locks may not be seen here
-    lock = FolderLock(folder, OWNER)
-    shutil.rmtree(folder, ignore_errors=True)
-    lock.release()
+            facts, owner = folder.lstat(), folder / OWNER
+            if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
+                continue
+            if not owner.is_file() or not owner.read_bytes().endswith(f"{here()}\n".encode()):
+                continue  # of another machine, whose locks may not be seen here
+            lock = FolderLock(folder, OWNER)
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.release()
 
 
 class _TerminatedError(BaseException):

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from gfs_dist.errors import CheckpointError, RunFolderError
+from gfs_dist.records import FORMAT
 
-FORMAT = 1
 STATE = "state.json"
 """Of a checkpoint folder."""
 
@@ -71,15 +71,11 @@ def refuse_outside_links(folder: Path) -> None:
     for place, folders, names in os.walk(folder):
         for path in sorted(Path(place, name) for name in (*folders, *names)):
             with contextlib.suppress(FileNotFoundError):  # a run at work there has moved it
-                _refuse_outside_link(path, home)
-
-
-def _refuse_outside_link(path: Path, home: str) -> None:
-    if path.is_symlink() and not _is_in(path, home):
-        target = os.path.realpath(path)
-        raise RunFolderError(f"{path}: found a link to {target}, accepted none out of its folder")
-    if (found := kind(path)) not in (LINK, FOLDER, FILE):
-        raise RunFolderError(f"{path}: found {found}, accepted files and folders")
+                if path.is_symlink() and not _is_in(path, home):
+                    found = f"a link to {os.path.realpath(path)}"
+                    raise RunFolderError(f"{path}: found {found}, accepted none out of its folder")
+                if (found := kind(path)) not in (LINK, FOLDER, FILE):
+                    raise RunFolderError(f"{path}: found {found}, accepted files and folders")
 
 
 def _is_in(path: Path, home: str) -> bool:
