@@ -71,7 +71,7 @@ class GroupMember:
 
 
 class GroupCommunicator(GroupMember):
-    """The collectives of a search; see :class:`gfs_dist.selection.communicator.Communicator`."""
+    """The collectives of a search; see :class:`gfs_dist.selection.objective.Communicator`."""
 
     def __init__(self, traffic: Traffic | None = None) -> None:
         super().__init__(traffic)

@@ -15,11 +15,9 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from gfs_dist.errors import InputError, NonFiniteError
-from gfs_dist.selection.communicator import Communicator, SingleRank
-from gfs_dist.selection.objective import Objective, tie_tolerance
+from gfs_dist.selection.objective import Communicator, Objective, SingleRank, tie_tolerance
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.selection.step_sizes import NO_DECISION, decode, encode
@@ -80,9 +78,11 @@ def greedy(
             reason = "converged"
             break
         tied = scores <= best + tolerance
-        lowest = int(tied.to(torch.uint8).argmax()) if tied.any() else None
-        loss = math.inf if lowest is None else float(scores[lowest])
-        proposed = _proposal(objective, lowest, above=loss > best)
+        loss, proposed = math.inf, NO_DECISION
+        if tied.any():
+            lowest = int(tied.to(torch.uint8).argmax())
+            loss, pick = float(scores[lowest]), int(objective.own[lowest])
+            proposed = encode(pick, objective.step_size(pick), loss > best)
         decided = int(communicator.minimum(decision.fill_(proposed)))
         pick, code, above = decode(decided)
         if reason := stop.before(path, pick):
@@ -93,7 +93,8 @@ def greedy(
 
         # What does the pick change here?
         step_size = objective.weights.decode(k, code)
-        gaps.append(_own_gap(scores, tied, best))
+        others = scores.masked_fill(tied, torch.inf)
+        gaps.append(float(others.min()) - best if len(others) else math.inf)
         _add(objective, communicator, partition, pick, step_size, loss)
         path.append(pick, loss, step_size)
         if k % GAP_BATCH == 0:
@@ -104,20 +105,6 @@ def greedy(
     _agree_on_gaps(communicator, path, gaps)
     path.stop_reason = reason
     return path
-
-
-def _own_gap(scores: Tensor, tied: Tensor, best: float) -> float:
-    """Loss difference to the best own candidate outside the tie; inf if there is none."""
-    others = scores.masked_fill(tied, torch.inf)
-    return float(others.min()) - best if len(others) else math.inf
-
-
-def _proposal(objective: Objective, place: int | None, above: bool) -> int:
-    """The own candidate at ``place`` with its step size as one integer, for a minimum."""
-    if place is None:
-        return NO_DECISION
-    pick = int(objective.own[place])
-    return encode(pick, objective.step_size(pick), above)
 
 
 def _add(
@@ -142,7 +129,10 @@ def _replay(
     objective: Objective, communicator: Communicator, partition: Partition, path: GreedyPath
 ) -> list[float]:
     """Bring every rank to the end of ``path``; a rank that is ahead only sends columns."""
-    behind, checked = _reached(objective, communicator)
+    behind, checked = int(communicator.minimum(torch.tensor([objective.position]))), 0
+    if objective.divides_samples:
+        # A loss takes all ranks to recompute; those of picks that any rank has are verified.
+        checked = -int(communicator.minimum(torch.tensor([-objective.position])))
     for position in range(behind, len(path)):
         pick, loss = path.picks[position], path.loss[position]
         mine = partition.owner(pick) == communicator.rank or objective.divides_samples
@@ -156,16 +146,6 @@ def _replay(
             )
         _add(objective, communicator, partition, pick, path.step_sizes[position], loss, position)
     return [-math.inf] * (len(path) % GAP_BATCH)
-
-
-def _reached(objective: Objective, communicator: Communicator) -> tuple[int, int]:
-    """Picks that every rank has added, and picks whose losses can no longer be recomputed: where
-    ranks divide the samples it takes all of them, and ranks that are ahead have verified them.
-    """
-    least = int(communicator.minimum(torch.tensor([objective.position])))
-    if not objective.divides_samples:
-        return least, 0
-    return least, -int(communicator.minimum(torch.tensor([-objective.position])))
 
 
 def _agree_on_gaps(communicator: Communicator, path: GreedyPath, gaps: list[float]) -> None:

@@ -1,4 +1,4 @@
-"""Objectives: the loss of a search, and how much of it counts as a tie."""
+"""What a search is made of: its loss, what counts as a tie, and what its ranks say each other."""
 
 from __future__ import annotations
 
@@ -6,10 +6,48 @@ from typing import Protocol
 
 from torch import Tensor
 
-from gfs_dist.selection.communicator import Communicator
 from gfs_dist.selection.step_sizes import StepSizeRule
 
 ROUNDING = 1e-12
+
+
+class Communicator(Protocol):
+    """Collective operations of a search, which every rank calls in the same order.
+
+    ``gfs_dist.runtime`` implements them by a process group and by the graph of Algorithm 2.
+    """
+
+    rank: int
+    num_ranks: int
+
+    def minimum(self, values: Tensor) -> Tensor:
+        """Element-wise minimum over ranks of a 1-d float64 or int64 tensor, without NaN.
+
+        The same bits come back on every rank. The argument may be overwritten.
+        """
+        ...
+
+    def share(self, tensor: Tensor, owner: int) -> Tensor:
+        """The ``tensor`` of rank ``owner``, on every rank.
+
+        Other ranks pass a tensor of the same shape, dtype and device, whose values are ignored
+        and may be overwritten.
+        """
+        ...
+
+
+class SingleRank:
+    """The communicator of a search by one rank."""
+
+    rank = 0
+    num_ranks = 1
+
+    def minimum(self, values: Tensor) -> Tensor:
+        return values
+
+    def share(self, tensor: Tensor, owner: int) -> Tensor:
+        assert owner == 0
+        return tensor
 
 
 def tie_tolerance(objective: Objective, minimum: float) -> float:

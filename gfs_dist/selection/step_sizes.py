@@ -59,14 +59,19 @@ class LineSearch:
     def step_sizes(self, k: int, slope: Tensor, curvature: Tensor) -> Tensor:
         if k == 1:
             return torch.ones_like(slope)
-        best = torch.where(curvature > 0, -slope / curvature, (slope < 0).to(slope.dtype))
-        return quantise(best.clamp(0.0, 1.0))
+        return minimisers(slope, curvature)
 
     def decode(self, k: int, code: int) -> float:
         return code / _UNIT
 
 
 WEIGHTS: dict[str, StepSizeRule] = {"uniform": Uniform(), "line_search": LineSearch()}
+
+
+def minimisers(slope: Tensor, curvature: Tensor) -> Tensor:
+    """Where ``g slope + g**2 curvature / 2`` is least for ``g`` in [0, 1], as it can travel."""
+    best = torch.where(curvature > 0, -slope / curvature, (slope < 0).to(slope.dtype))
+    return quantise(best.clamp(0.0, 1.0))
 
 
 def quantise(step_sizes: Tensor) -> Tensor:

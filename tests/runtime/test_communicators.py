@@ -15,7 +15,7 @@ from gfs_dist.runtime import collectives as process_group
 from gfs_dist.runtime.collectives import CommunicationError, GroupCommunicator, GroupPeers, Traffic
 from gfs_dist.runtime.graph import Graph, GraphCommunicator, make_graph
 from gfs_dist.runtime.store import Address, host_store
-from gfs_dist.selection.communicator import Communicator, SingleRank
+from gfs_dist.selection.objective import Communicator, SingleRank
 
 GRAPHS = ["line", "ring", "star", "tree", "random:1"]
 _prefixes = count()

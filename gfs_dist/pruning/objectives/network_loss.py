@@ -39,7 +39,7 @@ from gfs_dist.pruning.objectives.layer_replacement import (
     loss_sums,
 )
 from gfs_dist.pruning.structure.structure import Layer
-from gfs_dist.selection.communicator import Communicator, SingleRank
+from gfs_dist.selection.objective import Communicator, SingleRank
 from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.objectives.owned_candidates import OwnCandidates
 from gfs_dist.selection.partition import RankShare

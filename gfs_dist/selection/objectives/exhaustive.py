@@ -13,7 +13,7 @@ from torch import Tensor
 from gfs_dist.selection.objectives.contributions import TILE_NUMBERS, Deviations, check_finite
 from gfs_dist.selection.objectives.losses import Loss
 from gfs_dist.selection.objectives.owned_candidates import OwnCandidates
-from gfs_dist.selection.step_sizes import StepSizeRule, Uniform, quantise
+from gfs_dist.selection.step_sizes import StepSizeRule, Uniform, minimisers, quantise
 
 
 class Exhaustive(OwnCandidates):
@@ -98,27 +98,21 @@ def evaluate(
     if isinstance(weights, Uniform) or k == 1:
         ones = torch.ones(len(directions), dtype=torch.float64, device=output.device)
         steps = weights.step_sizes(k, ones, ones)
+    elif loss.name == "squared":
+        slopes = directions @ loss.gradient(output)
+        steps = minimisers(slopes, loss.curvatures(output, directions))
     else:
-        steps = line_search(loss, output, directions)
+        best = [_line_search(loss, output, direction) for direction in directions]
+        steps = quantise(torch.tensor(best, dtype=torch.float64, device=output.device))
     return loss.values(torch.addcmul(output, steps.unsqueeze(1), directions)), steps
 
 
-def line_search(loss: Loss, output: Tensor, directions: Tensor) -> Tensor:
-    """The step size in [0, 1] at which the loss along each direction is least: (rows,).
+def _line_search(loss: Loss, output: Tensor, direction: Tensor) -> float:
+    """The step size in [0, 1] at which the loss along a direction is least.
 
-    Closed form for the squared loss; else Newton's method on the derivative, which increases since
-    the loss is convex, safeguarded by a shrinking bracket.
+    Newton's method on the derivative, which increases since the loss is convex, safeguarded by a
+    shrinking bracket.
     """
-    if loss.name == "squared":
-        slope = directions @ loss.gradient(output)
-        curvature = loss.curvatures(output, directions)
-        best = torch.where(curvature > 0, -slope / curvature, (slope < 0).double())
-        return quantise(best.clamp(0.0, 1.0))
-    steps = [_newton(loss, output, direction) for direction in directions]
-    return quantise(torch.tensor(steps, dtype=torch.float64, device=output.device))
-
-
-def _newton(loss: Loss, output: Tensor, direction: Tensor) -> float:
     low, high, step = 0.0, 1.0, 0.5
     if float(loss.gradient(output + direction) @ direction) <= 0.0:
         return 1.0

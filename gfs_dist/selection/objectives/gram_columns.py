@@ -179,7 +179,6 @@ class Streaming:
 
     def __init__(self, source: Deviations, own: Tensor, tick: Callable[[], None]) -> None:
         self.num_candidates, self.own, self._source = source.num_candidates, own, source
-        self._set_up(tick)
         self.diagonal = self._zeros()
         for start, stop in chunks(source):
             tile = self._tile(start, stop)
@@ -188,9 +187,6 @@ class Streaming:
             self.diagonal += squares
             tick()
         self.diagonal /= source.num_samples
-
-    def _set_up(self, tick: Callable[[], None]) -> None:
-        """Before tiles are read."""
 
     def _zeros(self) -> Tensor:
         return torch.zeros(len(self.own), dtype=torch.float64, device=self._source.device)
@@ -220,9 +216,10 @@ class Streaming:
 class Lazy(Streaming):
     """Own contributions are held; a column is computed once, when its candidate is first picked."""
 
-    def _set_up(self, tick: Callable[[], None]) -> None:
-        self._held = self._source.hold(self.own, tick)
+    def __init__(self, source: Deviations, own: Tensor, tick: Callable[[], None]) -> None:
+        self._held = source.hold(own, tick)
         self._known: dict[int, Tensor] = {}
+        super().__init__(source, own, tick)
 
     def _tile(self, start: int, stop: int) -> Tensor:
         return self._held.tile(None, start, stop)

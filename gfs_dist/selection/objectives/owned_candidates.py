@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gfs_dist.errors import InputError
-from gfs_dist.selection.communicator import Communicator
+from gfs_dist.selection.objective import Communicator
 from gfs_dist.selection.step_sizes import MAX_CANDIDATES, StepSizeRule
 
 

@@ -73,7 +73,12 @@ class Screened(OwnCandidates):
 
     def scores(self) -> Tensor:
         """Exact losses up to best plus tolerance, lower bounds above that."""
-        slopes = self._slopes()
+        gradient, width = self._measure.gradient(self._output), self._source.num_outputs
+        products = torch.zeros(len(self.own), dtype=torch.float64, device=gradient.device)
+        for start, stop in self._chunks:
+            tile = self._held.tile(None, start, stop)
+            products.addmv_(tile, gradient[start * width : stop * width])
+        slopes = (products - gradient @ self._output).cpu()  # <g, psi_i - u>
         change = self._furthest(slopes) * slopes
         scores = self.exclude(self._loss + change - SLACK * (self._loss + change.abs()))
         order = scores.argsort()
@@ -104,15 +109,6 @@ class Screened(OwnCandidates):
         self._output += step_size * (column - self._output)
         self._loss = loss
         self.advance(pick)
-
-    def _slopes(self) -> Tensor:
-        """``<g, psi_i - u>`` of the own candidates, on the CPU."""
-        gradient, width = self._measure.gradient(self._output), self._source.num_outputs
-        products = torch.zeros(len(self.own), dtype=torch.float64, device=gradient.device)
-        for start, stop in self._chunks:
-            tile = self._held.tile(None, start, stop)
-            products.addmv_(tile, gradient[start * width : stop * width])
-        return (products - gradient @ self._output).cpu()
 
     def _furthest(self, slopes: Tensor) -> Tensor:
         """The step size at which ``L + t s`` is least among those allowed."""

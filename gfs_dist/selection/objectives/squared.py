@@ -21,7 +21,7 @@ import math
 import torch
 from torch import Tensor
 
-from gfs_dist.selection.communicator import Communicator
+from gfs_dist.selection.objective import Communicator
 from gfs_dist.selection.objectives.gram_columns import Columns
 from gfs_dist.selection.objectives.owned_candidates import OwnCandidates
 from gfs_dist.selection.step_sizes import StepSizeRule

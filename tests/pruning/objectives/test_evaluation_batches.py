@@ -19,7 +19,7 @@ from gfs_dist.pruning.objectives.evaluation_batches import (
 )
 from gfs_dist.pruning.objectives.layer_replacement import LayerReplacement
 from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
-from gfs_dist.selection.communicator import SingleRank
+from gfs_dist.selection.objective import SingleRank
 from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.partition import RankShare
 from tests.pruning.problems import CPU, Problem, average, make

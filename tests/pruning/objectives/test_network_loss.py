@@ -13,9 +13,8 @@ from gfs_dist.pruning.objectives import evaluation_batches
 from gfs_dist.pruning.objectives.evaluation_batches import Sampling
 from gfs_dist.pruning.objectives.layer_replacement import Chunk, LayerReplacement, Trial
 from gfs_dist.pruning.objectives.network_loss import NetworkLoss, NetworkLossProblem, line_search
-from gfs_dist.selection.communicator import SingleRank
 from gfs_dist.selection.loop import greedy
-from gfs_dist.selection.objective import Objective
+from gfs_dist.selection.objective import Objective, SingleRank
 from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.partition import Partition, RankShare
 from gfs_dist.selection.path import GreedyPath
