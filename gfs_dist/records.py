@@ -17,7 +17,7 @@ FORMAT = 1
 """``format`` of every JSON file of this version; any other is refused where a file is read."""
 
 Status = Literal["finished", "stopped", "failed"]
-EventKind = Literal["rank_started", "step", "fault", "recovered", "finished"]
+EventKind = Literal["rank_started", "step", "fault", "recovered", "graph", "finished"]
 
 
 class Event(TypedDict):

@@ -20,7 +20,7 @@ from gfs_dist.bench.two_layer_cell import Cell, CellRow
 from gfs_dist.config import commands as schema
 from gfs_dist.errors import PicksDifferError, RunError
 from gfs_dist.runtime import RuntimeSpec, open_runtime
-from gfs_dist.runtime.backends.server_process import module_call
+from gfs_dist.runtime.backends.local import module_call
 from gfs_dist.runtime.resources import usable_cores
 from gfs_dist.selection.path import GreedyPath
 

@@ -122,13 +122,17 @@ class EventLog:
             detected: time.time() of its detection, if not now.
         """
         detected = time.time() if detected is None else detected
+        key, detected_s = fault_key(self.generation, rank), None
+        if self._store is not None and self._store.check([key]):
+            detected_s = detected - float(self._store.get(key))
+            self._store.delete_key(key)
         row: FaultRow = {
             "time": detected,
             "rank": rank,
             "kind": kind,
             "step": step,
             "recovered_s": None,
-            "detected_s": self._since_injection_s(rank, detected),
+            "detected_s": detected_s,
             "reason": reason,
         }
         self.faults.append(row)
@@ -152,11 +156,3 @@ class EventLog:
         """The last fault in words."""
         row = self.faults[-1]
         return f"rank {row['rank']} {row['kind']}, {row['reason']}"
-
-    def _since_injection_s(self, rank: int, detected: float) -> float | None:
-        key = fault_key(self.generation, rank)
-        if self._store is None or not self._store.check([key]):
-            return None
-        injected = float(self._store.get(key))
-        self._store.delete_key(key)
-        return detected - injected

@@ -11,10 +11,10 @@ import json
 import os
 import signal
 import socket
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+import psutil
 
 from gfs_dist.errors import InputError
 
@@ -74,24 +74,19 @@ def strike(kind: str) -> None:
         os._exit(1)
     if kind == "cut":
         cut_connections()
-        return
-    os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
+    else:
+        os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
 
 
 def cut_connections() -> None:
     """End all TCP connections of this process, as a broken network does once that is noticed."""
-    for entry in [*Path("/proc/self/fd").iterdir()]:
-        with contextlib.suppress(FileNotFoundError):  # that which lists the folder is closed
-            if stat.S_ISSOCK(entry.stat().st_mode):
-                _cut(int(entry.name))
-
-
-def _cut(descriptor: int) -> None:
-    with socket.socket(fileno=os.dup(descriptor)) as connection:  # closed here, not its owner's
-        listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        if connection.family in (socket.AF_INET, socket.AF_INET6) and not listens:
-            with contextlib.suppress(OSError):  # it has ended already
-                connection.shutdown(socket.SHUT_RDWR)
+    for connection in psutil.Process().net_connections("tcp"):
+        if connection.status != psutil.CONN_LISTEN:
+            with (
+                contextlib.suppress(OSError),  # it has ended already
+                socket.socket(fileno=os.dup(connection.fd)) as copy,  # its owner closes its own
+            ):
+                copy.shutdown(socket.SHUT_RDWR)
 
 
 class FaultInjector:

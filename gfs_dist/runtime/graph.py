@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gfs_dist.errors import InputError
 from gfs_dist.runtime.collectives import GroupCommunicator, Traffic
-from gfs_dist.runtime.spec import Edges
+from gfs_dist.runtime.spec import Edges, RuntimeSpec
 
 
 class Graph:
@@ -102,6 +102,22 @@ def make_graph(edges: Edges, num_ranks: int) -> Graph:
     if name == "random" and seed.isdigit():
         return Graph(num_ranks, random_edges(num_ranks, int(seed)))
     raise InputError(f"graph: found {edges!r}, accepted {', '.join(NAMES)} or edges")
+
+
+def graph_for(spec: RuntimeSpec, num_ranks: int, before: Graph | None) -> Graph | None:
+    """The graph for ``num_ranks``: the one ``before`` if it fits. Else a named one is drawn anew;
+    of given edges those among the ranks that are left are kept if they connect them, and if not
+    the ranks form a line.
+    """
+    if spec.graph is None or (before is not None and before.num_ranks == num_ranks):
+        return before
+    if isinstance(spec.graph, str) or num_ranks == spec.workers:
+        return make_graph(spec.graph, num_ranks)
+    left = [(a, b) for a, b in spec.graph if max(a, b) < num_ranks]
+    try:
+        return Graph(num_ranks, left)
+    except InputError:
+        return make_graph("line", num_ranks)
 
 
 class GraphCommunicator(GroupCommunicator):

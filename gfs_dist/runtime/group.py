@@ -21,10 +21,9 @@ from gfs_dist.errors import WorkersLostError
 from gfs_dist.records import RankTiming, Timing
 from gfs_dist.runtime.backends.base import Worker
 from gfs_dist.runtime.event_log import TASK_EVENT_PERIOD_S, EventLog
-from gfs_dist.runtime.graph import Graph
+from gfs_dist.runtime.graph import Graph, graph_for
 from gfs_dist.runtime.heartbeat import FeedEntry, read_feed
 from gfs_dist.runtime.messages import GroupEnd, SearchSetup, unpack
-from gfs_dist.runtime.placement import graph_for
 from gfs_dist.runtime.progress import (
     GroupProgress,
     GroupResult,
@@ -41,7 +40,6 @@ from gfs_dist.runtime.watchdog import (
     POLL_S,
     CallOutcome,
     Ending,
-    HangTimeouts,
     Watchdog,
     WatchedCall,
 )
@@ -116,7 +114,7 @@ class GroupRun(ABC):
         self.pool, self.reached = pool, step
         self.log = EventLog(pool.faults, pool.store)
         self.log.step = step
-        self.watchdog = Watchdog(pool.store, HangTimeouts(pool.spec.hang_floor_s))
+        self.watchdog = Watchdog(pool.store, pool.spec.hang_floor_s)
         self.resumed_at = 0
         self.members: list[Worker] = []
         self._setup_s = self._steps_s = 0.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from reprlib import repr as brief
 from typing import Any, cast
@@ -18,9 +17,9 @@ from gfs_dist.errors import WorkersLostError
 from gfs_dist.records import RankTiming, Timing
 from gfs_dist.runtime.backends.base import Worker
 from gfs_dist.runtime.event_log import EventLog
-from gfs_dist.runtime.messages import Identity, ItemDone, pack, unpack
+from gfs_dist.runtime.messages import ItemDone, pack, unpack
 from gfs_dist.runtime.progress import MapProgress, MapResult, OnItem, Phase, Work
-from gfs_dist.runtime.watchdog import CallOutcome, Ending, HangTimeouts, Watchdog, WatchedCall
+from gfs_dist.runtime.watchdog import CallOutcome, Ending, Watchdog, WatchedCall
 from gfs_dist.runtime.worker import WorkHandler
 from gfs_dist.runtime.worker_pool import WorkerPool
 
@@ -103,7 +102,7 @@ class MapRun:
         self.packed = [pack(item, f"item {place}") for place, item in enumerate(items)]
         self.log = EventLog(pool.faults, pool.store)
         self.results = MapResults(len(items), callback, self.log)
-        self.watchdog = Watchdog(pool.store, HangTimeouts(pool.spec.hang_floor_s))
+        self.watchdog = Watchdog(pool.store, pool.spec.hang_floor_s)
         self.waiting = deque(range(len(items)))
         self.members: list[Worker] = []
         self.coming: dict[int, float] = {}
@@ -131,7 +130,8 @@ class MapRun:
         while self.log.step < len(self.items):
             self._receive()
             self._hand_out()
-            outcomes = self.watchdog.poll(self._greetings())
+            coming = [pool.ranks[rank] for rank in self.coming]
+            outcomes = self.watchdog.poll([pool.greeting(w) for w in coming if w is not None])
             in_hand = [self.in_hand.pop(outcome.rank, None) for outcome in outcomes]
             self.idle += [o.rank for o in outcomes if o.ending is Ending.ANSWER]
             self._hand_out()  # before the report, as the callback may take long
@@ -173,35 +173,27 @@ class MapRun:
             self.turns[rank] += 1
             self.in_hand[rank] = place
 
-    def _greetings(self) -> list[Future[Identity]]:
-        workers = [self.pool.ranks[rank] for rank in self.coming]
-        return [self.pool.greeting(worker) for worker in workers if worker is not None]
-
     def _take(self, outcome: CallOutcome, place: int | None) -> None:
         """How the item at ``place`` ended, or the set-up of a rank."""
+        rank, log = outcome.rank, self.log
         if outcome.ending is Ending.ERROR:
             self.shared.forget(outcome.call.worker)
             raise outcome.value
         if outcome.ending is not Ending.ANSWER:
             self._lose(outcome, place)
         elif place is None:
-            self._prepared(outcome.rank, outcome.value)
+            self.losses[_setup_of(rank)] = 0
+            self.results.prepared(rank, outcome.value)
+            log.recovered(lambda row: (row["rank"], row["step"]) == (rank, None))
+            self.pool.restock()
         else:
-            self._done(outcome.rank, place, outcome.value)
-
-    def _prepared(self, rank: int, seconds: float) -> None:
-        self.losses[_setup_of(rank)] = 0
-        self.results.prepared(rank, seconds)
-        self.log.recovered(lambda row: (row["rank"], row["step"]) == (rank, None))
-        self.pool.restock()
-
-    def _done(self, rank: int, place: int, done: ItemDone) -> None:
-        timeouts = self.watchdog.timeouts
-        timeouts.step_s = max(timeouts.step_s or 0.0, done.pause_s)
-        self.log.recovered(lambda row: row["step"] == place, place)
-        self.log.num_ranks = len(self.idle) + len(self.watchdog.calls)
-        value = unpack(done.value)
-        self.results.done(place, value, rank, done.seconds, done.peak_rss_bytes)
+            done: ItemDone = outcome.value
+            timeouts = self.watchdog.timeouts
+            timeouts.step_s = max(timeouts.step_s or 0.0, done.pause_s)
+            log.recovered(lambda row: row["step"] == place, place)
+            log.num_ranks = len(self.idle) + len(self.watchdog.calls)
+            value = unpack(done.value)
+            self.results.done(place, value, rank, done.seconds, done.peak_rss_bytes)
 
     def _lose(self, outcome: CallOutcome, place: int | None) -> None:
         rank, kind, reason = outcome.rank, outcome.ending.value, outcome.reason

@@ -54,11 +54,7 @@ class WorkProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress(WorkProgress):
-    """How far a search is.
-
-    Attributes:
-        path: picks made so far; the coordinator keeps extending it, so copy what you keep.
-    """
+    """How far a search is; the coordinator keeps extending ``path``, so copy what you keep."""
 
     path: GreedyPath
 
@@ -113,22 +109,14 @@ class WorkResult:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult(WorkResult):
-    """The end of a search.
-
-    Attributes:
-        path: the picks; the same for any number of ranks and faults.
-    """
+    """The end of a search; ``path`` is the same for any number of ranks and faults."""
 
     path: GreedyPath
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapResult(WorkResult, Sequence[Any]):
-    """What a task returned for each item, in the order of items; a sequence of these values.
-
-    Attributes:
-        values: one an item.
-    """
+    """What a task returned for each item, in the order of items; a sequence of these values."""
 
     values: list[Any]
 
@@ -141,11 +129,7 @@ class MapResult(WorkResult, Sequence[Any]):
 
 @dataclass(frozen=True, kw_only=True)
 class GroupResult(WorkResult):
-    """The end of a group task.
-
-    Attributes:
-        value: what rank 0 returned.
-    """
+    """The end of a group task; ``value`` is what rank 0 returned."""
 
     value: Any
 

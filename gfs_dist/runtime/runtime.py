@@ -272,13 +272,7 @@ class InProcessRuntime(Runtime):
 
 
 class WorkerRuntime(Runtime):
-    """Workers that stay for many jobs.
-
-    Args:
-        spec: how many, where, how patient.
-        launcher: starts them; closed with the runtime.
-        faults: to be carried out (tests).
-    """
+    """Workers that stay for many jobs; their ``launcher`` is closed with the runtime."""
 
     def __init__(self, spec: RuntimeSpec, launcher: Launcher, faults: Sequence[Fault]) -> None:
         super().__init__()

@@ -42,8 +42,6 @@ class SearchJob:
     """One search.
 
     Attributes:
-        problem: what to search.
-        stop: when to end.
         partition: candidates of each rank; None for contiguous parts.
         path: picks already made; the search writes on in it.
     """

@@ -115,9 +115,10 @@ class Watchdog:
 
     Args:
         store: where heartbeats are.
-        timeouts: may change meanwhile.
+        floor_s: the least limit on a hang.
 
     Attributes:
+        timeouts: change with the measured time of a step.
         calls: those that have not ended.
         beats: the last heartbeat of each rank.
         poll_s: how long :meth:`poll` waits.
@@ -125,8 +126,8 @@ class Watchdog:
             None without.
     """
 
-    def __init__(self, store: TCPStore, timeouts: HangTimeouts) -> None:
-        self.store, self.timeouts = store, timeouts
+    def __init__(self, store: TCPStore, floor_s: float) -> None:
+        self.store, self.timeouts = store, HangTimeouts(floor_s)
         self.calls: dict[int, WatchedCall] = {}
         self.beats: dict[int, Heartbeat] = {}
         self.poll_s = POLL_S
@@ -147,7 +148,11 @@ class Watchdog:
         now = time.monotonic()
         self._forgive(now)
         ended = [rank for rank, call in self.calls.items() if call.future.done()]
-        self._listen(now)  # after that: what a rank reported before it answered is known
+        if self.calls:  # after that: what a rank reported before it answered is known
+            names = [call.worker.name for call in self.calls.values()]
+            for rank, beat in zip(self.calls, read_heartbeats(self.store, names), strict=True):
+                self.calls[rank].listen(beat, now)
+                self.beats[rank] = beat
         outcomes = [_outcome(rank, self.calls.pop(rank)) for rank in ended]
         for rank in [rank for rank, call in self.calls.items() if self._hangs(call, now)]:
             call = self.calls.pop(rank)
@@ -155,14 +160,6 @@ class Watchdog:
             reason = f"no progress for {now - call.moved:.1f} s"
             outcomes.append(CallOutcome(rank, call, Ending.HUNG, reason=reason))
         return outcomes
-
-    def _listen(self, now: float) -> None:
-        if not self.calls:
-            return
-        beats = read_heartbeats(self.store, [call.worker.name for call in self.calls.values()])
-        for (rank, call), beat in zip(self.calls.items(), beats, strict=True):
-            call.listen(beat, now)
-            self.beats[rank] = beat
 
     def _forgive(self, now: float) -> None:
         """Where this process itself did not run for a while, it could hear no worker."""

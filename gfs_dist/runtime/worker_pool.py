@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from gfs_dist.errors import InputError
 from gfs_dist.runtime.backends.base import Launcher, PlacementError, Worker, WorkerDiedError
 from gfs_dist.runtime.fault_injection import Fault
 from gfs_dist.runtime.graph import make_graph
 from gfs_dist.runtime.heartbeat import heartbeat_key
 from gfs_dist.runtime.messages import Identity, RankAssignment, pack
-from gfs_dist.runtime.placement import place_ranks
 from gfs_dist.runtime.progress import Work
 from gfs_dist.runtime.spec import RuntimeSpec
 from gfs_dist.runtime.store import host_store
@@ -28,10 +29,6 @@ START_TRIES = 3
 
 class SharedObject:
     """The latest problem or task of one kind of work, sent to each worker once.
-
-    Args:
-        launcher: whose workers get it.
-        work: kind.
 
     Attributes:
         number: of the object; workers name it so.
@@ -69,6 +66,42 @@ class SharedObject:
         for spare in spares:
             if (payload := self.payload_for(spare)) is not None:
                 spare.call(WorkHandler.load, self.work, self.number, payload)
+
+
+class Placement(NamedTuple):
+    """Devices and threads of each rank, in order, and the backend of all."""
+
+    devices: list[str]
+    threads: list[int]
+    backend: str
+
+
+def place_ranks(spec: RuntimeSpec, identities: Sequence[Identity], device: str) -> Placement:
+    """Where the ranks with these ``identities`` compute.
+
+    NCCL is taken where every rank has a GPU of its own and no graph is asked for; ranks that
+    share a GPU, and neighbours in a graph, exchange over Gloo from the CPU.
+
+    Args:
+        device: "auto" (GPUs if each rank can have its own), "cpu" or "cuda".
+    """
+    on_node = Counter(worker.node for worker in identities)
+    sharing = Counter((worker.node, worker.visible) for worker in identities)
+    own_gpu = all(sharing[worker.node, worker.visible] <= worker.gpus for worker in identities)
+    cuda = own_gpu if device == "auto" else device == "cuda"
+    if cuda and (without := next((worker for worker in identities if not worker.gpus), None)):
+        raise InputError(
+            f"device: found 'cuda', but {without.host} has no GPU; accepted 'cpu', 'auto'"
+        )
+    placed: Counter[tuple[str, str]] = Counter()
+    devices, threads = [], []
+    for worker in identities:
+        gpus = worker.node, worker.visible
+        devices.append(f"cuda:{placed[gpus] % worker.gpus}" if cuda else "cpu")
+        threads.append(spec.threads or max(1, worker.cores // on_node[worker.node]))
+        placed[gpus] += 1
+    backend = "nccl" if cuda and own_gpu and spec.graph is None else "gloo"
+    return Placement(devices, threads, backend)
 
 
 class WorkerPool:
@@ -147,6 +180,7 @@ class WorkerPool:
         """What each of ``members``, by rank, is in this generation."""
         identities = [self._identities[worker.name] for worker in members]
         placement = place_ranks(self.spec, identities, self.launcher.device)
+        folder = None if self.spec.log_folder is None else Path(self.spec.log_folder).resolve()
         return [
             RankAssignment(
                 self.generation,
@@ -156,7 +190,7 @@ class WorkerPool:
                 placement.devices[rank],
                 placement.threads[rank],
                 placement.backend,
-                self._log_file(rank),
+                None if folder is None else str(folder / f"rank_{rank}.log"),
                 tuple(f for f in self.faults if (f.generation, f.rank) == (self.generation, rank)),
             )
             for rank in range(len(members))
@@ -240,7 +274,3 @@ class WorkerPool:
         fresh = self.ranks[rank] = self._start(worker.slot)
         if fresh is not None:
             self._tries[fresh.name] = tries
-
-    def _log_file(self, rank: int) -> str | None:
-        folder = self.spec.log_folder
-        return None if folder is None else str(Path(folder).resolve() / f"rank_{rank}.log")

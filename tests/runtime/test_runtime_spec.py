@@ -17,9 +17,10 @@ from gfs_dist.runtime import fault_injection as faults
 from gfs_dist.runtime import resources as memory
 from gfs_dist.runtime.backends.ray import _room_of_nodes, _sweep, join_cluster
 from gfs_dist.runtime.fault_injection import FaultInjector, from_environment
+from gfs_dist.runtime.graph import graph_for
 from gfs_dist.runtime.messages import Identity
-from gfs_dist.runtime.placement import graph_for, place_ranks
 from gfs_dist.runtime.store import interface_of
+from gfs_dist.runtime.worker_pool import place_ranks
 
 
 @pytest.mark.parametrize(

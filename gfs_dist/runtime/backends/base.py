@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from gfs_dist.errors import WorkersLostError
@@ -73,3 +75,8 @@ class Launcher(Protocol):
     def close(self) -> None:
         """End all workers and leave nothing behind."""
         ...
+
+
+def module_path() -> list[str]:
+    """Where this process looks for modules, which workers do too."""
+    return [place or str(Path.cwd()) for place in sys.path]

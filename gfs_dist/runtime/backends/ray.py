@@ -12,22 +12,22 @@ import os
 import secrets
 import shutil
 import signal
-import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else workers get a copy of the venv
+import psutil
 import ray
 from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from gfs_dist.errors import InputError, WorkersLostError, first_line
-from gfs_dist.runtime.backends.base import PlacementError, WorkerDiedError
+from gfs_dist.runtime.backends.base import PlacementError, WorkerDiedError, module_path
 from gfs_dist.runtime.messages import Identity
 from gfs_dist.runtime.spec import RuntimeSpec
 from gfs_dist.runtime.store import Address
@@ -35,11 +35,6 @@ from gfs_dist.urls import check_ray_address
 
 OBJECT_STORE_BYTES = 256 * 2**20
 FOLDER = "gfs-ray-"
-AUTH_MODES = ("token", "disabled")
-SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""The variable by which Ray tells the driver of a submitted job of its folder."""
-OTHER_CLUSTER = "WrongClusterID"
-"""How Ray says that behind the same address there is another cluster now."""
 STARTED_AGAIN = (
     "the Ray cluster was started again while this ran, and its workers are gone; resume=RUN_DIR "
     "goes on"
@@ -134,16 +129,19 @@ class RayLauncher:
 
     def __init__(self, spec: RuntimeSpec) -> None:
         self.spec = spec
-        self._embedded: EmbeddedRay | None = None
-        self._joined = False
+        self._leave: Callable[[], None] | None = None
+        self._embedded = False
         address = spec.address or os.environ.get("RAY_ADDRESS")
         if not ray.is_initialized():
             if address:
                 join_cluster(address)
-                self._joined = True
+                self._leave = ray.shutdown
             else:
-                self._embedded = EmbeddedRay(spec.workers + spec.spares)
-            _print_messages(False)
+                self._leave = EmbeddedRay(spec.workers + spec.spares).close
+                self._embedded = True
+            # Ray prints a paragraph on standard output for every worker that dies, whatever
+            # ``log_to_driver`` says; its debugger has this switch, and there is no public way.
+            ray._private.worker._worker_logs_enabled = False  # noqa: SLF001
         self.host = ray.util.get_node_ip_address()
         self._node = ray.get_runtime_context().get_node_id()
         self._group: PlacementGroup | None = None
@@ -158,8 +156,7 @@ class RayLauncher:
 
     def open(self, num_workers: int) -> int:
         cpus = ray.cluster_resources().get("CPU", 0.0)
-        share = min(1.0, int(100 * cpus / num_workers) / 100)
-        bundle = {"CPU": share} if share > 0 else {"CPU": 0.01}
+        bundle = {"CPU": max(0.01, min(1.0, int(100 * cpus / num_workers) / 100))}
         if self._gpus:
             bundle["GPU"] = 1.0
         if self._place(bundle, num_workers):
@@ -182,7 +179,7 @@ class RayLauncher:
             try:
                 ray.get(group.ready(), timeout=self.spec.placement_timeout_s)
             except GetTimeoutError:
-                if self._embedded is not None or _room_of_nodes(bundle) < num_workers:
+                if self._embedded or _room_of_nodes(bundle) < num_workers:
                     remove_placement_group(group)
                     self._group = None
                     return False
@@ -199,12 +196,10 @@ class RayLauncher:
             num_cpus=bundle["CPU"],
             num_gpus=bundle.get("GPU", 0),
             max_restarts=0,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(
-                self._group, placement_group_bundle_index=slot
-            ),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, slot),
         )
         try:
-            actor = options.remote([p or str(Path.cwd()) for p in sys.path], address, name)
+            actor = options.remote(module_path(), address, name)
         except AuthenticationError as error:
             if _is_of_other_cluster(error):
                 raise WorkersLostError(STARTED_AGAIN) from error
@@ -223,20 +218,13 @@ class RayLauncher:
             if self._group is not None:
                 with _gone_with_its_cluster():
                     remove_placement_group(self._group)
-        if self._embedded is not None:
-            self._embedded.close()
-        elif self._joined:
-            ray.shutdown()
-        if self._embedded is not None or self._joined:
-            _print_messages(True)
+        if self._leave is not None:
+            self._leave()
+            ray._private.worker._worker_logs_enabled = True  # noqa: SLF001
 
 
 class EmbeddedRay:
-    """A Ray of this process's own: no dashboard, its own token, its own folder, nothing left.
-
-    Args:
-        num_workers: workers that it will hold.
-    """
+    """A Ray of this process's own: no dashboard, its own token, its own folder, nothing left."""
 
     def __init__(self, num_workers: int) -> None:
         _sweep()
@@ -244,28 +232,22 @@ class EmbeddedRay:
         token = self.folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
-        paths = [*(p or str(Path.cwd()) for p in sys.path)]
         ours = {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
-            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONPATH": os.pathsep.join(module_path()),
         }
         self._before = {key: os.environ.get(key) for key in ours}
-        os.environ.update(ours)
-        _read_environment_again()
+        _set_environment(ours)
         try:
-            with _sigterm_kept():
-                ray.init(
-                    address="local",
-                    job_config=_job_config(),
-                    num_cpus=num_workers,
-                    include_dashboard=False,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    _temp_dir=str(self.folder),
-                )
+            _init_ray(
+                address="local",
+                num_cpus=num_workers,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(self.folder),
+            )
         except BaseException:
             self.close()
             raise
@@ -273,17 +255,13 @@ class EmbeddedRay:
     def close(self) -> None:
         """End its processes, remove its folder, restore the environment."""
         ray.shutdown()
-        for key, value in self._before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
-        _read_environment_again()
+        _set_environment(self._before)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _is_of_other_cluster(error: BaseException | None) -> bool:
-    return isinstance(error, AuthenticationError) and OTHER_CLUSTER in str(error)
+    """Whether Ray says that behind the same address there is another cluster now."""
+    return isinstance(error, AuthenticationError) and "WrongClusterID" in str(error)
 
 
 @contextlib.contextmanager
@@ -306,43 +284,44 @@ def _sweep() -> None:
     """Remove what embedded Rays left whose process was killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*-*"):
         pid = folder.name.removeprefix(FOLDER).split("-")[0]
-        if pid.isdigit() and folder.stat().st_uid == os.getuid() and not _runs(int(pid)):
+        gone = pid.isdigit() and not psutil.pid_exists(int(pid))
+        if gone and folder.stat().st_uid == os.getuid():
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
-
-
-def _read_environment_again() -> None:
-    """Ray reads its mode of authentication once, when imported, and a token when first needed;
-    there is no public way to change that.
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    """Set variables, None to remove one, and have Ray read them again, for which there is no public
+    way: it reads its mode of authentication when imported, and a token when first needed.
     """
+    for key, value in values.items():
+        if value is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _print_messages(wanted: bool) -> None:
-    """Ray prints a paragraph on standard output for every worker that dies, whatever
-    ``log_to_driver`` says; its debugger silences it by this switch.
-    """
-    ray._private.worker._worker_logs_enabled = wanted  # noqa: SLF001 - there is no public way
+def _init_ray(**options: Any) -> None:
+    """``ray.init`` that prints nothing and keeps our handler of SIGTERM: Ray's dumps the stack and
+    exits where ours interrupts.
 
-
-def _job_config() -> Any:
-    """Workers search for modules where this process does, see :func:`_actor_class`. Ray would put
+    Workers search for modules where this process does, see :func:`_actor_class`. Ray would put
     the current folder, which may be anybody's, before all else, but for jobs of its client; there
     is no public way to say so. A submitted job has its own folder, with the user's own code.
     """
-    return ray.job_config.JobConfig(_client_job=SUBMITTED not in os.environ)
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # it names that folder
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(
+        job_config=ray.job_config.JobConfig(_client_job=not submitted),
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        **options,
+    )
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def join_cluster(address: str) -> None:
@@ -356,20 +335,14 @@ def join_cluster(address: str) -> None:
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or address  # as Ray has it
     check_ray_address(address)
-    if os.environ.get("RAY_AUTH_MODE") not in AUTH_MODES:
+    if os.environ.get("RAY_AUTH_MODE") not in ("token", "disabled"):
         raise InputError(
             "runtime.address: RAY_AUTH_MODE is not set; set it to token and RAY_AUTH_TOKEN_PATH to "
             "the file of the cluster's token (gfs up prints both), or to disabled for a cluster "
             "without one, on which whoever reaches it can run code"
         )
     try:
-        with _sigterm_kept():
-            ray.init(
-                address=address,
-                job_config=_job_config(),
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+        _init_ray(address=address)
     except ConnectionError as error:
         raise PlacementError(
             f"Ray cluster at {address}: {first_line(error)}; is its token that of "
@@ -377,12 +350,3 @@ def join_cluster(address: str) -> None:
         ) from error
     except (RuntimeError, RayError) as error:
         raise PlacementError(f"Ray cluster at {address}: {' '.join(str(error).split())}") from error
-
-
-@contextlib.contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Put back the handler of SIGTERM: Ray's dumps the stack and exits where ours interrupts."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if before is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)

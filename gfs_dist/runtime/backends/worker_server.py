@@ -3,8 +3,8 @@
 ``python -m gfs_dist.runtime.backends.worker_server FD PARENT`` is started by
 :class:`gfs_dist.runtime.backends.local.WorkerServer` and has one thread, so that forking is safe.
 A request over the socket FD brings the new worker's own socket and its standard error; the answers
-are ``("started", pid)`` and, for each worker that ends, ``("ended", pid, exit code)``, where the
-code is negative for a signal.
+are ``(pid, None)`` and, for each worker that ends, ``(pid, exit code)``, where the code is negative
+for a signal.
 
 A worker reads calls from its socket and answers there. It ends at the end of that stream, which a
 thread of its own waits for. The kernel kills workers with this process, and this process with the
@@ -49,12 +49,12 @@ def main() -> None:
                     except EOFError:
                         return
                     selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
-                    coordinator.send(("started", pid))
+                    coordinator.send((pid, None))
                 else:
                     selector.unregister(key.fileobj)
                     os.close(key.fd)
                     _, status = os.waitpid(key.data, 0)
-                    coordinator.send(("ended", key.data, os.waitstatus_to_exitcode(status)))
+                    coordinator.send((key.data, os.waitstatus_to_exitcode(status)))
 
 
 def _start_worker(coordinator: Connection[Any, Any], selector: selectors.BaseSelector) -> int:
