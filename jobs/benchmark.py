@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from gfs_dist.bench.appendix_d import AppendixDSuite
 from gfs_dist.bench.guard import GuardSuite
 from gfs_dist.bench.scaling_suite import ScalingSuite
 from gfs_dist.bench.select_suite import SelectSuite
-from gfs_dist.bench.suite import Suite, SuiteReport
+from gfs_dist.bench.suite import SuiteReport
 from gfs_dist.config import commands as schema
 from gfs_dist.workflows.process import check_device
 from gfs_dist.workflows.reporter import Reporter
 
-SUITES: dict[str, Callable[[schema.Benchmark], Suite]] = {
+SUITES: dict[str, type[AppendixDSuite | GuardSuite | ScalingSuite | SelectSuite]] = {
     "select": SelectSuite,
     "appendix_d": AppendixDSuite,
     "scaling": ScalingSuite,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from typing import NotRequired
 
@@ -22,10 +22,10 @@ import torch
 from gfs_dist.bench.block_model import (
     Alone,
     BlockModel,
-    MisfitRow,
+    Misfit,
     Whole,
     losses_of_search,
-    misfit_rows,
+    misfits_of,
     split_rows,
     work_of,
 )
@@ -35,10 +35,10 @@ from gfs_dist.bench.exchange_cost import measure_exchanges
 from gfs_dist.bench.floors import RankFloors, exchange_floor_rows
 from gfs_dist.bench.model.timing_model import Exchange
 from gfs_dist.bench.one_rank_at_a_time import OneRankAtATime
-from gfs_dist.bench.placement import Placement
 from gfs_dist.bench.search_time import (
     CRITICAL,
     WHOLE,
+    Placement,
     SearchTime,
     TimeRow,
     add_speedups,
@@ -113,7 +113,7 @@ class AppendixDSuite:
         """All blocks for all objectives."""
         self.exchange = measure_exchanges(self.placement, report)
         self.floors = RankFloors.measured(self.placement.device, self.placement.threads)
-        misfits: list[MisfitRow] = []
+        misfits: list[Misfit] = []
         with scratch(report.folder, "blocks") as folder:
             batches = [(self.problem.x, self.problem.labels)]
             workspace = Workspace.create(folder, self.problem.network, batches)
@@ -124,7 +124,7 @@ class AppendixDSuite:
                 misfits += self._block(block, objective, whole[block.name, objective], report)
                 report.keep()
         if misfits:
-            report.add("misfit", misfits)
+            report.add("misfit", [asdict(one) for one in misfits])
         report.note(worst_misfit(misfits))
         report.show("time to prune a block: seconds, median", report.rows, SHOWN)
         for title in ("phases", "layers side by side", "forecast", "splits"):
@@ -157,7 +157,7 @@ class AppendixDSuite:
 
     def _block(
         self, block: Block, objective: str, whole: Whole, report: SuiteReport
-    ) -> list[MisfitRow]:
+    ) -> list[Misfit]:
         """The other ways to search a block, its rows, and what follows from them."""
         report.reporter.phase(f"{block.words}, {objective}")
         best = self._best(block, objective)
@@ -237,7 +237,7 @@ class AppendixDSuite:
 
     def _model(
         self, block: Block, objective: str, whole: Whole, alone: Alone, report: SuiteReport
-    ) -> list[MisfitRow]:
+    ) -> list[Misfit]:
         """Forecast, the cheapest way to divide, floors; and how far the model is off."""
         one, workers, exchange = alone[0][1], self.sizes.workers, self.exchange
         with open_runtime(RuntimeSpec("none", 1, "cpu")) as runtime:
@@ -253,7 +253,7 @@ class AppendixDSuite:
         splits = split_rows(work, one, exchange, workers)
         report.add("splits", [{**what, **row} for row in splits])
         report.add("phases", [{**what, **row} for row in phases])
-        return misfit_rows(model, work, alone, whole)
+        return misfits_of(model, work, alone, whole)
 
 
 def range_of(values: Sequence[float]) -> dict[str, float]:
@@ -261,14 +261,14 @@ def range_of(values: Sequence[float]) -> dict[str, float]:
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
-def worst_misfit(rows: Sequence[MisfitRow]) -> str:
+def worst_misfit(misfits: Sequence[Misfit]) -> str:
     """How far the model is off, in words."""
-    if not rows:
+    if not misfits:
         return "nothing was forecast: that takes two numbers of workers, timed alone"
-    worst = max(rows, key=lambda row: abs(row["misfit"]))
-    inside = sum(row["low_s"] <= row["measured_s"] <= row["high_s"] for row in rows)
+    worst = max(misfits, key=lambda one: abs(one.misfit))
+    inside = sum(one.low_s <= one.measured_s <= one.high_s for one in misfits)
     return (
-        f"the model's worst misfit is {worst['misfit']:+.0%} ({worst['block']}, "
-        f"{worst['objective']}, {worst['workers']} workers, {worst['against']}); "
-        f"{inside} of {len(rows)} measurements lie within its error bars"
+        f"the model's worst misfit is {worst.misfit:+.0%} ({worst.block}, "
+        f"{worst.objective}, {worst.workers} workers, {worst.against}); "
+        f"{inside} of {len(misfits)} measurements lie within its error bars"
     )

@@ -6,8 +6,6 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TypedDict
 
 from gfs_dist.bench.block_searches import RECIPE
 from gfs_dist.bench.blocks import Block, BlockProblem
@@ -31,7 +29,8 @@ Whole = Mapping[int, Sequence[SearchTime]]
 """Repeats of a search by all ranks at once, by their number."""
 
 
-class MisfitRow(TypedDict):
+@dataclass(frozen=True)
+class Misfit:
     """Predicted over measured, less 1, and the error bars of the prediction."""
 
     block: str
@@ -118,38 +117,31 @@ class BlockModel:
                 })  # fmt: skip
         return rows
 
-    def misfit_row(self, ranks: int, times: Sequence[SearchTime], against: str) -> MisfitRow:
+    def misfit(self, ranks: int, times: Sequence[SearchTime], against: str) -> Misfit:
         """Against the median of what was measured."""
         at, seconds = self.at(ranks), statistics.median(one.seconds for one in times)
-        return {
-            "block": self.block,
-            "objective": self.objective,
-            "workers": ranks,
-            "against": against,
-            "measured_s": seconds,
-            "predicted_s": at.seconds,
-            "low_s": at.low_s,
-            "high_s": at.high_s,
-            "misfit": at.seconds / seconds - 1,
-        }
+        return Misfit(
+            self.block, self.objective, ranks, against, seconds,
+            at.seconds, at.low_s, at.high_s, at.seconds / seconds - 1,
+        )  # fmt: skip
 
 
-def misfit_rows(model: BlockModel, work: LayerWork, alone: Alone, whole: Whole) -> list[MisfitRow]:
+def misfits_of(model: BlockModel, work: LayerWork, alone: Alone, whole: Whole) -> list[Misfit]:
     """The model against all that it was fitted to, against ranks at once, and the largest number
     of ranks against a model that was fitted without it.
     """
     workers = sorted(alone[0])
-    rows = [model.misfit_row(n, [run[n] for run in alone], CRITICAL) for n in workers]
-    rows += [model.misfit_row(n, times, WHOLE) for n, times in whole.items()]
+    found = [model.misfit(n, [run[n] for run in alone], CRITICAL) for n in workers]
+    found += [model.misfit(n, times, WHOLE) for n, times in whole.items()]
     if len(workers) > 2:
         *fewer, most = workers
         without = [{n: run[n] for n in fewer} for run in alone]
         held_out = BlockModel.fit(
             model.block, model.objective, without, work, model.exchange, model.sizes
         )
-        found = [run[most] for run in alone]
-        rows.append(held_out.misfit_row(most, found, f"{CRITICAL}, held out"))
-    return rows
+        longest = [run[most] for run in alone]
+        found.append(held_out.misfit(most, longest, f"{CRITICAL}, held out"))
+    return found
 
 
 def split_rows(
@@ -196,41 +188,34 @@ def work_of(
         steps: picks that were made.
         device: type of the one that ranks compute on.
     """
-    counted = partial(
-        LayerWork,
+    work = LayerWork(
         candidates=block.layer.num_candidates,
         steps=steps,
         like=len(block.alike),
         parts=len(pruner.workspace.parts()),
     )
     if objective == "network_loss":
-        return _work_of_trials(counted, problem, block, pruner, steps, device)
-    return _work_of_moments(counted, problem, block, objective, pruner)
+        return _work_of_trials(work, problem, block, pruner, device)
+    return _work_of_moments(work, problem, block, objective, pruner)
 
 
 def _work_of_trials(
-    counted: Callable[..., LayerWork],
-    problem: BlockProblem,
-    block: Block,
-    pruner: Pruner,
-    steps: int,
-    device: str,
+    work: LayerWork, problem: BlockProblem, block: Block, pruner: Pruner, device: str
 ) -> LayerWork:
     network, sampling = pruner.dense, pruner.settings.sampling
     samples = min(sampling.batch, problem.sizes.images)
-    losses = losses_of_search(pruner, block, samples, steps)
+    losses = losses_of_search(pruner, block, samples, work.steps)
     by_module = macs_by_module(network, pruner.example)
-    replaced, n = LayerReplacement(network, block.layer), block.layer.num_candidates
+    replaced, n = LayerReplacement(network, block.layer), work.candidates
     trial, shared = replaced.macs(by_module)
     sizes = BatchSizes.of(replaced, pruner.example, samples, device)
     rows, scored = math.ceil(samples / sizes.samples), min(n, sampling.candidates or n)
     batches = math.ceil(scored / sizes.trials(scored, rows))
-    return counted(
+    return replace(
+        work,
         once=samples * (sum(by_module.values()) + shared),  # to the layer, and once through it
-        once_divided=0.0,
         common=samples * shared,
-        divided=samples * trial * losses / steps,
-        column_bytes=0.0,
+        divided=samples * trial * losses / work.steps,
         rows=rows,
         cells=rows * batches,
         table_bytes=8 * rows * scored,
@@ -238,16 +223,12 @@ def _work_of_trials(
 
 
 def _work_of_moments(
-    counted: Callable[..., LayerWork],
-    problem: BlockProblem,
-    block: Block,
-    objective: str,
-    pruner: Pruner,
+    work: LayerWork, problem: BlockProblem, block: Block, objective: str, pruner: Pruner
 ) -> LayerWork:
     """``B = A V0`` goes with the moments; a rank reads own rows of both, and for ``layer_output``
     makes own columns of a Gram of them.
     """
-    n, once_divided, divided, moments, column_bytes = block.layer.num_candidates, 0.0, 0.0, 0.0, 0.0
+    n, once_divided, divided, moments, column_bytes = work.candidates, 0.0, 0.0, 0.0, 0.0
     by_module = macs_by_module(pruner.dense, pruner.example)
     for site in pruner.consumer_sites([block.layer]):
         module = pruner.dense.get_submodule(site.module)
@@ -271,10 +252,9 @@ def _work_of_moments(
         moments += problem.sizes.images * (
             before + multiply_adds(geometry, channels, outputs, positions)
         )
-    return counted(
-        once=0.0,
+    return replace(
+        work,
         once_divided=once_divided,
-        common=0.0,
         divided=divided,
         column_bytes=column_bytes,
         moments=moments,

@@ -6,12 +6,13 @@ Times do not depend on what the weights and images are, only on their shapes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gfs_dist.bench.suite import Sizes
 from gfs_dist.config import commands as schema
 from gfs_dist.config.groups import Custom
 from gfs_dist.config.overrides import nearest
@@ -28,16 +29,13 @@ CLASSES = {"imagenet": 1000, "cifar": 10}
 
 
 @dataclass(frozen=True)
-class Sizes:
+class BlockSizes(Sizes):
     """How much is measured.
 
     Attributes:
-        image_size, images: of the data.
         batch: images of a mini-batch of ``network_loss``.
         steps: picks; None for all channels.
         candidates: scored at each step of ``network_loss``; None for all.
-        workers: numbers of ranks.
-        repeats: of every measurement.
     """
 
     image_size: int
@@ -45,22 +43,12 @@ class Sizes:
     batch: int
     steps: int | None
     candidates: int | None
-    workers: tuple[int, ...]
-    repeats: int
-
-    @classmethod
-    def of(cls, config: schema.Benchmark) -> Sizes:
-        """The preset's, where no key says otherwise; one rank is always measured."""
-        keys = ("image_size", "images", "batch", "steps", "candidates", "repeats")
-        given = {key: getattr(config, key) for key in keys if getattr(config, key) is not None}
-        sizes = replace(PRESETS[config.preset], **given)
-        return replace(sizes, workers=tuple(sorted({1, *(config.workers or sizes.workers)})))
 
 
 PRESETS = {
-    "smoke": Sizes(32, 8, 8, 3, 8, (1, 2, 4), 1),
-    "paper": Sizes(224, 128, 128, None, 50, (1, 2, 4), 3),
-    "cluster": Sizes(224, 128, 128, None, 50, (1, 2, 4, 8), 3),
+    "smoke": BlockSizes((1, 2, 4), 1, 32, 8, 8, 3, 8),
+    "paper": BlockSizes((1, 2, 4), 3, 224, 128, 128, None, 50),
+    "cluster": BlockSizes((1, 2, 4, 8), 3, 224, 128, 128, None, 50),
 }
 
 
@@ -80,7 +68,6 @@ class Block:
 
     @property
     def name(self) -> str:
-        """Of its layer."""
         return self.layer.name
 
     @property
@@ -99,7 +86,6 @@ class BlockProblem:
         x: images, float32 (m, channels, size, size).
         labels: int64 (m,).
         blocks: in forward order.
-        sizes: how much is measured.
         seed: of mini-batches and candidates.
     """
 
@@ -107,7 +93,7 @@ class BlockProblem:
     x: Tensor
     labels: Tensor
     blocks: tuple[Block, ...]
-    sizes: Sizes
+    sizes: BlockSizes
     seed: int
 
     @classmethod
@@ -117,10 +103,15 @@ class BlockProblem:
         Raises:
             ConfigError: there is no such layer, or the network takes no images of this size.
         """
-        sizes = Sizes.of(config)
+        sizes = PRESETS[config.preset].with_keys(config)
         network = fresh_network(_architecture(config.model), config.seed).eval()
+        convolutions = [one for one in network.modules() if isinstance(one, nn.Conv2d)]
+        if not convolutions:
+            raise ConfigError(
+                f"model: found {type(network).__name__}, accepted one that reads images"
+            )
         generator = torch.Generator().manual_seed(config.seed)
-        shape = (sizes.images, _channels(network), sizes.image_size, sizes.image_size)
+        shape = (sizes.images, convolutions[0].in_channels, sizes.image_size, sizes.image_size)
         x = torch.randn(shape, generator=generator)
         try:
             with evaluating(network):
@@ -135,7 +126,6 @@ class BlockProblem:
         return cls(network, x, labels, blocks, sizes, config.seed)
 
     def settings(self, block: Block, objective: str) -> Settings:
-        """How a block is searched."""
         steps = self.sizes.steps or block.layer.num_candidates
         return Settings(
             objective=objective,
@@ -196,11 +186,3 @@ def _architecture(model: schema.Model) -> dict[str, Any]:
         return {"model": "custom", "factory": model.factory, "kwargs": dict(model.kwargs)}
     classes = CLASSES["cifar" if model.name.endswith("_cifar") else "imagenet"]
     return {"model": model.name, "num_classes": classes, "in_channels": 3}
-
-
-def _channels(network: nn.Module) -> int:
-    """Of the images that the network reads."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            return module.in_channels
-    raise ConfigError(f"model: found {type(network).__name__}, accepted one that reads images")

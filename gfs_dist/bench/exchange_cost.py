@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gfs_dist.bench.model.timing_model import Exchange, Spread, spread
 from gfs_dist.bench.one_rank_at_a_time import Replay, record
-from gfs_dist.bench.placement import Placement
+from gfs_dist.bench.search_time import Placement
 from gfs_dist.bench.suite import Row, SuiteReport
 from gfs_dist.bench.two_layer_cell import Cell, CellProblem
 from gfs_dist.runtime import Peers, Runtime, RuntimeSpec, Tick, open_runtime

@@ -15,7 +15,7 @@ from typing import TypedDict
 import torch
 
 from gfs_dist.bench.block_searches import BlockSearches
-from gfs_dist.bench.blocks import Block, BlockProblem, Sizes, find_blocks
+from gfs_dist.bench.blocks import Block, BlockProblem, BlockSizes, find_blocks
 from gfs_dist.bench.exchange_cost import exchange_in_loop
 from gfs_dist.bench.model.timing_model import Exchange
 from gfs_dist.bench.one_rank_at_a_time import OneRankAtATime
@@ -38,7 +38,7 @@ SAMPLES, NEURONS, PICKS = 1_000, 400, 30
 SHORT = 10
 """Times as many repeats for a side of milliseconds: one disturbance would double its least."""
 NETWORK = {"model": "resnet20_cifar", "num_classes": 10, "in_channels": 3}
-NETWORK_SIZES = Sizes(32, 16, 16, 4, 16, (1, 2), 1)
+NETWORK_SIZES = BlockSizes((1, 2), 1, 32, 16, 16, 4, 16)
 CHANNELS = 64
 FREE = Exchange(0.0, 0.0, 0.0)
 

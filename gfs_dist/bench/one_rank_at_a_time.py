@@ -120,7 +120,6 @@ class OneRankAtATime(InProcessRuntime):
         self.forget()
 
     def forget(self) -> None:
-        """Drop what was timed."""
         self.searches: list[TimedSearch] = []
         self.maps: list[list[float]] = []
         self.inside_s = 0.0
@@ -147,7 +146,6 @@ class OneRankAtATime(InProcessRuntime):
         return SearchResult(path=recorded.path, timing={})
 
     def _do_map(self, task: Task, items: Sequence[Any], report: OnItem | None) -> MapResult:
-        """Every item, timed."""
         began, seconds, values = time.perf_counter(), [], []
         for item in items:
             start = time.perf_counter()
@@ -214,7 +212,6 @@ class _ReplayCommunicator(_TimedCommunicator):
         self._answers = iter(record.answers)
 
     def minimum(self, values: Tensor) -> Tensor:
-        self.end()
         answer = self._next(values)
         if values.dtype == torch.int64:
             self._check(int(values[0]), int(answer[0]))
@@ -222,12 +219,12 @@ class _ReplayCommunicator(_TimedCommunicator):
         return answer
 
     def share(self, tensor: Tensor, owner: int) -> Tensor:
-        self.end()
         answer = self._next(tensor)
         self.begin()
         return tensor if owner == self.rank else answer
 
     def _next(self, mine: Tensor) -> Tensor:
+        self.end()
         answer = next(self._answers, None)
         if answer is None or (answer.shape, answer.dtype) != (mine.shape, mine.dtype):
             raise PicksDifferError(
@@ -303,6 +300,5 @@ def _run(
 
 
 def _finish(device: torch.device) -> None:
-    """Wait for a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

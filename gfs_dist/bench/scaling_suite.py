@@ -18,23 +18,19 @@ from gfs_dist.bench.exchange_cost import (
     measure_exchanges,
 )
 from gfs_dist.bench.floors import single_process_row
-from gfs_dist.bench.model.timing_model import (
-    Exchange,
-    paying_width,
-    per_candidate_s,
-)
+from gfs_dist.bench.model.timing_model import Exchange, paying_width, per_candidate_s
 from gfs_dist.bench.one_rank_at_a_time import OneRankAtATime
-from gfs_dist.bench.placement import Placement
 from gfs_dist.bench.search_time import (
     CRITICAL,
     WHOLE,
+    Placement,
     SearchTime,
     TimeRow,
     add_speedups,
     check_picks,
     time_row,
 )
-from gfs_dist.bench.suite import Row, SuiteReport
+from gfs_dist.bench.suite import Row, Sizes, SuiteReport
 from gfs_dist.bench.two_layer_cell import Cell, CellProblem
 from gfs_dist.config import commands as schema
 from gfs_dist.runtime import Runtime, open_runtime
@@ -43,40 +39,22 @@ from gfs_dist.selection.stop import Stop
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """How much is measured.
-
-    Attributes:
-        samples, neurons: of the searches.
-        picks: of each.
-        workers: numbers of ranks.
-        repeats: of every measurement.
-    """
+class ScalingSizes(Sizes):
+    """How much is measured."""
 
     samples: int
     neurons: tuple[int, ...]
-    picks: int
-    workers: tuple[int, ...]
-    repeats: int
+    steps: int
 
-    @classmethod
-    def of(cls, config: schema.Benchmark) -> Sizes:
-        """The preset's, where no key says otherwise; one rank is always measured."""
-        sizes = PRESETS[config.preset]
-        return replace(
-            sizes,
-            samples=config.samples or sizes.samples,
-            neurons=tuple(sorted(set(config.neurons or sizes.neurons))),
-            picks=config.steps or sizes.picks,
-            workers=tuple(sorted({1, *(config.workers or sizes.workers)})),
-            repeats=config.repeats or sizes.repeats,
-        )
+    def with_keys(self, config: schema.Benchmark) -> ScalingSizes:
+        sizes = super().with_keys(config)
+        return replace(sizes, neurons=tuple(sorted(set(sizes.neurons))))
 
 
 PRESETS = {
-    "smoke": Sizes(256, (512, 4_096, 65_536), 50, (1, 2, 4), 3),
-    "paper": Sizes(2_000, (512, 4_096, 65_536), 200, (1, 2, 4, 8), 3),
-    "cluster": Sizes(2_000, (512, 4_096, 65_536), 200, (1, 2, 4, 8), 3),
+    "smoke": ScalingSizes((1, 2, 4), 3, 256, (512, 4_096, 65_536), 50),
+    "paper": ScalingSizes((1, 2, 4, 8), 3, 2_000, (512, 4_096, 65_536), 200),
+    "cluster": ScalingSizes((1, 2, 4, 8), 3, 2_000, (512, 4_096, 65_536), 200),
 }
 
 
@@ -101,7 +79,7 @@ class ScalingSuite:
     """The measurements of one configuration."""
 
     def __init__(self, config: schema.Benchmark) -> None:
-        self.config, self.sizes = config, Sizes.of(config)
+        self.config, self.sizes = config, PRESETS[config.preset].with_keys(config)
         self.placement = Placement.of(config)
 
     def plan(self) -> list[str]:
@@ -109,7 +87,7 @@ class ScalingSuite:
         neurons = ", ".join(f"{n:,}" for n in sizes.neurons)
         return [
             f"two-layer search, lazy columns, float64: {sizes.samples:,} samples x {neurons} "
-            f"neurons, {sizes.picks:,} picks; strong scaling of each, weak scaling of "
+            f"neurons, {sizes.steps:,} picks; strong scaling of each, weak scaling of "
             f"{self._base:,} neurons a rank",
             self.placement.words(sizes.workers),
             f"medians of {sizes.repeats} after one that is not timed; one process with "
@@ -146,7 +124,7 @@ class ScalingSuite:
 
     def _cell(self, neurons: int, method: str = "lazy") -> Cell:
         sizes = self.sizes
-        return Cell.of_ranks(sizes.samples, neurons, sizes.picks, self.config.seed, method)
+        return Cell.of_ranks(sizes.samples, neurons, sizes.steps, self.config.seed, method)
 
     def _single_process(self, report: SuiteReport) -> None:
         """One process with all threads; on the GPU too, where there is one."""
@@ -168,13 +146,13 @@ class ScalingSuite:
             )
             add_speedups(rows)
             self._keep(report, rows)
-            steps += [(neurons, one.compute_s / self.sizes.picks) for one in critical.get(1, ())]
+            steps += [(neurons, one.compute_s / self.sizes.steps) for one in critical.get(1, ())]
             exchanged.append(num_bytes)
         if len(exchanged) < 2 or not steps:
             return []
         candidate_s = per_candidate_s(steps)
         # Two reductions, and what travels of a pick on average.
-        shared_bytes = round(max(statistics.median(exchanged) / self.sizes.picks - 16, 0))
+        shared_bytes = round(max(statistics.median(exchanged) / self.sizes.steps - 16, 0))
         widths: list[Row] = []
         for ranks in self.sizes.workers[1:]:
             step_s = 2 * exchange.seconds(ranks, 8) + exchange.seconds(ranks, shared_bytes)

@@ -32,6 +32,15 @@ SCALED_ABOVE = 1000
 SCALED_PICKS = 10
 ALL_PAIRS = ("panel", "omp_gram")
 ONCE_ABOVE = 5000
+METHOD_TITLES = {
+    "neurons": "neurons", "objective": "loss", "method": "method", "setup_s": "set-up",
+    "steps_s": "steps", "total_s": "total", "speedup": "times faster", "peak_memory_bytes": "MiB",
+    "first_picks_sha256": "first picks",
+}  # fmt: skip
+RANK_TITLES = {
+    "method": "method", "workers": "ranks", "setup_s": "set-up", "compute_s": "compute",
+    "exchange_s": "exchange", "wait_s": "wait", "total_s": "total", "speedup": "speed-up",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,12 +99,8 @@ class SelectSuite:
             reporter.step(len(rows))
         by_ranks = self._ranks(report)
         report.rows += by_ranks
-        methods = ("neurons", "objective", "method", "setup_s", "steps_s", "total_s", "speedup",
-                   "peak_memory_bytes", "first_picks_sha256")  # fmt: skip
-        ranks = ("method", "workers", "setup_s", "compute_s", "exchange_s", "wait_s", "total_s",
-                 "speedup")  # fmt: skip
-        report.show("methods: seconds, median", rows, methods)
-        report.show("scaling: seconds, median", by_ranks, ranks)
+        report.show("methods: seconds, median", rows, titles=METHOD_TITLES)
+        report.show("scaling: seconds, median", by_ranks, titles=RANK_TITLES)
 
     def _cells(self) -> Iterator[Cell]:
         sizes = self.sizes

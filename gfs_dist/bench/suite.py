@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 from gfs_dist import report as pages
 from gfs_dist.config import commands as schema
@@ -16,6 +17,20 @@ from gfs_dist.workflows.run_report import failure_reported
 
 Row = Mapping[str, object]
 """Of a table that is only shown; rows that are read have types of their own."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much a suite measures; fields are named as keys of the configuration."""
+
+    workers: tuple[int, ...]
+    repeats: int
+
+    def with_keys(self, config: schema.Benchmark) -> Self:
+        """What the keys say, else these of a preset; one rank is always measured."""
+        given = {field.name: getattr(config, field.name) for field in fields(self)}
+        sizes = replace(self, **{key: value for key, value in given.items() if value is not None})
+        return replace(sizes, workers=tuple(sorted({1, *sizes.workers})))
 
 
 class SuiteReport:
@@ -65,23 +80,31 @@ class SuiteReport:
         self.notes.append(line)
         self.reporter.note(line)
 
-    def show(self, title: str, rows: Sequence[Row], columns: Sequence[str] = ()) -> None:
-        """A table of some columns, or those of the first row.
+    def show(
+        self,
+        title: str,
+        rows: Sequence[Row],
+        columns: Sequence[str] = (),
+        titles: Mapping[str, str] | None = None,
+    ) -> None:
+        """A table of some columns, or those of the first row, under ``titles`` or their keys.
 
-        Of spreads the median is shown, of hashes the beginning.
+        Of spreads the median is shown, of hashes the beginning, of bytes MiB.
         """
         if not rows:
             return
+        titles = titles or {key: key.replace("_", " ") for key in columns or rows[0]}
 
-        def cell(value: object) -> object:
+        def cell(row: Row, key: str) -> object:
+            value = row.get(key)
             if isinstance(value, dict):
                 return value["median"]
+            if isinstance(value, int) and titles[key] == "MiB":
+                return value / 2**20
             return value[:8] if isinstance(value, str) and len(value) == 64 else value
 
-        columns = columns or tuple(rows[0])
-        header = [column.replace("_", " ") for column in columns]
-        cells = [[cell(row.get(key)) for key in columns] for row in rows]
-        self.reporter.table(title, header, cells)
+        cells = [[cell(row, key) for key in titles] for row in rows]
+        self.reporter.table(title, list(titles.values()), cells)
 
     def keep(self, status: str = "stopped", error: BaseException | None = None) -> None:
         """Write what is there so far: another end is written later, unless the process dies."""
@@ -108,15 +131,3 @@ class SuiteReport:
         self.keep(status, error)
         pages.write(self.folder.path, self.content, {})
         self.folder.written()
-
-
-class Suite(Protocol):
-    """A set of measurements."""
-
-    def plan(self) -> list[str]:
-        """What is measured, in sentences."""
-        ...
-
-    def measure(self, report: SuiteReport) -> None:
-        """Measure, and add rows and tables."""
-        ...

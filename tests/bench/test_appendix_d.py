@@ -12,7 +12,7 @@ from torch import nn
 
 from gfs_dist.bench import appendix_d, exchange_cost
 from gfs_dist.bench.block_searches import BlockSearches
-from gfs_dist.bench.blocks import BlockProblem, Sizes, find_blocks
+from gfs_dist.bench.blocks import BlockProblem, BlockSizes, find_blocks
 from gfs_dist.bench.model.timing_model import Exchange
 from gfs_dist.bench.search_time import check_picks
 from gfs_dist.cli import main
@@ -150,7 +150,7 @@ def test_layers_alike_are_searched_side_by_side(tmp_path: Path) -> None:
     x, labels = torch.randn(6, 3, 4, 4, generator=generator), torch.arange(6) % 5
     blocks = find_blocks(network, x, labels)
     assert [len(block.alike) for block in blocks] == [3, 3, 3]
-    sizes = Sizes(4, 6, 6, 3, None, (1, 2), 1)
+    sizes = BlockSizes((1, 2), 1, 4, 6, 6, 3, None)
     problem = BlockProblem(network, x, labels, (blocks[0],), sizes, 0)
     workspace = Workspace.create(tmp_path / "workspace", network, [(x, labels)])
     searches = BlockSearches(problem, workspace)

@@ -8,8 +8,8 @@ import pytest
 
 from gfs_dist.bench import exchange_cost
 from gfs_dist.bench.exchange_cost import exchange_in_loop, loop_without_exchanges
-from gfs_dist.bench.placement import Placement
-from gfs_dist.bench.scaling_suite import Sizes
+from gfs_dist.bench.scaling_suite import PRESETS, ScalingSizes
+from gfs_dist.bench.search_time import Placement
 from gfs_dist.bench.two_layer_cell import Cell
 from gfs_dist.cli import main
 from gfs_dist.config.compose import compose
@@ -82,9 +82,10 @@ def test_loops_are_compared_with_exchanges_alone_and_with_none() -> None:
 
 
 def test_keys_stand_for_the_preset() -> None:
-    sizes = Sizes.of(compose("benchmark", [*TINY, "workers=[4,2]"]))
-    assert sizes == Sizes(24, (16, 64), 6, (1, 2, 4), 1)
-    assert Sizes.of(compose("benchmark", ["suite=scaling"])).neurons[-1] == 65_536
+    sizes = PRESETS["smoke"].with_keys(compose("benchmark", [*TINY, "workers=[4,2]"]))
+    assert sizes == ScalingSizes((1, 2, 4), 1, 24, (16, 64), 6)
+    plain = compose("benchmark", ["suite=scaling"])
+    assert PRESETS["smoke"].with_keys(plain) == PRESETS["smoke"]
 
 
 def test_places_are_cores_or_a_cluster() -> None:

@@ -43,12 +43,12 @@ class LayerWork:
 
     candidates: int
     steps: int
-    once: float
-    once_divided: float
-    common: float
-    divided: float
-    column_bytes: float
     like: int
+    once: float = 0.0
+    once_divided: float = 0.0
+    common: float = 0.0
+    divided: float = 0.0
+    column_bytes: float = 0.0
     rows: int = 0
     cells: int = 0
     table_bytes: int = 0
