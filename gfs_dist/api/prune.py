@@ -17,6 +17,7 @@ from gfs_dist import networks
 from gfs_dist.api.select import runtime_spec
 from gfs_dist.errors import InputError
 from gfs_dist.files.scratch_folder import ScratchFolder, sigterm_unwinds
+from gfs_dist.networks.graph.tensors import named_tensors
 from gfs_dist.pruning.calibration.batches import CLASS_NUMBERS
 from gfs_dist.pruning.cut import CutResult, Repairs, cut, layer_rows, picks_sha256
 from gfs_dist.pruning.pruner import PROBLEMS, LayerPath, Pruner, Settings
@@ -228,10 +229,9 @@ class _Source:
     def _adopt(self, made: CutResult) -> nn.Module:
         """The network that was given, cut the same way and with the fitted weights."""
         smaller = shrink(self.model, self.pruner.structure, made.kept.candidates)
-        own = {**dict(smaller.named_parameters()), **dict(smaller.named_buffers())}
-        fitted = {**dict(made.network.named_parameters()), **dict(made.network.named_buffers())}
+        own = named_tensors(smaller)
         with torch.no_grad():
-            for name, tensor in fitted.items():
+            for name, tensor in named_tensors(made.network).items():
                 # An expanded buffer cannot be written to, and no repair changes it.
                 if name in own and not torch.equal(own[name], tensor.to(own[name])):
                     own[name].copy_(tensor)

@@ -15,8 +15,6 @@ from gfs_dist.pruning.repair.batch_norm import recalibrate
 from gfs_dist.pruning.smaller import KeptChannels
 from gfs_dist.records import LayerRow
 
-Evaluate = Callable[[nn.Module], float | None]
-
 
 @dataclass(frozen=True)
 class Repairs:
@@ -65,7 +63,7 @@ def cut(
     repairs: Repairs,
     *,
     name: str,
-    evaluate: Evaluate = lambda _: None,
+    evaluate: Callable[[nn.Module], float | None] = lambda _: None,
     on_site: Callable[[int], None] = lambda _: None,
 ) -> CutResult:
     """Cut, repair, and check against the masked network on all calibration samples.

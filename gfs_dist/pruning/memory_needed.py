@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gfs_dist.pruning.calibration.staged_run import advance, make_stages
-from gfs_dist.pruning.objectives.evaluation_batches import Sampling, SearchCosts, search_costs
+from gfs_dist.pruning.objectives.evaluation_batches import SearchCosts, search_costs
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.widths.budget import UNITS, Budget
 from gfs_dist.pruning.widths.choose import TRIAL_SAMPLES
@@ -27,7 +27,12 @@ def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int) -> int:
     inputs = [module.get_parameter("weight")[0].numel() for module in modules]
     phases = [COPIES * 8 * max(inputs, default=0) ** 2]
     if budget.kind in UNITS:
-        phases.append(2 * min(num_samples, TRIAL_SAMPLES) * _stream_bytes(pruner))
+        # Streams of one sample that the consumers of all layers are fitted to.
+        names = frozenset(site.stream for site in pruner.consumer_sites(pruner.structure.layers))
+        [stage] = make_stages(pruner.dense, [names])
+        results = advance(pruner.dense, stage, {pruner.dense.gfs_inputs[0]: pruner.example})
+        stream = sum(results[name].nbytes for name in names) // len(pruner.example)
+        phases.append(2 * min(num_samples, TRIAL_SAMPLES) * stream)
     if pruner.settings.objective == "network_loss":
         phases.append(max(cost.memory_bytes for cost in layer_costs(pruner, num_samples)))
     return 2 * weights + RESULTS_BYTES + max(phases)
@@ -36,7 +41,6 @@ def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int) -> int:
 def layer_costs(pruner: Pruner, num_samples: int) -> list[SearchCosts]:
     """Memory and work of the search of each layer by the loss of the network."""
     settings = pruner.settings
-    sampling = Sampling(candidates=settings.candidates, seed=settings.seed)
     return [
         search_costs(
             pruner.dense,
@@ -45,16 +49,7 @@ def layer_costs(pruner: Pruner, num_samples: int) -> list[SearchCosts]:
             num_samples,
             settings.steps or layer.num_candidates,
             settings.recipe("auto"),
-            sampling,
+            settings.sampling,
         )
         for layer in pruner.structure.layers
     ]
-
-
-def _stream_bytes(pruner: Pruner) -> int:
-    """Streams of one sample that the consumers of all layers are fitted to."""
-    dense = pruner.dense
-    names = frozenset(site.stream for site in pruner.consumer_sites(pruner.structure.layers))
-    [stage] = make_stages(dense, [names])
-    results = advance(dense, stage, {dense.gfs_inputs[0]: pruner.example})
-    return sum(results[name].nbytes for name in names) // len(pruner.example)

@@ -25,7 +25,7 @@ from gfs_dist.pruning.objectives.fisher import DerivativesTask, FisherProblem
 from gfs_dist.pruning.objectives.moment_objectives import LayerProblem
 from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.pruning.objectives.stored_moments import StoredMap, make_map, stored_products
-from gfs_dist.pruning.repair.sweep_task import SweepTask, run_sweep
+from gfs_dist.pruning.repair.sweep import SweepTask, run_sweep
 from gfs_dist.pruning.smaller import KeptChannels, check_equal, expand_to_dense, make_smaller
 from gfs_dist.pruning.structure.discover import find_structure, keep_fittable, nothing_to_prune
 from gfs_dist.pruning.structure.structure import Layer, Slice, Structure

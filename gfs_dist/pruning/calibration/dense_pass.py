@@ -135,7 +135,11 @@ class DensePass:
         site = self.sites[stage]
         geometry = Geometry.of(self.network.get_submodule(site.module))
         asked = self._stages[stage].asked
-        found = [keep(self._run(stage, chunk, store), asked) for chunk in chunks]
+        found = []
+        for chunk in chunks:
+            results = advance(self.network, self._stages[stage], store.load(DENSE, stage, chunk))
+            store.save(DENSE, stage + 1, chunk, keep(results, self._stages[stage].live))
+            found.append(keep(results, asked))
         sources, streams = ([r[name] for r in found] for name in (site.source, site.stream))
         sums = geometry.target_sums(geometry.joined(streams))
         sums |= geometry.input_sums(geometry.joined(sources))
@@ -175,11 +179,6 @@ class DensePass:
             scaling.has_offset,
             variance if variance > noise else 0.0,
         )
-
-    def _run(self, stage: int, chunk: int, store: ActivationStore) -> dict[str, Tensor]:
-        results = advance(self.network, self._stages[stage], store.load(DENSE, stage, chunk))
-        store.save(DENSE, stage + 1, chunk, keep(results, self._stages[stage].live))
-        return results
 
 
 def _first_not_finite(values: Sequence[Tensor], chunks: Sequence[int]) -> tuple[int, int]:

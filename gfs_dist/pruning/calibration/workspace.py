@@ -190,23 +190,17 @@ def _write_dense(folder: Path, model: nn.Module, example: Tensor) -> None:
     try:
         networks.save(folder, model, example=example)
     except ShapeError as error:
-        cure = _cure(model, example, error)
+        wanted, cure = networks.dtype_of(model), WRAP
+        if not isinstance(error.__cause__, TypeError):
+            cure = f"accepted are samples along the first axis; {STACK}"
+            if example.dtype != wanted and "type" in str(error.__cause__):
+                cure = f"samples are {example.dtype}, weights {wanted}: convert one to the other"
         raise ShapeError(f"batches: {error}; {cure}") from error
     except ConfigError as error:
         if not isinstance(error.__cause__, UnstorableError):
             raise
         reason = error.__cause__.args[0]  # of its graph: no pruning without one
         raise ConfigError(f"model: it cannot be pruned: {reason}") from error
-
-
-def _cure(model: nn.Module, x: Tensor, error: ShapeError) -> str:
-    """The remedy for samples ``x`` that the network refuses."""
-    wanted = networks.dtype_of(model)
-    if isinstance(error.__cause__, TypeError):
-        return WRAP
-    if x.dtype != wanted and "type" in str(error.__cause__):
-        return f"samples are {x.dtype}, weights {wanted}: convert one to the other"
-    return f"accepted are samples along the first axis; {STACK}"
 
 
 def read_sums(paths: Sequence[Path], names: Sequence[str] | None = None) -> Sums:

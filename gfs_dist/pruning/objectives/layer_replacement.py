@@ -135,10 +135,6 @@ class LayerReplacement:
             for call in self._additive
         ]
 
-    def loss_sums(self, chunk: Chunk, coefficients: Tensor, trials: Sequence[Trial]) -> Tensor:
-        """``sum_s l_s`` of each trial over the samples of a chunk: float64 (trials,)."""
-        return loss_sums(self.logits(chunk, coefficients, trials), chunk.labels)
-
     @torch.no_grad()
     def logits(self, chunk: Chunk, coefficients: Tensor, trials: Sequence[Trial]) -> Tensor:
         """Outputs of the network, trial by trial: (trials * samples, classes)."""

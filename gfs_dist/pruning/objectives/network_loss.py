@@ -184,7 +184,8 @@ class NetworkLoss(OwnCandidates):
         def evaluate(cell: tuple[int, int]) -> Tensor:
             chunk, batch = self._chunks[cell[0]], batches[cell[1]]
             padded = places.padded(batch, trials)
-            return self._layer.loss_sums(chunk, self._coefficients, padded)
+            logits = self._layer.logits(chunk, self._coefficients, padded)
+            return loss_sums(logits, chunk.labels)
 
         table = torch.full((self._num_chunks, len(trials)), torch.inf, dtype=torch.float64)
         with one_thread_each() as pool:
@@ -194,7 +195,12 @@ class NetworkLoss(OwnCandidates):
                 self._present = self.position
             for (chunk, batch), sums in zip(cells, pool.map(evaluate, cells), strict=True):
                 numbers, found = list(batches[batch].values()), sums[list(batches[batch])]
-                self._check([trials[number] for number in numbers], found)
+                if len(bad := (~torch.isfinite(found)).nonzero()):
+                    raise NonFiniteError(
+                        f"layer {self._layer.name!r}: the loss with candidate "
+                        f"{trials[numbers[int(bad[0])]].candidate} as pick {self.position + 1} is "
+                        f"{float(found[int(bad[0])])}"
+                    )
                 table[chunk, numbers] = found
                 self._tick()
         losses = torch.zeros(len(trials), dtype=torch.float64)
@@ -217,15 +223,6 @@ class NetworkLoss(OwnCandidates):
                 f"{self._share.rank} of {self._share.num_ranks} computes are not those of all"
             )
         return whole
-
-    def _check(self, trials: Sequence[Trial], losses: Tensor) -> None:
-        bad = (~torch.isfinite(losses)).nonzero()
-        if len(bad):
-            first = int(bad[0])
-            raise NonFiniteError(
-                f"layer {self._layer.name!r}: the loss with candidate "
-                f"{trials[first].candidate} as pick {self.position + 1} is {float(losses[first])}"
-            )
 
     def _find_most_trials(self) -> Tensor:
         """Trials of a batch at most, found by the rank of the first chunk: float64 (1,).

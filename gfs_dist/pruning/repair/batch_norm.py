@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks import device_of
-from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
+from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.graph.json_values import StepOutput
 from gfs_dist.pruning.calibration.determinism import one_thread_each
 from gfs_dist.pruning.calibration.staged_run import FileStore, advance, keep, make_stages
@@ -99,7 +99,10 @@ def _norms(network: GraphNetwork) -> list[_Norm]:
         if step.kind == "tensor":
             tensors[step.name] = reduce(getattr, step.path, network)
             continue
-        x, *given = (_argument(step, *place) for place in enumerate(ARGUMENTS))
+        x, *given = (
+            step.args[place] if place < len(step.args) else step.kwargs.get(name)
+            for place, name in enumerate(ARGUMENTS)
+        )
         module = network.get_submodule(step.target) if step.kind == "module" else None
         if isinstance(module, _BatchNorm):
             statistics = [module.running_mean, module.running_var]
@@ -113,10 +116,6 @@ def _norms(network: GraphNetwork) -> list[_Norm]:
                 found.append(_Norm(name, mean, variance, cast(StepOutput, x).name))
     calls = Counter(id(norm.mean) for norm in found)
     return [norm for norm in found if calls[id(norm.mean)] == 1]
-
-
-def _argument(step: Step, place: int, name: str) -> Any:
-    return step.args[place] if place < len(step.args) else step.kwargs.get(name)
 
 
 def _statistics_of(x: Tensor) -> NormStatistics:

@@ -10,29 +10,36 @@ idea of Zhang et al. 2015, arXiv 1505.06798).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError
+from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.calibration.determinism import one_thread
 from gfs_dist.pruning.calibration.layer_sites import Site, ancestors
-from gfs_dist.pruning.calibration.moments import Geometry, Moments, Sums
+from gfs_dist.pruning.calibration.moments import Geometry, Moments, Sums, sum_chunks
 from gfs_dist.pruning.calibration.staged_run import (
     DENSE,
     SMALL,
     ActivationStore,
+    FileStore,
     Results,
     advance,
     make_stages,
 )
+from gfs_dist.pruning.calibration.workspace import CPU, Workspace, read_sums
 from gfs_dist.pruning.repair.least_squares import Fit
 from gfs_dist.pruning.smaller import KeptChannels, make_smaller
 from gfs_dist.pruning.structure.structure import Structure
+from gfs_dist.runtime import Runtime
 
 TARGETS = ("stream", "output")
 REPEATS = 3
@@ -69,7 +76,14 @@ class NetworkPair:
     dense_results: Mapping[int, Results] | None = None
 
     def __post_init__(self) -> None:
-        self.sites = self._touched()
+        # Sites whose input or summand depends on a pruned module.
+        program, above = self.small.gfs_program, ancestors(self.small)
+        changed = {s.name for s in program if s.kind == "module" and s.target in self.outputs}
+        self.sites = [
+            site
+            for site in self.sites
+            if changed & (above[site.source] | above[site.other or site.source])
+        ]
         if self.target == "output":
             self.sites = [site.alone() for site in self.sites]
         aims = [frozenset([site.stream]) for site in self.sites]
@@ -111,14 +125,15 @@ class NetworkPair:
         """Moments' sums of one chunk at one site."""
         site = self.sites[visit.stage]
         dense, small = (self.results(name, visit, chunk, store) for name in (DENSE, SMALL))
-        aimed = self._kept(site, dense[site.stream])
+        geometry = Geometry.of(self.small.get_submodule(site.module))
+        aimed = dense[site.stream]
+        if (kept := self.outputs.get(site.module)) is not None:
+            aimed = aimed.index_select(geometry.axis, kept.to(aimed.device))
         other = 0.0 if site.other is None else small[site.other]
         if visit.is_repeat:
             reached = advance(self.small, self._tails[visit.stage], small)[site.stream]
             aimed = torch.where(aimed > 0, aimed, reached.clamp(max=0))
-        geometry = Geometry.of(self.small.get_submodule(site.module))
-        target = aimed - other
-        return geometry.sums(small[site.source], target, only_target=visit.is_repeat)
+        return geometry.sums(small[site.source], aimed - other, only_target=visit.is_repeat)
 
     def moments(self, stage: int, sums: Sums) -> Moments:
         """The sums as moments.
@@ -134,30 +149,10 @@ class NetworkPair:
         channels = module.get_parameter("weight").shape[1]
         return Geometry.of(module).assemble(sums, channels)
 
-    def _touched(self) -> list[Site]:
-        """Sites whose input or summand depends on a pruned module."""
-        program, above = self.small.gfs_program, ancestors(self.small)
-        changed = {s.name for s in program if s.kind == "module" and s.target in self.outputs}
-        return [
-            site
-            for site in self.sites
-            if changed & (above[site.source] | above[site.other or site.source])
-        ]
-
-    def _kept(self, site: Site, values: Tensor) -> Tensor:
-        kept = self.outputs.get(site.module)
-        if kept is None:
-            return values
-        axis = Geometry.of(self.small.get_submodule(site.module)).axis
-        return values.index_select(axis, kept.to(values.device))
-
-
-Sum = Callable[[Visit], Sums]
-
 
 def sweep(
     pair: NetworkPair,
-    sum_up: Sum,
+    sum_up: Callable[[Visit], Sums],
     *,
     repeats: int = REPEATS,
     on_fit: Callable[[int], None] = lambda _: None,
@@ -183,3 +178,114 @@ def sweep(
                 fit.solve(pair.moments(stage, sums))
             on_fit(stage)
         on_site(stage)
+
+
+@dataclass(frozen=True)
+class SweepTask:
+    """One visit of a sweep on one part of the samples.
+
+    Attributes:
+        structure: of the workspace's network.
+        sites: in the order in which they are fitted.
+        kept: channels of the smaller network.
+        target: see :class:`NetworkPair`.
+        name: folder of this sweep in the workspace.
+    """
+
+    workspace: Workspace
+    structure: Structure
+    sites: tuple[Site, ...]
+    kept: KeptChannels
+    target: str
+    name: str
+
+    def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> str:
+        """The file of the sums of ``item``: visit, fits made so far, and part."""
+        visit, fits, part = Visit(*item[0]), item[1], item[2]
+        store = FileStore(self.folder, device)
+        pair = self._pair_after(fits, device)
+        chunks = self.workspace.parts()[part]
+        if visit == Visit(0, False):
+            for chunk in chunks:
+                start = {pair.dense.gfs_inputs[0]: self.workspace.x(chunk)}
+                for network in (DENSE, SMALL):
+                    store.save(network, 0, chunk, start)
+        sums = sum_chunks(lambda chunk: pair.sums(visit, chunk, store), chunks, tick)
+        path = self.folder / f"sums_{visit.stage:04d}_{fits:05d}_{part:02d}.safetensors"
+        checkpoint.write_tensors(path, sums, durable=False)
+        return str(path)
+
+    @property
+    def folder(self) -> Path:
+        return self.workspace.subfolder(self.name)
+
+    def fit_file(self, number: int) -> Path:
+        """The tensors that one fit changed."""
+        return self.folder / f"fit_{number:05d}.safetensors"
+
+    def make_pair(self, device: torch.device = CPU) -> NetworkPair:
+        """The networks before the first fit."""
+        dense = self.workspace.dense(device)
+        return NetworkPair.of_cut(dense, self.structure, self.kept, self.sites, self.target)
+
+    def _pair_after(self, fits: int, device: torch.device) -> NetworkPair:
+        fitted = _fitted(self.folder)
+        if fitted.pair is None or fitted.fits > fits:
+            fitted.pair, fitted.fits = self.make_pair(device), 0
+        for number in range(fitted.fits, fits):
+            own = fitted.pair.small.state_dict()
+            for name, value in load_file(self.fit_file(number)).items():
+                own[name].copy_(value)
+        fitted.fits = fits
+        return fitted.pair
+
+
+@dataclass
+class _Fitted:
+    """The networks of the sweep that this process last worked on, after some fits."""
+
+    folder: Path
+    pair: NetworkPair | None = None
+    fits: int = 0
+
+
+@functools.lru_cache(maxsize=1)
+def _fitted(folder: Path) -> _Fitted:
+    return _Fitted(folder)
+
+
+def run_sweep(
+    task: SweepTask, runtime: Runtime, on_site: Callable[[int], None] = lambda _: None
+) -> GraphNetwork:
+    """The smaller network with all its sites fitted, one after another."""
+    pair, parts = task.make_pair(), range(len(task.workspace.parts()))
+    store, fits = FileStore(task.folder), 0
+
+    def sum_up(visit: Visit) -> Sums:
+        found = runtime.map(task, [(tuple(visit), fits, part) for part in parts])
+        files = [Path(path) for path in found.values]
+        sums = read_sums(files)
+        for file in files:
+            file.unlink()
+        return sums
+
+    def on_fit(stage: int) -> None:
+        nonlocal fits
+        site = pair.sites[stage]
+        tensors = {
+            f"{name}.{key}": value
+            for name in (site.module, site.norm)
+            if name is not None
+            for key, value in pair.small.get_submodule(name).state_dict().items()
+            if value.is_floating_point()
+        }
+        checkpoint.write_tensors(task.fit_file(fits), tensors, durable=False)
+        fits += 1
+
+    def done(stage: int) -> None:
+        for network in (DENSE, SMALL):
+            store.drop(network, stage)
+        on_site(stage)
+
+    sweep(pair, sum_up, on_fit=on_fit, on_site=done)
+    return pair.small

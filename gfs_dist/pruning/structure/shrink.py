@@ -48,7 +48,16 @@ def shrink(model: nn.Module, structure: Structure, kept: Kept) -> nn.Module:
     smaller = copy.deepcopy(model)
     outputs, inputs = removed_channels(structure, kept)
     for name, channels in outputs.items():
-        _cut_outputs(smaller.get_submodule(name), channels)
+        module = smaller.get_submodule(name)
+        if getattr(module, "groups", 1) > 1:  # depthwise
+            _count_down(module, ("groups", *INPUTS), channels)
+        # A network in recorded steps holds the tensors of a class that it does not know in a plain
+        # module: there are no sizes in it to be kept.
+        _count_down(module, OUTPUTS, channels)
+        for key in PER_OUTPUT:
+            tensor = getattr(module, key, None)
+            if tensor is not None:
+                _cut(module, key, outputs_axis(module) if tensor.ndim > 1 else 0, channels)
     for name, channels in inputs.items():
         module = smaller.get_submodule(name)
         _count_down(module, INPUTS, channels)
@@ -99,21 +108,6 @@ def by_inputs(consumer: nn.Module) -> Tensor:
     """The weight of a convolution or linear layer, seen with its inputs in front."""
     weight = consumer.get_parameter("weight")
     return weight if getattr(consumer, "transposed", False) else weight.transpose(0, 1)
-
-
-def _cut_outputs(module: nn.Module, channels: set[int]) -> None:
-    """Remove outputs of a layer, or channels of a module with one weight for each.
-
-    A network in recorded steps holds the tensors of a class that it does not know in a plain
-    module: there are no sizes in it to be kept.
-    """
-    if getattr(module, "groups", 1) > 1:  # depthwise
-        _count_down(module, ("groups", *INPUTS), channels)
-    _count_down(module, OUTPUTS, channels)
-    for name in PER_OUTPUT:
-        tensor = getattr(module, name, None)
-        if tensor is not None:
-            _cut(module, name, outputs_axis(module) if tensor.ndim > 1 else 0, channels)
 
 
 def _count_down(module: nn.Module, sizes: Sequence[str], channels: set[int]) -> None:

@@ -118,22 +118,15 @@ class _WidthSearch:
         self._mixed = cost.pairs + cost.pairs.T - 2 * np.diag(self._squares)
         self._most = np.array([widths[-1] for widths in allowed])
         self._spread = max(float(loss[0] - loss[-1]) for loss in losses)
-        self._numbers, self._table = self._tabulate()
+        # At [i, v] the number of layer i's last choice that is at most v wide, -1 without one.
+        wide = np.arange(self._most.max() + 1)
+        self._numbers = np.stack([np.searchsorted(w, wide, "right") for w in allowed]) - 1
+        # At [i, c] the loss of layer i's choice c, infinite where there is no such choice.
+        self._table = np.full((len(losses), max(map(len, losses)) + 1), np.inf)
+        for row, loss in zip(self._table, losses, strict=True):
+            row[: len(loss)] = loss
         self.widths = np.array([widths[0] for widths in allowed])
         assert cost(self.widths) <= limit, f"{cost(self.widths)} > {limit}"
-
-    def _tabulate(self) -> tuple[Integers, Floats]:
-        """Two tables, a row a layer.
-
-        Number of its last choice that is at most v wide, -1 if there is none, at [i, v]. Loss of
-        its choice c, infinite where there is no such choice, at [i, c].
-        """
-        wide = np.arange(self._most.max() + 1)
-        numbers = np.stack([np.searchsorted(widths, wide, "right") for widths in self._allowed]) - 1
-        table = np.full((len(self._losses), max(map(len, self._losses)) + 1), np.inf)
-        for row, losses in zip(table, self._losses, strict=True):
-            row[: len(losses)] = losses
-        return numbers, table
 
     def price(self) -> None:
         """Take the widths at the lowest price of the cost at which they meet the limit."""

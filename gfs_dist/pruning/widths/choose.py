@@ -113,16 +113,16 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) ->
         {"rule": rule, "loss": loss}
         for rule, loss in zip(starts, exchange.losses(list(starts.values())), strict=True)
     ]
-    found = exchange.run(list(starts.values()))
-    if found.trials > len(starts):
-        compared.append({"rule": f"exchanges, {found.trials} trials", "loss": found.loss})
+    widths, loss = exchange.run(list(starts.values()))
+    if exchange.used > len(starts):
+        compared.append({"rule": f"exchanges, {exchange.used} trials", "loss": loss})
     samples = len(task.compared) * len(pruner.workspace.x(0))
     reason = (
-        f"widths of least divergence from the dense network's outputs: {found.loss:.4f} nats on "
+        f"widths of least divergence from the dense network's outputs: {loss:.4f} nats on "
         f"{samples} samples after one refit (errors of single layers added up: "
         f"{compared[0]['loss']:.4f}, the same share of every layer: {compared[1]['loss']:.4f})"
     )
-    return ChosenWidths(found.widths, "measured", reason, compared)
+    return ChosenWidths(widths, "measured", reason, compared)
 
 
 def _trials(pruner: Pruner) -> tuple[WidthTrial, int]:

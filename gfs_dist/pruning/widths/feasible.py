@@ -48,7 +48,18 @@ def check_costs(budget: Budget, costs: Costs) -> None:
         ConfigError: a layer that does not exist, or a width that it cannot have.
         BudgetError: even the smallest network costs more; says what the least is.
     """
-    _check_widths(budget.widths, costs.channels, budget.round_to)
+    for name, width in budget.widths.items():
+        if name not in costs.channels:
+            known = nearest(name, costs.channels) or f"; accepted {', '.join(costs.channels)}"
+            raise ConfigError(f"budget.widths: no layer {name!r} that can be pruned{known}")
+        allowed = allowed_widths(costs.channels[name], budget.round_to)
+        if width not in allowed:
+            kind = "a whole number" if budget.round_to == 1 else f"a multiple of {budget.round_to}"
+            whole = f", or {allowed[-1]}" if allowed[-1] % budget.round_to else ""
+            raise ConfigError(
+                f"budget.widths: {name}: found {width}, accepted {kind} from {allowed[0]} to "
+                f"{allowed[-1]}{whole}"
+            )
     if budget.kind not in UNITS:
         return
     least, limit = costs.of(budget.kind, costs.least(budget.round_to)), costs.limit(budget)
@@ -61,21 +72,6 @@ def check_costs(budget: Budget, costs: Costs) -> None:
             f"{UNITS[budget.kind]}), but with {each} in every layer it is still "
             f"{percent(reachable)} ({least:,}): no widths cost less"
         )
-
-
-def _check_widths(widths: Mapping[str, int], channels: Mapping[str, int], round_to: int) -> None:
-    for name, width in widths.items():
-        if name not in channels:
-            known = nearest(name, channels) or f"; accepted {', '.join(channels)}"
-            raise ConfigError(f"budget.widths: no layer {name!r} that can be pruned{known}")
-        allowed = allowed_widths(channels[name], round_to)
-        if width not in allowed:
-            kind = "a whole number" if round_to == 1 else f"a multiple of {round_to}"
-            whole = f", or {allowed[-1]}" if allowed[-1] % round_to else ""
-            raise ConfigError(
-                f"budget.widths: {name}: found {width}, accepted {kind} from {allowed[0]} to "
-                f"{allowed[-1]}{whole}"
-            )
 
 
 def check_latency(budget: Budget, dense_s: float, least_s: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 
 from gfs_dist.pruning.widths.budget import allowed_widths
@@ -13,15 +12,6 @@ Widths = dict[str, int]
 Measure = Callable[[Sequence[Widths]], list[float]]
 TRIED = 4
 """Exchanges measured at once, the most promising first."""
-
-
-@dataclass(frozen=True)
-class ExchangedWidths:
-    """Widths, their measured loss, and how many trials that took."""
-
-    widths: Widths
-    loss: float
-    trials: int
 
 
 class WidthExchange:
@@ -65,8 +55,12 @@ class WidthExchange:
         """Trials so far."""
         return len(self._known)
 
-    def run(self, starts: Sequence[Widths]) -> ExchangedWidths:
-        """From the best of several widths within the limit to widths that no exchange betters."""
+    def run(self, starts: Sequence[Widths]) -> tuple[Widths, float]:
+        """From the best of several widths within the limit to widths that no exchange betters.
+
+        Returns:
+            These widths, and their measured loss.
+        """
         losses = self.losses(starts)
         loss, place = min((loss, i) for i, loss in enumerate(losses))
         widths = dict(starts[place])
@@ -80,7 +74,7 @@ class WidthExchange:
                 if max(self._steps.values()) == 1:
                     break
                 self._steps = {name: max(1, step // 2) for name, step in self._steps.items()}
-        return ExchangedWidths(widths, loss, self.used)
+        return widths, loss
 
     def losses(self, wanted: Sequence[Widths]) -> list[float]:
         """Measured losses of widths; each is measured once."""

@@ -47,14 +47,13 @@ def test_widths_get_better_and_no_layer_could_have_more(seed: int) -> None:
     case = Case(seed)
     costs, most, round_to = case.costs, case.most, case.round_to
     start = proportional(costs, case.limit, round_to=round_to, most=most)
-    found = WidthExchange(costs, "macs", case.limit, case.measure, case.trials, most, round_to).run(
-        [start]
-    )
-    assert found.trials == case.measured <= case.trials
-    assert found.loss == case.measure([found.widths])[0] <= case.measure([start])[0]
-    assert costs.of("macs", found.widths) <= case.limit
-    for name, width in found.widths.items():
+    search = WidthExchange(costs, "macs", case.limit, case.measure, case.trials, most, round_to)
+    widths, loss = search.run([start])
+    assert search.used == case.measured <= case.trials
+    assert loss == case.measure([widths])[0] <= case.measure([start])[0]
+    assert costs.of("macs", widths) <= case.limit
+    for name, width in widths.items():
         allowed = allowed_widths(case.channels[name], round_to, most[name])
         assert width in allowed
         wider = [w for w in allowed if w > width]
-        assert not wider or costs.of("macs", {**found.widths, name: wider[0]}) > case.limit, name
+        assert not wider or costs.of("macs", {**widths, name: wider[0]}) > case.limit, name
