@@ -29,10 +29,6 @@ class EventLog:
     Args:
         injected: scheduled faults (tests); those of the coordinator are carried out here.
         store: where workers note the time of theirs; None without workers.
-
-    Attributes:
-        generation, num_ranks, step: at the moment.
-        events, faults: all rows so far.
     """
 
     def __init__(self, injected: Sequence[Fault] = (), store: TCPStore | None = None) -> None:

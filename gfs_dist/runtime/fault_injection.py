@@ -57,9 +57,7 @@ def from_environment() -> list[Fault]:
     Raises:
         InputError: the variable holds something else.
     """
-    text = os.environ.get(VARIABLE, "")
-    if not text:
-        return []
+    text = os.environ.get(VARIABLE) or "[]"
     try:
         return [Fault(**row) for row in json.loads(text)]
     except (json.JSONDecodeError, TypeError) as error:

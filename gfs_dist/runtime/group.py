@@ -95,7 +95,6 @@ class GroupRun(ABC):
     """The generations of one search or group task; subclasses say what differs.
 
     Args:
-        pool: the workers.
         step: where the work begins.
 
     Attributes:
@@ -249,12 +248,7 @@ class GroupRun(ABC):
 
 
 class SearchRun(GroupRun):
-    """One search: every generation continues from the longest path that any rank knew.
-
-    Attributes:
-        path: as far as it is known here.
-        partition, graph: of the current generation.
-    """
+    """One search: every generation continues from the longest path that any rank knew."""
 
     work = Work.SEARCH
     phase = Phase.SEARCH

@@ -83,11 +83,6 @@ class MapResults:
 class MapRun:
     """One map by workers.
 
-    Args:
-        pool: the workers.
-        items: in the order of results.
-        callback: called for each as it is done, in this thread.
-
     Attributes:
         members: the worker of each rank, the last one where none is up.
         coming: ranks whose worker is not up, and until when it is waited for.

@@ -102,8 +102,6 @@ class Runtime(ABC):
         """Greedy forward selection by all ranks.
 
         Args:
-            problem: what to search; the same object again keeps what workers hold of it.
-            stop: when to end.
             partition: candidates of each rank; None for contiguous parts.
             path: picks already made; replayed and verified.
             on_progress: called in this thread.
@@ -121,7 +119,6 @@ class Runtime(ABC):
         """Do every item, each by any one worker: an idle one takes the next.
 
         Args:
-            task: what is done; the same object again is not sent again.
             items: small, as they travel to workers by pickle.
             on_progress: called for each item as it is done, in this thread.
 
@@ -141,7 +138,6 @@ class Runtime(ABC):
         replaced; it resumes from its own checkpoint.
 
         Args:
-            task: what is done; the same object again is not sent again.
             on_progress: called in this thread.
 
         Raises:
@@ -306,7 +302,6 @@ def open_runtime(
     """Start the workers that ``spec`` describes, without waiting for them.
 
     Args:
-        spec: kind and number of workers.
         faults: to be carried out, besides those of ``GFS_FAULTS`` (tests).
         observers: get reports of all work; on a Ray cluster Prometheus metrics are added.
 

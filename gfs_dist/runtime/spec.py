@@ -34,7 +34,6 @@ class Problem(Protocol):
         ``tick`` reports that the rank still works; call it from long loops, also later from
         ``scores``.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,6 @@ class Task(Protocol):
         large goes to a file that is named after the item and written atomically. ``tick`` says
         "still working"; call it from long loops.
         """
-        ...
 
 
 class Peers(Protocol):
@@ -79,15 +77,12 @@ class Peers(Protocol):
         Sums are formed in the dtype of the tensor, at least float32. The same bits come out on
         every rank, and again whenever as many ranks average the same values.
         """
-        ...
 
     def broadcast(self, tensors: Sequence[Tensor], owner: int = 0) -> None:
         """Replace ``tensors``, of any dtype, by those of rank ``owner``."""
-        ...
 
     def barrier(self) -> None:
         """Return when all ranks have called it."""
-        ...
 
 
 class NoPeers:
@@ -116,7 +111,6 @@ class Tick(Protocol):
         ``value`` is plain JSON data; rank 0's is passed on to the caller's ``on_progress``. Where
         rank 0 is lost, so may be its reports of the last tenth of a second.
         """
-        ...
 
 
 class GroupTask(Protocol):
@@ -128,7 +122,6 @@ class GroupTask(Protocol):
         After a fault it is called anew, perhaps with fewer ranks, and must resume from its own
         checkpoint. Let errors of ``peers`` through.
         """
-        ...
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,6 @@ log = logging.getLogger(__name__)
 class WorkerContext:
     """What a worker has, whichever kind of work it does.
 
-    Args:
-        address: the coordinator's store.
-        name: of this worker, never used again for another.
-
     Attributes:
         assignment: rank, device and so on in the current generation.
         timing: of the current job.

@@ -109,9 +109,7 @@ class WorkerPool:
     is ready.
 
     Args:
-        spec: how many, where, how patient.
         launcher: starts them; closed with the pool.
-        faults: to be carried out (tests).
 
     Attributes:
         generation: the current one, -1 before the first.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import count
+from multiprocessing import get_context
 
 import pytest
 import torch
@@ -19,6 +20,15 @@ from gfs_dist.selection.objective import Communicator, SingleRank
 
 GRAPHS = ["line", "ring", "star", "tree", "random:1"]
 _prefixes = count()
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """Four processes to be ranks in."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["gfs_dist.runtime.graph"])  # torch is imported once
+    with ProcessPoolExecutor(4, mp_context=context) as pool:
+        yield pool
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,6 @@ from gfs_dist.runtime.backends.local import LocalLauncher
 from tests.runtime.tasks import Count, Square
 
 TOTAL = float(sum(range(21)))
-
-
-@pytest.fixture(scope="module")
-def local() -> Iterator[Runtime]:
-    with open_runtime(RuntimeSpec(kind="local", workers=2, threads=1)) as runtime:
-        yield runtime
 
 
 def disturbed(

@@ -24,12 +24,6 @@ def alone(problem: MatrixProblem, stop: Stop = STEPS) -> GreedyPath:
         return runtime.search(problem, stop).path
 
 
-@pytest.fixture(scope="module")
-def local() -> Iterator[Runtime]:
-    with open_runtime(RuntimeSpec(kind="local", workers=2, threads=1)) as runtime:
-        yield runtime
-
-
 @pytest.fixture(scope="module", params=[1, 3, 4])
 def other_local(request: pytest.FixtureRequest) -> Iterator[Runtime]:
     with open_runtime(RuntimeSpec(kind="local", workers=request.param, threads=1)) as runtime:

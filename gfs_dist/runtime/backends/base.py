@@ -38,11 +38,9 @@ class Worker(Protocol):
         ``WorkHandler.prepare``, in the worker. The future raises the error of a user, or
         :class:`WorkerDiedError`.
         """
-        ...
 
     def kill(self) -> None:
         """End it now, even if stopped; what it was asked fails with :class:`WorkerDiedError`."""
-        ...
 
 
 class Launcher(Protocol):
@@ -62,19 +60,15 @@ class Launcher(Protocol):
         Raises:
             PlacementError: there is room for none.
         """
-        ...
 
     def start(self, name: str, slot: int, address: Address) -> Worker:
         """Start a worker and return at once."""
-        ...
 
     def share(self, payload: bytes) -> Any:
         """A handle that stands for ``payload`` as an argument of calls to many workers."""
-        ...
 
     def close(self) -> None:
         """End all workers and leave nothing behind."""
-        ...
 
 
 def module_path() -> list[str]:

@@ -259,11 +259,7 @@ class LocalWorker:
 
 
 class LocalLauncher:
-    """Starts worker processes; the user's main module is not run again in them.
-
-    Args:
-        device: passed through.
-    """
+    """Starts worker processes; the user's main module is not run again in them."""
 
     host = "127.0.0.1"
 

@@ -176,18 +176,16 @@ class RayLauncher:
         group = self._group = placement_group([bundle] * num_workers, strategy="PACK")
         told = False
         while True:
-            try:
+            with contextlib.suppress(GetTimeoutError):
                 ray.get(group.ready(), timeout=self.spec.placement_timeout_s)
-            except GetTimeoutError:
-                if self._embedded or _room_of_nodes(bundle) < num_workers:
-                    remove_placement_group(group)
-                    self._group = None
-                    return False
-                if not told:
-                    _LOG.warning("waiting for room: other jobs hold the cluster")
-                    told = True
-            else:
                 return True
+            if self._embedded or _room_of_nodes(bundle) < num_workers:
+                remove_placement_group(group)
+                self._group = None
+                return False
+            if not told:
+                _LOG.warning("waiting for room: other jobs hold the cluster")
+                told = True
 
     def start(self, name: str, slot: int, address: Address) -> RayWorker:
         assert self._group is not None
