@@ -43,7 +43,11 @@ def build(graph: Any) -> GraphNetwork:
             _place(network, name, *_tensor(content, f"graph.tensors: {name[:60]!r}"))
     tensors = named_tensors(network)
     for name, original in checked(dict, graph.get("tied"), "graph.tied").items():
-        _tie(network, tensors, name, original)
+        old, new = tensors.get(name), tensors.get(original) if isinstance(original, str) else None
+        if old is None or new is None or old.shape != new.shape or type(old) is not type(new):
+            raise ConfigError(f"graph.tied: {name[:60]!r} cannot be {str(original)[:60]!r}")
+        owner, own_name = split_name(network, name)
+        setattr(owner, own_name, new)
     there: dict[str, Any] = {"module": layers, "tensor": tensors, "call": FUNCTIONS}
     for step in network.gfs_program:
         if step.target not in there[step.kind]:
@@ -160,12 +164,3 @@ def _place(network: nn.Module, name: str, part: nn.Module | Tensor, stored: bool
             holder.register_buffer(own_name, part, persistent=stored)
     except KeyError as error:
         raise ConfigError(f"graph: {name[:60]!r} cannot be placed: {error.args[0]}") from error
-
-
-def _tie(network: nn.Module, tensors: dict[str, Tensor], name: str, original: Any) -> None:
-    """Make ``name`` the same tensor as ``original``."""
-    own, first = tensors.get(name), tensors.get(original) if isinstance(original, str) else None
-    if own is None or first is None or own.shape != first.shape or type(own) is not type(first):
-        raise ConfigError(f"graph.tied: {name[:60]!r} cannot be {str(original)[:60]!r}")
-    owner, own_name = split_name(network, name)
-    setattr(owner, own_name, first)

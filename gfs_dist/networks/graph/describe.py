@@ -45,7 +45,10 @@ def describe(
     """
     traced = network
     if isinstance(network, GraphNetwork):
-        steps = _recorded_steps(network)
+        nodes = [_node(s.name, s.kind, s.target, s.args, s.kwargs) for s in network.gfs_program]
+        steps = {"inputs": network.gfs_inputs, "nodes": nodes, "output": encode(network.gfs_output)}
+        if network.gfs_evaluation_only:
+            steps["evaluation_only"] = True
     else:
         traced = copied(network).eval()
         steps = _steps(traced, inputs)
@@ -61,23 +64,12 @@ def describe(
     return graph, {name: tensor.detach() for name, tensor in tensors.items()}
 
 
-def _recorded_steps(network: GraphNetwork) -> dict[str, Any]:
-    nodes = [_node(s.name, s.kind, s.target, s.args, s.kwargs) for s in network.gfs_program]
-    steps = {"inputs": network.gfs_inputs, "nodes": nodes, "output": encode(network.gfs_output)}
-    return {**steps, "evaluation_only": True} if network.gfs_evaluation_only else steps
-
-
 def _node(
     name: str, kind: str, target: str, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
     try:
         encoded = {key: encode(value) for key, value in kwargs.items()}
-        return {
-            "name": name,
-            kind: target,
-            "args": [encode(arg) for arg in args],
-            "kwargs": encoded,
-        }
+        return {"name": name, kind: target, "args": [encode(a) for a in args], "kwargs": encoded}
     except UnstorableError as error:
         raise UnstorableError(f"step {name!r}: {error}: {SPLIT_IT}") from error
 
@@ -268,10 +260,8 @@ def _own_tensors(
     for name, tensor in tensors.items():
         if name.rpartition(".")[0] not in layers:
             kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
-            own[name] = {
-                "kind": kind if name in stored else "constant",
-                "shape": list(tensor.shape),
-            }
+            kind = kind if name in stored else "constant"
+            own[name] = {"kind": kind, "shape": list(tensor.shape)}
             if not tensor.is_floating_point():
                 own[name]["dtype"] = str(tensor.dtype).removeprefix("torch.")
     return own

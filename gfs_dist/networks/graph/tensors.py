@@ -124,7 +124,14 @@ def assign(
         found = tuple(tensors[name].shape) if name in tensors else "no such tensor"
         if found != wanted:
             raise CheckpointError(f"{source}: tensor {name!r}: found {found}, accepted {wanted}")
-        _check_kind(f"{source}: tensor {name!r}", expected[name], tensors[name])
+        old, new = expected[name], tensors[name]
+        if old.is_floating_point() and not new.is_floating_point():
+            accepted = "floating point"
+        elif not old.is_floating_point() and new.dtype != old.dtype:
+            accepted = str(old.dtype)
+        else:
+            continue
+        raise CheckpointError(f"{source}: tensor {name!r}: found {new.dtype}, accepted {accepted}")
     placed: dict[int, Tensor] = {}
     for name, old in expected.items():
         if id(old) not in placed:
@@ -132,14 +139,6 @@ def assign(
             placed[id(old)] = as_parameter(new) if isinstance(old, nn.Parameter) else new
         owner, own_name = split_name(network, name)
         setattr(owner, own_name, placed[id(old)])
-
-
-def _check_kind(where: str, expected: Tensor, found: Tensor) -> None:
-    if expected.is_floating_point():
-        if not found.is_floating_point():
-            raise CheckpointError(f"{where}: found {found.dtype}, accepted floating point")
-    elif found.dtype != expected.dtype:
-        raise CheckpointError(f"{where}: found {found.dtype}, accepted {expected.dtype}")
 
 
 def load_state(model: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:

@@ -108,7 +108,9 @@ class _Tracer(fx.Tracer):
     def create_proxy(
         self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any
     ) -> Any:
-        if kind == "call_function" and _is_foreign(target):
+        # A Python function outside torch that ``torch.fx.wrap`` marked as a leaf is followed.
+        is_python = kind == "call_function" and isinstance(target, FunctionType)
+        if is_python and not _of_torch(target):
             return target(*args, **kwargs)
         return super().create_proxy(kind, target, args, kwargs, *more, **named)
 
@@ -199,8 +201,3 @@ def _lengths_recorded(network: nn.Module) -> Iterator[None]:
 
 def _of_torch(what: Any) -> bool:
     return str(what.__module__).partition(".")[0] == "torch"
-
-
-def _is_foreign(function: Any) -> bool:
-    """Whether it is a Python function outside torch that ``torch.fx.wrap`` marked as a leaf."""
-    return isinstance(function, FunctionType) and not _of_torch(function)

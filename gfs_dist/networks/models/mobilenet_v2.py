@@ -73,9 +73,7 @@ class MobileNetV2(nn.Module):
     def __init__(self, num_classes: int, in_channels: int, *, cifar: bool) -> None:
         super().__init__()
         width = FIRST_CHANNELS
-        features: list[nn.Module] = [
-            _unit(in_channels, width, 3, 1 if cifar else 2, cifar=cifar),
-        ]
+        features: list[nn.Module] = [_unit(in_channels, width, 3, 1 if cifar else 2, cifar=cifar)]
         for stage, (expansion, channels, depth, first_stride) in enumerate(STAGES):
             for number in range(depth):
                 stride = first_stride if number == 0 and not (cifar and stage == 1) else 1
@@ -105,13 +103,7 @@ def _unit(
     """Convolution, batch-norm, activation."""
     return nn.Sequential(
         nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel,
-            stride,
-            padding=kernel // 2,
-            groups=groups,
-            bias=False,
+            in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
         ),
         nn.BatchNorm2d(out_channels),
         nn.ReLU() if cifar else nn.ReLU6(),

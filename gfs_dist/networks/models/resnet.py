@@ -27,8 +27,7 @@ class PaddedShortcut(nn.Module):
 
     def __init__(self, stride: int, pad: int) -> None:
         super().__init__()
-        self.stride = stride
-        self.pad = pad
+        self.stride, self.pad = stride, pad
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride]

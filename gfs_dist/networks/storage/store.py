@@ -1,25 +1,47 @@
-"""Networks as folders (``models/NAME``): ``architecture.json`` and ``model.safetensors``."""
+"""Networks as folders (``models/NAME``): ``architecture.json`` and ``model.safetensors``.
+
+An architecture of a deep network is verified to make the same network again. There are two kinds:
+the recorded graph (:mod:`gfs_dist.networks.graph.describe`), which needs no other code, and the
+origin of the network with what was removed from it (:mod:`gfs_dist.networks.storage.rebuild`).
+Networks of the catalog prefer the second, all others the first.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from gfs_dist.errors import CheckpointError, ConfigError
+from gfs_dist.errors import (
+    CheckpointError,
+    ConfigError,
+    InputError,
+    NonFiniteError,
+    ShapeError,
+    error_line,
+)
 from gfs_dist.files import atomic, checkpoint
 from gfs_dist.files.untrusted import ARCHITECTURE, read_json
-from gfs_dist.networks.graph.json_values import UnstorableError
-from gfs_dist.networks.graph.tensors import refuse_non_finite
+from gfs_dist.networks.graph.describe import describe
+from gfs_dist.networks.graph.json_values import MAKE_IT_PURE, UnstorableError
+from gfs_dist.networks.graph.tensors import copied, named_tensors, refuse_non_finite
+from gfs_dist.networks.measure.evaluation import first_non_finite
+from gfs_dist.networks.models.catalog import CATALOG
 from gfs_dist.networks.models.two_layer import TwoLayer
-from gfs_dist.networks.storage.equality import inputs_of, plain_copy
-from gfs_dist.networks.storage.rebuild import load_tensors
-from gfs_dist.networks.storage.verified import verified_architecture
+from gfs_dist.networks.storage.equality import difference, inputs_of, outputs_of, plain_copy
+from gfs_dist.networks.storage.rebuild import load_tensors, make_unpruned, removals
 
 LINE = 160
+UNKNOWN = {"model": "graph"}
+"""The origin of a network that came as an object."""
+
+Architecture = tuple[dict[str, Any], dict[str, Tensor]]
+"""The content of ``architecture.json``, and the tensors for it."""
 
 
 def save(
@@ -53,7 +75,7 @@ def save(
     else:
         try:
             copy, inputs = plain_copy(network), inputs_of(example)
-            architecture, tensors = verified_architecture(copy, inputs, origin)
+            architecture, tensors = _verified_architecture(copy, inputs, origin)
         except UnstorableError as error:
             raise ConfigError(f"model: it cannot be stored: {error}") from error
     with atomic.folder(folder) as aside:
@@ -99,3 +121,115 @@ def _readable(content: Any, margin: str = "") -> str:
         items = [_readable(item, inner) for item in content]
     parts = f",\n{inner}".join(items)
     return f"{line[0]}\n{inner}{parts}\n{margin}{line[-1]}"
+
+
+def _verified_architecture(
+    network: nn.Module, inputs: list[Tensor], origin: dict[str, Any] | None = None
+) -> Architecture:
+    """An architecture from which the same network was made again, and the tensors for it.
+
+    Args:
+        network: a :func:`plain_copy`.
+        inputs: its example.
+        origin: of the network before anything was removed, see :func:`gfs_dist.networks.save`.
+
+    Raises:
+        UnstorableError: there is none.
+        ShapeError: the network does not take the example.
+        NonFiniteError: a tensor holds NaN or infinity, or the output NaN; names tensor or layer.
+    """
+    origin = _as_read(origin or UNKNOWN)
+    for name, value in network.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise UnstorableError(
+                f"its state has a {type(value).__name__}, {name!r}, no tensor: give it without "
+                "get_extra_state, and a quantized network as it was before"
+            )
+        refuse_non_finite({name: value})
+    examples = _examples(network, inputs)
+    kinds = [lambda: _by_graph(network, inputs, origin), lambda: _by_origin(network, origin)]
+    evaluation_only: list[Architecture] = []
+    reasons = []
+    for kind in kinds[::-1] if origin.get("model") in CATALOG else kinds:
+        try:
+            architecture, tensors = kind()
+            _verify(architecture, tensors, network, examples)
+        except (UnstorableError, InputError) as reason:
+            reasons.append(str(reason))
+            continue
+        if not architecture.get("graph", {}).get("evaluation_only"):
+            return architecture, tensors
+        evaluation_only.append((architecture, tensors))
+    if evaluation_only:
+        return evaluation_only[0]
+    raise UnstorableError(*reasons)
+
+
+def _examples(network: nn.Module, inputs: list[Tensor]) -> list[tuple[list[Tensor], list[Any]]]:
+    """Inputs and the outputs on them: of the whole example, and of its first row if that runs.
+
+    Raises:
+        ShapeError: the network does not take the example.
+        NonFiniteError: an output is NaN; names the first layer.
+    """
+    running = copied(network)  # a forward pass may count its calls in a buffer
+    try:
+        examples = [(inputs, outputs_of(running, inputs))]
+    except Exception as error:  # the user's code may raise anything
+        words = error_line(error)
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        raise ShapeError(f"example of shape {shapes}: on it the network raises {words}") from error
+    if any(isinstance(leaf, Tensor) and leaf.isnan().any() for leaf in examples[0][1]):
+        layer = first_non_finite(network, *inputs)
+        raise NonFiniteError(f"model: its output is NaN, first after layer {layer!r}")
+    with suppress(Exception):  # some networks need several rows; others have to take any number
+        row = [x[:1] for x in inputs]
+        examples.append((row, outputs_of(running, row)))
+    return examples
+
+
+def _by_graph(network: nn.Module, inputs: list[Tensor], origin: dict[str, Any]) -> Architecture:
+    graph, tensors = describe(network, inputs)
+    refuse_non_finite(tensors)  # constants of the forward pass too
+    return {**origin, "graph": graph}, tensors
+
+
+def _by_origin(network: nn.Module, origin: dict[str, Any]) -> Architecture:
+    if origin == UNKNOWN:
+        raise UnstorableError("its factory, which could make it again, is not known")
+    unpruned = make_unpruned(origin, allowed_factory=origin.get("factory"))
+    own = named_tensors(network)
+    tensors = {name: own[name].detach() for name in network.state_dict() if name in own}
+    return {**origin, "removals": removals(unpruned, network)}, tensors
+
+
+def _verify(
+    architecture: dict[str, Any],
+    tensors: dict[str, Tensor],
+    network: nn.Module,
+    examples: list[tuple[list[Tensor], list[Any]]],
+) -> None:
+    """Make the network again as :func:`gfs_dist.load` will.
+
+    Raises:
+        UnstorableError: it is not the same.
+    """
+    try:
+        factory = architecture.get("factory")
+        again = load_tensors(_as_read(architecture), tensors, "model", factory=factory)
+        wrong = [difference(wanted, outputs_of(again, inputs)) for inputs, wanted in examples]
+    except Exception as error:  # an architecture that leaves something out may raise anything
+        raise UnstorableError(f"made again: {error}: {MAKE_IT_PURE}") from error
+    for name in network.state_dict().keys() ^ again.state_dict().keys():
+        raise UnstorableError(f"made again, {name!r} is not in both")
+    for words in filter(None, wrong):
+        raise UnstorableError(f"made again, it {words}: {MAKE_IT_PURE}")
+
+
+def _as_read(content: dict[str, Any]) -> dict[str, Any]:
+    """JSON content as it is read from a file."""
+    try:
+        read: dict[str, Any] = json.loads(atomic.json_text(content))
+    except TypeError as error:
+        raise ConfigError(f"model: {error}, accepted is what JSON has") from error
+    return read
