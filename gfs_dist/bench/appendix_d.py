@@ -110,7 +110,6 @@ class AppendixDSuite:
         ]
 
     def measure(self, report: SuiteReport) -> None:
-        """All blocks for all objectives."""
         self.exchange = measure_exchanges(self.placement, report)
         self.floors = RankFloors.measured(self.placement.device, self.placement.threads)
         misfits: list[Misfit] = []

@@ -89,7 +89,6 @@ class BlockModel:
         return cls(block, objective, serial, phases, exchange, sizes)
 
     def at(self, ranks: int) -> Estimate:
-        """Seconds to expect."""
         exchange_s = sum(self.exchange.seconds(ranks, size) for size in self.sizes)
         return Estimate.sum(
             [

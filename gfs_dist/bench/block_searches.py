@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,6 @@ class WarmUp:
     workspace: Workspace
 
     def run(self, peers: Peers, device: torch.device, tick: Tick) -> None:
-        """Read it, and wait for all."""
         self.workspace.dense()
         peers.barrier()
 
@@ -81,23 +81,16 @@ class _Results(RuntimeObserver):
 
 @dataclass(frozen=True)
 class LayerSearch:
-    """A task whose items are layers, each searched by one rank by the loss of the network.
-
-    Attributes:
-        workspace: of the network.
-        stop, sampling: of every search.
-    """
+    """A task whose items are layers, each searched by one rank by the loss of the network."""
 
     workspace: Workspace
     stop: Stop
     sampling: Sampling
 
     def problem(self, layer: Layer) -> NetworkLossProblem:
-        """The search of ``layer``."""
         return NetworkLossProblem(self.workspace, layer, RECIPE, self.sampling)
 
     def run(self, layer: Layer, device: torch.device, tick: Callable[[], None]) -> GreedyPath:
-        """Its path."""
         share = RankShare.whole(layer.num_candidates)
         return greedy(self.problem(layer).objective(share, device, tick), self.stop)
 
@@ -107,7 +100,6 @@ class BlockSearches:
     """Searches blocks of a network.
 
     Attributes:
-        problem: network, data, blocks.
         workspace: its network and images, where all ranks reach them.
         exchange_bytes: of each exchange, by block and objective that was searched by ranks alone.
     """
@@ -117,7 +109,6 @@ class BlockSearches:
     exchange_bytes: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 
     def pruner(self, block: Block, objective: str, runtime: Runtime) -> Pruner:
-        """Of one block."""
         settings = self.problem.settings(block, objective)
         return Pruner(self.workspace, Structure((block.layer,), ()), settings, runtime)
 
@@ -245,7 +236,8 @@ def _masked_loss(
         for number, channels in enumerate(consumer.channels):
             for channel in channels:
                 gates[channel] = block.layer.num_candidates * (number == candidate)
-        handles.append(module.register_forward_pre_hook(_Gate(gates, module)))
+        gates = gates.view(-1, *(1,) * (0 if isinstance(module, nn.Linear) else 2))
+        handles.append(module.register_forward_pre_hook(partial(_gated, gates)))
     try:
         with evaluating(network):
             return float(nn.functional.cross_entropy(network(x).double(), labels))
@@ -254,12 +246,6 @@ def _masked_loss(
             handle.remove()
 
 
-class _Gate:
-    """Multiplies what a module reads, channel by channel."""
-
-    def __init__(self, gates: Tensor, module: nn.Module) -> None:
-        spatial = 0 if isinstance(module, nn.Linear) else 2
-        self._gates = gates.view(-1, *(1,) * spatial)
-
-    def __call__(self, _: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (given[0] * self._gates, *given[1:])
+def _gated(gates: Tensor, _: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What a module reads, multiplied channel by channel."""
+    return (given[0] * gates, *given[1:])

@@ -157,11 +157,7 @@ class _Stopwatch(GroupCommunicator):
 
 @dataclass(frozen=True)
 class LoopExchangeTask:
-    """A group task: a search whose exchanges are timed. Its method shares no columns.
-
-    Attributes:
-        problem, stop: of the search.
-    """
+    """A group task: a search whose exchanges are timed. Its method shares no columns."""
 
     problem: CellProblem
     stop: Stop

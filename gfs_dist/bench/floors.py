@@ -90,7 +90,6 @@ class RankFloors:
 
     @classmethod
     def measured(cls, device: str, threads: int) -> RankFloors:
-        """Here and now."""
         where, cell = torch.device(device), Cell.of_ranks(1, 1, TINY_PICKS, seed=0)
         with use_threads(threads):
             rates = {dtype: product_rate(where, dtype) for dtype in (torch.float32, torch.float64)}

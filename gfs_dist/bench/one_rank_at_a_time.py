@@ -41,11 +41,8 @@ from gfs_dist.selection.stop import Stop
 
 @dataclass(frozen=True)
 class Record:
-    """What the ranks of a search say to each other, whatever the partition.
-
-    Attributes:
-        path: what was picked.
-        answers: of all exchanges, in order.
+    """What the ranks of a search say to each other, whatever the partition: path, and the answers
+    of all exchanges in order.
     """
 
     path: GreedyPath
@@ -253,12 +250,7 @@ def record(problem: Problem, stop: Stop, device: torch.device) -> tuple[Record, 
 
 @dataclass(frozen=True)
 class Replay:
-    """A task whose items are ranks: each runs by itself the loop of a search that is recorded.
-
-    Attributes:
-        problem, stop, partition: of the search.
-        recorded: what its ranks exchange.
-    """
+    """A task whose items are ranks: each runs by itself the loop of a search that is recorded."""
 
     problem: Problem
     stop: Stop

@@ -97,7 +97,6 @@ class ScalingSuite:
         ]
 
     def measure(self, report: SuiteReport) -> None:
-        """Everything, in the order of the report."""
         exchange = measure_exchanges(self.placement, report)
         self._single_process(report)
         widths = self._strong(report, exchange)

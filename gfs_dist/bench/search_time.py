@@ -57,16 +57,13 @@ class Placement:
         return cls(runtime, device, threads, 0 if runtime.kind == "none" else room, cluster)
 
     def fits(self, ranks: int) -> bool:
-        """Whether so many can be measured at once."""
         return self.cluster or ranks <= self.room
 
     def spec(self, ranks: int, threads: int, device: str) -> RuntimeSpec:
-        """So many ranks of the kind that is asked for."""
         known = {key: value for key, value in vars(self.runtime).items() if key != "kind"}
         return RuntimeSpec(self.runtime.kind, ranks, device, threads, **known)
 
     def words(self, workers: Sequence[int]) -> str:
-        """How numbers of workers are measured."""
         whole = ", ".join(str(n) for n in workers if self.fits(n)) or "none"
         line = (
             f"{', '.join(map(str, workers))} workers on {self.device} ({self.runtime.kind}), "
@@ -109,7 +106,6 @@ class SearchTime:
 
     @classmethod
     def at_once(cls, found: SearchResult) -> SearchTime:
-        """Of ranks that searched together."""
         timing, ranks = found.timing, found.timing["ranks"]
         return cls(
             seconds=max(row["setup_s"] + row["compute_s"] + row["exchange_s"] for row in ranks),

@@ -32,6 +32,7 @@ SCALED_ABOVE = 1000
 SCALED_PICKS = 10
 ALL_PAIRS = ("panel", "omp_gram")
 ONCE_ABOVE = 5000
+PARTS = ("setup_s", "compute_s", "exchange_s", "wait_s")
 METHOD_TITLES = {
     "neurons": "neurons", "objective": "loss", "method": "method", "setup_s": "set-up",
     "steps_s": "steps", "total_s": "total", "speedup": "times faster", "peak_memory_bytes": "MiB",
@@ -204,10 +205,7 @@ def _ranks_row(
         "method": cell.method,
         "workers": workers,
         "threads": cell.threads,
-        "setup_s": spread([time.setup_s for time in times]),
-        "compute_s": spread([time.compute_s for time in times]),
-        "exchange_s": spread([time.exchange_s for time in times]),
-        "wait_s": spread([time.wait_s for time in times]),
+        **{part: spread([getattr(time, part) for time in times]) for part in PARTS},
         "total_s": seconds,
         "peak_memory_bytes": max(time.peak_bytes for time in times),
         "picks_sha256": times[0].path.sha256,

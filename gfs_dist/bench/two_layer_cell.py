@@ -14,8 +14,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple, NotRequired, TypedDict
+from dataclasses import asdict, dataclass
+from typing import NamedTuple, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
@@ -74,7 +74,6 @@ class CellProblem:
 
     @property
     def num_candidates(self) -> int:
-        """Neurons."""
         return self.cell.neurons
 
     def objective(
@@ -106,9 +105,7 @@ def make_data(cell: Cell) -> tuple[Tensor, dict[str, Tensor]]:
     return contributions, {"squared": smooth, "bce": (smooth > 0).double()}
 
 
-@functools.lru_cache(maxsize=1)
-def _made(cell: Cell) -> tuple[Tensor, dict[str, Tensor]]:
-    return make_data(cell)
+_made = functools.lru_cache(maxsize=1)(make_data)
 
 
 class CellRow(TypedDict):
@@ -170,16 +167,9 @@ def measure(cell: Cell) -> CellRow:
             peak = peak_bytes() - held
     timed = runs[1:] if cell.repeats > 1 else runs
     scale, last = cell.picks / cell.timed_picks, timed[-1]
-    return {
+    row = {
         "suite": "select",
-        "samples": cell.samples,
-        "neurons": cell.neurons,
-        "timed_picks": cell.timed_picks,
-        "objective": cell.objective,
-        "method": cell.method,
-        "repeats": cell.repeats,
-        "threads": cell.threads,
-        "seed": cell.seed,
+        **asdict(cell),
         "setup_s": spread([run.setup_s for run in timed]),
         "steps_s": spread([run.steps_s * scale for run in timed]),
         "total_s": spread([run.setup_s + run.steps_s * scale for run in timed]),
@@ -189,6 +179,7 @@ def measure(cell: Cell) -> CellRow:
         "distinct": last.distinct,
         "evaluated_share": last.evaluated_share,
     }
+    return cast(CellRow, row)
 
 
 def _ours(cell: Cell, contributions: Tensor, target: Tensor) -> _Run:

@@ -63,15 +63,6 @@ def measure(model: str, images: int, size: int, refit: bool) -> dict[str, Any]:
     return row
 
 
-def fresh(*arguments: str) -> dict[str, Any]:
-    """The row that a process of its own prints."""
-    command = [sys.executable, "-m", "tools.records.layer_memory", *arguments]
-    row: dict[str, Any] = json.loads(
-        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    )
-    return row
-
-
 def main() -> None:
     """Measure and keep, or (``--alone``) print the row of this process."""
     parser = argparse.ArgumentParser()
@@ -87,8 +78,10 @@ def main() -> None:
     rows = []
     for size, refit in ((given.size, []), (REFIT_SIZE, ["--refit"])):
         for images in given.images:
-            arguments = ["--model", given.model, "--images", str(images), "--size", str(size)]
-            rows.append(fresh("--alone", *arguments, *refit))
+            words = f"--alone --model {given.model} --images {images} --size {size}".split()
+            command = [sys.executable, "-m", "tools.records.layer_memory", *words, *refit]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            rows.append(json.loads(done.stdout))
             print(rows[-1], file=sys.stderr)
     notes = [
         f"{given.model}, all layers, least_squares, paths to every width, one process of "
@@ -97,11 +90,11 @@ def main() -> None:
         "written, searched; smaller images also: all layers cut to half and refitted, checked "
         "against the masked network",
     ]
-    command = (
+    told = (
         f"python -m tools.records.layer_memory --model {given.model} "
         f"--images {' '.join(map(str, given.images))} --size {given.size}"
     )
-    keep("layer_memory", command, rows, notes, by="pixels")
+    keep("layer_memory", told, rows, notes, by="pixels")
 
 
 if __name__ == "__main__":

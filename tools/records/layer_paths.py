@@ -63,6 +63,7 @@ from tools.records.record import keep
 BATCH = 32
 """Images of the parts that are timed."""
 FORWARDS = 5
+COPIED = 2**28
 
 PASS, WRITE, SEARCH, LOSSES = (
     "forward pass and moments",
@@ -114,7 +115,8 @@ class Rates:
     @classmethod
     def measured(cls, device: torch.device) -> Rates:
         float32, float64 = (_product_rate(t, device) for t in (torch.float32, torch.float64))
-        return cls(float32, float64, _copy_rate(device))
+        a, b = torch.ones(2, COPIED // 8, dtype=torch.float64, device=device)
+        return cls(float32, float64, COPIED / min(_seconds(lambda: b.copy_(a), 20)))
 
     def better(self, other: Rates) -> Rates:
         """The best of each, which is what the machine gives when left alone."""
@@ -125,11 +127,6 @@ def _product_rate(dtype: torch.dtype, device: torch.device) -> float:
     size = 2048 if device.type == "cpu" else 8192
     a = torch.randn(size, size, dtype=dtype, device=device)
     return size**3 / min(_seconds(lambda: a @ a, 20))
-
-
-def _copy_rate(device: torch.device, size: int = 2**28) -> float:
-    a, b = torch.ones(2, size // 8, dtype=torch.float64, device=device)
-    return size / min(_seconds(lambda: b.copy_(a), 20))
 
 
 def _seconds(work: Callable[[], object], repeats: int) -> list[float]:
@@ -170,17 +167,14 @@ def full_paths(
         run["all paths"] = sum(run.values())
     floors["all paths"] = sum(floors.values())
     (same,) = found
-    rows = [_phase(phase, [run[phase] for run in runs], floors.get(phase)) for phase in runs[0]]
+    rows = []
+    for phase in runs[0]:
+        seconds, floor = [run[phase] for run in runs], floors.get(phase)
+        times = spread([one / floor for one in seconds]) if floor else None
+        rows.append(
+            {"phase": phase, "seconds": spread(seconds), "floor_s": floor, "times_floor": times}
+        )
     return rows, same
-
-
-def _phase(phase: str, seconds: Sequence[float], floor: float | None) -> Row:
-    return {
-        "phase": phase,
-        "seconds": spread(seconds),
-        "floor_s": floor,
-        "times_floor": spread([one / floor for one in seconds]) if floor else None,
-    }
 
 
 def _floors(work: Pruner, images: int, rates: Rates) -> dict[str, float]:

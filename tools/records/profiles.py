@@ -86,10 +86,8 @@ def memory() -> list[Row]:
 
 def layers() -> list[Row]:
     """Phases of the search of layers by moments, by objective and number of ranks."""
-    rows: list[Row] = []
-    for place in BLOCKS:
-        rows += critical_paths(place, ("layer_output", "least_squares"), 2, f"steps={PICKS}")
-    return rows
+    objectives, words = ("layer_output", "least_squares"), f"steps={PICKS}"
+    return [row for place in BLOCKS for row in critical_paths(place, objectives, 2, words)]
 
 
 def trials() -> list[Row]:
@@ -120,8 +118,8 @@ def critical_paths(place: int, objectives: tuple[str, ...], times: int, *words: 
         block = problem.blocks[place]
         for objective in objectives:
             with OneRankAtATime(RANKS, "cpu", 1) as runtime:
+                free = Exchange(0.0, 0.0, 0.0)
                 for _ in range(times):
-                    free = Exchange(0.0, 0.0, 0.0)
                     found = searches.one_rank_at_a_time(block, objective, runtime, free)
             rows += [
                 {
@@ -149,6 +147,8 @@ def in_checkout(checkout: Path, part: str) -> list[Row]:
 
 def joined(rounds: list[list[Row]], code: str) -> list[Row]:
     """Medians of the numbers of each row over all rounds; of a single row's also the extremes."""
+    from gfs_dist.bench.model.timing_model import spread
+
     rows = []
     for same in zip(*rounds, strict=True):
         row: Row = {"code": code}
@@ -157,11 +157,7 @@ def joined(rounds: list[list[Row]], code: str) -> list[Row]:
             if not isinstance(value, float):
                 row[key] = value if len(set(values)) == 1 else f"{min(values):,} to {max(values):,}"
             elif len(rounds[0]) == 1:
-                row[key] = {
-                    "median": statistics.median(values),
-                    "minimum": min(values),
-                    "maximum": max(values),
-                }
+                row[key] = spread(values)
             else:
                 row[key] = statistics.median(values)
         rows.append(row)
@@ -182,9 +178,8 @@ def by_turns(commit: str, parts: dict[str, int]) -> dict[str, list[Row]]:
     with tempfile.TemporaryDirectory() as folder:
         checkouts = {"before": commit, "now": "HEAD"}
         for name, which in checkouts.items():
-            subprocess.run(
-                ["git", "worktree", "add", "--detach", f"{folder}/{name}", which], check=True
-            )
+            command = ["git", "worktree", "add", "--detach", f"{folder}/{name}", which]
+            subprocess.run(command, check=True)
         found: dict[str, dict[str, list[list[Row]]]] = {part: {} for part in parts}
         try:
             for part, rounds in parts.items():
@@ -194,9 +189,8 @@ def by_turns(commit: str, parts: dict[str, int]) -> dict[str, list[Row]]:
                         found[part].setdefault(name, []).append(rows)
         finally:
             for name in checkouts:
-                subprocess.run(
-                    ["git", "worktree", "remove", "--force", f"{folder}/{name}"], check=True
-                )
+                command = ["git", "worktree", "remove", "--force", f"{folder}/{name}"]
+                subprocess.run(command, check=True)
     return {
         part: [row for name in checkouts for row in joined(by_code[name], name)]
         for part, by_code in found.items()

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gfs_dist.config.compose import compose
 from gfs_dist.data import Images
@@ -89,7 +89,6 @@ class Bench:
     device: torch.device
 
     def limit(self, budget: Fraction) -> int:
-        """The most multiply-adds."""
         return self.pruner.costs.limit(Budget("macs", budget))
 
     def accuracy(self, network: nn.Module) -> float:
@@ -120,7 +119,6 @@ class Bench:
         return {**row, "batch_norm": self.accuracy(network)}
 
     def _refit(self, kept: KeptChannels) -> Cell:
-        """Accuracy with every layer after a cut fitted again."""
         return {"refit": self.accuracy(self.refitted(kept))}
 
     def refitted(self, kept: KeptChannels) -> nn.Module:
@@ -136,11 +134,6 @@ def inner_shares(pruner: Pruner, shares: Sequence[str]) -> tuple[Fraction, ...]:
     return tuple(
         Fraction(int(1000 * (fixed + Fraction(share) * (1 - fixed))), 1000) for share in shares
     )
-
-
-def measure_dense(bench: Bench) -> None:
-    """The network that all others are cut from."""
-    bench.cells.once("dense", lambda: {"accuracy": bench.accuracy(bench.model)})
 
 
 def measure_score(bench: Bench, name: str) -> None:
@@ -257,7 +250,8 @@ def open_bench(options: argparse.Namespace, pruner_folder: Path, runtime: Runtim
     model = read_network(find_checkpoints(options.weights)[-1][1], config.model, images)
     rows = calibration_rows(images.labels_train, options.samples, 0)
     num_test = min(options.test_images, len(images.x_test))
-    batches = _batches(images, rows)
+    x, labels = images.inputs(images.x_train[rows]), images.labels_train[rows]
+    batches = list(zip(x.split(BATCH), labels.split(BATCH), strict=True))
     pruner = Pruner.prepare(model, batches, Settings(), runtime, pruner_folder)
     budgets = inner_shares(pruner, options.budgets)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -282,11 +276,6 @@ def open_bench(options: argparse.Namespace, pruner_folder: Path, runtime: Runtim
         options.draws,
         local_device(options.device),
     )
-
-
-def _batches(images: Images, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
-    x, labels = images.inputs(images.x_train[rows]), images.labels_train[rows]
-    return list(zip(x.split(BATCH), labels.split(BATCH), strict=True))
 
 
 def write(cells: Cells, name: str, on_weights: str | None) -> None:
@@ -346,7 +335,7 @@ def main() -> None:
         bench = open_bench(options, Path(folder) / "workspace", runtime)
         for part in options.parts:
             if part == "dense":
-                measure_dense(bench)
+                bench.cells.once("dense", lambda: {"accuracy": bench.accuracy(bench.model)})
             elif part in SCORES:
                 measure_score(bench, part)
             elif part == "finetune":

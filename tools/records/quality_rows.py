@@ -82,11 +82,7 @@ def phases(cells: Mapping[str, Row]) -> list[Row]:
             kind = f"{kind}: {', '.join(what)}"
         times.setdefault(kind, []).append(cell["seconds"])
     return [
-        {
-            "phase": kind,
-            "runs": len(seconds),
-            "seconds": spread(seconds),
-        }
+        {"phase": kind, "runs": len(seconds), "seconds": spread(seconds)}
         for kind, seconds in times.items()
     ]
 

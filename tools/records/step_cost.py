@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from tests.runtime.problems import MatrixProblem, matrix_problem
 HOST, RANKS, ROUNDS = "127.0.0.1", 2, 5
 BARE = "bare loop"
 LOCAL, RAY, RAY_METRICS = "local workers", "Ray actors, no metrics", "Ray actors"
-COMPARED = ((LOCAL, BARE), (RAY, BARE), (RAY_METRICS, BARE), (RAY_METRICS, RAY))
+COMPARED = ((BARE, None), (LOCAL, BARE), (RAY, BARE), (RAY_METRICS, BARE), (RAY_METRICS, RAY))
 NOTES = [
     f"overhead: {RANKS} ranks of one thread, {ROUNDS} rounds in which all take turns; more: the "
     "median of the ratios within a round. Watched ranks send signs of life and picks; the "
@@ -135,8 +135,11 @@ def bare_rank(case: Case, rank: int, port: int) -> None:
         print(json.dumps([seconds, path.sha256]), flush=True)
 
 
-def supervised(runtime: Runtime, case: Case, problem: MatrixProblem, folder: Path) -> Search:
-    """The same by a runtime, with all that a job does on the way."""
+def supervised(
+    runtime: WorkerRuntime, case: Case, problem: MatrixProblem, pids: Sequence[int], folder: Path
+) -> Search:
+    """The same by a runtime of those processes, with all that a job does on the way."""
+    before = cpu_seconds(pids)
     with RunFolder.create(folder, "") as run, (folder / "log").open("w") as log:
         reporter = PlainReporter(log)
         reporter.phase("search", case.steps)
@@ -150,14 +153,7 @@ def supervised(runtime: Runtime, case: Case, problem: MatrixProblem, folder: Pat
         found = runtime.search(problem, Stop(case.steps), on_progress=show)
         runtime.observers.remove(events)
     loop_s = max(row["compute_s"] + row["exchange_s"] for row in found.timing["ranks"])
-    return Search(loop_s, 0.0, found.path.sha256)
-
-
-def with_cpu(search: Callable[[], Search], pids: Sequence[int]) -> Search:
-    """A search by processes that are known, this one among them."""
-    before = cpu_seconds(pids)
-    found = search()
-    return replace(found, cpu_s=cpu_seconds(pids) - before)
+    return Search(loop_s, cpu_seconds(pids) - before, found.path.sha256)
 
 
 @contextmanager
@@ -182,15 +178,19 @@ def ways(case: Case, work: Path) -> Iterator[dict[str, Callable[[int], Search]]]
             assert isinstance(runtime, WorkerRuntime)
             pool = runtime.pool
             pids = [os.getpid(), *(pool.process(worker)["pid"] for worker in pool.members())]
-            search = partial(supervised, runtime, case, problem)
-            return lambda number: with_cpu(lambda: search(folder / str(number)), pids)
+            search = partial(supervised, runtime, case, problem, pids)
+            return lambda number: search(folder / str(number))
 
         yield {BARE: lambda _: bare.search(), **{name: by(name) for name in runtimes}}
 
 
 def measure(work: Path) -> list[Row]:
     """Rows of all cases."""
-    return [row for case in CASES for row in _compared(case, _searches(case, work))]
+    rows = []
+    for case in CASES:
+        found = _searches(case, work)
+        rows += [_row(case, found, name, against) for name, against in COMPARED]
+    return rows
 
 
 def _searches(case: Case, work: Path) -> dict[str, list[Search]]:
@@ -205,11 +205,6 @@ def _searches(case: Case, work: Path) -> dict[str, list[Search]]:
                     found.setdefault(name, []).append(search)
     assert len({search.picks for searches in found.values() for search in searches}) == 1
     return found
-
-
-def _compared(case: Case, found: dict[str, list[Search]]) -> list[Row]:
-    rows = [_row(case, found, BARE, None)]
-    return rows + [_row(case, found, name, against) for name, against in COMPARED]
 
 
 def _row(case: Case, found: dict[str, list[Search]], name: str, against: str | None) -> Row:
