@@ -47,7 +47,6 @@ from gfs_dist.bench.search_time import (
 )
 from gfs_dist.bench.suite import SuiteReport
 from gfs_dist.config import commands as schema
-from gfs_dist.config.benchmark import OBJECTIVES
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.runtime.resources import forget_peak, peak_bytes, usable_cores
@@ -85,7 +84,7 @@ class AppendixDSuite:
         self.config = config
         self.problem = BlockProblem.of(config)
         self.sizes = self.problem.sizes
-        self.objectives = tuple(config.objectives or OBJECTIVES)
+        self.objectives = tuple(config.objectives or schema.OBJECTIVES)
         self.placement = Placement.of(config)
         self.searches: BlockSearches
         self.exchange: Exchange

@@ -126,7 +126,6 @@ class Progress:
         self._seen = deque([(self.began_s, 0)])
 
     def update(self, now_s: float, done: int, **facts: object) -> None:
-        """``done`` steps are finished at ``now_s``."""
         if done <= self._seen[0][1] or not self._seen[-1][1]:
             self._seen.clear()
         self.done, self.facts = done, facts
@@ -158,7 +157,6 @@ class Progress:
         return ", ".join(parts)
 
     def summary(self, now_s: float) -> str:
-        """The last line of a finished phase."""
         return ", ".join([*self._main_parts(), f"took {duration(now_s - self.began_s)}"])
 
     def _main_parts(self) -> list[str]:

@@ -158,7 +158,6 @@ def _announce(command: str, config: Any, stream: TextIO) -> None:
 
 
 def _stream(arguments: Arguments) -> TextIO:
-    """Where the user reads what happens."""
     return sys.stderr if arguments.json else sys.stdout
 
 

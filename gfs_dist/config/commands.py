@@ -7,9 +7,12 @@ sets keys.
 
 from __future__ import annotations
 
+import typing
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from gfs_dist.config.benchmark import Benchmark
+from annotated_types import Ge, Gt, MinLen
+
 from gfs_dist.config.cluster import Doctor, Down, Fetch, Logs, OfJob, OnCluster, Submit, Up
 from gfs_dist.config.groups import (
     Computing,
@@ -28,6 +31,23 @@ from gfs_dist.config.groups import (
 )
 from gfs_dist.config.prune import Cut, Prune, TwoLayerObjective
 from gfs_dist.errors import ConfigError
+
+Suite = Literal["select", "appendix_d", "scaling", "guard"]
+
+SUITE_KEYS: dict[Suite, tuple[str, ...]] = {
+    "select": (),
+    "appendix_d": (
+        "layers", "objectives", "workers", "image_size", "images", "batch", "steps", "candidates",
+        "repeats",
+    ),
+    "scaling": ("workers", "neurons", "samples", "steps", "repeats"),
+    "guard": ("repeats", "record", "margin"),
+}  # fmt: skip
+"""Keys that are null where a preset decides, by the suites that take them."""
+
+Objective = Literal["network_loss", "layer_output", "least_squares"]
+OBJECTIVES: tuple[str, ...] = typing.get_args(Objective)
+ON_CLUSTERS = ("appendix_d", "scaling")
 
 
 @dataclass
@@ -83,6 +103,58 @@ class Evaluate(Computing):
     model: Model
     objective: TwoLayerObjective
     device: Device
+
+
+@dataclass
+class Benchmark(Computing):
+    """``gfs benchmark``."""
+
+    suite: Suite
+    preset: Literal["smoke", "paper", "cluster"]
+    model: Model
+    runtime: Runtime
+    layers: list[str] | None
+    objectives: Annotated[list[Objective], MinLen(1)] | None
+    workers: Annotated[list[Positive], MinLen(1)] | None
+    device: Device
+    image_size: Positive | None
+    images: Annotated[int, Ge(2)] | None
+    batch: Positive | None
+    steps: Positive | None
+    candidates: Positive | None
+    neurons: Annotated[list[Annotated[int, Ge(8)]], MinLen(1)] | None
+    samples: Annotated[int, Ge(2)] | None
+    repeats: Positive | None
+    record: str | None
+    margin: Annotated[float, Gt(1)] | None
+    out: str
+
+    def check(self) -> None:
+        suite = f"suite={self.suite}"
+        for key in dict.fromkeys(key for keys in SUITE_KEYS.values() for key in keys):
+            if getattr(self, key) is not None and key not in SUITE_KEYS[self.suite]:
+                suites = ", ".join(name for name, keys in SUITE_KEYS.items() if key in keys)
+                raise ConfigError(f"{key}: goes with suite={suites}, found {suite}")
+        kind, local = self.runtime.kind, self.suite in ("select", "guard")
+        if self.preset == "cluster":
+            if self.suite not in ON_CLUSTERS:
+                raise ConfigError(f"preset: found cluster, accepted smoke, paper with {suite}")
+            if kind != "ray":
+                raise ConfigError(f"runtime: found {kind}, accepted ray with preset=cluster")
+        if self.suite != "appendix_d" and self.model.name != "resnet34":
+            raise ConfigError(f"model: found {self.model.name}, accepted with suite=appendix_d")
+        if self.model.name in ("two_layer", "stored"):
+            raise ConfigError(
+                f"model: found {self.model.name}, accepted the name of a deep network, or custom"
+            )
+        if self.suite == "guard" and self.threads is not None:
+            raise ConfigError(
+                f"threads: found {self.threads}, accepted null (one a rank) with {suite}"
+            )
+        if local and self.device == "cuda":
+            raise ConfigError(f"device: found cuda, accepted auto, cpu with {suite}")
+        if local and kind != "local":
+            raise ConfigError(f"runtime: found {kind}, accepted local with {suite}")
 
 
 @dataclass

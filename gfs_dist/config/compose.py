@@ -157,7 +157,6 @@ def to_yaml(config: Any) -> str:
 
 
 def _whole(command: str, stored: dict[str, Any]) -> Any:
-    """The typed configuration of one that was stored."""
     with _plain_errors():
         cfg = _join_files(command, stored_options(stored, {}), None)
         cfg.merge_with(stored)

@@ -65,7 +65,6 @@ class Result:
 
     @property
     def label(self) -> str:
-        """A short name for a legend or a row."""
         iteration = self.row["iteration"]
         return self.name if iteration is None else f"{iteration:,} iterations"
 
@@ -166,7 +165,6 @@ class Run:
 
     @classmethod
     def read(cls, content: Mapping[str, Any], paths: Paths) -> Run:
-        """From what ``report.json`` and the path files hold."""
         report = read_report(content)
         rows = [] if report["job"] == "benchmark" else report["results"]
         results = []

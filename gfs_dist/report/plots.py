@@ -48,7 +48,6 @@ class Plot(NamedTuple):
 
     @classmethod
     def of(cls, name: str, plot: Callable[..., object], figure: Figure) -> Plot:
-        """The figure that the function ``plot`` has drawn."""
         caption = " ".join((plot.__doc__ or "").split())
         return cls(f"{name}.png", caption, style.png(figure))
 

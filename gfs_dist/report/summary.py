@@ -50,7 +50,6 @@ def _status(report: Report) -> list[str]:
 
 
 def _trained(run: Run) -> list[str]:
-    """The accuracy before and after training."""
     points = run.training
     if len(points) < 2:
         return []
@@ -152,7 +151,6 @@ def speed(result: Result) -> list[str]:
 
 
 def _headline(results: Sequence[Result]) -> list[str]:
-    """What the last checkpoint's pruned network keeps."""
     if not results or results[-1].row["kept"] is None:
         return []
     row, dense, total = results[-1].row, results[-1].dense, results[-1].num_neurons
@@ -274,7 +272,6 @@ def _faults(faults: Sequence[FaultRow]) -> list[str]:
 
 
 def _iterations(results: Sequence[Result]) -> str:
-    """Where several results are, by iteration or name."""
     if any(r.row["iteration"] is None for r in results):
         return text.listed([r.label for r in results])
     noun = "iteration" if len(results) == 1 else "iterations"

@@ -86,7 +86,6 @@ def _copy(jobs: Jobs, job: Job, into: Path) -> None:
 
 
 def _print_packed(jobs: Jobs, job: Job) -> str:
-    """The text of a run folder that a small job on the cluster prints."""
     name = f"fetch-{job.id}-{secrets.token_hex(4)}"
     entrypoint = f"exec python -m gfs_dist.service.packing {shlex.quote(job.run_folder)}"
     with ScratchFolder("fetch") as empty:

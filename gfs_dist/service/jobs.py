@@ -195,7 +195,6 @@ class Jobs:
             return str(self._client.get_job_logs(name))
 
     def logs(self, job: Job) -> str:
-        """The output of the driver so far."""
         with _plain_errors(self.cluster):
             return str(self._client.get_job_logs(job.id))
 

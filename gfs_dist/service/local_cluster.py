@@ -252,7 +252,6 @@ def _log(cluster: LocalCluster, name: str) -> Path:
 
 
 def _reason(log: Path) -> str:
-    """The last line of a node's log."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1].strip() if lines else "it said nothing"
 
@@ -271,7 +270,6 @@ def _free_port(wanted: int) -> int:
 
 
 def _gpus() -> list[str]:
-    """Numbers of the GPUs that this process may use."""
     import torch
 
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -55,7 +55,6 @@ class LocalCluster:
 
     @property
     def lost(self) -> list[str]:
-        """Names of the nodes that have ended."""
         return [node.name for node in self.nodes if not node.process.runs]
 
 

@@ -192,7 +192,6 @@ def _root(package: str) -> Path | None:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Files below ``root`` that can be the user's code."""
     ours = _OURS if (root / "gfs_dist" / "service").is_dir() else ()
     for folder, folders, names in os.walk(root):
         top = Path(folder) == root

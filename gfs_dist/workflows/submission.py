@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from gfs_dist.config.benchmark import ON_CLUSTERS
 from gfs_dist.config.cluster import Submit
+from gfs_dist.config.commands import ON_CLUSTERS
 from gfs_dist.config.compose import compose, sweep, to_yaml
 from gfs_dist.config.groups import Custom, RayRuntime
 from gfs_dist.config.paths import check_inputs, unseen_inputs, with_absolute_paths

@@ -204,17 +204,6 @@ def test_a_terminal_gets_bars_if_it_has_room(
     assert seen == ["LiveReporter" if columns == "80" else "PlainReporter"]
 
 
-def test_no_job_starts_where_pickles_could_run_code(
-    job: Callable[[Run], None],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    job(well)
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    assert main(["prune"]) == 2
-    assert "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set" in capsys.readouterr().err
-
-
 def test_a_composed_configuration_can_be_run(
     job: Callable[[Run], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
