@@ -13,8 +13,7 @@ from matplotlib.image import imread
 from gfs_dist.report import Origin, write, write_card
 from gfs_dist.report.deep_plots import MOST_NAMES, error_against_width
 from gfs_dist.report.facts import Run
-from gfs_dist.report.render import page as facts_of
-from gfs_dist.report.render import to_markdown
+from tests.report.pages import page, table
 
 Report = dict[str, Any]
 Paths = dict[str, dict[str, Any]]
@@ -73,21 +72,6 @@ def run(*shares: float) -> tuple[Report, Paths]:
     }  # fmt: skip
     paths = {row["name"]: {name: path(width) for name, width in WIDTHS.items()} for row in results}
     return report, paths
-
-
-def page(report: Report, paths: Paths) -> str:
-    return to_markdown("report", facts_of(Run.read(report, paths), [], None))
-
-
-def table(markdown: str, heading: str, number: int = 0) -> list[dict[str, str]]:
-    """A table after a heading, as dicts of words."""
-    part = markdown.split(f"# {heading}\n\n", 1)[1].split("\n#")[0]
-    blocks = [block for block in part.split("\n\n") if block.startswith("|")]
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in blocks[number].splitlines()
-    ]
-    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
 
 
 def test_result_table_shows_sizes_beside_the_dense_network() -> None:

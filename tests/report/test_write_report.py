@@ -16,6 +16,7 @@ from gfs_dist.report.facts import Run
 from gfs_dist.report.render import page as facts_of
 from gfs_dist.report.render import to_html, to_markdown
 from gfs_dist.theory import why_no_bound
+from tests.report.pages import page, table
 
 ITERATIONS = (0, 500, 2000)
 ALL_PLOTS = {
@@ -99,19 +100,6 @@ def run(steps=40):
 def written(tmp_path, report, paths):
     write(tmp_path, report, paths)
     return (tmp_path / "report.md").read_text(encoding="utf-8")
-
-
-def page(report, paths):
-    """The page without its plots, which take most of the time of writing."""
-    return to_markdown("report", facts_of(Run.read(report, paths), [], None))
-
-
-def table(markdown, heading):
-    """The first table after a heading, as a list of dicts of words."""
-    part = markdown.split(f"## {heading}\n", 1)[1]
-    lines = [line for line in part.split("\n## ")[0].splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
 
 
 @pytest.fixture(scope="module")

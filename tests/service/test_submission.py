@@ -17,6 +17,7 @@ from gfs_dist.service.jobs import AlreadyThereError, Job
 from gfs_dist.service.submission import CONFIG, Submission, git_commit, send, stage
 
 CAPACITY = Capacity((2.0,), (0.0,))
+NOT_YET = (None, None, None, "")  # started, ended, exit code, message
 
 
 @dataclass
@@ -33,22 +34,10 @@ class FakeJobs:
 
     def submit(self, job_id: str, entrypoint: str, folder: Path, facts, **reserve: Any) -> None:
         self.sent.append((job_id, entrypoint, (folder / CONFIG).read_text(), reserve))
-        self.known.append(
-            Job(
-                job_id,
-                facts["gfs_id"],
-                int(facts["gfs_attempt"]),
-                facts["gfs_job"],
-                "PENDING",
-                facts["run_folder"],
-                facts["config_sha256"],
-                facts["git_commit"],
-                None,
-                None,
-                None,
-                "",
-            )
-        )
+        of = [facts[key] for key in ("run_folder", "config_sha256", "git_commit")]
+        attempt = int(facts["gfs_attempt"])
+        job = Job(job_id, facts["gfs_id"], attempt, facts["gfs_job"], "PENDING", *of, *NOT_YET)
+        self.known.append(job)
         if self.raced:
             raise AlreadyThereError
 
