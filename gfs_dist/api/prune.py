@@ -182,7 +182,6 @@ class _Source:
             return self.cut(budget)
 
     def cut(self, budget: Budget) -> Pruned:
-        """Choose widths, cut, repair, report."""
         self.sizes += 1
         chosen = choose_widths(self.pruner, budget, quick=self.sizes > 1)
         made = cut(

@@ -183,7 +183,6 @@ class MomentsProblem:
 
     @property
     def num_candidates(self) -> int:
-        """Neurons."""
         return len(self.gram)
 
     def objective(

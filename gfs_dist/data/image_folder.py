@@ -34,7 +34,6 @@ class Listing(NamedTuple):
     labels: Tensor
 
     def part(self, rows: Tensor) -> Listing:
-        """Some of them."""
         return Listing([self.files[row] for row in rows.tolist()], self.labels[rows])
 
 

@@ -97,7 +97,6 @@ class Dataset:
 
     @property
     def features(self) -> int:
-        """Inputs, d."""
         return self.x_train.shape[1]
 
     @property

@@ -71,7 +71,6 @@ class Settings:
 
     @property
     def sampling(self) -> Sampling:
-        """Samples and candidates of a step of ``network_loss``."""
         return Sampling(batch=self.batch, candidates=self.candidates, seed=self.seed)
 
 
@@ -160,7 +159,6 @@ class Pruner:
 
     @cached_property
     def dense(self) -> GraphNetwork:
-        """The dense network in recorded steps."""
         return self.workspace.dense()
 
     @cached_property
@@ -170,12 +168,10 @@ class Pruner:
 
     @cached_property
     def costs(self) -> Costs:
-        """Costs of the network at any widths."""
         return measure_costs(self.dense, self.example, self.structure)
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
-        """Layers that can be refitted, with their streams."""
         return find_sites(self.dense, self.example)
 
     @property
@@ -282,7 +278,6 @@ class Pruner:
         return self.settings.objective != "least_squares"
 
     def keep(self, widths: Mapping[str, int], *, fold: bool) -> KeptChannels:
-        """The channels that are kept at some widths."""
         paths = {name: found.path for name, found in self.paths.items()}
         return KeptChannels.of_paths(paths, widths, fold=fold)
 

@@ -65,7 +65,6 @@ class Moments:
 
     @property
     def spread(self) -> Tensor:
-        """See :func:`spread`."""
         return spread(self.inputs.diagonal(), self.input_mean, self.inside, self.positions)
 
     def raw_inputs(self) -> Tensor:
@@ -110,7 +109,6 @@ class Geometry:
 
     @classmethod
     def of(cls, module: nn.Module) -> Geometry:
-        """The geometry of a fittable module."""
         if isinstance(module, nn.Linear):
             return cls((1, 1), (1, 1), (0, 0), (1, 1), -1)
         assert isinstance(module, nn.Conv2d)

@@ -109,7 +109,6 @@ class Workspace:
             )
 
     def x(self, chunk: int) -> Tensor:
-        """Inputs of one chunk."""
         return self._chunk(chunk)["x"]
 
     def labels(self, chunk: int) -> Tensor:
@@ -127,7 +126,6 @@ class Workspace:
         return torch.cat(x), torch.cat(labels)
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
-        """Inputs and labels of all chunks."""
         for chunk in range(self.num_chunks):
             yield self.x(chunk), self.labels(chunk)
 

@@ -147,17 +147,6 @@ class _Gates:
 
         Samples do not affect each other, so that the sum of their losses has all derivatives.
         """
-        logits, gates = self._run(x)
-        check_outputs(logits, labels)
-        loss = functional.cross_entropy(logits.double(), labels, reduction="sum")
-        found = torch.autograd.grad(
-            loss, list(gates.values()), allow_unused=True, materialize_grads=True
-        )
-        by_call = dict(zip(gates, found, strict=True))
-        return {name: _by_candidate(name, c, by_call) for name, c in self._consumers.items()}
-
-    def _run(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The network's output, and the gates of each consumer's inputs (samples, inputs)."""
         gates: dict[str, Tensor] = {}
 
         def gate(step: Step, results: Results) -> Results:
@@ -177,8 +166,14 @@ class _Gates:
 
         (name,) = self._network.gfs_inputs
         results = advance(self._network, self._stage, {name: x}, gate, gradients=True)
-        (output,) = results.values()
-        return output, gates
+        (logits,) = results.values()
+        check_outputs(logits, labels)
+        loss = functional.cross_entropy(logits.double(), labels, reduction="sum")
+        found = torch.autograd.grad(
+            loss, list(gates.values()), allow_unused=True, materialize_grads=True
+        )
+        by_call = dict(zip(gates, found, strict=True))
+        return {name: _by_candidate(name, c, by_call) for name, c in self._consumers.items()}
 
 
 def _by_candidate(layer: str, calls: Sequence[ConsumerCall], by_call: dict[str, Tensor]) -> Tensor:

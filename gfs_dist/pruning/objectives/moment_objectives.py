@@ -82,7 +82,6 @@ class LayerProblem:
         return self.objective_name == "least_squares"
 
     def undamped_losses(self, picks: Sequence[int]) -> list[float]:
-        """See :func:`undamped_losses`."""
         n = self.num_candidates
         maps = [LinearMap.load(stored, n, torch.arange(n)) for stored in self.maps]
         return undamped_losses(maps, n, picks)

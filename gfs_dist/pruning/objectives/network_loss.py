@@ -73,13 +73,11 @@ class NetworkLossProblem:
 
     @property
     def num_candidates(self) -> int:
-        """Channels or hidden units of the layer."""
         return self.layer.num_candidates
 
     def objective(
         self, share: RankShare, device: torch.device, tick: Callable[[], None]
     ) -> NetworkLoss:
-        """The loss of which one rank computes its slice of samples and candidates."""
         return NetworkLoss(self, share, device, tick)
 
 

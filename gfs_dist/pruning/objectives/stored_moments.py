@@ -70,7 +70,6 @@ class StoredMap:
         return torch.cat(inputs), torch.cat(target), weights
 
     def remove(self) -> None:
-        """Delete its files."""
         for file in (self.weights, *self.blocks):
             Path(file).unlink()
 

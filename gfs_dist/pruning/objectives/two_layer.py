@@ -61,13 +61,11 @@ class TwoLayerProblem:
 
     @property
     def num_candidates(self) -> int:
-        """Hidden neurons of the dense network."""
         return self.network.width
 
     def objective(
         self, share: RankShare, device: torch.device, tick: Callable[[], None]
     ) -> Objective:
-        """The objective of one rank."""
         x, target = self.inputs()
         source = TwoLayerContributions(self.network, x.to(device), DTYPES[self.precision])
         return make_objective(self.recipe, source, target.to(device), share.own, tick)

@@ -46,7 +46,6 @@ class OutputScale:
 
     @classmethod
     def of(cls, network: GraphNetwork, site: Site) -> OutputScale:
-        """Read from the network."""
         module = network.get_submodule(site.module)
         if site.norm is None:
             weight = module.get_parameter("weight").detach()

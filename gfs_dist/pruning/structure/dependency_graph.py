@@ -69,7 +69,6 @@ class ChannelDependencies:
         self._place = {name: place for place, name in enumerate(self._calls)}
 
     def module(self, name: str) -> nn.Module:
-        """The module of the copy with this name."""
         return self._network.get_submodule(name)
 
     def fault(self, name: str) -> str:

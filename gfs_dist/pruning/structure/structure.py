@@ -48,7 +48,6 @@ class Layer:
 
     @property
     def cut_modules(self) -> set[str]:
-        """Names of the modules that lose outputs."""
         return {part.module for part in self.cut_slices}
 
 

@@ -39,7 +39,6 @@ class Cost:
     pairs: Integers
 
     def __call__(self, widths: Integers) -> int:
-        """The cost at widths (n,)."""
         return self.constant + int(self.linear @ widths + widths @ self.pairs @ widths)
 
 
@@ -62,7 +61,6 @@ class Costs:
         return self.kinds[kind](np.array(every, np.int64))
 
     def dense(self, kind: str) -> int:
-        """The cost of the network with nothing removed."""
         return self.of(kind, {})
 
     def limit(self, budget: Budget) -> int:

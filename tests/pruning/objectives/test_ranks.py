@@ -34,11 +34,14 @@ def workers() -> Iterator[Runtime]:
         yield runtime
 
 
-def test_three_workers_find_the_path_of_one(workers: Runtime, tmp_path: Path) -> None:
+@pytest.fixture
+def search(tmp_path: Path) -> NetworkLossProblem:
     problem = make("wide", samples=9, dtype=torch.float32)
-    search = NetworkLossProblem(
-        problem.workspace(tmp_path), problem.layer("first"), RECIPE, Sampling(batch=7)
-    )
+    workspace = problem.workspace(tmp_path)
+    return NetworkLossProblem(workspace, problem.layer("first"), RECIPE, Sampling(batch=7))
+
+
+def test_three_workers_find_the_path_of_one(workers: Runtime, search: NetworkLossProblem) -> None:
     alone = greedy(search.objective(RankShare.whole(40), CPU, lambda: None), Stop(steps=10))
     found = workers.search(search, Stop(steps=10)).path
     assert (found.picks, found.loss) == (alone.picks, alone.loss)
@@ -48,11 +51,7 @@ def test_three_workers_find_the_path_of_one(workers: Runtime, tmp_path: Path) ->
         workers.search(search, Stop(steps=10), Partition.contiguous(39, 3))
 
 
-def test_a_worker_that_is_lost_changes_no_loss(tmp_path: Path) -> None:
-    problem = make("wide", samples=9, dtype=torch.float32)
-    search = NetworkLossProblem(
-        problem.workspace(tmp_path), problem.layer("first"), RECIPE, Sampling(batch=7)
-    )
+def test_a_worker_that_is_lost_changes_no_loss(search: NetworkLossProblem) -> None:
     alone = greedy(search.objective(RankShare.whole(40), CPU, lambda: None), Stop(steps=12))
     faults = [Fault(rank=1, step=4), Fault(rank=0, step=8, generation=1)]
     spec = RuntimeSpec(kind="local", workers=3, threads=1, spares=1)
@@ -62,11 +61,7 @@ def test_a_worker_that_is_lost_changes_no_loss(tmp_path: Path) -> None:
     assert (found.path.picks, found.path.loss) == (alone.picks, alone.loss)
 
 
-def test_ranks_that_are_timed_alone_follow_the_record(tmp_path: Path) -> None:
-    problem = make("wide", samples=9, dtype=torch.float32)
-    search = NetworkLossProblem(
-        problem.workspace(tmp_path), problem.layer("first"), RECIPE, Sampling(batch=7)
-    )
+def test_ranks_that_are_timed_alone_follow_the_record(search: NetworkLossProblem) -> None:
     with OneRankAtATime([1, 2, 4], "cpu") as runtime:
         found = runtime.search(search, Stop(steps=5)).path
     ((record, timings),) = runtime.searches
