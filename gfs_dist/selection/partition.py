@@ -25,7 +25,7 @@ class Partition:
 
     def __init__(self, parts: Sequence[Sequence[int] | Tensor]) -> None:
         self.parts = [_indices(part).sort().values for part in parts]
-        self.num_candidates = sum(len(p) for p in self.parts)
+        self.num_ranks, self.num_candidates = len(self.parts), sum(len(p) for p in self.parts)
         self._owner = torch.full((self.num_candidates,), -1, dtype=torch.int64)
         for rank, part in enumerate(self.parts):
             outside = part[(part < 0) | (part >= self.num_candidates)]
@@ -51,16 +51,10 @@ class Partition:
         """Rank r owns r, r + P, r + 2P, ..."""
         return cls([torch.arange(num_candidates)[rank::num_ranks] for rank in range(num_ranks)])
 
-    @property
-    def num_ranks(self) -> int:
-        return len(self.parts)
-
     def owner(self, candidate: int) -> int:
-        """The rank that owns ``candidate``."""
         return int(self._owner[candidate])
 
     def share(self, rank: int) -> RankShare:
-        """What ``rank`` computes."""
         return RankShare(self.parts[rank], rank, self.num_ranks)
 
     def require(self, num_candidates: int) -> None:

@@ -81,7 +81,6 @@ class GraphNetwork(nn.Module):
         self.gfs_evaluation_only = evaluation_only
 
     def forward(self, *inputs: Tensor) -> Any:
-        """The outputs of the original."""
         if len(inputs) != len(self.gfs_inputs):
             raise ShapeError(f"inputs: found {len(inputs)}, accepted {len(self.gfs_inputs)}")
         results: dict[str, Any] = dict(zip(self.gfs_inputs, inputs, strict=True))

@@ -149,7 +149,6 @@ def load_state(model: nn.Module, tensors: Mapping[str, Tensor], source: Path | s
 
     Args:
         model: modified.
-        tensors: by name.
         source: where they come from, for messages.
 
     Raises:

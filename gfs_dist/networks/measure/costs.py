@@ -38,7 +38,6 @@ def macs_by_module(model: nn.Module, example: Tensor) -> dict[str, int]:
     is called twice counts twice. The model runs once, in evaluation mode, and is left as it was.
 
     Args:
-        model: any network.
         example: a batch of inputs, on the model's device.
 
     Returns:

@@ -29,12 +29,7 @@ CATALOG: dict[str, Callable[[int, int], nn.Module]] = {
 
 
 def make(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
-    """A network with fresh weights, drawn from torch's global generator.
-
-    Args:
-        name: a key of :data:`CATALOG`.
-        num_classes: outputs.
-        in_channels: of the images.
+    """The network ``name`` of :data:`CATALOG` with fresh weights of torch's global generator.
 
     Raises:
         ConfigError: there is no such network, or a count below 1.

@@ -22,7 +22,6 @@ def make_custom(factory: str, kwargs: Mapping[str, Any]) -> nn.Module:
 
     Args:
         factory: ``package.module:function``; modules of the current folder can be named too.
-        kwargs: its arguments.
 
     Raises:
         ConfigError: it cannot be imported, is no function or one of Python's own, raises, or

@@ -62,11 +62,6 @@ class MobileNetV2(nn.Module):
     the stem and the second stage, ReLU in place of ReLU6, and a 1x1 convolution as shortcut where
     a block of stride 1 changes the width (``features.N.shortcut``).
 
-    Args:
-        num_classes: outputs.
-        in_channels: of the images.
-        cifar: the CIFAR form.
-
     Source: Sandler et al. 2018, arXiv:1801.04381; github.com/kuangliu/pytorch-cifar.
     """
 

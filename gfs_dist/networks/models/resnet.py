@@ -95,8 +95,6 @@ class ResNet(nn.Module):
     Args:
         block: class of the blocks.
         depths: blocks in each stage.
-        num_classes: outputs.
-        in_channels: of the images.
         cifar: a 3x3 stem of stride 1 without max-pooling, for images of about 32 pixels, in place
             of the 7x7 one of stride 2 with max-pooling.
 
@@ -140,8 +138,6 @@ class CifarResNet(nn.Module):
 
     Args:
         depth: blocks in each stage, n.
-        num_classes: outputs.
-        in_channels: of the images.
 
     Source: He et al. 2015, arXiv:1512.03385, section 4.2 (shortcuts of option A); names of
     tensors as in github.com/akamaster/pytorch_resnet_cifar10.

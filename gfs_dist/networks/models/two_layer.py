@@ -99,12 +99,10 @@ class TwoLayer(nn.Module):
 
     @property
     def width(self) -> int:
-        """Neurons, N."""
         return self.hidden.weight.shape[0]
 
     @property
     def features(self) -> int:
-        """Inputs, d."""
         return self.hidden.weight.shape[1]
 
     @property

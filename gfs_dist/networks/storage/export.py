@@ -49,7 +49,6 @@ def export_program(
     Args:
         network: not modified; its dtype is kept.
         example: what ``forward`` takes, a tensor or several; rows first.
-        path: the file.
 
     Returns:
         the largest difference between outputs of the file and the network, in units of the
@@ -75,19 +74,10 @@ def export_program(
 def export_onnx(network: nn.Module, example: Tensor | Sequence[Tensor], path: Path | str) -> float:
     """Write an ONNX file in float32 and run it with onnxruntime.
 
-    Args:
-        network: not modified; a copy in float32 is exported.
-        example: what ``forward`` takes, a tensor or several; rows first.
-        path: the file.
-
-    Returns:
-        the largest difference between outputs of onnxruntime and the network, in units of the
-        largest output.
+    Args, result and errors: as :func:`export_program`; a copy in float32 is exported.
 
     Raises:
         ConfigError: the extra ``onnx`` is not installed.
-        RunError: the network cannot be exported, or the difference is above 1e-4.
-        StorageError: the file cannot be written.
     """
     require_onnx()
     model = plain_copy(network).float()

@@ -45,7 +45,6 @@ def load_tensors(
 
     Args:
         architecture: the content of ``architecture.json``.
-        tensors: by name.
         source: where they come from, for messages.
         factory: that of a custom network, see :func:`gfs_dist.networks.load`.
 

@@ -21,9 +21,7 @@ class Exhaustive(OwnCandidates):
 
     Args:
         source: contributions as the loss sees them.
-        loss: the loss of an output.
         own: global indices of the own candidates.
-        weights: rule for step sizes.
         replacement: whether a candidate may be picked again.
         tick: called after every tile.
     """

@@ -24,7 +24,7 @@ class OwnCandidates:
         if num_candidates >= MAX_CANDIDATES:
             raise InputError(f"neurons: found {num_candidates}, accepted below {MAX_CANDIDATES}")
         self.num_candidates = num_candidates
-        self.own = own.to("cpu", torch.int64)
+        self.own, self.owns_all = own.to("cpu", torch.int64), len(own) == num_candidates
         self.weights, self.replacement = weights, replacement
         self.position = 0
         self._excluded = torch.zeros(len(own), dtype=torch.bool)
@@ -32,11 +32,6 @@ class OwnCandidates:
 
     def join(self, communicator: Communicator) -> None:
         """Nothing is needed of other ranks."""
-
-    @property
-    def owns_all(self) -> bool:
-        """Whether this rank owns all candidates."""
-        return len(self.own) == self.num_candidates
 
     @property
     def remaining(self) -> Tensor:

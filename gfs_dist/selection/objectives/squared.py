@@ -30,10 +30,7 @@ from gfs_dist.selection.step_sizes import StepSizeRule
 class Squared(OwnCandidates):
     """The squared loss for the candidates that ``columns`` were set up for.
 
-    Args:
-        columns: Gram columns and their diagonal, of the own candidates.
-        weights: rule for step sizes.
-        replacement: whether a candidate may be picked again.
+    ``replacement``: whether a candidate may be picked again.
     """
 
     def __init__(self, columns: Columns, weights: StepSizeRule, replacement: bool) -> None:
