@@ -27,6 +27,7 @@ class Event(TypedDict):
         time: seconds since 1970.
         step: picks made, items finished, or iterations trained.
         kind: of a fault, as in :class:`FaultRow`.
+        edges: pairs of ranks that are neighbours from now on.
         layer: that is worked on, in a run that prunes a deep network.
     """
 
@@ -38,6 +39,7 @@ class Event(TypedDict):
     host: str | None
     step: int | None
     kind: NotRequired[str]
+    edges: NotRequired[list[list[int]]]
     layer: NotRequired[str]
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 from torch.distributed import TCPStore
 
-from gfs_dist.records import Event, FaultRow
+from gfs_dist.records import Event, EventKind, FaultRow
 from gfs_dist.runtime.fault_injection import COORDINATOR, Fault
 from gfs_dist.runtime.heartbeat import fault_key
 from gfs_dist.runtime.progress import Phase, WorkProgress
@@ -47,7 +47,7 @@ class EventLog:
         self.generation, self.num_ranks = generation, num_ranks
         self._marks.clear()
 
-    def event(self, event: str, rank: int | None = None, **more: Any) -> None:
+    def event(self, event: EventKind, rank: int | None = None, **more: Any) -> None:
         row = {"time": time.time(), "event": event, "generation": self.generation, "rank": rank}
         full = {**row, "pid": None, "host": None, "step": self.step, **more}
         self.events.append(cast(Event, full))

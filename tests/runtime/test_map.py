@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ import pytest
 
 from gfs_dist.errors import DataError, InputError, WorkersLostError
 from gfs_dist.runtime import Fault, MapProgress, MapResult, Runtime, RuntimeSpec, open_runtime
-from gfs_dist.runtime.backends.base import PlacementError
-from gfs_dist.runtime.backends.local import LocalLauncher
 from tests.runtime.tasks import (
     Counted,
     EndsItsReader,
@@ -150,19 +148,18 @@ def test_the_successor_of_a_lost_worker_joins_in(tmp_path: Path) -> None:
     assert [r["rank"] for r in found.events if r["event"] == "rank_started"] == [0, 1, 0]
 
 
-def test_without_replacement_the_others_do_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: Any) -> Any:
-        raise PlacementError("no room")
-
+def test_without_replacement_the_others_do_the_items(
+    monkeypatch: pytest.MonkeyPatch, limit_workers: Callable[[int], None]
+) -> None:
     spec = RuntimeSpec(kind="local", workers=2, threads=1)
     with open_runtime(spec, [Fault(0, 4), Fault(0, 4, generation=1)]) as runtime:
-        with monkeypatch.context() as patched:
-            patched.setattr(LocalLauncher, "start", refuse)
-            found = runtime.map(Square(0.05), ITEMS)
-            assert list(found) == SQUARES
-            assert [row["items"] for row in found.timing["ranks"]] == [3, 21]
-            with pytest.raises(WorkersLostError, match="none is left and none could be started; t"):
-                runtime.map(Square(0.05), ITEMS)
+        limit_workers(0)
+        found = runtime.map(Square(0.05), ITEMS)
+        assert list(found) == SQUARES
+        assert [row["items"] for row in found.timing["ranks"]] == [3, 21]
+        with pytest.raises(WorkersLostError, match="none is left and none could be started; t"):
+            runtime.map(Square(0.05), ITEMS)
+        monkeypatch.undo()
         assert list(runtime.map(Square(), ITEMS)) == SQUARES  # there is room again
 
 

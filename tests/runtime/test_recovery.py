@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from gfs_dist.errors import WorkersLostError
 from gfs_dist.runtime import Fault, RuntimeSpec, SearchResult, open_runtime
-from gfs_dist.runtime.backends.base import PlacementError
-from gfs_dist.runtime.backends.local import LocalLauncher
 from gfs_dist.selection.stop import Stop
 from tests.runtime.problems import matrix_problem
 
@@ -70,18 +69,9 @@ def test_connections_that_are_cut_are_made_again(expected: list[int], rank: int)
 
 
 def test_without_replacement_it_goes_on_with_fewer(
-    monkeypatch: pytest.MonkeyPatch, expected: list[int]
+    limit_workers: Callable[[int], None], expected: list[int]
 ) -> None:
-    start = LocalLauncher.start
-    started = []
-
-    def start_three(self: LocalLauncher, *arguments: Any) -> Any:
-        if len(started) == 3:
-            raise PlacementError("no room")
-        started.append(arguments)
-        return start(self, *arguments)
-
-    monkeypatch.setattr(LocalLauncher, "start", start_three)
+    limit_workers(3)
     result = disturbed([Fault(0, 20)], workers=3, graph=[(0, 1), (0, 2)])
     assert result.path.picks == expected
     assert len(result.timing["ranks"]) == 2
@@ -143,10 +133,7 @@ def test_when_no_generation_makes_a_step_it_gives_up() -> None:
         disturbed(faults)
 
 
-def test_when_nothing_can_be_started_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: Any) -> Any:
-        raise PlacementError("no room")
-
-    monkeypatch.setattr(LocalLauncher, "start", refuse)
+def test_when_nothing_can_be_started_it_says_so(limit_workers: Callable[[int], None]) -> None:
+    limit_workers(0)
     with pytest.raises(WorkersLostError, match="workers: none could be started within 60 s"):
         disturbed([])

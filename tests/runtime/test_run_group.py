@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,6 @@ from gfs_dist.runtime import (
     RuntimeSpec,
     open_runtime,
 )
-from gfs_dist.runtime.backends.base import PlacementError
-from gfs_dist.runtime.backends.local import LocalLauncher
 from tests.runtime.tasks import Count, Square
 
 TOTAL = float(sum(range(21)))
@@ -103,18 +102,9 @@ def test_after_a_kill_the_task_goes_on_from_its_checkpoint(tmp_path: Path, rank:
 
 
 def test_without_replacement_it_goes_on_with_fewer_ranks(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    limit_workers: Callable[[int], None], tmp_path: Path
 ) -> None:
-    start = LocalLauncher.start
-    started = []
-
-    def start_two(self: LocalLauncher, *arguments: Any) -> Any:
-        if len(started) == 2:
-            raise PlacementError("no room")
-        started.append(arguments)
-        return start(self, *arguments)
-
-    monkeypatch.setattr(LocalLauncher, "start", start_two)
+    limit_workers(2)
     found = disturbed(tmp_path, [Fault(0, 13)])
     assert (found.value["total"], found.value["first"], found.value["ranks"]) == (TOTAL, 10, 1)
     assert len(found.timing["ranks"]) == 1
