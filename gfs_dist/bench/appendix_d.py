@@ -15,7 +15,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import product
-from typing import NotRequired
 
 import torch
 
@@ -58,19 +57,6 @@ SHOWN = (
     "block", "objective", "workers", "measured", "seconds", "setup_s", "steps_s", "exchange_s",
     "wait_s", "speedup", "efficiency",
 )  # fmt: skip
-
-
-class BlockRow(TimeRow):
-    """One block and objective by one way and number of workers; ranges are ``min``, ``max``.
-
-    Of full forwards only the seconds are known.
-    """
-
-    block: str
-    channels: int
-    size: str
-    objective: str
-    steps_s: NotRequired[float]
 
 
 class AppendixDSuite:
@@ -122,7 +108,7 @@ class AppendixDSuite:
                 misfits += self._block(block, objective, whole[block.name, objective], report)
                 report.keep()
         if misfits:
-            report.add("misfit", [asdict(one) for one in misfits])
+            report.tables["misfit"] += [asdict(one) for one in misfits]
         report.note(worst_misfit(misfits))
         report.show("time to prune a block: seconds, median", report.rows, SHOWN)
         for title in ("phases", "layers side by side", "forecast", "splits"):
@@ -150,7 +136,7 @@ class AppendixDSuite:
                 for block in blocks if "network_loss" in self.objectives else ():
                     row = self.searches.side_by_side(block, runtime, self.sizes.repeats)
                     if row is not None:
-                        report.add("layers side by side", [row])
+                        report.tables["layers side by side"] += [row]
         return found
 
     def _block(
@@ -199,7 +185,7 @@ class AppendixDSuite:
 
     def _row(
         self, block: Block, objective: str, workers: int, measured: str, times: Sequence[SearchTime]
-    ) -> BlockRow:
+    ) -> TimeRow:
         return {
             "block": block.name,
             "channels": block.layer.num_candidates,
@@ -211,7 +197,7 @@ class AppendixDSuite:
             "steps_s": statistics.median(one.compute_s for one in times),
         }
 
-    def _full_forwards(self, block: Block, best: SearchTime) -> BlockRow:
+    def _full_forwards(self, block: Block, best: SearchTime) -> TimeRow:
         """What the same candidates cost by a forward pass of the whole network each."""
         threads, device = usable_cores(), torch.device(self.placement.device)
         count, steps = self.sizes.repeats + 1, len(best.path)
@@ -244,13 +230,13 @@ class AppendixDSuite:
             work = work_of(self.problem, block, objective, pruner, steps, device)
         sizes = self.searches.exchange_bytes[block.name, objective]
         model = BlockModel.fit(block.name, objective, alone, work, exchange, sizes)
-        report.add("forecast", model.forecast_rows(workers))
+        report.tables["forecast"] += model.forecast_rows(workers)
         phases = self.floors.phase_rows(work, objective, one)
         phases += exchange_floor_rows(whole, sizes, exchange)
         what = {"block": block.name, "objective": objective}
         splits = split_rows(work, one, exchange, workers)
-        report.add("splits", [{**what, **row} for row in splits])
-        report.add("phases", [{**what, **row} for row in phases])
+        report.tables["splits"] += [{**what, **row} for row in splits]
+        report.tables["phases"] += [{**what, **row} for row in phases]
         return misfits_of(model, work, alone, whole)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypedDict
 
 import torch
 import torch.distributed as dist
@@ -30,16 +29,6 @@ SIZES = (2**12, 2**18, 2**22)
 DECISION, BROADCAST = "two reductions of 8 bytes", "broadcast"
 QUICK = (64, 256, 400)
 """Samples, neurons and picks of a search whose steps are little more than their exchange."""
-
-
-class ExchangeRow(TypedDict):
-    """One kind of exchange by a group of workers."""
-
-    workers: int
-    runtime: str
-    exchange: str
-    bytes: int
-    seconds: Spread
 
 
 @dataclass(frozen=True)
@@ -109,9 +98,10 @@ def measure_exchanges(placement: Placement, report: SuiteReport) -> Exchange:
     """The reductions of a step and broadcasts, in groups of 2 and 4 ranks on CPUs.
 
     They are ranks of the kind that the configuration asks for, local ones where it asks for none.
-    Their table is added to the report.
+    Their table is added to the report. In the model that is fitted a decision is two exchanges of
+    8 bytes; what bytes cost is that of broadcasts: reductions of as many take up to twice as long.
     """
-    rows: list[ExchangeRow] = []
+    rows, points = list[Row](), []
     for ranks in GROUPS:
         report.reporter.phase(f"exchanges of {ranks} ranks")
         none = placement.runtime.kind == "none"
@@ -119,25 +109,15 @@ def measure_exchanges(placement: Placement, report: SuiteReport) -> Exchange:
         with open_runtime(spec) as runtime:
             found = runtime.run_group(ExchangeTask(ROUNDS, SIZES)).value
         for size, seconds in found.items():
-            exchange = DECISION if size == DECISION_BYTES else BROADCAST
-            rows.append(ExchangeRow(
-                workers=ranks, runtime=spec.kind, exchange=exchange, bytes=size, seconds=seconds,
-            ))  # fmt: skip
+            exchange, parts = (DECISION, 2) if size == DECISION_BYTES else (BROADCAST, 1)
+            points.append((ranks, size // parts, seconds["median"] / parts))
+            rows.append({
+                "workers": ranks, "runtime": spec.kind, "exchange": exchange, "bytes": size,
+                "seconds": seconds,
+            })  # fmt: skip
         decision_s = found[DECISION_BYTES]["median"]
         report.reporter.note(f"{DECISION}, {ranks} ranks: {decision_s * 1e6:.0f} us")
-    report.add("exchanges", rows)
-    return fit_exchange(rows)
-
-
-def fit_exchange(rows: Sequence[ExchangeRow]) -> Exchange:
-    """The model of an exchange that fits what was measured; a decision is two of 8 bytes.
-
-    What bytes cost is that of broadcasts: reductions of as many take up to twice as long.
-    """
-    points = []
-    for row in rows:
-        parts = 2 if row["exchange"] == DECISION else 1
-        points.append((row["workers"], row["bytes"] // parts, row["seconds"]["median"] / parts))
+    report.tables["exchanges"] += rows
     return Exchange.fit(points)
 
 
@@ -172,7 +152,8 @@ class LoopExchangeTask:
         return least / len(path), own / len(path)
 
 
-class LoopExchangeRow(TypedDict):
+@dataclass(frozen=True)
+class LoopExchange:
     """Seconds of what a step exchanges, in a loop and by itself."""
 
     workers: int
@@ -183,7 +164,7 @@ class LoopExchangeRow(TypedDict):
     over_bare: float
 
 
-def exchange_in_loop(runtime: Runtime, seed: int, repeats: int) -> LoopExchangeRow:
+def exchange_in_loop(runtime: Runtime, seed: int, repeats: int) -> LoopExchange:
     """What a step of a search exchanges, in the loop, against the same two reductions alone.
 
     Both by the same workers, by turns. Of each exchange the time of the rank that comes last to it
@@ -200,14 +181,9 @@ def exchange_in_loop(runtime: Runtime, seed: int, repeats: int) -> LoopExchangeR
         least, own = runtime.run_group(task).value
         in_loop.append(least)
         with_waiting.append(own)
-    return {
-        "workers": runtime.num_ranks,
-        "steps": cell.picks,
-        "exchange_of_a_step_s": spread(in_loop[1:]),
-        "with_waiting_s": spread(with_waiting[1:]),
-        "bare_s": spread(alone[1:]),
-        "over_bare": statistics.median(in_loop[1:]) / statistics.median(alone[1:]),
-    }
+    loop, waiting, bare = (spread(seconds[1:]) for seconds in (in_loop, with_waiting, alone))
+    over_bare = loop["median"] / bare["median"]
+    return LoopExchange(runtime.num_ranks, cell.picks, loop, waiting, bare, over_bare)
 
 
 def loop_without_exchanges(runtime: Runtime, cell: Cell, repeats: int) -> Row:

@@ -171,8 +171,8 @@ def two_ranks_over_one(objective: str, repeats: int, seed: int) -> float:
 def exchange_over_its_loop(repeats: int, seed: int) -> float:
     """Two reductions alone, over what a step of a search exchanges, by 2 workers."""
     with open_runtime(RuntimeSpec("local", 2, "cpu", 1)) as runtime:
-        row = exchange_in_loop(runtime, seed, repeats)
-    return row["bare_s"]["minimum"] / row["exchange_of_a_step_s"]["minimum"]
+        found = exchange_in_loop(runtime, seed, repeats)
+    return found.bare_s["minimum"] / found.exchange_of_a_step_s["minimum"]
 
 
 def one_process_over_worker(repeats: int, seed: int) -> float:

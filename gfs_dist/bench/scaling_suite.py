@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 
 from gfs_dist.bench.exchange_cost import (
@@ -58,15 +58,6 @@ PRESETS = {
 }
 
 
-class ScalingRow(TimeRow):
-    """One two-layer problem by some ranks."""
-
-    suite: str
-    neurons: int
-    samples: int
-    compute_s: float
-
-
 def search_at_once(cell: Cell, runtime: Runtime, repeats: int) -> list[SearchTime]:
     """By all ranks of ``runtime``; each sets up again, the data are there after the first time."""
     return [
@@ -103,7 +94,7 @@ class ScalingSuite:
         self._weak(report, exchange)
         self._loops(report)
         if widths:
-            report.add("widths that pay", widths)
+            report.tables["widths that pay"] += widths
         single = ("neurons", "device", "picks_per_s", "steps_s", "bytes_floor_s", "macs_floor_s",
                   "loop_floor_s", "over_floor")  # fmt: skip
         by_ranks = ("suite", "neurons", "workers", "measured", "seconds", "setup_s", "compute_s",
@@ -165,7 +156,7 @@ class ScalingSuite:
 
     def _weak(self, report: SuiteReport, exchange: Exchange) -> None:
         """As many neurons for every rank."""
-        rows: list[ScalingRow] = []
+        rows: list[TimeRow] = []
         for ranks in self.sizes.workers:
             rows += self._search("weak", self._base * ranks, (ranks,), exchange, report)[0]
         add_speedups(rows)
@@ -181,7 +172,7 @@ class ScalingSuite:
         workers: Sequence[int],
         exchange: Exchange,
         report: SuiteReport,
-    ) -> tuple[list[ScalingRow], dict[int, list[SearchTime]], int]:
+    ) -> tuple[list[TimeRow], dict[int, list[SearchTime]], int]:
         """One problem, by ranks at once where there is room, and alone where there is one machine.
 
         Returns:
@@ -215,7 +206,7 @@ class ScalingSuite:
 
     def _row(
         self, suite: str, neurons: int, workers: int, measured: str, times: Sequence[SearchTime]
-    ) -> ScalingRow:
+    ) -> TimeRow:
         return {
             "suite": suite,
             "neurons": neurons,
@@ -234,8 +225,8 @@ class ScalingSuite:
         with open_runtime(self.placement.spec(2, self.placement.threads, "cpu")) as runtime:
             exchange = exchange_in_loop(runtime, self.config.seed, repeats)
             loop = loop_without_exchanges(runtime, cell, repeats)
-        report.add("exchange in the loop", [exchange])
-        report.add("loop in the workers", [loop])
+        report.tables["exchange in the loop"] += [asdict(exchange)]
+        report.tables["loop in the workers"] += [loop]
 
     def _keep(self, report: SuiteReport, rows: Sequence[Row]) -> None:
         report.rows += rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, TypedDict
 
 import torch
 
@@ -118,32 +118,40 @@ class SearchTime:
         )
 
 
-class TimeRow(TypedDict):
-    """A search by some ranks, whatever is searched; medians of repeats.
+class TimeRow(TypedDict, total=False):
+    """A search by some ranks, medians of repeats; which keys there are depends on the suite.
 
     Attributes:
         measured: the way: :data:`WHOLE`, :data:`CRITICAL`, or another.
         seconds: ``median`` and range.
         threads: of a rank; one where it is not there.
-        peak_memory_bytes: the largest.
         speedup: over one rank, measured alike.
         efficiency: that over the ideal.
     """
 
+    suite: str
+    neurons: int
+    samples: int
+    block: str
+    channels: int
+    size: str
+    objective: str
     workers: int
     runtime: str
     device: str
     measured: str
     seconds: Spread
-    threads: NotRequired[int]
-    setup_s: NotRequired[float]
-    exchange_s: NotRequired[float]
-    wait_s: NotRequired[float]
+    threads: int
+    setup_s: float
+    compute_s: float
+    steps_s: float
+    exchange_s: float
+    wait_s: float
     picks: int
-    peak_memory_bytes: NotRequired[int]
-    picks_sha256: NotRequired[str]
-    speedup: NotRequired[float]
-    efficiency: NotRequired[float]
+    peak_memory_bytes: int
+    picks_sha256: str
+    speedup: float
+    efficiency: float
 
 
 def time_row(

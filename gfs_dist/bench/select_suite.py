@@ -100,8 +100,8 @@ class SelectSuite:
             reporter.step(len(rows))
         by_ranks = self._ranks(report)
         report.rows += by_ranks
-        report.show("methods: seconds, median", rows, titles=METHOD_TITLES)
-        report.show("scaling: seconds, median", by_ranks, titles=RANK_TITLES)
+        report.show("methods: seconds, median", rows, METHOD_TITLES)
+        report.show("scaling: seconds, median", by_ranks, RANK_TITLES)
 
     def _cells(self) -> Iterator[Cell]:
         sizes = self.sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -37,8 +38,6 @@ class SuiteReport:
     """The report of a suite in its run folder.
 
     Attributes:
-        config: of the run.
-        reporter: shows progress and tables.
         rows: results.
         tables: what else was found, by title.
         notes: sentences.
@@ -46,15 +45,11 @@ class SuiteReport:
     """
 
     def __init__(
-        self,
-        config: schema.Benchmark,
-        folder: RunFolder,
-        reporter: Reporter,
-        notes: Sequence[str] = (),
+        self, config: schema.Benchmark, folder: RunFolder, reporter: Reporter, notes: Sequence[str]
     ) -> None:
         self.config, self.folder, self.reporter, self.notes = config, folder, reporter, [*notes]
         self.rows: list[Row] = []
-        self.tables: dict[str, list[Row]] = {}
+        self.tables: defaultdict[str, list[Row]] = defaultdict(list)
         self.content: dict[str, Any] = {}
         self._began = time.perf_counter()
 
@@ -71,29 +66,23 @@ class SuiteReport:
                 yield report
             report.write("finished")
 
-    def add(self, title: str, rows: Sequence[Row]) -> None:
-        """Rows of a table, behind those that it has."""
-        self.tables.setdefault(title, []).extend(rows)
-
     def note(self, line: str) -> None:
         """A sentence for the report, shown at once."""
         self.notes.append(line)
         self.reporter.note(line)
 
     def show(
-        self,
-        title: str,
-        rows: Sequence[Row],
-        columns: Sequence[str] = (),
-        titles: Mapping[str, str] | None = None,
+        self, title: str, rows: Sequence[Row], columns: Sequence[str] | Mapping[str, str] = ()
     ) -> None:
-        """A table of some columns, or those of the first row, under ``titles`` or their keys.
+        """A table of some columns (with their titles, if given), or those of the first row.
 
-        Of spreads the median is shown, of hashes the beginning, of bytes MiB.
+        Of spreads the median is shown, of hashes the beginning; under the title ``MiB``, bytes.
         """
         if not rows:
             return
-        titles = titles or {key: key.replace("_", " ") for key in columns or rows[0]}
+        titles = {key: key.replace("_", " ") for key in columns or rows[0]}
+        if isinstance(columns, Mapping):
+            titles = {**columns}
 
         def cell(row: Row, key: str) -> object:
             value = row.get(key)

@@ -73,9 +73,9 @@ def test_loops_are_compared_with_exchanges_alone_and_with_none() -> None:
     with open_runtime(RuntimeSpec("local", 2, "cpu", 1)) as runtime:
         exchange = exchange_in_loop(runtime, 0, 1)
         loop = loop_without_exchanges(runtime, Cell.of_ranks(32, 64, 5, 0, "streaming"), 1)
-    in_loop, bare = exchange["exchange_of_a_step_s"], exchange["bare_s"]
-    assert exchange["over_bare"] == pytest.approx(in_loop["median"] / bare["median"])
-    assert 0 < in_loop["median"] <= exchange["with_waiting_s"]["median"]
+    in_loop, bare = exchange.exchange_of_a_step_s, exchange.bare_s
+    assert exchange.over_bare == pytest.approx(in_loop["median"] / bare["median"])
+    assert 0 < in_loop["median"] <= exchange.with_waiting_s["median"]
     ratio = loop["loop_s"]["median"] / loop["without_exchanges_s"]["median"]
     assert loop["above"] == pytest.approx(ratio - 1)
     assert loop["step_ms"] > 0

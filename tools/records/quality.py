@@ -65,12 +65,9 @@ class Bench:
     """One trained network with its calibration and test images.
 
     Attributes:
-        model: the trained network.
-        images: both splits.
         batches: calibration images and labels.
         num_test: how many of the test images are classified.
         pruner: of the network, without paths.
-        cells: what was measured so far.
         budgets: shares of the whole network's multiply-adds.
         candidates: scored at each step of ``network_loss``.
         draws: of random scores; their mean counts.
