@@ -13,7 +13,7 @@ from gfs_dist.errors import RunFolderError
 from gfs_dist.files import atomic
 from gfs_dist.files.untrusted import open_regular
 
-NAME = ".lock"
+LOCK = ".lock"
 
 
 class FolderLock:
@@ -27,7 +27,7 @@ class FolderLock:
         StorageError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, name: str = NAME) -> None:
+    def __init__(self, folder: Path, name: str = LOCK) -> None:
         self.path = folder / name
         while True:
             with atomic.storage_errors(self.path):

@@ -18,8 +18,7 @@ from typing import Self
 from gfs_dist.errors import ConfigError, StorageError
 from gfs_dist.files import atomic
 from gfs_dist.files.checksums import Stamp, stamp_of
-from gfs_dist.files.lock import NAME as LOCK
-from gfs_dist.files.lock import FolderLock
+from gfs_dist.files.lock import LOCK, FolderLock
 from gfs_dist.files.remote import Remote
 from gfs_dist.urls import in_home
 

@@ -22,8 +22,7 @@ from gfs_dist.files.checksums import (
     verify_own_checksum,
     with_own_checksum,
 )
-from gfs_dist.files.lock import NAME as LOCK_NAME
-from gfs_dist.files.lock import FolderLock
+from gfs_dist.files.lock import LOCK, FolderLock
 from gfs_dist.files.mirror import REPORT, Mirror, empty_copy, fill
 from gfs_dist.files.remote import Remote
 from gfs_dist.files.untrusted import inside, read_json, refuse_outside_links
@@ -352,7 +351,7 @@ class RunFolder:
 
     @staticmethod
     def _refuse_full(place: Path | str, names: Iterable[str]) -> None:
-        ours = (LOCK_NAME, atomic.PREFIX)  # leftovers of a run that died at once
+        ours = (LOCK, atomic.PREFIX)  # leftovers of a run that died at once
         found = sorted(name for name in names if not name.startswith(ours))
         if found:
             raise RunFolderError(

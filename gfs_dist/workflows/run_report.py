@@ -17,7 +17,7 @@ from gfs_dist.config import commands as schema
 from gfs_dist.config.compose import to_yaml
 from gfs_dist.errors import ConfigError, RunFolderError, StorageError
 from gfs_dist.files import RunFolder, atomic
-from gfs_dist.files.lock import NAME as LOCK
+from gfs_dist.files.lock import LOCK
 from gfs_dist.records import FORMAT, Measured, Report, ResultRow, Status, Timing
 from gfs_dist.runtime import Peers, Runtime, Tick
 from gfs_dist.training import loss_rise_warning

@@ -24,7 +24,7 @@ class OwnCandidates:
         if num_candidates >= MAX_CANDIDATES:
             raise InputError(f"neurons: found {num_candidates}, accepted below {MAX_CANDIDATES}")
         self.num_candidates = num_candidates
-        self.own, self.owns_all = own.to("cpu", torch.int64), len(own) == num_candidates
+        self.own = own.to("cpu", torch.int64)
         self.weights, self.replacement = weights, replacement
         self.position = 0
         self._excluded = torch.zeros(len(own), dtype=torch.bool)
@@ -40,7 +40,7 @@ class OwnCandidates:
 
     def place(self, pick: int) -> int | None:
         """Place of ``pick`` among the own candidates; None for another rank's."""
-        if self.owns_all:
+        if len(self.own) == self.num_candidates:
             return pick
         place = int(torch.searchsorted(self.own, pick))
         return place if place < len(self.own) and int(self.own[place]) == pick else None
