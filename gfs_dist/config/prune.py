@@ -107,16 +107,9 @@ TWO_LAYER_ONLY: Mapping[str, object] = {
 }
 """Keys that deep networks do not take, with the values that ask for nothing."""
 
+DEEP_SECTIONS = {"budget": Budget, "repair": Repair, "calibration": Calibration}
 DEEP_ONLY: Mapping[str, object] = {
-    **{
-        f"{section}.{key.name}": None
-        for section, schema in (
-            ("budget", Budget),
-            ("repair", Repair),
-            ("calibration", Calibration),
-        )
-        for key in fields(schema)
-    },
+    **{f"{name}.{key.name}": None for name, of in DEEP_SECTIONS.items() for key in fields(of)},
     "coupled": False,
     "target": "stream",
     "candidates": None,

@@ -79,14 +79,13 @@ def _started(workers: int, say: Say) -> LocalCluster:
         cluster = _prepare(workers)
         try:
             return _start_all(cluster, say)
-        except NotUpError as error:
+        except BaseException as error:
             _clear(state.read() or cluster)
+            if not isinstance(error, NotUpError):
+                raise
             reason = str(error)
-            if attempt < ATTEMPTS:
-                say(f"{reason}; once more")
-        except BaseException:
-            _clear(state.read() or cluster)
-            raise
+        if attempt < ATTEMPTS:
+            say(f"{reason}; once more")
     raise RunError(f"{reason}; is this machine very busy? gfs doctor looks at it")
 
 
