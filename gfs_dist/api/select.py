@@ -125,10 +125,7 @@ def select(
 
 
 def runtime_spec(
-    kind: str,
-    workers: int,
-    device: str,
-    graph: str | Sequence[tuple[int, int]] | None = None,
+    kind: str, workers: int, device: str, graph: str | Sequence[tuple[int, int]] | None = None
 ) -> RuntimeSpec:
     """The ranks that a Python call asks for.
 

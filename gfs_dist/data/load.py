@@ -52,10 +52,7 @@ MAX_PIXEL = 255.0
 
 
 def load(
-    spec: DataSpec,
-    *,
-    width: int = 1000,
-    activation: Callable[[Tensor], Tensor] = torch.tanh,
+    spec: DataSpec, *, width: int = 1000, activation: Callable[[Tensor], Tensor] = torch.tanh
 ) -> Dataset:
     """Load the dataset of a specification, as vectors in [0, 1].
 

@@ -5,8 +5,7 @@ The caller stores checkpoints and reports progress. Knows no configuration or ru
 
 from gfs_dist.training.deep import train_deep
 from gfs_dist.training.spec import DeepSpec, TrainSpec, TrainState, loss_rise_warning
-from gfs_dist.training.step_size import default_lr
-from gfs_dist.training.train import train
+from gfs_dist.training.train import default_lr, train
 
 __all__ = [
     "DeepSpec",

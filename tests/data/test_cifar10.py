@@ -166,10 +166,7 @@ def test_a_batch_larger_than_memory_is_not_read(
         (zip_file({**parts(0), "00.webp": strip(pixels(0)[:, :, :31])}), "found 31 x 384 pixels"),
         (zip_file({**parts(0), "labels.npy": npy(labels(0)[1:])}), r"uint8 \(11,\), accepted"),
         (zip_file({**parts(0), "labels.npy": npy(labels(0) + 0.5)}), r"float64 \(12,\), accepted"),
-        (
-            zip_file({**parts(0), "labels.npy": npy(labels(0) + 5)}),
-            "found label 10 at index",
-        ),
+        (zip_file({**parts(0), "labels.npy": npy(labels(0) + 5)}), "found label 10 at index"),
         (
             zip_file({**parts(0), "labels.npy": npy(np.array([{}] * COUNT))}),
             "cannot be read: Object arrays cannot be loaded",

@@ -61,11 +61,7 @@ def test_plain_and_gzipped_files_are_read(root: Path) -> None:
         ("images-idx3", images()[:7], "truncated, its header has 7 bytes"),
         ("images-idx3", b"", "truncated, its header has 0 bytes"),
         ("labels-idx1", labels(count=19, content=LABELS[1:]), "found 19 labels for 20 images"),
-        (
-            "labels-idx1",
-            labels(content=b"\x0a" * COUNT),
-            "found label 10 at index 0, accepted",
-        ),
+        ("labels-idx1", labels(content=b"\x0a" * COUNT), "found label 10 at index 0, accepted"),
         ("labels-idx1", labels(content=b"\x07" * COUNT), "all 20 samples are of one class"),
     ],
 )

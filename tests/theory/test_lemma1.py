@@ -10,12 +10,7 @@ import torch
 from scipy.special import lambertw
 
 from gfs_dist.errors import InputError, NonFiniteError, ShapeError
-from gfs_dist.theory import (
-    lemma1_bound,
-    lemma1_constants,
-    sparsity_for_tolerance,
-    why_no_bound,
-)
+from gfs_dist.theory import lemma1_bound, lemma1_constants, sparsity_for_tolerance, why_no_bound
 
 
 def greedy_losses(contributions, target, num_steps):

@@ -12,8 +12,8 @@ from gfs_dist import data
 from gfs_dist.errors import DataError
 from gfs_dist.networks import TwoLayer, accuracy, outputs
 from gfs_dist.networks.models.two_layer import ACTIVATIONS
-from gfs_dist.training import TrainSpec, default_lr, step_size, train
-from gfs_dist.training.step_size import tangent_kernel
+from gfs_dist.training import TrainSpec, default_lr, train
+from gfs_dist.training.train import tangent_kernel
 
 DIGITS = data.load(data.DataSpec())
 FEW = data.load(data.DataSpec(samples=20))
@@ -77,7 +77,7 @@ def test_a_mini_batch_bends_more_and_momentum_adds_steps_up(momentum: float) -> 
 def test_of_many_samples_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     network = TwoLayer.initialise(200, 64, "tanh")
     found = default_lr(network, DIGITS.x_train, "squared", TrainSpec())
-    monkeypatch.setattr(step_size, "SAMPLES", 10_000)
+    monkeypatch.setitem(default_lr.__globals__, "SAMPLES", 10_000)
     assert found == pytest.approx(
         default_lr(network, DIGITS.x_train, "squared", TrainSpec()), rel=0.01
     )

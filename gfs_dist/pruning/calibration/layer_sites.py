@@ -15,12 +15,7 @@ from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
 from gfs_dist.networks.graph.json_values import TRAINING, StepOutput, needed
 
 _SUMS = {"operator.add", "torch.add", "Tensor.add"}
-_RECTIFIERS = {
-    "torch.relu",
-    "torch.nn.functional.relu",
-    "torch.nn.functional.relu6",
-    "Tensor.relu",
-}
+_RECTIFIERS = {"torch.relu", "torch.nn.functional.relu", "torch.nn.functional.relu6", "Tensor.relu"}
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _PASSES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _DROPOUTS = {f"torch.nn.functional.dropout{kind}" for kind in ("", "1d", "2d", "3d")}

@@ -158,11 +158,7 @@ class LayerReplacement:
         return advance(self.network, self._rest, results, gate)[self._output]
 
     def _trial_outputs(
-        self,
-        call: ConsumerCall,
-        x: Tensor,
-        outputs: tuple[Tensor, Tensor],
-        trials: Sequence[Trial],
+        self, call: ConsumerCall, x: Tensor, outputs: tuple[Tensor, Tensor], trials: Sequence[Trial]
     ) -> Tensor:
         """``empty + (1 - g) (present - empty) + g n contribution_i``, one trial below the other."""
         empty, present = outputs

@@ -32,12 +32,7 @@ from gfs_dist.pruning.objectives.evaluation_batches import (
     BatchSizes,
     Sampling,
 )
-from gfs_dist.pruning.objectives.layer_replacement import (
-    Chunk,
-    LayerReplacement,
-    Trial,
-    loss_sums,
-)
+from gfs_dist.pruning.objectives.layer_replacement import Chunk, LayerReplacement, Trial, loss_sums
 from gfs_dist.pruning.structure.structure import Layer
 from gfs_dist.selection.objective import Communicator, SingleRank
 from gfs_dist.selection.objectives.factory import Recipe

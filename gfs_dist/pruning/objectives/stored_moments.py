@@ -144,13 +144,7 @@ def make_map(
     file = folder / "weights.safetensors"
     checkpoint.write_tensors(file, {"weights": weights}, durable=False)
     task = RowsTask(
-        pieces,
-        reading.patches,
-        reading.centred,
-        str(file),
-        consumer.channels,
-        samples,
-        str(folder),
+        pieces, reading.patches, reading.centred, str(file), consumer.channels, samples, str(folder)
     )
     candidates = len(consumer.channels)
     ranges = _ranges(candidates, min(_num_blocks(len(weights)), candidates))

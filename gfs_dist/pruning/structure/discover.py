@@ -12,11 +12,7 @@ from gfs_dist.errors import InputError, error_line
 from gfs_dist.networks.graph.allowed import MODULE_NAMES
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.calibration.layer_sites import find_sites
-from gfs_dist.pruning.structure.dependency_graph import (
-    ChannelDependencies,
-    ChannelGroup,
-    is_layer,
-)
+from gfs_dist.pruning.structure.dependency_graph import ChannelDependencies, ChannelGroup, is_layer
 from gfs_dist.pruning.structure.shrink import mask, shrink
 from gfs_dist.pruning.structure.structure import Layer, Skipped, Structure
 from gfs_dist.pruning.structure.torch_pruning import copied, tensors_of

@@ -54,11 +54,7 @@ class ChosenWidths:
 
 
 def choose_widths(
-    pruner: Pruner,
-    budget: Budget,
-    on_trial: OnTrial = lambda *_: None,
-    *,
-    quick: bool = False,
+    pruner: Pruner, budget: Budget, on_trial: OnTrial = lambda *_: None, *, quick: bool = False
 ) -> ChosenWidths:
     """Widths that meet a budget, by the rule of its kind in :data:`RULES`.
 

@@ -10,11 +10,7 @@ from torch import Tensor, nn
 from gfs_dist.errors import InputError, NonFiniteError
 from gfs_dist.files.checkpoint import write_tensors
 from gfs_dist.networks.graph.record import record
-from gfs_dist.pruning.objectives.fisher import (
-    DerivativesTask,
-    FisherProblem,
-    gate_derivatives,
-)
+from gfs_dist.pruning.objectives.fisher import DerivativesTask, FisherProblem, gate_derivatives
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objectives.factory import Recipe
 from gfs_dist.selection.partition import Partition, RankShare

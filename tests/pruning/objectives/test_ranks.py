@@ -12,11 +12,7 @@ from safetensors.torch import load_file
 from gfs_dist.bench.one_rank_at_a_time import OneRankAtATime
 from gfs_dist.errors import InputError
 from gfs_dist.pruning.objectives.evaluation_batches import Sampling
-from gfs_dist.pruning.objectives.fisher import (
-    DerivativesTask,
-    FisherProblem,
-    gate_derivatives,
-)
+from gfs_dist.pruning.objectives.fisher import DerivativesTask, FisherProblem, gate_derivatives
 from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.runtime import Fault, Runtime, RuntimeSpec, open_runtime
 from gfs_dist.selection.loop import greedy

@@ -17,11 +17,7 @@ from gfs_dist.pruning.calibration.moments import Geometry, add
 from gfs_dist.pruning.calibration.workspace import read_sums
 from gfs_dist.pruning.objectives import stored_moments
 from gfs_dist.pruning.objectives.moment_objectives import LinearMap
-from gfs_dist.pruning.objectives.stored_moments import (
-    StoredMap,
-    make_map,
-    stored_products,
-)
+from gfs_dist.pruning.objectives.stored_moments import StoredMap, make_map, stored_products
 from gfs_dist.pruning.repair.least_squares import DAMPING
 from gfs_dist.pruning.structure.structure import Slice
 from gfs_dist.runtime import RuntimeSpec, open_runtime

@@ -66,9 +66,7 @@ def test_a_trained_network_shrinks_to_its_masked_self(
     assert networks.count_macs(smaller, x) < networks.count_macs(network, x) / 2
 
 
-def test_half_of_the_inner_channels_is_half_of_the_inner_multiply_adds(
-    resnet20: nn.Module,
-) -> None:
+def test_half_of_the_inner_channels_is_half_of_the_inner_multiply_adds(resnet20: nn.Module) -> None:
     """The dense network needs 40,551,040; 40,108,032 of them touch inner channels."""
     x = torch.randn(1, 3, 32, 32)
     structure = find_structure(resnet20, x)
