@@ -15,7 +15,7 @@ from gfs_dist.pruning.structure.discover import find_structure
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.pruning.widths.costs import Costs, measure_costs
 from tools.records import baselines, quality_rows
-from tools.records.cells import Cells
+from tools.records.record import Cells
 
 IDLE = {"first": (1, 4), "second": (0, 2, 5)}
 WIDTHS = {"first": 6, "second": 8}

@@ -42,8 +42,7 @@ from gfs_dist.training import DeepSpec, train_deep
 from gfs_dist.workflows.process import data_spec, local_device
 from gfs_dist.workflows.stored_networks import read_images, read_network
 from tools.records import baselines, quality_rows
-from tools.records.cells import Cell, Cells
-from tools.records.record import keep
+from tools.records.record import Cell, Cells, keep
 
 SCORES = tuple(baselines.IMPORTANCES)
 OBJECTIVES = {
