@@ -11,7 +11,6 @@ from gfs_dist.errors import ConfigError, RunFolderError
 from gfs_dist.files import RunFolder
 from gfs_dist.files.find import find_checkpoints
 from gfs_dist.files.run_folder import MAX_NAME
-from gfs_dist.pruning.widths.budget import Budget
 from gfs_dist.records import Report
 from gfs_dist.runtime import open_runtime
 from gfs_dist.workflows.pipeline import PruneRun, result_name, show_results
@@ -38,10 +37,13 @@ def run(config: schema.Cut, reporter: Reporter) -> Report:
     assert pruned.checkpoint is not None, "checked"
     iteration, place = find_checkpoints(pruned.checkpoint)[-1]
     source = result_name(iteration)
-    name = config.name or _default_name(source, config.budget.limit)
+    budget = config.budget.limit
+    value = "" if budget.kind == "widths" else f"_{float(budget.share):.6g}"
+    rounded = "" if budget.round_to == 1 else f"_round_to_{budget.round_to}"
+    name = config.name or f"{source}_{budget.kind}{value}{rounded}"
     with use_threads(config.threads):
         _check_name(RunFolder(config.path), name)
-        family = DeepFamily(pruned, config.budget.limit, [(iteration, place)], searched=True)
+        family = DeepFamily(pruned, budget, [(iteration, place)], searched=True)
         reporter.plan([f"cut       {source} once more, as {name}", *family.lines])
         with RunFolder.resume(config.path) as folder:
             folder.refuse_damage("path", but=name)
@@ -51,10 +53,13 @@ def run(config: schema.Cut, reporter: Reporter) -> Report:
             timed = TotalTime(reporter, family.phases(report) | {"prune": 0})
             with open_runtime(runtime_spec(pruned, folder), observers=[events]) as runtime:
                 job = PruneRun(runtime, report, timed)
-                pruning = DeepPruning(
-                    family, iteration, place, job, name=name, key="path", quick=True
-                )
-                _refuse_unfinished(pruning, family)
+                pruning = DeepPruning(family, iteration, place, job, name, key="path", quick=True)
+                found, layers = len(pruning.found), len(family.channels)
+                if found < layers:
+                    raise RunFolderError(
+                        f"path: {folder.path} has the paths of {found} of {layers} layers; finish "
+                        f"it with gfs prune {resume_word(folder.path, family.config)}"
+                    )
                 with pruning:
                     row = pruning.cut()
             pruning.keep(row, report.status)
@@ -84,12 +89,6 @@ def _configuration(config: schema.Cut) -> schema.Prune:
     )
 
 
-def _default_name(source: str, budget: Budget) -> str:
-    value = "" if budget.kind == "widths" else f"_{float(budget.share):.6g}"
-    rounded = "" if budget.round_to == 1 else f"_round_to_{budget.round_to}"
-    return f"{source}_{budget.kind}{value}{rounded}"
-
-
 def _check_name(folder: RunFolder, name: str) -> None:
     """Refuse a name that is taken by another result than one whose network was damaged."""
     if name != RunFolder.name_of(name):
@@ -100,12 +99,3 @@ def _check_name(folder: RunFolder, name: str) -> None:
     names = {row["name"] for row in folder.read_report().get("results") or []}
     if name in names - lost_results(folder):
         raise ConfigError(f"name: {folder.path} has a result {name}, accepted another name=NAME")
-
-
-def _refuse_unfinished(pruning: DeepPruning, family: DeepFamily) -> None:
-    found, layers, run = pruning.found, family.channels, pruning.files.folder.path
-    if len(found) < len(layers):
-        raise RunFolderError(
-            f"path: {run} has the paths of {len(found)} of {len(layers)} layers; finish it "
-            f"with gfs prune {resume_word(run, family.config)}"
-        )

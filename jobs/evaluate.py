@@ -53,28 +53,24 @@ def run(config: schema.Evaluate, reporter: Reporter) -> Report:
         raise CheckpointError(f"path: {path} is a run folder, choose one network in it: {names}")
     iteration, place = find_checkpoints(path, "path")[0]
     with use_threads(config.threads):
-        measure = _measure_two_layer if _has_two_layers(place, config) else _measure_deep
+        own = own_architecture(place)  # a bare file says nothing of itself
+        named = config.model.name if own is None else own.get("model")
+        measure = _measure_two_layer if named == "two_layer" else _measure_deep
         facts = measure(config, place, device, reporter)
     weights = place / checkpoint.MODEL if place.is_dir() else place
     facts |= {"name": path.name, "iteration": iteration, "file_bytes": weights.stat().st_size}
-    result = cast(ResultRow, facts)
-    _show(result, reporter)
+    speeds = {f"us at batch {time['batch']}": time["median_s"] * 1e6 for time in facts["latency"]}
+    keys = ("loss", "accuracy", "kept", "macs", "params", "file_bytes")
+    shown = {key: facts[key] for key in keys if facts[key] is not None} | speeds
+    reporter.table(path.name, list(shown), [list(shown.values())])
     return {
         "format": FORMAT,
         "job": "evaluate",
         "status": "finished",
-        "results": [result],
+        "results": [cast(ResultRow, facts)],
         "machine": pages.machine(),
         "versions": pages.versions(),
     }
-
-
-def _has_two_layers(place: Path, config: schema.Evaluate) -> bool:
-    """As the folder says; for a bare file, as the keys ``model.*`` do."""
-    own = own_architecture(place)
-    if own is None:
-        return isinstance(config.model, schema.TwoLayer)
-    return own.get("model") == "two_layer"
 
 
 def _measure_two_layer(
@@ -129,11 +125,3 @@ def _measure_deep(
     reporter.phase("evaluate", len(parts))
     found = networks.classify(network, batches_of(images, parts, reporter.step))
     return {"objective": LOSS, "kept": None, **found._asdict(), **size, "latency": times}
-
-
-def _show(result: ResultRow, reporter: Reporter) -> None:
-    row = cast(dict[str, Any], result)
-    speeds = {f"us at batch {time['batch']}": time["median_s"] * 1e6 for time in row["latency"]}
-    keys = ("loss", "accuracy", "kept", "macs", "params", "file_bytes")
-    shown = {key: row[key] for key in keys if row[key] is not None} | speeds
-    reporter.table(result["name"], list(shown), [list(shown.values())])

@@ -31,7 +31,11 @@ def run(config: schema.Finetune, reporter: Reporter) -> Report:
         CheckpointError: it cannot be read, is no deep network, or is known in evaluation only.
     """
     check_device(config)
-    images, place = read_images(data_spec(config.data)), _find(Path(config.path))
+    path, images = Path(config.path), read_images(data_spec(config.data))
+    found = find_checkpoints(path, "path")
+    place = found[-1][1]
+    if len(found) > 1:
+        raise CheckpointError(f"path: {path} is a run folder, choose one network in it: {place}")
     architecture = _architecture(place, config.model, images)
     training = DeepTraining.of_stored(config, place, architecture)
     check_fits(training.network, images, str(place))
@@ -41,21 +45,12 @@ def run(config: schema.Finetune, reporter: Reporter) -> Report:
         report = RunReport(folder, "finetune", RunEvents(folder, reporter))
         with report.recorded():
             training.train(report, reporter)
-            row = _store(training, Path(config.path), architecture, folder)
+            row = _store(training, path, architecture, folder)
             report.put(row)
         show_checkpoints(f"{row['name']}, trained on", row["checkpoints"], reporter)
         stored = place_words(folder.path / str(row["model"]), config.model)
         reporter.next([f"gfs evaluate {stored} {data_words(config.data, config.seed)}"])
         return report.content
-
-
-def _find(path: Path) -> Path:
-    found = find_checkpoints(path, "path")
-    if len(found) > 1:
-        raise CheckpointError(
-            f"path: {path} is a run folder, choose one network in it: {found[-1][1]}"
-        )
-    return found[0][1]
 
 
 def _architecture(place: Path, model: schema.Model, images: Images) -> dict[str, Any]:

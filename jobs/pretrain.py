@@ -19,7 +19,12 @@ from gfs_dist.workflows.train_two_layer import TwoLayerTraining
 @tracked
 def run(config: schema.Pretrain, reporter: Reporter) -> Report:
     """Train, and write the run folder; returns what ``report.json`` holds."""
-    training = _training(config)
+    training: Training
+    if isinstance(config.model, schema.TwoLayer):
+        training = TwoLayerTraining(config)
+    else:
+        check_device(config)
+        training = DeepTraining.of_fresh(config)
     reporter.plan(training.lines)
     with use_threads(config.threads), open_folder(config, reporter) as folder:
         reporter.run_folder(folder)
@@ -45,10 +50,3 @@ def run(config: schema.Pretrain, reporter: Reporter) -> Report:
         show_checkpoints("trained", rows, reporter)
         reporter.next(training.commands(folder, rows))
         return report.content
-
-
-def _training(config: schema.Pretrain) -> Training:
-    if isinstance(config.model, schema.TwoLayer):
-        return TwoLayerTraining(config)
-    check_device(config)
-    return DeepTraining.of_fresh(config)

@@ -27,7 +27,8 @@ from gfs_dist.workflows.tracking import tracked
 def run(config: schema.Prune, reporter: Reporter) -> Report:
     """Prune, and write the run folder; returns what ``report.json`` holds."""
     with use_threads(config.threads):
-        family = _family(config)
+        two_layer = isinstance(config.model, schema.TwoLayer)
+        family = TwoLayerFamily(config) if two_layer else DeepFamily.of_run(config)
         reporter.plan(family.lines)
         with open_folder(config, reporter) as folder:
             reporter.run_folder(folder)
@@ -41,13 +42,6 @@ def run(config: schema.Prune, reporter: Reporter) -> Report:
                 _prune_all(family, PruneRun(runtime, report, timed))
             show_results(family, report, reporter)
             return report.content
-
-
-def _family(config: schema.Prune) -> NetworkFamily[Any]:
-    """What differs between networks of two layers and deep ones, with its inputs read."""
-    if isinstance(config.model, schema.TwoLayer):
-        return TwoLayerFamily(config)
-    return DeepFamily.of_run(config)
 
 
 def _prune_all(family: NetworkFamily[Any], job: PruneRun) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import webbrowser
-from pathlib import Path
 
 from gfs_dist import report as pages
 from gfs_dist.config import commands as schema
@@ -30,11 +29,7 @@ def run(config: schema.Report, reporter: Reporter) -> Report:
     results = report.get("results") or []
     pages.write(folder.path, report, folder.read_paths(results))
     reporter.run_folder(folder)
-    if config.open and not _show(page):
+    if config.open and not webbrowser.open(page.resolve().as_uri()):
         reporter.note(f"no browser was found, open {page.resolve()}")
     reporter.next([])
     return report
-
-
-def _show(page: Path) -> bool:
-    return webbrowser.open(page.resolve().as_uri())

@@ -66,10 +66,8 @@ class PlainReporter(Reporter):
         self._last_line_s = self._clock()
         self._say(name)
 
-    def step(
-        self, done: int, loss: float | None = None, kept: int | None = None, **facts: object
-    ) -> None:
-        self._progress.update(self._clock(), done, loss=loss, kept=kept, **facts)
+    def step(self, done: int, loss: float | None = None, **facts: object) -> None:
+        self._progress.update(self._clock(), done, loss=loss, **facts)
         if self._clock() - self._last_line_s >= self._line_every_s:
             self._last_line_s = self._clock()
             self._say(f"{self._progress.name}: {self._progress.line()}")

@@ -53,10 +53,8 @@ class LiveReporter(PlainReporter):
             self._bars.update(self._bar, total=done, completed=done, line=line)
             self._bar = None
 
-    def step(
-        self, done: int, loss: float | None = None, kept: int | None = None, **facts: object
-    ) -> None:
-        super().step(done, loss, kept, **facts)
+    def step(self, done: int, loss: float | None = None, **facts: object) -> None:
+        super().step(done, loss, **facts)
         if self._bar is not None:
             self._bars.update(self._bar, completed=done, line=self._progress.line())
 

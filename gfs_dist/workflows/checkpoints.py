@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
-from gfs_dist.config import commands as schema
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import RunFolder
 from gfs_dist.records import CheckpointRow, Measured, ResultRow
@@ -93,12 +92,6 @@ def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in facts.items():
         flat |= value if isinstance(value, dict) else {key: value}
     return flat
-
-
-def given_keys(train: schema.Train, spec: type[TrainSpec | DeepSpec]) -> dict[str, Any]:
-    """The keys ``train.*`` that ``spec`` has and that are not null."""
-    names = spec.__dataclass_fields__
-    return {key: value for key, value in vars(train).items() if value is not None and key in names}
 
 
 def num_checkpoints(spec: TrainSpec | DeepSpec) -> int:

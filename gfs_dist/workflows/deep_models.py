@@ -73,20 +73,13 @@ class ModelFolder:
         return on_batch
 
     def write_card(self, rows: list[ResultRow], origin: pages.Origin) -> None:
-        """Write the card of the result, which is one of ``rows``."""
         facts = {"results": rows, "machine": pages.machine(), "versions": pages.versions()}
         pages.write_card(self.path, facts, self.path.name, origin)
 
     def export(self, forms: Export) -> bool:
-        """Write the forms for other programs that are asked for and not there yet, and compare.
+        """Write the forms for other programs that are not there yet, and compare; whether any was.
 
         Last of all: what cannot be exported is in the report all the same.
-
-        Args:
-            forms: ``export=``.
-
-        Returns:
-            Whether any was written.
 
         Raises:
             RunError: a form cannot be made, or computes something else.

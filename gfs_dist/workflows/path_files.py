@@ -44,10 +44,7 @@ class PathFiles:
     _written_s: float = -math.inf
 
     def layers(self, channels: Mapping[str, int]) -> dict[str, LayerPath]:
-        """The layers whose search is finished.
-
-        Args:
-            channels: candidates of each layer.
+        """The layers whose search is finished; ``channels`` are the candidates of each.
 
         Raises:
             RunFolderError: a file is damaged, or belongs to other inputs; names which.
@@ -58,7 +55,11 @@ class PathFiles:
             if file.exists():
                 stored = self._stored(file)
                 path = self._path(stored, count, file)
-                found[layer] = LayerPath(path, path.loss, self._unit(layer, stored))
+                unit = stored.get("unit")
+                if not isinstance(unit, float) or not 0.0 < unit < math.inf:
+                    words = f"the path of layer {layer!r} has unit {unit!r}"
+                    raise RunFolderError(f"{self.key}: {words}")
+                found[layer] = LayerPath(path, path.loss, unit)
         return found
 
     def read(self, num_candidates: int, layer: str = "") -> GreedyPath | None:
@@ -93,7 +94,6 @@ class PathFiles:
         self._finish(self.file(layer), path, layer, unit=found.unit)
 
     def file(self, layer: str = "") -> Path:
-        """Of a finished path."""
         return self.folder.path_file(self._name(layer))
 
     def _partial(self, layer: str) -> Path:
@@ -162,12 +162,6 @@ class PathFiles:
         except (KeyError, TypeError, ValueError) as error:
             raise self._no_path(file, error) from error
         return path
-
-    def _unit(self, layer: str, stored: PathFile) -> float:
-        unit = stored.get("unit")
-        if not isinstance(unit, float) or not 0.0 < unit < math.inf:
-            raise RunFolderError(f"{self.key}: the path of layer {layer!r} has unit {unit!r}")
-        return unit
 
     def _no_path(self, file: Path, why: object) -> RunFolderError:
         return RunFolderError(f"{self.key}: {file} holds no path: {why}")

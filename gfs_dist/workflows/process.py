@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -16,6 +17,9 @@ from gfs_dist.files import RunFolder
 from gfs_dist.files.untrusted import load_json
 from gfs_dist.runtime import RuntimeSpec
 from gfs_dist.selection.partition import KINDS, Partition, make_partition
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @contextmanager
@@ -79,10 +83,15 @@ def runtime_spec(
     )
 
 
+def given_keys(config: object, spec: type[DataclassInstance]) -> dict[str, Any]:
+    """The keys of a configuration that ``spec`` has too and that are not null."""
+    names = {field.name for field in fields(spec)}
+    return {key: value for key, value in vars(config).items() if value is not None and key in names}
+
+
 def data_spec(config: schema.Data) -> DataSpec:
     """The dataset that a configuration asks for."""
-    names = DataSpec.__dataclass_fields__
-    given = {key: value for key, value in vars(config).items() if key in names}
+    given = given_keys(config, DataSpec)
     lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
     return DataSpec(**given | lists)
 

@@ -6,12 +6,12 @@ and sums of the run lie in ``scratch/`` meanwhile.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -35,7 +35,7 @@ from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.cut import CutResult, Repairs, cut, layer_rows, picks_sha256
 from gfs_dist.pruning.pruner import Pruner, Settings
 from gfs_dist.pruning.widths.budget import Budget
-from gfs_dist.pruning.widths.choose import ChosenWidths, choose_widths
+from gfs_dist.pruning.widths.choose import choose_widths
 from gfs_dist.pruning.widths.feasible import check_feasible
 from gfs_dist.records import ResultRow, Status
 from gfs_dist.report import Origin
@@ -46,7 +46,7 @@ from gfs_dist.workflows.deep_models import ModelFolder
 from gfs_dist.workflows.measures import Measures
 from gfs_dist.workflows.path_files import PathFiles
 from gfs_dist.workflows.pipeline import Columns, PruneRun, path_facts, result_name
-from gfs_dist.workflows.process import check_device, data_spec, own_device
+from gfs_dist.workflows.process import check_device, data_spec, given_keys, own_device
 from gfs_dist.workflows.run_report import RunReport, check_reach
 from gfs_dist.workflows.stored_networks import (
     architecture_of,
@@ -62,9 +62,7 @@ class DeepFamily:
     """Checkpoints of a deep network, all with the same structure.
 
     Args:
-        config: of the run.
-        budget: of this cut.
-        places: the checkpoints; all hold the same network with other weights.
+        places: all hold the same network with other weights.
         searched: the paths are there already.
 
     Attributes:
@@ -110,7 +108,7 @@ class DeepFamily:
             networks.classify(network, itertools.islice(self.measures.batches(), 1))
         self.architecture = architecture_of(places[-1][1], config.model, images)
         self.origin = origin_of(self.architecture)
-        self.settings = _settings(config)
+        self.settings = Settings(**given_keys(config, Settings))
         with self._trial(network) as pruner:
             _refuse_finetuning(config, pruner)
             check_feasible(pruner, budget)
@@ -129,7 +127,6 @@ class DeepFamily:
 
     @classmethod
     def of_run(cls, config: schema.Prune) -> DeepFamily:
-        """All checkpoints that the configuration names."""
         assert config.checkpoint is not None, "checked"
         return cls(config, config.budget.limit, find_checkpoints(config.checkpoint))
 
@@ -144,15 +141,12 @@ class DeepFamily:
 
     @property
     def channels(self) -> dict[str, int]:
-        """Candidates of each layer."""
         return {layer.name: layer.num_candidates for layer in self.structure.layers}
 
     def network(self, place: Path) -> nn.Module:
-        """The network of one checkpoint, in float32 as the images are."""
         return read_float32(place, self.config.model, self.images)
 
     def phases(self, report: RunReport) -> dict[str, int]:
-        """Kinds of phases, and how many of each are still to come."""
         count = sum(report.row(result_name(iteration)) is None for iteration, _ in self.places)
         repair = self.config.repair
         each = {
@@ -165,20 +159,13 @@ class DeepFamily:
         return {kind: times * count for kind, times in each.items()}
 
     def checkpoints(self, run: PruneRun) -> list[tuple[int, Path]]:
-        """Iteration and place of each checkpoint.
-
-        Raises:
-            ConfigError: ranks do not see the run folder, into which they write.
-        """
         check_reach(run.folder, run.runtime)
         return self.places
 
     def pruning(self, iteration: int, source: Path, run: PruneRun) -> DeepPruning:
-        """One checkpoint, with the layers that earlier runs have searched."""
         return DeepPruning(self, iteration, source, run)
 
     def commands(self, folder: RunFolder, rows: list[ResultRow]) -> list[str]:
-        """What makes sense next."""
         config, row = self.config, rows[-1]
         last = place_words(folder.path / str(row["model"]), config.model)
         data = data_words(config.data, config.seed)
@@ -190,68 +177,61 @@ class DeepFamily:
         ]
 
 
+@dataclass
 class DeepPruning:
     """One checkpoint: a path for each layer; entered, it has a workspace on disk.
 
-    Args:
+    Attributes:
         name: of the result, if it is not that of the checkpoint, whose paths it is cut from.
         key: under which a user named the run folder, for messages.
         quick: take the best widths that need no search.
     """
 
-    def __init__(
-        self,
-        family: DeepFamily,
-        iteration: int,
-        place: Path,
-        run: PruneRun,
-        *,
-        name: str | None = None,
-        key: str = "resume",
-        quick: bool = False,
-    ) -> None:
-        self._family, self._iteration, self._place, self._run = family, iteration, place, run
-        self._quick, source = quick, result_name(iteration)
-        self.name = name or source
-        self._network = family.network(place)
+    family: DeepFamily
+    iteration: int
+    place: Path
+    run: PruneRun
+    name: str = ""
+    key: str = "resume"
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        family, run, source = self.family, self.run, result_name(self.iteration)
+        self.name = self.name or source
+        self.network = family.network(self.place)
         samples, data = len(family.measures.rows), family.images.fingerprint
-        facts = path_facts(family.config, self._network, samples, data)
-        self.files = PathFiles(run.folder, source, facts, key)
+        facts = path_facts(family.config, self.network, samples, data)
+        self.files = PathFiles(run.folder, source, facts, self.key)
         self.found = self.files.layers(family.channels)
-        self.model = ModelFolder(
-            run.folder.model(self.name),
-            family.measures,
-            family.config.model,
-            family.origin,
-            run.reporter,
-        )
+        path, model = run.folder.model(self.name), family.config.model
+        self.model = ModelFolder(path, family.measures, model, family.origin, run.reporter)
         known = run.report.row(source)
-        self._dense = known["dense"] if known else None
-        self._pruner: Pruner
-        self._open = ExitStack()
+        self.dense = known["dense"] if known else None
+        self.pruner: Pruner
+        self.opened = ExitStack()
 
     def __enter__(self) -> Self:
-        family, network = self._family, self._network
+        family, network = self.family, self.network
         with ExitStack() as opened:
-            folder = opened.enter_context(scratch(self._run.folder, self.name))
+            folder = opened.enter_context(scratch(self.run.folder, self.name))
             workspace = Workspace.create(folder, network, family.measures.batches())
-            runtime, settings = self._run.runtime, family.settings
-            self._pruner = Pruner(workspace, family.structure, settings, runtime, self.found)
-            if self._dense is None:
+            runtime, settings = self.run.runtime, family.settings
+            self.pruner = Pruner(workspace, family.structure, settings, runtime, self.found)
+            if self.dense is None:
                 weights = workspace.subfolder("dense") / checkpoint.MODEL
-                self._dense = self.model.measure("the dense network", network, weights)
-            self._open = opened.pop_all()
+                self.dense = self.model.measure("the dense network", network, weights)
+            self.opened = opened.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._open.close()
+        self.opened.close()
 
     def search(self) -> None:
         """Search every layer that has no path yet, in forward order."""
-        run, pruner, files, events = self._run, self._pruner, self.files, self._run.report.events
-        if self._family.config.objective == "network_loss":
-            assert self._dense is not None
-            files.facts["dense_loss"] = self._dense["loss"]
+        run, pruner, files, events = self.run, self.pruner, self.files, self.run.report.events
+        if self.family.config.objective == "network_loss":
+            assert self.dense is not None
+            files.facts["dense_loss"] = self.dense["loss"]
         run.reporter.phase(f"prune {self.name}", sum(pruner.channels.values()))
 
         def start(layer: str) -> GreedyPath | None:
@@ -274,17 +254,23 @@ class DeepPruning:
 
     def cut(self) -> ResultRow:
         """Choose widths for the budget, cut, repair, store and measure the smaller network."""
-        family, folder, name = self._family, self._run.folder, self.name
-        chosen = self._choose_widths()
-        found = self._cut(chosen)
+        family, folder, name = self.family, self.run.folder, self.name
+        self.run.reporter.phase(f"size {name}")
+        chosen = choose_widths(
+            self.pruner,
+            family.budget,
+            lambda done, most, best: self.run.reporter.step(done, best, at_most=most),
+            quick=self.quick,
+        )
+        found = self._cut(chosen.widths)
         small, measured = self.model.store(found.network)
-        times, dense_times = family.measures.latencies(small, self._network)
-        assert self._dense is not None
+        times, dense_times = family.measures.latencies(small, self.network)
+        assert self.dense is not None
         row = {
             "name": name,
-            "iteration": self._iteration,
-            "dense": {**self._dense, "latency": dense_times},
-            "objective": self._pruner.settings.objective,
+            "iteration": self.iteration,
+            "dense": {**self.dense, "latency": dense_times},
+            "objective": self.pruner.settings.objective,
             "budget": plan_text.budget_title(family.budget),
             "kept": sum(chosen.widths.values()),
             **measured,
@@ -292,8 +278,8 @@ class DeepPruning:
             "accuracy_after": found.accuracies(measured["accuracy"]),
             "path": f"paths/{self.files.result}",
             "model": folder.relative(self.model.path),
-            "picks_sha256": picks_sha256(self._pruner),
-            "layers": layer_rows(self._pruner, found.network, chosen.widths),
+            "picks_sha256": picks_sha256(self.pruner),
+            "layers": layer_rows(self.pruner, found.network, chosen.widths),
             "sizing": vars(chosen) | {"widths": dict(chosen.widths)},
             "difference": found.difference,
         }
@@ -304,43 +290,31 @@ class DeepPruning:
 
         ``status``: of the run until the report is written once more.
         """
-        report = self._run.report
+        report = self.run.report
         report.put(row)
         self.model.write_card(report.rows, self._origin())
         report.write(status)
 
     def finish(self, row: ResultRow) -> None:
         """Train on, where that is asked for and not done yet; export."""
-        if self._family.config.repair.finetune and "finetune" not in row["accuracy_after"]:
+        if self.family.config.repair.finetune and "finetune" not in row["accuracy_after"]:
             self.keep(self._finetune(row))
-        self.model.export(self._family.config.export)
+        self.model.export(self.family.config.export)
 
-    def _choose_widths(self) -> ChosenWidths:
-        reporter = self._run.reporter
-        reporter.phase(f"size {self.name}")
-        return choose_widths(
-            self._pruner,
-            self._family.budget,
-            lambda done, most, best: reporter.step(done, best, at_most=most),
-            quick=self._quick,
-        )
-
-    def _cut(self, chosen: ChosenWidths) -> CutResult:
-        name, family, reporter = self.name, self._family, self._run.reporter
+    def _cut(self, widths: dict[str, int]) -> CutResult:
+        name, family, reporter = self.name, self.family, self.run.reporter
         asked = family.config.repair
-        repairs = Repairs(
-            fold=bool(asked.fold), refit=bool(asked.refit), batch_norm=bool(asked.batch_norm)
-        )
+        repairs = Repairs(bool(asked.fold), bool(asked.refit), bool(asked.batch_norm))
 
         def evaluate(network: nn.Module) -> float:
             found = family.measures.accuracy(network, self.model.on_batch(f"{name} before repair"))
-            reporter.phase(f"repair {name}", len(self._pruner.sites) if repairs.refit else None)
+            reporter.phase(f"repair {name}", len(self.pruner.sites) if repairs.refit else None)
             return found
 
         reporter.phase(f"cut {name}")
         return cut(
-            self._pruner,
-            chosen.widths,
+            self.pruner,
+            widths,
             repairs,
             name=f"cut_{name}",
             evaluate=evaluate,
@@ -353,7 +327,7 @@ class DeepPruning:
         ``finetune/NAME/`` has the network as it was cut and the checkpoints since: a run that was
         killed goes on from the last one.
         """
-        run, config = self._run, self._family.config
+        run, config = self.run, self.family.config
         # Ranks may have another current folder.
         home = run.folder.path.resolve() / "finetune" / self.name
         cut = keep_as_cut(self.model.path, home)
@@ -365,15 +339,14 @@ class DeepPruning:
         return {**row, **measured, "accuracy_after": after}
 
     def _origin(self) -> Origin:
-        """Where the network comes from, for its card."""
-        family, stored = self._family, read_json(self.model.path / ARCHITECTURE)
+        family, stored = self.family, read_json(self.model.path / ARCHITECTURE)
         config, images = family.config, family.images
         mean, std = (", ".join(f"{x:.4g}" for x in values) for values in (images.mean, images.std))
         scaled = ", in [0, 1]" if images.x_train.dtype == torch.uint8 else ""
         shape = ", ".join(str(size) for size in images.x_train.shape[1:])
         return Origin(
             network=plan_text.network_words(family.architecture),
-            checkpoint=str(self._place),
+            checkpoint=str(self.place),
             data=f"{config.data.name}, {len(family.measures.rows):,} calibration images",
             inputs=f"float32 (N, {shape}){scaled}, less {mean}, over {std}",
             budget=plan_text.budget_title(family.budget),
@@ -383,7 +356,7 @@ class DeepPruning:
         )
 
 
-@contextlib.contextmanager
+@contextmanager
 def scratch(folder: RunFolder, name: str) -> Iterator[Path]:
     """A new folder for files of this process and its ranks; those that others left are removed.
 
@@ -400,21 +373,6 @@ def scratch(folder: RunFolder, name: str) -> Iterator[Path]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _settings(config: schema.Prune) -> Settings:
-    """How layers are searched, as the core takes it."""
-    assert config.objective is not None and config.replacement is not None, "settled"
-    return Settings(
-        objective=config.objective,
-        weights=config.weights,
-        replacement=config.replacement,
-        coupled=config.coupled,
-        target=config.target,
-        candidates=config.candidates,
-        steps=config.steps,
-        seed=config.seed,
-    )
-
-
 def _refuse_finetuning(config: schema.Prune, pruner: Pruner) -> None:
     stored = read_json(pruner.workspace.subfolder("dense") / ARCHITECTURE)
     if config.repair.finetune and stored.get("graph", {}).get("evaluation_only"):
@@ -425,6 +383,5 @@ def _refuse_finetuning(config: schema.Prune, pruner: Pruner) -> None:
 
 
 def _share(row: ResultRow, key: str) -> float:
-    """Share of the dense network's ``macs`` or ``params`` that is left."""
     part, whole = (cast(dict[str, Any], network)[key] for network in (row, row["dense"]))
     return float(part / whole)

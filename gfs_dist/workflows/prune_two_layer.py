@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self, cast
 
 import torch
@@ -102,23 +102,19 @@ class TwoLayerFamily:
                 )
 
     def phases(self, _report: RunReport) -> dict[str, int]:
-        """Kinds of phases, and how many there are of each."""
         training = int(self.training is not None)
         return {"train": training, "prune": self._count, "measure": 2 * self._count}
 
     def checkpoints(self, run: PruneRun) -> list[tuple[int, TwoLayer]]:
-        """Iteration and network of each checkpoint, trained first where none is given."""
         if self.training is None:
             return self.networks
         self.training.train(run.report, run.reporter)
         return self.training.networks(run.folder)
 
     def pruning(self, iteration: int, source: TwoLayer, run: PruneRun) -> TwoLayerPruning:
-        """One checkpoint."""
         return TwoLayerPruning(self, iteration, source, run)
 
     def commands(self, folder: RunFolder, rows: list[ResultRow]) -> list[str]:
-        """What makes sense next."""
         run, last = (
             typed_place("path", str(path))
             for path in (folder.path, folder.path / str(rows[-1]["model"]))
@@ -126,17 +122,20 @@ class TwoLayerFamily:
         return [f"gfs evaluate {last} {input_words(self.config)}", f"gfs report {run}"]
 
 
+@dataclass
 class TwoLayerPruning:
     """One checkpoint: a single path over its neurons."""
 
-    def __init__(
-        self, family: TwoLayerFamily, iteration: int, network: TwoLayer, run: PruneRun
-    ) -> None:
-        self.name = result_name(iteration)
-        self._family, self._iteration, self._network, self._run = family, iteration, network, run
-        self._dense: Measured
-        self._found: SearchResult
-        self._files: PathFiles
+    family: TwoLayerFamily
+    iteration: int
+    network: TwoLayer
+    run: PruneRun
+
+    def __post_init__(self) -> None:
+        self.name = result_name(self.iteration)
+        self.dense: Measured
+        self.found: SearchResult
+        self.files: PathFiles
 
     def __enter__(self) -> Self:
         return self
@@ -145,17 +144,17 @@ class TwoLayerPruning:
 
     def search(self) -> None:
         """Measure the dense network and search; its path is in the run folder as it grows."""
-        family, run, began = self._family, self._run, time.perf_counter()
-        config, network = family.config, self._network
-        self._dense = measure_two_layer(network, family.inputs)
-        loss = self._dense["loss"]
+        family, run, began = self.family, self.run, time.perf_counter()
+        config, network = family.config, self.network
+        self.dense = measure_two_layer(network, family.inputs)
+        loss = self.dense["loss"]
         assert loss is not None
         if family.training is not None:
-            run.report.losses[self._iteration] = loss
+            run.report.losses[self.iteration] = loss
         run.reporter.measured("measure", time.perf_counter() - began)
         dataset = family.inputs.dataset()
         facts = path_facts(config, network, len(dataset.x_train), dataset.fingerprint, loss)
-        self._files = files = PathFiles(run.folder, self.name, facts)
+        self.files = files = PathFiles(run.folder, self.name, facts)
         limit = None if config.tolerance is None else loss + config.tolerance
         stop = replace(family.rules, loss=limit)
         problem = TwoLayerProblem(family.inputs, network, family.recipe, config.precision)
@@ -165,14 +164,14 @@ class TwoLayerPruning:
             self._report_step(progress.path, progress.phase, ranks=progress.num_ranks)
 
         run.reporter.phase(f"prune {self.name}", family.rules.steps)
-        self._found = run.runtime.search(
+        self.found = run.runtime.search(
             problem,
             stop,
             family.partition,
             path=files.read(network.width),
             on_progress=on_progress,
         )
-        path = self._found.path
+        path = self.found.path
         if missed := stop.missed(path):
             run.report.notes.append(f"{self.name}: {missed}")
             run.reporter.note(run.report.notes[-1])
@@ -182,26 +181,31 @@ class TwoLayerPruning:
 
     def cut(self) -> ResultRow:
         """Store and measure the smaller network."""
-        family, folder, path = self._family, self._run.folder, self._found.path
+        family, folder, path = self.family, self.run.folder, self.found.path
         model = folder.model(self.name)
-        small = self._network.shrink(path.coefficients())
+        small = self.network.shrink(path.coefficients())
         networks.save(model, small)
         measured = measure_two_layer(small, family.inputs)
-        _refuse_other_loss(self.name, path.loss[-1], measured["loss"])
+        recorded, loss = path.loss[-1], measured["loss"]
+        assert loss is not None
+        if abs(recorded - loss) > SAME_LOSS * max(abs(recorded), 1.0):
+            raise RunError(
+                f"{self.name}: the smaller network's loss is {loss!r}, its path says {recorded!r}"
+            )
         row = {
             "name": self.name,
-            "iteration": self._iteration,
+            "iteration": self.iteration,
             "objective": family.config.objective,
             "kept": path.num_kept,
             "steps": len(path),
             "stop_reason": path.stop_reason,
             **measured,
             "accuracy_after": {"cut": measured["accuracy"]},
-            "path": folder.relative(self._files.file()),
+            "path": folder.relative(self.files.file()),
             "model": folder.relative(model),
             "picks_sha256": path.sha256,
-            "dense": self._dense,
-            "evaluated_share": self._found.timing.get("evaluated_share"),
+            "dense": self.dense,
+            "evaluated_share": self.found.timing.get("evaluated_share"),
             "theory": self._theory(len(path)),
             "verified": family.config.verify,
         }
@@ -209,20 +213,20 @@ class TwoLayerPruning:
 
     def keep(self, row: ResultRow) -> None:
         """Have the report list it; its path is what another run goes on from."""
-        self._run.report.put(row)
+        self.run.report.put(row)
 
     def finish(self, row: ResultRow) -> None: ...
 
     def _report_step(self, path: GreedyPath, state: str, **facts: object) -> None:
         loss = path.loss[-1] if path.loss else None
-        self._run.reporter.step(len(path), loss, path.num_kept, state=state, **facts)
+        self.run.reporter.step(len(path), loss, kept=path.num_kept, state=state, **facts)
 
     def _theory(self, steps: int) -> Theory:
         """Lemma 1's bound after each pick, with its measured constants; or why there is none."""
-        recipe, network = self._family.recipe, self._network
+        recipe, network = self.family.recipe, self.network
         if reason := why_no_bound(recipe.loss, recipe.replacement):
             return {"reason": reason}
-        x, target = self._family.inputs()
+        x, target = self.family.inputs()
         made = functools.partial(network.contributions, x)
         constants = lemma1_constants(made, target, num_neurons=network.width)
         return cast(Theory, constants.row(steps))
@@ -245,11 +249,3 @@ class TwoLayerPruning:
                 f"verify: pick {k} is {found}, of the exhaustive search {right} "
                 f"({len(path)} and {len(expected)} picks)"
             )
-
-
-def _refuse_other_loss(name: str, recorded: float, measured: float | None) -> None:
-    assert measured is not None
-    if abs(recorded - measured) > SAME_LOSS * max(abs(recorded), 1.0):
-        raise RunError(
-            f"{name}: the smaller network's loss is {measured!r}, its path says {recorded!r}"
-        )

@@ -32,9 +32,7 @@ class Reporter:
     def phase(self, name: str, total: int | None = None) -> None:
         """A new phase begins; ``total`` steps at most, None if that is not known."""
 
-    def step(
-        self, done: int, loss: float | None = None, kept: int | None = None, **facts: object
-    ) -> None:
+    def step(self, done: int, loss: float | None = None, **facts: object) -> None:
         """``done`` steps of the phase are finished. Cheap: may be called for every step."""
 
     def note(self, line: str) -> None:
@@ -65,10 +63,8 @@ class Passing(Reporter):
     def phase(self, name: str, total: int | None = None) -> None:
         self._reporter.phase(name, total)
 
-    def step(
-        self, done: int, loss: float | None = None, kept: int | None = None, **facts: object
-    ) -> None:
-        self._reporter.step(done, loss, kept, **facts)
+    def step(self, done: int, loss: float | None = None, **facts: object) -> None:
+        self._reporter.step(done, loss, **facts)
 
     def note(self, line: str) -> None:
         self._reporter.note(line)

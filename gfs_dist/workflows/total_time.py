@@ -16,7 +16,6 @@ class TotalTime(Passing):
     """Passes everything on to ``reporter``, and notes the time of the whole job there.
 
     Args:
-        reporter: gets everything, and that note.
         parts: kinds of phases, by the first word of their names, and how many of each there are.
         clock: seconds that never run backwards.
     """
@@ -36,15 +35,14 @@ class TotalTime(Passing):
         self._began_s = self._last_s = clock()
 
     def phase(self, name: str, total: int | None = None) -> None:
-        self._finish()
+        if self._first is not None:  # a phase too short for an estimate tells how long it took
+            self.measured(self._kind, self._last_s - self._began_s)
         super().phase(name, total)
         self._kind, self._total, self._first = name.partition(" ")[0], total or 0, None
         self._began_s = self._last_s = self._clock()
 
-    def step(
-        self, done: int, loss: float | None = None, kept: int | None = None, **facts: object
-    ) -> None:
-        super().step(done, loss, kept, **facts)
+    def step(self, done: int, loss: float | None = None, **facts: object) -> None:
+        super().step(done, loss, **facts)
         self._last_s, most = self._clock(), facts.get("at_most", self._total)
         if self._first is None or not self._first[1]:  # starting and loading are no measure
             self._first = self._last_s, done
@@ -67,11 +65,6 @@ class TotalTime(Passing):
         if total != self._told or not missing:
             self.note(f"time      about {total} in all: {said}{more}")
         self._told = total
-
-    def _finish(self) -> None:
-        """A phase that was too short for an estimate has told how long it takes."""
-        if self._first is not None:
-            self.measured(self._kind, self._last_s - self._began_s)
 
 
 def duration(seconds: float) -> str:

@@ -137,11 +137,9 @@ class Tracked(Passing):
         self._phase = name
         self._reporter.phase(name, total)
 
-    def step(
-        self, done: int, loss: float | None = None, kept: int | None = None, **facts: object
-    ) -> None:
-        self._reporter.step(done, loss, kept, **facts)
-        self._waiting = _numbers(self._phase, {"loss": loss, "kept": kept, **facts}), done
+    def step(self, done: int, loss: float | None = None, **facts: object) -> None:
+        self._reporter.step(done, loss, **facts)
+        self._waiting = _numbers(self._phase, {"loss": loss, **facts}), done
         if time.monotonic() - self._written >= EVERY_S:
             self._flush()
 

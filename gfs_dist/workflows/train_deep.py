@@ -28,13 +28,12 @@ from gfs_dist.workflows import plan_text
 from gfs_dist.workflows.checkpoints import (
     LossWatch,
     checkpoint_rows,
-    given_keys,
     losses_of,
     refuse_changes,
     training_facts,
 )
 from gfs_dist.workflows.measures import batched_rows, batches_of, sizes
-from gfs_dist.workflows.process import data_spec, runtime_spec
+from gfs_dist.workflows.process import data_spec, given_keys, runtime_spec
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_events import RunEvents
 from gfs_dist.workflows.run_report import RunReport, check_reach

@@ -17,12 +17,11 @@ from gfs_dist.workflows import plan_text
 from gfs_dist.workflows.checkpoints import (
     LossWatch,
     checkpoint_rows,
-    given_keys,
     refuse_changes,
     training_facts,
 )
 from gfs_dist.workflows.measures import measure_two_layer
-from gfs_dist.workflows.process import local_device, own_device
+from gfs_dist.workflows.process import given_keys, local_device, own_device
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_report import RunReport
 from gfs_dist.workflows.stored_networks import load_network

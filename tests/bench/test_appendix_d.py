@@ -22,7 +22,7 @@ from gfs_dist.jobs import benchmark
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.workflows.reporter import Reporter
-from tests.jobs.tiny import write_factory
+from tests.jobs.deep_runs import write_factory
 
 TINY = [
     "suite=appendix_d", "model=custom", "model.factory=tiny_digits:make", "image_size=8",

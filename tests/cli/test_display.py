@@ -31,7 +31,7 @@ def work(reporter: Reporter) -> None:
     reporter.phase("train", 10)
     reporter.step(5, loss=0.123456789)
     reporter.phase("prune [1/2]", 20)
-    reporter.step(7, 0.5, 3, workers=2)
+    reporter.step(7, 0.5, kept=3, workers=2)
     reporter.note("rank 1 was lost and replaced")
     reporter.table("result", ["name", "loss", "kept"], [["[a]", 0.25, 1000], ["b", None, 3]])
     reporter.next(["gfs evaluate runs/x/models/a"])

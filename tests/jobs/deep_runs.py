@@ -1,4 +1,4 @@
-"""Runs of ``gfs prune`` on a deep network that takes a second, and what they leave."""
+"""A deep network that trains in a second on the digits, in a folder of the user's own; its runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,31 @@ from torch import Tensor, nn
 from gfs_dist import networks
 from gfs_dist.cli import main
 from gfs_dist.files import checkpoint
-from tests.jobs.tiny import MODEL, TRAIN, write_factory
+
+SOURCE = """
+from torch import nn
+
+
+def make(classes=10, norm=True):
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8) if norm else nn.Identity(),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 16, classes),
+    )
+
+
+def fail():
+    raise ValueError("no weights today")
+"""
+
+MODEL = ["model=custom", "model.factory=tiny_digits:make", "data.samples=200"]
+TRAIN = [
+    "train=sgd", "train.iterations=25", "train.checkpoint_every=10", "train.batch=32",
+]  # fmt: skip
 
 RUN = ["data.samples=200", "calibration.samples=60"]
 FACTORY = "model.factory=tiny_digits:make"
@@ -27,6 +51,18 @@ ALONE = [*LAST, "runtime=none"]
 FIRST_SEARCH, SECOND_SEARCH = 3, 7
 """Generations of the layers' searches. Before each lie the pass over what its consumer reads, the
 sums of that, and the map made of these."""
+
+
+def write_factory(folder: Path) -> None:
+    """Make ``tiny_digits:make`` importable from ``folder``."""
+    (folder / "tiny_digits.py").write_text(SOURCE)
+
+
+def forget_checksums(run: Path) -> None:
+    """Make a run folder one of an earlier version, which knows nothing of its files."""
+    found = report(run)
+    del found["files"], found["sha256"]
+    (run / "report.json").write_text(json.dumps(found))
 
 
 def make_home(home: Path) -> None:

@@ -23,27 +23,15 @@ from tests.jobs.deep_runs import (
     RUN,
     SECOND_SEARCH,
     elsewhere,
+    forget_checksums,
     joined_hash,
-    make_home,
     paths,
     prune,
     report,
     tensors,
 )
-from tests.jobs.tiny import forget_checksums
 
 SMALLER = "step_00000025_macs_0.35"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The user's folder, with a finished run in it."""
-    folder = tmp_path_factory.mktemp("home")
-    make_home(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        prune("pruned", *ALONE)
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +40,9 @@ def here(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(home: Path, tmp_path: Path) -> Path:
+def run(undisturbed: Path, tmp_path: Path) -> Path:
     """A copy of the finished run, to be cut."""
-    shutil.copytree(home / "pruned", tmp_path / "run")
+    shutil.copytree(undisturbed, tmp_path / "run")
     return tmp_path / "run"
 
 

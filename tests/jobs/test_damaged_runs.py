@@ -17,8 +17,7 @@ from gfs_dist.cli import main
 from gfs_dist.files.mirror import kept_files
 from gfs_dist.report import plots
 from gfs_dist.workflows.prune_deep import DeepPruning
-from tests.jobs.deep_runs import ALONE, FACTORY, MADE_BY, OWN, make_home
-from tests.jobs.tiny import forget_checksums
+from tests.jobs.deep_runs import ALONE, FACTORY, MADE_BY, OWN, forget_checksums, report
 
 TUNING = ["train.iterations=6", "train.checkpoint_every=5", "train.batch=32", "threads=1"]
 SMALL = ["data.samples=60", "model.width=12", "train.iterations=4", "train.checkpoint_every=2"]
@@ -105,14 +104,6 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder."""
-    folder = tmp_path_factory.mktemp("home")
-    make_home(folder)
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def here(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(home)
@@ -193,10 +184,6 @@ def test_every_file_and_every_damage(
     check(name, [damage], capsys)
 
 
-def report(run: Path = RUN) -> dict[str, Any]:
-    return dict(json.loads((run / "report.json").read_text()))
-
-
 @pytest.mark.parametrize("name", ["tuned on", "two layers", "trained"])
 def test_the_report_knows_all_that_is_computed_from(name: str) -> None:
     copy_of(name)
@@ -206,13 +193,13 @@ def test_the_report_knows_all_that_is_computed_from(name: str) -> None:
         for file in kept_files(RUN)
         if file.partition("/")[0] in kept
     }
-    assert report()["files"] == expected
+    assert report(RUN)["files"] == expected
     assert len({file.partition("/")[0] for file in expected}) == {"trained": 2}.get(name, 4)
 
 
 def test_a_report_that_says_something_else_is_refused(capsys: Any) -> None:
     copy_of("deep")
-    found = report()
+    found = report(RUN)
     found["results"][0]["accuracy"] = 1.0
     (RUN / "report.json").write_text(json.dumps(found))
     for words in KINDS["deep"].uses.values():
@@ -221,12 +208,12 @@ def test_a_report_that_says_something_else_is_refused(capsys: Any) -> None:
         assert "run/report.json: it is not what it was" in said
     (RUN / "report.json").unlink()
     assert main(["prune", "resume=run", FACTORY]) == 0
-    assert report()["results"][0]["accuracy"] == report(Path("deep"))["results"][0]["accuracy"]
+    assert report(RUN)["results"][0]["accuracy"] == report("deep")["results"][0]["accuracy"]
 
 
 def test_a_file_list_leads_nowhere_else(capsys: Any) -> None:
     copy_of("two layers")
-    found = report()
+    found = report(RUN)
     del found["sha256"]
     for files, words in (
         ({"../secret": "0"}, "'../secret' leads out of the run folder"),
@@ -246,8 +233,8 @@ def test_a_run_of_an_earlier_version_goes_on(name: str, capsys: Any) -> None:
     forget_checksums(RUN)
     for words in KINDS[name].uses.values():
         assert found_by(words, capsys)[0] == 0
-    assert report()["files"] == report(Path(name))["files"] | {
-        file: digest for file, digest in report()["files"].items() if "another" in file
+    assert report(RUN)["files"] == report(name)["files"] | {
+        file: digest for file, digest in report(RUN)["files"].items() if "another" in file
     }
 
 
@@ -292,7 +279,7 @@ def test_what_was_cut_is_cut_again_by_its_name(capsys: Any) -> None:
         assert code == 2
         assert said.endswith(f"bring it back, or make it again: {again}")
     assert main(["cut", "run", MADE_BY, "name=small", "budget.macs=35%"]) == 0
-    assert without_times(report()["results"]) == without_times(report(Path("deep"))["results"])
+    assert without_times(report(RUN)["results"]) == without_times(report("deep")["results"])
     assert main(["prune", "resume=run", FACTORY]) == 0
 
 
@@ -304,10 +291,10 @@ def test_a_run_that_mends_and_is_broken_off_mends_again(
     with monkeypatch.context() as patch:
         patch.setattr(DeepPruning, "cut", interrupted)
         assert main(["prune", "resume=run", FACTORY]) == 130
-    assert [row["name"] for row in report()["results"]] == ["small"]
+    assert [row["name"] for row in report(RUN)["results"]] == ["small"]
     assert main(["prune", "resume=run", FACTORY]) == 0
-    found = {row["name"]: without_times(row) for row in report()["results"]}
-    assert found == {row["name"]: without_times(row) for row in report(Path("deep"))["results"]}
+    found = {row["name"]: without_times(row) for row in report(RUN)["results"]}
+    assert found == {row["name"]: without_times(row) for row in report("deep")["results"]}
 
 
 def interrupted(*_: Any) -> None:

@@ -22,8 +22,8 @@ from gfs_dist.pruning.structure.discover import find_structure
 from gfs_dist.pruning.structure.shrink import shrink
 from gfs_dist.training import DeepSpec
 from gfs_dist.workflows.train_deep import finetune_spec
+from tests.jobs.deep_runs import MODEL, TRAIN, write_factory
 from tests.jobs.test_pretrain_command import KILLED, same, weights
-from tests.jobs.tiny import MODEL, TRAIN, write_factory
 
 SMALL = ["data.samples=200", "train.iterations=15", "train.checkpoint_every=10", "train.batch=32"]
 

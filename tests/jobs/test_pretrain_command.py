@@ -23,7 +23,7 @@ from gfs_dist.files import checkpoint
 from gfs_dist.jobs import pretrain
 from gfs_dist.workflows import two_layer
 from gfs_dist.workflows.reporter import Reporter
-from tests.jobs.tiny import forget_checksums
+from tests.jobs.deep_runs import forget_checksums
 
 SMALL = ["data.samples=200", "model.width=20", "train.iterations=25", "train.checkpoint_every=10"]
 SGD = [*SMALL, "train=sgd", "train.batch=32"]

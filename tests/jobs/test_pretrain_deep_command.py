@@ -22,8 +22,8 @@ from gfs_dist.jobs import pretrain
 from gfs_dist.training import DeepSpec
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.train_deep import deep_spec
+from tests.jobs.deep_runs import MODEL, TRAIN, forget_checksums, report, write_factory
 from tests.jobs.test_pretrain_command import KILLED, same, weights
-from tests.jobs.tiny import MODEL, TRAIN, forget_checksums, write_factory
 
 SMALL = [*MODEL, *TRAIN]
 
@@ -38,11 +38,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def train(*words: str) -> int:
     return main(["pretrain", *words])
-
-
-def report(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "report.json").read_text())
-    return found
 
 
 def test_the_run_folder_is_that_of_the_interface(folder: Path) -> None:

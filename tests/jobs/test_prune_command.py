@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import gfs_dist
 from gfs_dist.cli import main
 from gfs_dist.data import DataSpec
 from gfs_dist.workflows.two_layer import Inputs
-from tests.jobs.tiny import forget_checksums
+from tests.jobs.deep_runs import command, elsewhere, forget_checksums, prune
 
 SMALL = [
     "data.samples=200",
@@ -27,20 +26,6 @@ SMALL = [
     "steps=15",
 ]
 ALONE = [*SMALL, "runtime=none"]
-
-
-def prune(out: Path, *words: str) -> dict[str, Any]:
-    """Run the command in this process; the report it wrote."""
-    assert main(["prune", f"out={out}", *words]) == 0
-    return json.loads((out / "report.json").read_text())
-
-
-def in_process_of_its_own(*words: str, faults: list[dict[str, Any]] | None = None):
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    if faults:
-        env["GFS_FAULTS"] = json.dumps(faults)
-    command = [sys.executable, "-m", "gfs_dist", "prune", *words]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
 
 
 def hashes(report: dict[str, Any]) -> list[str]:
@@ -155,7 +140,7 @@ def test_killed_workers_do_not_change_the_picks(undisturbed, tmp_path) -> None:
         {"rank": 0, "step": 9, "kind": "kill", "generation": 1},
     ]
     words = [*SMALL, "runtime=local", "workers=2"]
-    done = in_process_of_its_own(f"out={tmp_path / 'run'}", *words, faults=faults)
+    done = elsewhere("prune", f"out={tmp_path / 'run'}", *words, faults=faults)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert hashes(report) == hashes(json.loads((undisturbed / "report.json").read_text()))
@@ -172,7 +157,7 @@ def test_a_killed_driver_is_resumed_by_any_number_of_workers(
 ) -> None:
     out = tmp_path / "run"
     words = [*SMALL, "runtime=local", "workers=2"]
-    killed = in_process_of_its_own(f"out={out}", *words, faults=[{"rank": -1, "step": 1}])
+    killed = elsewhere("prune", f"out={out}", *words, faults=[{"rank": -1, "step": 1}])
     assert killed.returncode == -signal.SIGKILL
     assert not (out / "report.json").exists()
     assert main(["prune", f"resume={out}", "runtime=local", f"workers={workers}"]) == 0
@@ -191,9 +176,9 @@ def test_a_finished_run_is_resumed_to_the_same_report(tmp_path) -> None:
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "gfs_dist", "prune", f"out={out}", *ALONE]
-    command += ["model.width=1000", "steps=100000", "train.iterations=0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = [*ALONE, "model.width=1000", "steps=100000", "train.iterations=0"]
+    began = command("prune", f"out={out}", *words)
+    process = subprocess.Popen(began, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("prune "):

@@ -23,8 +23,8 @@ from gfs_dist.files import RunFolder, remote
 from gfs_dist.files.mirror import kept_files
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.workflows.run_report import _Sees, check_reach
-from tests.jobs.test_prune_command import ALONE, SMALL, hashes, in_process_of_its_own, prune
-from tests.jobs.tiny import MODEL, TRAIN, write_factory
+from tests.jobs.deep_runs import MODEL, TRAIN, elsewhere, prune, report, write_factory
+from tests.jobs.test_prune_command import ALONE, SMALL, hashes
 
 KILLED = """
 import os, sys
@@ -69,10 +69,6 @@ def memory() -> Iterator[Any]:
     yield system
     system.store.clear()
     system.pseudo_dirs[:] = [""]
-
-
-def report(out: Path) -> dict[str, Any]:
-    return dict(json.loads((out / "report.json").read_text()))
 
 
 def assert_same(out: Path, undisturbed: Path, state: Path) -> None:
@@ -126,7 +122,7 @@ def test_a_driver_killed_in_mid_search_goes_on_elsewhere_with_its_picks(
 ) -> None:
     out, url = tmp_path / "run", f"file://{tmp_path}/run"
     words = [*SMALL, "runtime=local", "workers=2"]
-    killed = in_process_of_its_own(f"out={url}", *words, faults=[{"rank": -1, "step": 1}])
+    killed = elsewhere("prune", f"out={url}", *words, faults=[{"rank": -1, "step": 1}])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (out / "report.json").exists()
     assert list(state.glob("gfs/runs/*"))

@@ -146,7 +146,7 @@ def supervised(
 
         def show(progress: Progress) -> None:
             path = progress.path
-            reporter.step(len(path), path.loss[-1] if path.loss else None, path.num_kept)
+            reporter.step(len(path), path.loss[-1] if path.loss else None, kept=path.num_kept)
 
         events = RunEvents(run, reporter)
         runtime.observers.append(events)

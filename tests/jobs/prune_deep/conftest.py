@@ -1,4 +1,4 @@
-"""A trained network of a user, and an undisturbed run that prunes it."""
+"""Every test runs in the user's folder."""
 
 from __future__ import annotations
 
@@ -6,29 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.deep_runs import (
-    ALONE,
-    make_home,
-    prune,
-)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("home")
-    make_home(folder)
-    return folder
-
 
 @pytest.fixture(autouse=True)
 def here(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(home: Path) -> Path:
-    """A finished run in this process, to compare others with."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
-        prune("undisturbed", *ALONE)
-    return home / "undisturbed"

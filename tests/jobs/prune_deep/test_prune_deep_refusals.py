@@ -20,10 +20,10 @@ from tests.jobs.deep_runs import (
     OWN,
     RUN,
     dense_network,
+    forget_checksums,
     prune,
     tensors,
 )
-from tests.jobs.tiny import forget_checksums
 
 
 def test_a_checkpoint_that_changed_is_refused_on_resume(tmp_path: Path, capsys: Any) -> None:
