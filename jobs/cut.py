@@ -17,7 +17,6 @@ from gfs_dist.workflows.pipeline import PruneRun, result_name, show_results
 from gfs_dist.workflows.process import runtime_spec, use_threads
 from gfs_dist.workflows.prune_deep import DeepFamily, DeepPruning
 from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.run_events import RunEvents
 from gfs_dist.workflows.run_report import RunReport, lost_results
 from gfs_dist.workflows.total_time import TotalTime
 
@@ -43,15 +42,14 @@ def run(config: schema.Cut, reporter: Reporter) -> Report:
     name = config.name or f"{source}_{budget.kind}{value}{rounded}"
     with use_threads(config.threads):
         _check_name(RunFolder(config.path), name)
-        family = DeepFamily(pruned, budget, [(iteration, place)], searched=True)
+        family = DeepFamily(pruned, [(iteration, place)])
         reporter.plan([f"cut       {source} once more, as {name}", *family.lines])
         with RunFolder.resume(config.path) as folder:
             folder.refuse_damage("path", but=name)
             reporter.run_folder(folder)
-            events = RunEvents(folder, reporter)
-            report = RunReport(folder, "prune", events, continued=True, timed=False)
+            report = RunReport(folder, "prune", reporter, continued=True, timed=False)
             timed = TotalTime(reporter, family.phases(report) | {"prune": 0})
-            with open_runtime(runtime_spec(pruned, folder), observers=[events]) as runtime:
+            with open_runtime(runtime_spec(pruned, folder), observers=[report.events]) as runtime:
                 job = PruneRun(runtime, report, timed)
                 pruning = DeepPruning(family, iteration, place, job, name, key="path", quick=True)
                 found, layers = len(pruning.found), len(family.channels)

@@ -16,7 +16,6 @@ from gfs_dist.records import Report, ResultRow
 from gfs_dist.workflows.checkpoints import show_checkpoints
 from gfs_dist.workflows.process import check_device, data_spec, use_threads
 from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.run_events import RunEvents
 from gfs_dist.workflows.run_report import RunReport, open_folder
 from gfs_dist.workflows.stored_networks import architecture_of, check_fits, origin_of, read_images
 from gfs_dist.workflows.tracking import tracked
@@ -42,7 +41,7 @@ def run(config: schema.Finetune, reporter: Reporter) -> Report:
     reporter.plan(training.lines)
     with use_threads(config.threads), open_folder(config, reporter) as folder:
         reporter.run_folder(folder)
-        report = RunReport(folder, "finetune", RunEvents(folder, reporter))
+        report = RunReport(folder, "finetune", reporter)
         with report.recorded():
             training.train(report, reporter)
             row = _store(training, path, architecture, folder)

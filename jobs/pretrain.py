@@ -9,7 +9,6 @@ from gfs_dist.records import Report
 from gfs_dist.workflows.checkpoints import Training, losses_of, show_checkpoints
 from gfs_dist.workflows.process import check_device, use_threads
 from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.run_events import RunEvents
 from gfs_dist.workflows.run_report import RunReport, open_folder
 from gfs_dist.workflows.tracking import tracked
 from gfs_dist.workflows.train_deep import DeepTraining
@@ -28,8 +27,8 @@ def run(config: schema.Pretrain, reporter: Reporter) -> Report:
     reporter.plan(training.lines)
     with use_threads(config.threads), open_folder(config, reporter) as folder:
         reporter.run_folder(folder)
-        events, began = RunEvents(folder, reporter), time.perf_counter()
-        report = RunReport(folder, "pretrain", events, timed=training.in_ranks)
+        began = time.perf_counter()
+        report = RunReport(folder, "pretrain", reporter, timed=training.in_ranks)
         with report.recorded():
             training.train(report, reporter)
             if not training.in_ranks:
@@ -46,7 +45,7 @@ def run(config: schema.Pretrain, reporter: Reporter) -> Report:
             }
             report.losses = losses_of(rows)
             if not training.in_ranks:
-                events.first_rank("finished", max(report.losses))
+                report.events.first_rank("finished", max(report.losses))
         show_checkpoints("trained", rows, reporter)
         reporter.next(training.commands(folder, rows))
         return report.content

@@ -17,7 +17,6 @@ from gfs_dist.workflows.process import runtime_spec, use_threads
 from gfs_dist.workflows.prune_deep import DeepFamily
 from gfs_dist.workflows.prune_two_layer import TwoLayerFamily
 from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.run_events import RunEvents
 from gfs_dist.workflows.run_report import RunReport, open_folder
 from gfs_dist.workflows.total_time import TotalTime
 from gfs_dist.workflows.tracking import tracked
@@ -28,16 +27,15 @@ def run(config: schema.Prune, reporter: Reporter) -> Report:
     """Prune, and write the run folder; returns what ``report.json`` holds."""
     with use_threads(config.threads):
         two_layer = isinstance(config.model, schema.TwoLayer)
-        family = TwoLayerFamily(config) if two_layer else DeepFamily.of_run(config)
+        family = TwoLayerFamily(config) if two_layer else DeepFamily(config)
         reporter.plan(family.lines)
         with open_folder(config, reporter) as folder:
             reporter.run_folder(folder)
-            events = RunEvents(folder, reporter)
-            report = RunReport(folder, "prune", events, continued=family.keeps_results)
+            report = RunReport(folder, "prune", reporter, continued=family.keeps_results)
             timed = TotalTime(reporter, family.phases(report))
             with (
                 report.recorded(),
-                open_runtime(runtime_spec(config, folder), observers=[events]) as runtime,
+                open_runtime(runtime_spec(config, folder), observers=[report.events]) as runtime,
             ):
                 _prune_all(family, PruneRun(runtime, report, timed))
             show_results(family, report, reporter)

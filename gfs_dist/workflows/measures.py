@@ -42,7 +42,6 @@ class Measures:
     """Measures deep networks that are pruned: all of them on the same images.
 
     Attributes:
-        images: both splits.
         rows: of the calibration images in the training split.
         device: where networks are measured.
     """

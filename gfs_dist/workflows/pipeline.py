@@ -85,7 +85,7 @@ class NetworkFamily(Protocol[Source]):
     keeps_results: ClassVar[bool]
 
     def phases(self, report: RunReport) -> dict[str, int]:
-        """Kinds of phases by the first word of their names, and how many there are of each."""
+        """Kinds of phases by the first word of their names, and how many are still to come."""
         ...
 
     def checkpoints(self, run: PruneRun) -> Sequence[tuple[int, Source]]:

@@ -25,13 +25,6 @@ from gfs_dist.workflows.measures import sizes
 
 TIME = "time      told once the first steps are measured"
 
-REPAIRS = {
-    "fold": "counts folded into the consumers",
-    "refit": "least-squares refit",
-    "batch_norm": "batch norms measured again",
-    "finetune": "fine-tuning",
-}
-
 
 def two_layer_pruning(
     config: schema.Prune,
@@ -156,20 +149,23 @@ def budget_title(budget: Budget) -> str:
 
 def repairs(config: schema.Prune) -> list[str]:
     """The repairs after a cut, in words."""
-    asked = vars(config.repair)
-    if config.objective == "least_squares":
-        asked = {**asked, "fold": False}  # its picks count nothing
-    return [words for key, words in REPAIRS.items() if asked[key]]
+    asked = config.repair
+    words = {
+        "counts folded into the consumers": asked.fold and config.objective != "least_squares",
+        "least-squares refit": asked.refit,
+        "batch norms measured again": asked.batch_norm,
+        "fine-tuning": asked.finetune,
+    }
+    return [said for said, wanted in words.items() if wanted]
 
 
 def network_words(architecture: dict[str, Any]) -> str:
-    """The name of a network."""
+    """The name of a network's architecture."""
     name = architecture.get("factory") or architecture.get("model")
     return "a network of your own" if name in (None, "graph") else str(name)
 
 
 def _layers(structure: Structure) -> list[str]:
-    """Layers with their channels; the others by the reason why they stay."""
     words = [f"{layer.name} {layer.num_candidates}" for layer in structure.layers]
     reasons: dict[str, list[str]] = {}
     for skip in structure.skipped:
@@ -182,7 +178,6 @@ def _layers(structure: Structure) -> list[str]:
 
 
 def _search(config: schema.Prune, pruner: Pruner, num_samples: int) -> str:
-    """How layers are searched."""
     steps = "" if config.steps is None else f", at most {config.steps:,} picks a layer"
     cost = ""
     if config.objective == "network_loss":
@@ -215,7 +210,6 @@ def _budget(budget: Budget, pruner: Pruner) -> str:
 
 
 def _training(spec: DeepSpec, num_samples: int, workers: int) -> str:
-    """How a deep network is trained."""
     epochs = spec.iterations / math.ceil(num_samples / spec.batch)
     ranks = f", {workers} ranks" if workers > 1 else ""
     return (

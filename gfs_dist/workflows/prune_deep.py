@@ -34,7 +34,6 @@ from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.cut import CutResult, Repairs, cut, layer_rows, picks_sha256
 from gfs_dist.pruning.pruner import Pruner, Settings
-from gfs_dist.pruning.widths.budget import Budget
 from gfs_dist.pruning.widths.choose import choose_widths
 from gfs_dist.pruning.widths.feasible import check_feasible
 from gfs_dist.records import ResultRow, Status
@@ -62,8 +61,8 @@ class DeepFamily:
     """Checkpoints of a deep network, all with the same structure.
 
     Args:
-        places: all hold the same network with other weights.
-        searched: the paths are there already.
+        searched: checkpoints whose paths are there already; None: all that the configuration
+            names, still to be searched.
 
     Attributes:
         measures: data, calibration images, and where networks are measured.
@@ -87,13 +86,10 @@ class DeepFamily:
     }
 
     def __init__(
-        self,
-        config: schema.Prune,
-        budget: Budget,
-        places: list[tuple[int, Path]],
-        *,
-        searched: bool = False,
+        self, config: schema.Prune, searched: list[tuple[int, Path]] | None = None
     ) -> None:
+        assert config.checkpoint is not None, "checked"
+        places, budget = searched or find_checkpoints(config.checkpoint), config.budget.limit
         check_device(config)
         if "onnx" in EXPORTS[config.export]:
             networks.require_onnx("export")
@@ -122,13 +118,8 @@ class DeepFamily:
                 budget,
                 len(rows),
                 finetune_spec(config) if config.repair.finetune else None,
-                searched=searched,
+                searched=searched is not None,
             )
-
-    @classmethod
-    def of_run(cls, config: schema.Prune) -> DeepFamily:
-        assert config.checkpoint is not None, "checked"
-        return cls(config, config.budget.limit, find_checkpoints(config.checkpoint))
 
     @contextmanager
     def _trial(self, network: nn.Module) -> Iterator[Pruner]:

@@ -12,9 +12,6 @@ from gfs_dist.records import Event, EventKind, FaultRow, RankTiming, Timing
 from gfs_dist.runtime import RuntimeObserver, Work, WorkProgress, WorkResult
 from gfs_dist.workflows.reporter import Reporter
 
-SUMMED = ("items", "messages", "bytes")
-"""Counts of a rank that add up, besides its seconds."""
-LOSSES = ("fault", "recovered")
 UNTOLD = {Work.MAP: ("rank_started", "step", "finished"), Work.GROUP: ("step",)}
 """Rows that are not written: a map may have thousands of items, and of a training the steps worth
 a row are the checkpoints."""
@@ -49,7 +46,7 @@ class RunEvents(RuntimeObserver):
                     known = cast(dict[str, Any], row)
                     self._first = {key: known[key] for key in self._first}
             self._folder.append_event({**row, "layer": self.where} if self.where else row)
-            if row["event"] in LOSSES:
+            if row["event"] in ("fault", "recovered"):
                 self._reporter.note(fault_words(row))
 
     def on_result(self, work: Work, result: WorkResult) -> None:
@@ -94,11 +91,11 @@ def fault_words(row: Event) -> str:
 
 
 def _add(total: dict[str, Any], row: RankTiming) -> None:
-    """Add one row of a rank to its sum so far."""
+    """Add one row of a rank to its sum so far: seconds and counts."""
     idle = "exchange_s" not in row
     for key, value in cast(dict[str, Any], row).items():
         name = "idle_s" if idle and key == "wait_s" else key
-        if name.endswith("_s") or name in SUMMED:
+        if name.endswith("_s") or name in ("items", "messages", "bytes"):
             total[name] = total.get(name, 0) + value
         elif name == "peak_rss_bytes":
             total[name] = max(total.get(name, 0), value)

@@ -64,12 +64,12 @@ class RunReport:
     Args:
         folder: of the run.
         job: the command.
-        events: of the run's ranks; give the timing and the faults.
         continued: results and faults of earlier runs in this folder stay. A result of which a file
             is gone or changed is none.
         timed: report the times of ``events``; else those of the run before stay.
 
     Attributes:
+        events: of the run's ranks; give the timing and the faults.
         content: what ``report.json`` holds.
         notes: sentences for the summary.
         timing: seconds that ``events`` do not have.
@@ -82,12 +82,12 @@ class RunReport:
         self,
         folder: RunFolder,
         job: str,
-        events: RunEvents,
+        reporter: Reporter,
         *,
         continued: bool = False,
         timed: bool = True,
     ) -> None:
-        self.folder, self.job, self.events = folder, job, events
+        self.folder, self.job, self.events = folder, job, RunEvents(folder, reporter)
         self.content: Report
         self.notes: list[str] = []
         self.timing: Timing = {}

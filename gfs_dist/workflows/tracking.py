@@ -6,13 +6,13 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import util
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from gfs_dist.errors import ConfigError, RunError, first_line
+from gfs_dist.records import Report
 from gfs_dist.workflows.reporter import Passing, Reporter
 
 if TYPE_CHECKING:
@@ -21,17 +21,13 @@ if TYPE_CHECKING:
 EVERY_S = 1.0
 """Between two rows of a phase: a writer may ask a server for each."""
 
-URI = "MLFLOW_TRACKING_URI"
 MAX_VALUE = 500
-
-Run = Callable[[Any, Reporter], Mapping[str, Any]]
 
 
 class Writer(Protocol):
     """Where numbers go."""
 
     def write(self, values: dict[str, float], step: int) -> None: ...
-
     def close(self, finished: bool) -> None: ...
 
 
@@ -42,9 +38,8 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder / "tensorboard"))
-        self._writer.add_text(
-            "configuration", "\n\n".join(f"{key}: {value}" for key, value in _flat(values).items())
-        )
+        lines = [f"{key}: {value}" for key, value in _flat(values).items()]
+        self._writer.add_text("configuration", "\n\n".join(lines))
 
     def write(self, values: dict[str, float], step: int) -> None:
         for name, value in values.items():
@@ -61,7 +56,7 @@ class MLflow:
         import mlflow
 
         self._mlflow = mlflow
-        if not os.environ.get(URI):
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
             mlflow.set_tracking_uri(f"sqlite:///{(folder / 'mlflow.db').absolute()}")
         mlflow.set_experiment("gfs-dist")
         mlflow.start_run(run_name=folder.name)
@@ -74,18 +69,11 @@ class MLflow:
         self._mlflow.end_run("FINISHED" if finished else "FAILED")
 
 
-WRITERS: dict[str, Callable[[Path, dict[Any, Any]], Writer]] = {
-    "tensorboard": TensorBoard,
-    "mlflow": MLflow,
-}
-"""By the value of ``track``, which is also the name of the package that it needs."""
-
-
-def tracked(run: Run) -> Run:
+def tracked(run: Callable[[Any, Reporter], Report]) -> Callable[[Any, Reporter], Report]:
     """A job whose ``config.track`` is obeyed."""
 
     @functools.wraps(run)
-    def tracking(config: Any, reporter: Reporter) -> Mapping[str, Any]:
+    def tracking(config: Any, reporter: Reporter) -> Report:
         if config.track is None:
             return run(config, reporter)
         with Tracked(reporter, config) as listener:
@@ -121,13 +109,13 @@ class Tracked(Passing):
         """Open the writer.
 
         Raises:
-            RunError: it cannot be: no server, or the package lacks what it needs.
+            RunError: no server, or the package lacks what it needs.
         """
         self._reporter.run_folder(folder)
-        name = self._config.track
-        values = dataclasses.asdict(self._config)
+        name, values = self._config.track, dataclasses.asdict(self._config)
+        writer = TensorBoard if name == "tensorboard" else MLflow
         try:
-            self._writer = WRITERS[name](folder.path, values)
+            self._writer = writer(folder.path, values)
         except Exception as error:
             raise RunError(f"track: {name} cannot be used: {first_line(error)}") from error
         folder.close_first(self)
@@ -152,12 +140,7 @@ class Tracked(Passing):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._flush()
         if self._writer is not None:
             self._writer.close(finished=kind is None)

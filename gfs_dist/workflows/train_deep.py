@@ -60,7 +60,7 @@ def deep_spec(train: schema.Train, seed: int, **defaults: Any) -> DeepSpec:
 
 
 def finetune_spec(config: schema.Finetune | schema.Prune) -> DeepSpec:
-    """How a pruned network is trained on."""
+    """How the keys ``train.*`` have a pruned network trained on."""
     return deep_spec(config.train, config.seed, **FINETUNE_DEFAULTS)
 
 
@@ -72,9 +72,7 @@ class TrainTask:
     last checkpoint, if that is new: its mean loss is null at the start.
 
     Attributes:
-        data: which images.
         network: makes the network that iteration 0 has, the same on every rank.
-        spec: how it is trained.
         folder: a run folder, on a disk that rank 0 sees; ``checkpoints/`` is there.
         architecture: kept in every checkpoint.
         facts: what has to be the same for training to go on, kept in every checkpoint.
@@ -192,14 +190,7 @@ class TrainProgress:
 
 
 class DeepTraining:
-    """Training of a fresh deep network, or of a stored one on.
-
-    Attributes:
-        images: both splits.
-        network: at iteration 0.
-        spec: how it is trained.
-        lines: the plan in words.
-    """
+    """Training of a fresh deep network, or of a stored one on; both begin at ``network``."""
 
     in_ranks: ClassVar[bool] = True
 
@@ -242,7 +233,6 @@ class DeepTraining:
     def of_stored(
         cls, config: schema.Finetune | schema.Prune, place: Path, architecture: dict[str, Any]
     ) -> DeepTraining:
-        """Training of the network at ``place`` on."""
         make = functools.partial(read_for_training, place, config.model, data_spec(config.data))
         return cls(config, architecture, make, finetune_spec(config))
 
@@ -272,13 +262,11 @@ class DeepTraining:
             report.losses = losses_of(self.rows(folder, {}))
 
     def run(self, runtime: Runtime, folder: Path, events: RunEvents, reporter: Reporter) -> None:
-        """Train into the checkpoints of ``folder``."""
         data, facts = data_spec(self.config.data), self._facts
         task = TrainTask(data, self._make, self.spec, str(folder), self._architecture, facts)
         runtime.run_group(task, TrainProgress(events, reporter, self.spec.lr))
 
     def rows(self, folder: RunFolder, size: Measured | None = None) -> list[ResultRow]:
-        """A row of results for each checkpoint."""
         size = sizes(self.network, self.images) if size is None else size
 
         def measured(path: Path) -> Measured:
@@ -288,7 +276,6 @@ class DeepTraining:
         return checkpoint_rows(folder, LOSS, None, measured)
 
     def commands(self, folder: RunFolder, rows: list[ResultRow]) -> list[str]:
-        """What makes sense next."""
         config, last = self.config, str(folder.path / str(rows[-1]["model"]))
         words = f"{model_words(config.model)} {data_words(config.data, config.seed)}"
         return [

@@ -32,10 +32,6 @@ class TwoLayerTraining:
     """Training on all data, or mini-batches of it, as the keys ``train.*`` say.
 
     A step size that they leave open is measured: the curvature at the start decides it.
-
-    Attributes:
-        spec: how it is trained.
-        lines: the plan in words.
     """
 
     in_ranks: ClassVar[bool] = False
@@ -105,7 +101,6 @@ class TwoLayerTraining:
         return [(step, load_network(path, model)) for step, path in folder.checkpoints()]
 
     def rows(self, folder: RunFolder) -> list[ResultRow]:
-        """A row of results for each checkpoint."""
         model = two_layer(self.config.model)
         return checkpoint_rows(
             folder,
@@ -115,7 +110,6 @@ class TwoLayerTraining:
         )
 
     def commands(self, folder: RunFolder, rows: list[ResultRow]) -> list[str]:
-        """What makes sense next."""
         assert isinstance(self.config, schema.Pretrain)
         words, last = input_words(self.config), str(folder.path / str(rows[-1]["model"]))
         return [
@@ -147,7 +141,6 @@ class TwoLayerTraining:
         return network
 
     def _facts(self, spec: TrainSpec) -> dict[str, Any]:
-        """What has to be the same for training to go on."""
         data = {f"data={self.config.data.name}": self.inputs.dataset().fingerprint}
         return {"objective": self.inputs.objective, **training_facts(spec, data)}
 
