@@ -61,7 +61,7 @@ def run(config: schema.Cut, reporter: Reporter) -> Report:
                 with pruning:
                     row = pruning.cut()
             pruning.keep(row, report.status)
-            if pruning.model.export(pruned.export):
+            if pruning.model.export():
                 report.write(report.status)  # which lists the files of the run
             show_results(family, report, reporter)
             return report.content

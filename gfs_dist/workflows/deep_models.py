@@ -6,18 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from gfs_dist import networks
 from gfs_dist import report as pages
 from gfs_dist.config import commands as schema
-from gfs_dist.config.prune import EXPORTS, Export
+from gfs_dist.config.prune import EXPORTS
 from gfs_dist.files.checkpoint import MODEL
+from gfs_dist.files.untrusted import read_json
 from gfs_dist.networks.storage.export import export_onnx, export_program
+from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.records import Measured, ResultRow
+from gfs_dist.workflows import plan_text
 from gfs_dist.workflows.measures import Measures, OnBatch
 from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.stored_networks import read_network
+from gfs_dist.workflows.stored_networks import origin_of, read_network
 
 FORMS = {"program": (export_program, "model.pt2"), "onnx": (export_onnx, "model.onnx")}
 """How each form for other programs is written, and to which file beside the model."""
@@ -30,14 +34,14 @@ class ModelFolder:
     Attributes:
         path: of the folder; its name is that of the result.
         measures: measures the network as it is read from there.
-        model: the keys ``model.*``.
-        origin: what made the dense network, as :func:`gfs_dist.networks.save` takes it.
+        config: of the run.
+        architecture: of the dense network.
     """
 
     path: Path
     measures: Measures
-    model: schema.Model
-    origin: dict[str, Any] | None
+    config: schema.Prune
+    architecture: dict[str, Any]
     reporter: Reporter
 
     def store(
@@ -45,9 +49,9 @@ class ModelFolder:
     ) -> tuple[nn.Module, Measured]:
         """Write a network; the one that is read from there, and its facts."""
         images = self.measures.images
-        example = images.inputs(images.x_test[:2])
-        networks.save(self.path, network, example=example, origin=self.origin)
-        stored = read_network(self.path, self.model, images)
+        example, origin = images.inputs(images.x_test[:2]), origin_of(self.architecture)
+        networks.save(self.path, network, example=example, origin=origin)
+        stored = read_network(self.path, self.config.model, images)
         return stored, self.measure(self.path.name, stored, self.path / MODEL, accuracy)
 
     def measure(
@@ -72,11 +76,27 @@ class ModelFolder:
 
         return on_batch
 
-    def write_card(self, rows: list[ResultRow], origin: pages.Origin) -> None:
+    def write_card(self, rows: list[ResultRow], source: Path) -> None:
+        """Write the card of the result, which is one of ``rows`` and was cut from ``source``."""
+        config, images = self.config, self.measures.images
+        stored = read_json(self.path / ARCHITECTURE)
+        mean, std = (", ".join(f"{x:.4g}" for x in values) for values in (images.mean, images.std))
+        scaled = ", in [0, 1]" if images.x_train.dtype == torch.uint8 else ""
+        shape = ", ".join(str(size) for size in images.x_train.shape[1:])
+        origin = pages.Origin(
+            network=plan_text.network_words(self.architecture),
+            checkpoint=str(source),
+            data=f"{config.data.name}, {len(self.measures.rows):,} calibration images",
+            inputs=f"float32 (N, {shape}){scaled}, less {mean}, over {std}",
+            budget=plan_text.budget_title(config.budget.limit),
+            method=f"{config.objective}, {config.weights} weights; repairs: "
+            f"{', '.join(plan_text.repairs(config)) or 'none'}",
+            factory="" if "graph" in stored else stored.get("factory", ""),
+        )
         facts = {"results": rows, "machine": pages.machine(), "versions": pages.versions()}
         pages.write_card(self.path, facts, self.path.name, origin)
 
-    def export(self, forms: Export) -> bool:
+    def export(self) -> bool:
         """Write the forms for other programs that are not there yet, and compare; whether any was.
 
         Last of all: what cannot be exported is in the report all the same.
@@ -84,11 +104,11 @@ class ModelFolder:
         Raises:
             RunError: a form cannot be made, or computes something else.
         """
-        images, asked = self.measures.images, [FORMS[form] for form in EXPORTS[forms]]
+        images, asked = self.measures.images, [FORMS[form] for form in EXPORTS[self.config.export]]
         missing = [(write, file) for write, file in asked if not (self.path / file).exists()]
         if missing:
             self.reporter.phase(f"export {self.path.name}")
-            network = read_network(self.path, self.model, images)
+            network = read_network(self.path, self.config.model, images)
             for write, file in missing:
                 write(network, images.inputs(images.x_test[:2]), self.path / file)
         return bool(missing)

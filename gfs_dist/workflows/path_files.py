@@ -18,6 +18,7 @@ from gfs_dist.records import FORMAT, PathFile, read_path
 from gfs_dist.selection.path import GreedyPath
 
 WRITE_EVERY_S = 0.5
+PARTIAL = ".partial"
 
 
 @dataclass
@@ -68,7 +69,7 @@ class PathFiles:
         Raises:
             RunFolderError: the file is damaged, or belongs to other inputs; names which.
         """
-        for file in (self.file(layer), self._partial(layer)):
+        for file in (self.file(layer), self.file(layer, PARTIAL)):
             if file.exists():
                 return self._path(self._stored(file), num_candidates, file)
         return None
@@ -76,7 +77,7 @@ class PathFiles:
     def write_partial(self, path: GreedyPath, layer: str = "") -> None:
         """Write the picks made so far, if there are any and the last time is a while ago."""
         if len(path) and time.monotonic() - self._written_s > WRITE_EVERY_S:
-            self._write(self._partial(layer), path, layer)
+            self._write(self.file(layer, PARTIAL), path, layer)
             self._written_s = time.monotonic()
 
     def write(self, path: GreedyPath) -> None:
@@ -93,18 +94,13 @@ class PathFiles:
         path = replace(found.path, loss=found.loss)
         self._finish(self.file(layer), path, layer, unit=found.unit)
 
-    def file(self, layer: str = "") -> Path:
-        return self.folder.path_file(self._name(layer))
-
-    def _partial(self, layer: str) -> Path:
-        return self.folder.path_file(self._name(layer) + ".partial")
-
-    def _name(self, layer: str) -> str:
-        return f"{self.result}/{file_name(layer)}" if layer else self.result
+    def file(self, layer: str = "", ending: str = "") -> Path:
+        name = f"{self.result}/{file_name(layer)}" if layer else self.result
+        return self.folder.path_file(name + ending)
 
     def _finish(self, file: Path, path: GreedyPath, layer: str, **more: float) -> None:
         self._write(file, path, layer, **more)
-        self._partial(layer).unlink(missing_ok=True)
+        self.file(layer, PARTIAL).unlink(missing_ok=True)
         self._written_s = -math.inf
 
     def _write(self, file: Path, path: GreedyPath, layer: str, **more: float) -> None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
-import torch
 from torch import nn
 
 from gfs_dist import networks
@@ -37,7 +36,6 @@ from gfs_dist.pruning.pruner import Pruner, Settings
 from gfs_dist.pruning.widths.choose import choose_widths
 from gfs_dist.pruning.widths.feasible import check_feasible
 from gfs_dist.records import ResultRow, Status
-from gfs_dist.report import Origin
 from gfs_dist.runtime import Progress, RuntimeSpec, open_runtime
 from gfs_dist.selection.path import GreedyPath
 from gfs_dist.workflows import plan_text
@@ -50,7 +48,6 @@ from gfs_dist.workflows.run_report import RunReport, check_reach
 from gfs_dist.workflows.stored_networks import (
     architecture_of,
     check_fits,
-    origin_of,
     read_float32,
     read_images,
 )
@@ -68,7 +65,7 @@ class DeepFamily:
         measures: data, calibration images, and where networks are measured.
         structure: what can be removed.
         settings: how layers are searched.
-        origin: what made the networks, as :func:`gfs_dist.networks.save` takes it.
+        architecture: what made the networks, as their files say it or the keys ``model.*``.
         lines: the plan in words.
 
     Raises:
@@ -103,7 +100,6 @@ class DeepFamily:
             check_fits(network, images, str(place))
             networks.classify(network, itertools.islice(self.measures.batches(), 1))
         self.architecture = architecture_of(places[-1][1], config.model, images)
-        self.origin = origin_of(self.architecture)
         self.settings = Settings(**given_keys(config, Settings))
         with self._trial(network) as pruner:
             _refuse_finetuning(config, pruner)
@@ -194,8 +190,13 @@ class DeepPruning:
         facts = path_facts(family.config, self.network, samples, data)
         self.files = PathFiles(run.folder, source, facts, self.key)
         self.found = self.files.layers(family.channels)
-        path, model = run.folder.model(self.name), family.config.model
-        self.model = ModelFolder(path, family.measures, model, family.origin, run.reporter)
+        self.model = ModelFolder(
+            run.folder.model(self.name),
+            family.measures,
+            family.config,
+            family.architecture,
+            run.reporter,
+        )
         known = run.report.row(source)
         self.dense = known["dense"] if known else None
         self.pruner: Pruner
@@ -271,7 +272,7 @@ class DeepPruning:
             "model": folder.relative(self.model.path),
             "picks_sha256": picks_sha256(self.pruner),
             "layers": layer_rows(self.pruner, found.network, chosen.widths),
-            "sizing": vars(chosen) | {"widths": dict(chosen.widths)},
+            "sizing": vars(chosen),
             "difference": found.difference,
         }
         return cast(ResultRow, row)
@@ -283,14 +284,14 @@ class DeepPruning:
         """
         report = self.run.report
         report.put(row)
-        self.model.write_card(report.rows, self._origin())
+        self.model.write_card(report.rows, self.place)
         report.write(status)
 
     def finish(self, row: ResultRow) -> None:
         """Train on, where that is asked for and not done yet; export."""
         if self.family.config.repair.finetune and "finetune" not in row["accuracy_after"]:
             self.keep(self._finetune(row))
-        self.model.export(self.family.config.export)
+        self.model.export()
 
     def _cut(self, widths: dict[str, int]) -> CutResult:
         name, family, reporter = self.name, self.family, self.run.reporter
@@ -328,23 +329,6 @@ class DeepPruning:
         _, measured = self.model.store(*training.trained(RunFolder(home)))
         after = {**row["accuracy_after"], "finetune": measured["accuracy"]}
         return {**row, **measured, "accuracy_after": after}
-
-    def _origin(self) -> Origin:
-        family, stored = self.family, read_json(self.model.path / ARCHITECTURE)
-        config, images = family.config, family.images
-        mean, std = (", ".join(f"{x:.4g}" for x in values) for values in (images.mean, images.std))
-        scaled = ", in [0, 1]" if images.x_train.dtype == torch.uint8 else ""
-        shape = ", ".join(str(size) for size in images.x_train.shape[1:])
-        return Origin(
-            network=plan_text.network_words(family.architecture),
-            checkpoint=str(self.place),
-            data=f"{config.data.name}, {len(family.measures.rows):,} calibration images",
-            inputs=f"float32 (N, {shape}){scaled}, less {mean}, over {std}",
-            budget=plan_text.budget_title(family.budget),
-            method=f"{config.objective}, {config.weights} weights; repairs: "
-            f"{', '.join(plan_text.repairs(config)) or 'none'}",
-            factory="" if "graph" in stored else stored.get("factory", ""),
-        )
 
 
 @contextmanager

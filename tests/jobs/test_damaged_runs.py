@@ -20,6 +20,7 @@ from gfs_dist.workflows.prune_deep import DeepPruning
 from tests.jobs.deep_runs import ALONE, FACTORY, MADE_BY, OWN, forget_checksums, report
 
 TUNING = ["train.iterations=6", "train.checkpoint_every=5", "train.batch=32", "threads=1"]
+DATA = ["data.samples=200"]
 SMALL = ["data.samples=60", "model.width=12", "train.iterations=4", "train.checkpoint_every=2"]
 RUN = Path("run")
 """Where a copy of a run is damaged."""
@@ -56,15 +57,15 @@ KINDS = {
             "resume": ["prune", "resume=run", FACTORY],
             "cut": ["cut", "run", MADE_BY, "budget.macs=30%", "name=another"],
             "report": ["report", "run"],
-            "evaluate": ["evaluate", MODEL, "data.samples=200"],
-            "finetune": ["finetune", MODEL, "data.samples=200", "out=tuned", *TUNING],
+            "evaluate": ["evaluate", MODEL, *DATA],
+            "finetune": ["finetune", MODEL, *DATA, "out=tuned", *TUNING],
         },
     ),
     "tuned on": Kind(
         [["prune", "out=run", *ALONE, "repair.finetune=true", *TUNING]],
         {
             "resume": ["prune", "resume=run", FACTORY],
-            "evaluate": ["evaluate", MODEL, "data.samples=200"],
+            "evaluate": ["evaluate", MODEL, *DATA],
         },
     ),
     "two layers": Kind(
@@ -85,20 +86,11 @@ KINDS = {
         },
     ),
     "finetune": Kind(
-        [
-            [
-                "finetune",
-                "dense/checkpoints/step_00000025",
-                *OWN,
-                "out=run",
-                "data.samples=200",
-                *TUNING,
-            ]
-        ],
+        [["finetune", "dense/checkpoints/step_00000025", *OWN, "out=run", *DATA, *TUNING]],
         {
             "resume": ["finetune", "resume=run", FACTORY],
             "report": ["report", "run"],
-            "evaluate": ["evaluate", MODEL, "data.samples=200"],
+            "evaluate": ["evaluate", MODEL, *DATA],
         },
     ),
 }

@@ -201,12 +201,22 @@ def test_another_configuration_or_other_checkpoints_are_refused_by_key(
     assert "resume: train.momentum changed since" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-@pytest.mark.parametrize("command", ["pretrain", "finetune"])
-def test_a_gpu_that_is_not_there_is_refused(folder: Path, capsys: Any, command: str) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pretrain", *SMALL],
+        ["pretrain"],
+        ["finetune", "path=net.pt", *SMALL],
+        ["prune"],
+        ["prune", "--dry-run"],
+    ],
+)
+def test_a_gpu_that_is_not_there_is_refused_before_any_training(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, words: list[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (folder / "net.pt").touch()
-    path = ["path=net.pt"] if command == "finetune" else []
-    assert main([command, *path, *SMALL, "device=cuda", "out=run"]) == 2
+    assert main([*words, "device=cuda", "out=run"]) == 2
     assert "device: found cuda, accepted here auto, cpu" in capsys.readouterr().err
     assert not (folder / "run").exists()
 

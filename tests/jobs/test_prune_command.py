@@ -320,14 +320,6 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, capsys, words
     assert not out.exists()
 
 
-def test_a_gpu_that_is_not_there_is_told_before_the_training(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for words in (["device=cuda"], ["device=cuda", "--dry-run"]):
-        assert main(["prune", f"out={tmp_path / 'run'}", *ALONE, *words]) == 2
-        assert "device: found cuda, accepted here auto, cpu" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_run_folder_that_exists_is_refused_and_left_alone(undisturbed, capsys) -> None:
     before = (undisturbed / "report.json").read_bytes()
     assert main(["prune", f"out={undisturbed}", *ALONE]) == 2
