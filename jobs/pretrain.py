@@ -6,7 +6,7 @@ import time
 
 from gfs_dist.config import commands as schema
 from gfs_dist.records import Report
-from gfs_dist.workflows.checkpoints import Training, losses_of, show_checkpoints
+from gfs_dist.workflows.checkpoints import losses_of, show_checkpoints
 from gfs_dist.workflows.process import check_device, use_threads
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_report import RunReport, open_folder
@@ -18,7 +18,7 @@ from gfs_dist.workflows.train_two_layer import TwoLayerTraining
 @tracked
 def run(config: schema.Pretrain, reporter: Reporter) -> Report:
     """Train, and write the run folder; returns what ``report.json`` holds."""
-    training: Training
+    training: TwoLayerTraining | DeepTraining
     if isinstance(config.model, schema.TwoLayer):
         training = TwoLayerTraining(config)
     else:

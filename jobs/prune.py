@@ -7,8 +7,6 @@ killed anywhere goes on from there.
 
 from __future__ import annotations
 
-from typing import Any
-
 from gfs_dist.config import commands as schema
 from gfs_dist.records import Report
 from gfs_dist.runtime import open_runtime
@@ -42,10 +40,9 @@ def run(config: schema.Prune, reporter: Reporter) -> Report:
             return report.content
 
 
-def _prune_all(family: NetworkFamily[Any], job: PruneRun) -> None:
+def _prune_all(family: NetworkFamily, job: PruneRun) -> None:
     """Prune every checkpoint; what an earlier run finished stays."""
-    for iteration, source in family.checkpoints(job):
-        pruning = family.pruning(iteration, source, job)
+    for pruning in family.prunings(job):
         row = job.report.row(pruning.name)
         if row is None:
             with pruning:

@@ -4,40 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, cast
 
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import RunFolder
 from gfs_dist.records import CheckpointRow, Measured, ResultRow
 from gfs_dist.training import DeepSpec, TrainSpec, loss_rise_warning
 from gfs_dist.workflows.reporter import Reporter
-from gfs_dist.workflows.run_report import RunReport
-
-
-class Training(Protocol):
-    """A network that ``gfs pretrain`` trains.
-
-    Attributes:
-        in_ranks: whether ranks train it; else this process does.
-    """
-
-    in_ranks: ClassVar[bool]
-
-    @property
-    def lines(self) -> list[str]:
-        """The plan in words."""
-        ...
-
-    def train(self, report: RunReport, reporter: Reporter) -> None:
-        """Train into the run folder, from its last checkpoint if it has one."""
-
-    def rows(self, folder: RunFolder) -> list[ResultRow]:
-        """A row of results for each checkpoint."""
-        ...
-
-    def commands(self, folder: RunFolder, rows: list[ResultRow]) -> list[str]:
-        """What makes sense next."""
-        ...
 
 
 class LossWatch:

@@ -6,10 +6,10 @@ and deep ones (:mod:`prune_deep`) differ in how they answer, not in the order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 from torch import nn
 
@@ -20,9 +20,6 @@ from gfs_dist.runtime import Runtime
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_report import RunReport
 from gfs_dist.workflows.total_time import TotalTime
-
-Source = TypeVar("Source")
-"""A checkpoint: a network of two layers, or the place of a deep one."""
 
 Columns = Mapping[str, Callable[[ResultRow], object]]
 """Columns of the table of results, and the value of each in a row."""
@@ -71,7 +68,7 @@ class Pruning(AbstractContextManager[Any], Protocol):
         """Do the steps after the cut that no earlier run has done."""
 
 
-class NetworkFamily(Protocol[Source]):
+class NetworkFamily(Protocol):
     """A kind of networks; made from a configuration, it has read and checked all inputs.
 
     Attributes:
@@ -88,12 +85,8 @@ class NetworkFamily(Protocol[Source]):
         """Kinds of phases by the first word of their names, and how many are still to come."""
         ...
 
-    def checkpoints(self, run: PruneRun) -> Sequence[tuple[int, Source]]:
-        """Iteration and source of each checkpoint; trained first where none is given."""
-        ...
-
-    def pruning(self, iteration: int, source: Source, run: PruneRun) -> Pruning:
-        """One checkpoint, with what earlier runs have searched of it.
+    def prunings(self, run: PruneRun) -> Iterator[Pruning]:
+        """Each checkpoint with what earlier runs have searched of it; trained where none is given.
 
         Raises:
             RunFolderError: path files are damaged, or belong to other inputs.
@@ -124,7 +117,7 @@ def path_facts(
     }
 
 
-def show_results(family: NetworkFamily[Any], report: RunReport, reporter: Reporter) -> None:
+def show_results(family: NetworkFamily, report: RunReport, reporter: Reporter) -> None:
     """The table of results, and the commands that make sense next."""
     rows, columns = report.rows, {**family.columns, **SHARED_COLUMNS}
     table = [[value(row) for value in columns.values()] for row in rows]

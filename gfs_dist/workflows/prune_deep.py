@@ -145,12 +145,10 @@ class DeepFamily:
         }
         return {kind: times * count for kind, times in each.items()}
 
-    def checkpoints(self, run: PruneRun) -> list[tuple[int, Path]]:
+    def prunings(self, run: PruneRun) -> Iterator[DeepPruning]:
         check_reach(run.folder, run.runtime)
-        return self.places
-
-    def pruning(self, iteration: int, source: Path, run: PruneRun) -> DeepPruning:
-        return DeepPruning(self, iteration, source, run)
+        for iteration, place in self.places:
+            yield DeepPruning(self, iteration, place, run)
 
     def commands(self, folder: RunFolder, rows: list[ResultRow]) -> list[str]:
         config, row = self.config, rows[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self, cast
 
@@ -105,14 +106,13 @@ class TwoLayerFamily:
         training = int(self.training is not None)
         return {"train": training, "prune": self._count, "measure": 2 * self._count}
 
-    def checkpoints(self, run: PruneRun) -> list[tuple[int, TwoLayer]]:
-        if self.training is None:
-            return self.networks
-        self.training.train(run.report, run.reporter)
-        return self.training.networks(run.folder)
-
-    def pruning(self, iteration: int, source: TwoLayer, run: PruneRun) -> TwoLayerPruning:
-        return TwoLayerPruning(self, iteration, source, run)
+    def prunings(self, run: PruneRun) -> Iterator[TwoLayerPruning]:
+        checkpoints = self.networks
+        if self.training is not None:
+            self.training.train(run.report, run.reporter)
+            checkpoints = self.training.networks(run.folder)
+        for iteration, network in checkpoints:
+            yield TwoLayerPruning(self, iteration, network, run)
 
     def commands(self, folder: RunFolder, rows: list[ResultRow]) -> list[str]:
         run, last = (

@@ -120,7 +120,7 @@ def read_network(path: Path, model: schema.Model, images: Images) -> nn.Module:
     return _read(path, bare, lambda own: _refuse_another(model, own, path), factory)
 
 
-def load_network(path: Path | str, model: schema.TwoLayer) -> TwoLayer:
+def load_network(path: Path, model: schema.TwoLayer) -> TwoLayer:
     """One two-layer network, whatever it is stored as.
 
     Args:
@@ -130,7 +130,6 @@ def load_network(path: Path | str, model: schema.TwoLayer) -> TwoLayer:
     Raises:
         CheckpointError: damaged, unsafe, NaN, or not the described network.
     """
-    path = Path(path)
     network = _read(
         path,
         lambda tensors: networks.load_tensors(_described(path, tensors, model), tensors, path),
