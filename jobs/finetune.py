@@ -53,7 +53,6 @@ def run(config: schema.Finetune, reporter: Reporter) -> Report:
 
 
 def _architecture(place: Path, model: schema.Model, images: Images) -> dict[str, Any]:
-    """Of a deep network that can be trained."""
     facts = architecture_of(place, model, images)
     if facts.get("model") == "two_layer":
         raise CheckpointError(f"path: {place} is a two-layer network, accepted are deep ones")

@@ -195,10 +195,7 @@ class _Source:
         report = {
             "objective": self.pruner.settings.objective,
             "kept": sum(chosen.widths.values()),
-            "widths": chosen.widths,
-            "rule": chosen.rule,
-            "reason": chosen.reason,
-            "compared": chosen.compared,
+            **vars(chosen),
             "dense": self._measure(self.pruner.dense),
             **measured,
             "accuracy_after": made.accuracies(measured.get("accuracy")),

@@ -60,7 +60,6 @@ def refuse_changes(path: Path, state: Mapping[str, Any], facts: Mapping[str, Any
 
 
 def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """One level of nested facts laid beside the others."""
     flat: dict[str, Any] = {}
     for key, value in facts.items():
         flat |= value if isinstance(value, dict) else {key: value}

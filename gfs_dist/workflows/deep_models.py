@@ -66,8 +66,6 @@ class ModelFolder:
         return {**measured, "file_bytes": weights.stat().st_size}
 
     def on_batch(self, name: str) -> OnBatch:
-        """Reports measuring as a phase of its own."""
-
         def on_batch(done: int, total: int) -> None:
             if done:
                 self.reporter.step(done)

@@ -56,7 +56,6 @@ class Measures:
             yield self.images.inputs(self.images.x_train[part]), self.images.labels_train[part]
 
     def accuracy(self, network: nn.Module, on_batch: OnBatch) -> float:
-        """Share of the test split that is classified right."""
         return self._accuracy(self._laid_out(network), on_batch)
 
     def facts(

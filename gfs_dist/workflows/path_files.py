@@ -90,7 +90,6 @@ class PathFiles:
         self._finish(file, path, "")
 
     def write_layer(self, layer: str, found: LayerPath) -> None:
-        """Write the finished path of a layer."""
         path = replace(found.path, loss=found.loss)
         self._finish(self.file(layer), path, layer, unit=found.unit)
 

@@ -110,7 +110,8 @@ class TwoLayerFamily:
         checkpoints = self.networks
         if self.training is not None:
             self.training.train(run.report, run.reporter)
-            checkpoints = self.training.networks(run.folder)
+            model, places = two_layer(self.config.model), run.folder.checkpoints()
+            checkpoints = [(iteration, load_network(path, model)) for iteration, path in places]
         for iteration, network in checkpoints:
             yield TwoLayerPruning(self, iteration, network, run)
 

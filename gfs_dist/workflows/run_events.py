@@ -91,7 +91,6 @@ def fault_words(row: Event) -> str:
 
 
 def _add(total: dict[str, Any], row: RankTiming) -> None:
-    """Add one row of a rank to its sum so far: seconds and counts."""
     idle = "exchange_s" not in row
     for key, value in cast(dict[str, Any], row).items():
         name = "idle_s" if idle and key == "wait_s" else key

@@ -111,7 +111,6 @@ class RunReport:
         return [row for row in self._rows if row["name"] not in self._lost]
 
     def row(self, name: str) -> ResultRow | None:
-        """The result of that name, if there is one."""
         return next((row for row in self.rows if row["name"] == name), None)
 
     def put(self, row: ResultRow) -> None:
@@ -125,7 +124,6 @@ class RunReport:
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
-        """Around the work: the report says how it ended."""
         with failure_reported(self.write):
             yield
         self.write("finished")

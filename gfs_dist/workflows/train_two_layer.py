@@ -95,11 +95,6 @@ class TwoLayerTraining:
             on_progress=lambda iteration, loss: reporter.step(iteration, loss),
         )
 
-    def networks(self, folder: RunFolder) -> list[tuple[int, TwoLayer]]:
-        """Iteration and network of each checkpoint, in order, on the CPU."""
-        model = two_layer(self.config.model)
-        return [(step, load_network(path, model)) for step, path in folder.checkpoints()]
-
     def rows(self, folder: RunFolder) -> list[ResultRow]:
         model = two_layer(self.config.model)
         return checkpoint_rows(
