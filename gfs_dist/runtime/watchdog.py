@@ -142,7 +142,7 @@ class Watchdog:
         """Wait until a call ends (or a future in ``also`` does), but not long.
 
         Returns:
-            the calls that have ended, those of hung workers included, which are killed here.
+            the calls that have ended. Hung workers are killed here; their calls are among them.
         """
         wait([c.future for c in self.calls.values()] + [*also], self.poll_s, FIRST_COMPLETED)
         now = time.monotonic()

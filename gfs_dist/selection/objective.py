@@ -64,7 +64,7 @@ def tie_tolerance(objective: Objective, minimum: float) -> float:
     then allows a million roundings at ``lambda = 9``.
 
     ``M`` measures the deviations from the target, not the target: an offset of a million changes
-    neither a pick nor a tie. (The loss of the empty network in its place made everything tie.)
+    neither a pick nor a tie.
     """
     return ROUNDING * objective.magnitude(minimum)
 

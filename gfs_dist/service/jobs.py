@@ -202,7 +202,7 @@ class Jobs:
         """Pass on the output of the driver until the job is over; returns the job then.
 
         Raises:
-            ClusterLostError: the cluster does not answer any more, or knows the job no more.
+            ClusterLostError: the cluster no longer answers, or no longer knows the job.
         """
         written = 0
         try:

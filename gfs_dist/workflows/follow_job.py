@@ -35,7 +35,7 @@ def next_commands(jobs: Jobs, job: Job) -> list[str]:
 
 
 def goes_on(jobs: Jobs, job: Job) -> str:
-    """That a job which is followed no longer has not ended."""
+    """A line for one who stops following: the job has not ended."""
     again, end = next_commands(jobs, job)[-2:]
     return f"{job.id} goes on; follow it: {again}; end it: {end}"
 
@@ -44,9 +44,9 @@ def follow(jobs: Jobs, job: Job, reporter: Reporter) -> Job:
     """Show the output of a job line by line until it is over; returns the job then.
 
     Raises:
-        JobEndedError: not well; has its exit code.
-        ClusterLostError: the cluster does not answer any more.
-        KeyboardInterrupt: the user follows no longer; the job goes on.
+        JobEndedError: the job failed or was stopped; has its exit code.
+        ClusterLostError: the cluster no longer answers.
+        KeyboardInterrupt: the user stops following; the job continues.
     """
     rest = ""
 

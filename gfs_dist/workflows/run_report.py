@@ -29,7 +29,7 @@ from gfs_dist.workflows.run_events import RunEvents
 def open_folder(
     config: schema.Pretrain | schema.Finetune | schema.Prune, reporter: Reporter
 ) -> RunFolder:
-    """The one to continue, or a new one.
+    """The run folder to continue (``resume``), or a new one (``out``).
 
     Damaged results of one to continue are removed, as far as the run makes them again.
 
@@ -161,7 +161,7 @@ class RunReport:
 
 @contextlib.contextmanager
 def failure_reported(write: Callable[[Status, BaseException], object]) -> Iterator[None]:
-    """Around the work of a job: ``write(status, error)`` if it fails or is stopped.
+    """Write the report of a job that fails or is stopped: calls ``write(status, error)``.
 
     The error is raised again. An error while writing is dropped: a full disk may have ended the
     job, and the job's own error is the one to tell.

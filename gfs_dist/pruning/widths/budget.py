@@ -97,7 +97,7 @@ def allowed_widths(channels: int, round_to: int = 1, most: int | None = None) ->
         channels: of the whole layer.
         round_to: widths are multiples of this; a layer with fewer channels stays whole.
         most: the largest width that a path reaches (with replacement it may end early). A layer
-            whose path does not reach a multiple has this width.
+            whose path ends before the first multiple gets this width.
     """
     most = channels if most is None else most
     assert 1 <= most <= channels

@@ -22,10 +22,10 @@ LEAST_TRIALS = 4
 QUICK = 2
 """How much measuring goes into widths: 256 samples to fit and three times as many others to
 compare, and as many trials as cost 9e12 multiply-adds of forward passes (ResNet20 at 32x32: 211),
-but at least four a layer. Quickly: the starting widths alone.
+but at least four a layer; with ``quick``, the starting widths alone.
 
-A comparison costs a forward pass, a fit several times that, and the least loss on few samples is
-least by luck: on ResNet20 at 35 % of its inner multiply-adds widths compared on 256 samples gave
+A comparison costs one forward pass, a fit several. The least of many losses on few samples is
+partly luck: on ResNet20 at 35 % of its inner multiply-adds widths compared on 256 samples gave
 79.4 % (105 trials) and 79.7 % (162), on 768 samples 83.1 % (168 trials; CIFAR-10's test images,
 no fine-tuning)."""
 
