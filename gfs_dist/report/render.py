@@ -1,9 +1,9 @@
 """Pages from templates: as Markdown, or as one HTML file that refers to nothing outside itself.
 
 A page is one template in ``templates/``. Its headings, tables, code and plots are macros of
-``markdown.jinja`` or ``html.jinja``, which alone know a format. Names in a report come from files,
-which may be anybody's: every macro escapes all that it is given, so that in no page they make a
-tag, a link or an image.
+``markdown.jinja`` or ``html.jinja``, which alone know a format. Names in a report come from files
+that are not trusted: every macro escapes all that it is given, so that they make no tag, link or
+image in any page.
 
 A table is a list of rows, each a dict from the heading of a column to a cell.
 """

@@ -273,7 +273,7 @@ def _gone_with_its_cluster() -> Iterator[None]:
 
 
 def _room_of_nodes(bundle: dict[str, float]) -> int:
-    """How many bundles the nodes that are alive could hold if nobody else used them."""
+    """How many bundles the live nodes could hold if nothing else ran on them."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return sum(min(int(n.get(kind, 0) / need) for kind, need in bundle.items()) for n in nodes)
 
@@ -306,27 +306,29 @@ def _init_ray(**options: Any) -> None:
     """``ray.init`` that prints nothing and keeps our handler of SIGTERM: Ray's dumps the stack and
     exits where ours interrupts.
 
-    Workers search for modules where this process does, see :func:`_actor_class`. Ray would put
-    the current folder, which may be anybody's, before all else, but for jobs of its client; there
-    is no public way to say so. A submitted job has its own folder, with the user's own code.
+    Workers search for modules where this process does, see :func:`_actor_class`. Ray would search
+    the current folder, which is not trusted, first, except in jobs of its client; there is no
+    public way to say so. A submitted job has its own folder, with the user's own code.
     """
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # it names that folder
     before = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        job_config=ray.job_config.JobConfig(_client_job=not submitted),
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        **options,
-    )
-    if before is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    try:
+        ray.init(
+            job_config=ray.job_config.JobConfig(_client_job=not submitted),
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            **options,
+        )
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def join_cluster(address: str) -> None:
     """Connect to a Ray cluster that runs.
 
     Raises:
-        InputError: nobody answers there (Ray itself would try for minutes), or it is not said
+        InputError: nothing answers there (Ray itself would try for minutes), or it is not said
             whether the cluster asks for a token (Ray would then show none).
         PlacementError: Ray refused.
     """
