@@ -17,7 +17,7 @@ test: $(VENV)/.installed-dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -m "slow and not multinode and not gpu and not soak"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not multinode and not gpu and not soak"
 
 coverage: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest --cov --cov-report=term

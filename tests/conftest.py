@@ -40,9 +40,12 @@ def problem() -> Callable[..., Problem]:
     return make_problem
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def embedded_ray() -> Iterator[None]:
-    """One Ray for all tests: starting one takes seconds. Runtimes find it and leave it running."""
+    """One Ray for a file of tests, as starting one takes seconds; runtimes find it and leave it.
+
+    Its actors begin in the folder where it was started, so tests of commands start their own.
+    """
     from gfs_dist.runtime.backends.ray import EmbeddedRay
 
     embedded = EmbeddedRay(4)
