@@ -28,6 +28,7 @@ def test_a_cell_has_a_process_of_its_own() -> None:
     cell = Cell(50, 12, 3, 3, "squared", "lazy", 1, 1, 0)
     apart, here = select_suite.measure_apart(cell), measure(cell)
     assert apart["picks"] == here["picks"]
+    assert apart["peak_memory_bytes"] > 0  # above what that process held before the search
     assert apart.keys() == here.keys()
     with pytest.raises(RunError, match="no_such on 12 neurons failed: .*no_such"):
         select_suite.measure_apart(replace(cell, method="no_such"))
@@ -46,7 +47,6 @@ def test_every_method_is_measured_beside_the_exhaustive_one(tiny, tmp_path) -> N
     for row in rows:
         assert row["total_s"]["minimum"] <= row["total_s"]["median"] <= row["total_s"]["maximum"]
         assert row["total_s"]["median"] > 0
-        assert row["peak_memory_bytes"] >= 0  # in this process, which may have held more
     base = rows[0]["total_s"]["median"]
     assert all(
         row["speedup"] == pytest.approx(base / row["total_s"]["median"])

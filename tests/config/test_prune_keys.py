@@ -71,7 +71,9 @@ def test_values_that_null_stood_for_are_recorded(tmp_path: Path) -> None:
     again = compose("prune", [f"resume={tmp_path}"])
     again.resume = None
     assert again == config
-    with pytest.raises(ConfigError, match=r"^budget\.keep: found 0\.6, the run folder has 50%"):
+    with pytest.raises(
+        ConfigError, match=r"^budget\.keep: found 0\.6, the run folder has 50%; only"
+    ):
         compose("prune", [f"resume={tmp_path}", "budget.keep=0.6"])
 
 
@@ -80,10 +82,16 @@ def test_values_that_null_stood_for_are_recorded(tmp_path: Path) -> None:
     [
         ("budget.macs=0.5", r"^budget\.macs: found 0\.5 with model=two_layer, accepted with deep"),
         ("budget.macs=5", r"^budget\.macs: found 5 with model=two_layer, accepted with deep net"),
-        ("repair.fold=false", r"^repair\.fold: found false with model=two_layer, accepted with"),
+        (
+            "repair.fold=false",
+            r"^repair\.fold: found false with model=two_layer, accepted with deep",
+        ),
         ("calibration.samples=9", r"^calibration\.samples: found 9 with model=two_layer"),
         ("coupled=true", r"^coupled: found true with model=two_layer, accepted with deep networks"),
-        ("objective=fisher", r"^objective: found 'fisher', accepted squared, bce with .*=two_l"),
+        (
+            "objective=fisher",
+            r"^objective: found 'fisher', accepted squared, bce with model=two_layer$",
+        ),
     ],
 )
 def test_keys_of_deep_networks_are_refused_with_two_layers(words: str, message: str) -> None:
@@ -94,8 +102,14 @@ def test_keys_of_deep_networks_are_refused_with_two_layers(words: str, message: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("distinct=9", r"^distinct: found 9 with model=resnet20_cifar, accepted with model=two"),
-        ("tolerance=0.1", r"^tolerance: found 0\.1 with model=resnet20_cifar, accepted with m"),
+        (
+            "distinct=9",
+            r"^distinct: found 9 with model=resnet20_cifar, accepted with model=two_layer",
+        ),
+        (
+            "tolerance=0.1",
+            r"^tolerance: found 0\.1 with model=resnet20_cifar, accepted with model=t",
+        ),
         ("method=lazy", r"^method: found lazy with model=resnet20_cifar, accepted with model=t"),
         ("verify=true", r"^verify: found true with model=resnet20_cifar"),
         (
@@ -105,10 +119,16 @@ def test_keys_of_deep_networks_are_refused_with_two_layers(words: str, message: 
         ),
         ("weights=line_search", r"^weights: found 'line_search', accepted uniform with objective="),
         ("replacement=true", r"^replacement: found true, accepted false with objective=least_sq"),
-        ("checkpoint=null", r"^checkpoint: has no default with model=resnet20_cifar, accepted"),
+        (
+            "checkpoint=null",
+            r"^checkpoint: has no default with model=resnet20_cifar, accepted a pre",
+        ),
         ("budget.macs=0", r"^budget\.macs: found 0, accepted a share above 0 and at most 1"),
         ("budget.macs=150%", r"^budget\.macs: found 150%, accepted a share above 0 and at most 1"),
-        ("budget.macs=0.5 budget.keep=1", r"^budget: found budget\.macs and budget\.keep, acc"),
+        (
+            "budget.macs=0.5 budget.keep=1",
+            r"^budget: found budget\.macs and budget\.keep, accepted",
+        ),
         ("budget.macs=0.5 budget.batch=8", r"^budget\.batch: found with budget\.macs, accepted"),
         ("budget.round_to=0", r"^budget\.round_to: found 0, accepted a whole number, 1 or more"),
         ("budget.widths=/nope", r"^budget\.widths: found /nope, accepted layers and widths, or a"),

@@ -242,7 +242,11 @@ def test_a_token_does_not_follow_a_redirection(dashboard, token) -> None:
         ("/api/version", {"ray_version": "2.1.0"}, r"runs Ray 2.1.0, here is .*pip install"),
         ("/api/version", {"x": 1}, "is no Ray dashboard"),
         ("/api/version", None, "is no Ray dashboard|refuses the token"),
-        ("/api/v0/cluster_metadata", {"data": {"pythonVersion": "3.7.1"}}, "runs Python 3.7.1, h"),
+        (
+            "/api/v0/cluster_metadata",
+            {"data": {"pythonVersion": "3.7.1"}},
+            "runs Python 3.7.1, here is",
+        ),
     ],
 )
 def test_another_ray_or_python_is_refused(dashboard, token, page, content, message) -> None:
