@@ -131,14 +131,22 @@ class Measured(TypedDict, total=False):
     """What is measured of a network, dense or pruned.
 
     Attributes:
-        loss: mean over the data that was pruned on.
+        loss: mean over the data that was pruned on. Of a deep network that was trained: as its
+            training met it (:class:`gfs_dist.training.TrainState`); that was evaluated: over the
+            test split.
         accuracy: share of the test split.
+        accuracy_train: share of the data that was pruned on; without pruning, of the training
+            split, deep networks: of at most as many of its images as the test split has.
+        loss_train, loss_test: means over the data of ``accuracy_train`` and ``accuracy``.
         macs: multiply-adds for one input.
         file_bytes: of its weights.
     """
 
     loss: float | None
     accuracy: float | None
+    accuracy_train: float | None
+    loss_train: float | None
+    loss_test: float | None
     macs: int | None
     params: int | None
     file_bytes: int | None
@@ -181,6 +189,7 @@ class CheckpointRow(TypedDict):
     iteration: int | None
     loss: float | None
     accuracy: float | None
+    accuracy_train: NotRequired[float | None]
 
 
 class ResultRow(Measured):
@@ -302,6 +311,7 @@ _EMPTY_REPORT: Mapping[str, Any] = {
 _EMPTY_RESULT: Mapping[str, Any] = {
     "name": "result",
     **dict.fromkeys(("iteration", "objective", "kept", "loss", "accuracy", "macs", "params")),
+    **dict.fromkeys(("accuracy_train", "loss_train", "loss_test")),
     **dict.fromkeys(("file_bytes", "path", "model", "picks_sha256", "stop_reason")),
     "evaluated_share": None,
     "accuracy_after": {},

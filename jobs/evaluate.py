@@ -15,12 +15,14 @@ from gfs_dist.files import checkpoint
 from gfs_dist.files.find import find_checkpoints
 from gfs_dist.records import FORMAT, Report, ResultRow
 from gfs_dist.workflows.measures import (
-    batched_rows,
-    batches_of,
+    classify_splits,
     latency_row,
     measure_two_layer,
+    named,
     sizes,
     speeds,
+    splits,
+    training_split,
 )
 from gfs_dist.workflows.process import data_spec, local_device, use_threads
 from gfs_dist.workflows.reporter import Reporter
@@ -60,7 +62,7 @@ def run(config: schema.Evaluate, reporter: Reporter) -> Report:
     weights = place / checkpoint.MODEL if place.is_dir() else place
     facts |= {"name": path.name, "iteration": iteration, "file_bytes": weights.stat().st_size}
     speeds = {f"us at batch {time['batch']}": time["median_s"] * 1e6 for time in facts["latency"]}
-    keys = ("loss", "accuracy", "kept", "macs", "params", "file_bytes")
+    keys = ("loss", "accuracy", "accuracy_train", "kept", "macs", "params", "file_bytes")
     shown = {key: facts[key] for key in keys if facts[key] is not None} | speeds
     reporter.table(path.name, list(shown), [list(shown.values())])
     return {
@@ -101,7 +103,7 @@ def _measure_two_layer(
 def _measure_deep(
     config: schema.Evaluate, place: Path, device: torch.device, reporter: Reporter
 ) -> dict[str, Any]:
-    """Loss (mean cross-entropy) and accuracy on the test split, sizes and latencies.
+    """Loss (mean cross-entropy; the first is that of the test split), accuracy, sizes, latencies.
 
     Raises:
         CheckpointError: it cannot be read, or is not the network of ``model=``.
@@ -111,17 +113,21 @@ def _measure_deep(
     network = read_network(place, config.model, images)
     check_fits(network, images, str(place))
     size = sizes(network, images)
+    measured_on = {**splits(images), "train": training_split(images, config.data.seed)}
     reporter.plan(
         [
             f"network   {place}: {size['params']:,} parameters, {size['macs']:,} multiply-adds",
-            f"data      {config.data.name}: {len(images.x_test):,} test samples for loss and "
-            "accuracy",
+            f"data      {config.data.name}: {len(images.x_test):,} test samples and "
+            f"{len(measured_on['train'].rows):,} training samples for loss and accuracy",
         ]
     )
     network.to(device)
     times = [*speeds(network, images)]
     networks.prefer_channels_last(network, images.inputs(images.x_test[:1]).to(device))
-    parts = batched_rows(network, images)
-    reporter.phase("evaluate", len(parts))
-    found = networks.classify(network, batches_of(images, parts, reporter.step))
-    return {"objective": LOSS, "kept": None, **found._asdict(), **size, "latency": times}
+
+    def on_batch(done: int, total: int) -> None:
+        reporter.step(done) if done else reporter.phase("evaluate", total)
+
+    found = named(classify_splits(network, images, measured_on, on_batch))
+    row = {"objective": LOSS, "kept": None, "loss": found["loss_test"], **found}
+    return {**row, **size, "latency": times}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gfs_dist import networks
 from gfs_dist.config import commands as schema
@@ -12,7 +12,7 @@ from gfs_dist.data import Images
 from gfs_dist.errors import CheckpointError
 from gfs_dist.files import RunFolder
 from gfs_dist.files.find import find_checkpoints
-from gfs_dist.records import Report, ResultRow
+from gfs_dist.records import CheckpointRow, Report, ResultRow
 from gfs_dist.workflows.checkpoints import show_checkpoints
 from gfs_dist.workflows.process import check_device, data_spec, use_threads
 from gfs_dist.workflows.reporter import Reporter
@@ -80,7 +80,7 @@ def _store(
         "accuracy_before": rows[0]["accuracy"],
         "accuracy_after": {"finetune": rows[-1]["accuracy"]},
         "checkpoints": [
-            {"iteration": row["iteration"], "loss": row["loss"], "accuracy": row["accuracy"]}
+            cast(CheckpointRow, {key: row.get(key) for key in CheckpointRow.__annotations__})
             for row in rows
         ],
     }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import cast
 
 from gfs_dist.config import commands as schema
-from gfs_dist.records import Report
+from gfs_dist.records import Measured, Report
 from gfs_dist.workflows.checkpoints import losses_of, show_checkpoints
 from gfs_dist.workflows.process import check_device, use_threads
 from gfs_dist.workflows.reporter import Reporter
@@ -36,13 +37,9 @@ def run(config: schema.Pretrain, reporter: Reporter) -> Report:
             rows = training.rows(folder)
             for row in rows:
                 report.put(row)
-            last = rows[-1]
-            report.dense = {
-                "loss": last["loss"],
-                "accuracy": last["accuracy"],
-                "macs": last["macs"],
-                "params": last["params"],
-            }
+            last = rows[-1].items()
+            known = {key: value for key, value in last if key in Measured.__annotations__}
+            report.dense = cast(Measured, known)
             report.losses = losses_of(rows)
             if not training.in_ranks:
                 report.events.first_rank("finished", max(report.losses))

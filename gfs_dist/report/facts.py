@@ -197,6 +197,10 @@ class Run:
     @property
     def training(self) -> list[tuple[int, float]]:
         """Iteration and accuracy of each checkpoint of a job that trains; of another job none."""
+        return self.training_by("accuracy")
+
+    def training_by(self, key: str) -> list[tuple[int, float]]:
+        """The same with ``accuracy_train``, where checkpoints have that."""
         rows = self.report["results"]
         if self.report["job"] not in TRAINS or not rows:
             return []
@@ -205,7 +209,7 @@ class Run:
             (iteration, accuracy)
             for point in points
             if (iteration := point["iteration"]) is not None
-            and (accuracy := point.get("accuracy")) is not None
+            and (accuracy := cast(float | None, point.get(key))) is not None
         ]
 
 

@@ -131,38 +131,43 @@ def loss_against_steps(run: Run) -> Figure | None:
 
 
 def accuracy_against_training(run: Run) -> Figure | None:
-    """Accuracy on the test split at each checkpoint."""
+    """Accuracy on the test split at each checkpoint; dotted, on the data that was trained on."""
     if len(run.training) < 2:
         return None
     figure, axes = style.axes(6.4, 4.0)
     axes.plot(*zip(*run.training, strict=True), "o-", color=style.BLUE, markersize=4)
-    _accuracy_by_iterations(axes, "training (iterations)")
+    if on_train := run.training_by("accuracy_train"):
+        axes.plot(*zip(*on_train, strict=True), "o:", color=style.BLUE, markersize=3)
+    _accuracy_by_iterations(axes, "training (iterations)", dotted=bool(on_train))
     axes.set_title("Accuracy of each checkpoint", loc="left")
     return figure
 
 
 def accuracy_against_pretraining(run: Run) -> Figure | None:
     """Accuracy on the test split of the dense and the pruned network against the iterations of
-    pre-training.
+    pre-training; dotted, of the pruned network on the data that was pruned on.
     """
     points = [
-        (iteration, accuracy, result.dense["accuracy"])
+        (iteration, accuracy, result.dense["accuracy"], result.row["accuracy_train"])
         for result in run.results
         if (iteration := result.row["iteration"]) is not None
         and (accuracy := result.row["accuracy"]) is not None
     ]
-    if run.training or len({iteration for iteration, _, _ in points}) < 2:
+    if run.training or len({iteration for iteration, *_ in points}) < 2:
         return None
     points.sort(key=lambda point: point[0])
     figure, axes = style.axes(6.4, 4.0)
-    iterations, pruned, _ = zip(*points, strict=True)
+    iterations, pruned, _, _ = zip(*points, strict=True)
     axes.plot(iterations, pruned, "o-", color=style.BLUE, markersize=5, label="pruned network")
-    dense = [(iteration, value) for iteration, _, value in points if value is not None]
+    on_train = [(iteration, value) for iteration, *_, value in points if value is not None]
+    if on_train:
+        axes.plot(*zip(*on_train, strict=True), "o:", color=style.BLUE, markersize=3)
+    dense = [(iteration, value) for iteration, _, value, _ in points if value is not None]
     if dense:
         axes.plot(
             *zip(*dense, strict=True), "s", color="black", mfc="none", markersize=8, **DENSE_LINE
         )
-    _accuracy_by_iterations(axes, "pre-training (iterations)")
+    _accuracy_by_iterations(axes, "pre-training (iterations)", dotted=bool(on_train))
     axes.set_title("What pruning keeps after how much pre-training", loc="left")
     axes.legend(loc="best")
     return figure
@@ -205,9 +210,9 @@ def _searched(run: Run) -> list[Result]:
     return style.spread_out([result for result in run.results if result.losses], MOST_PANELS)
 
 
-def _accuracy_by_iterations(axes: Axes, label: str) -> None:
+def _accuracy_by_iterations(axes: Axes, label: str, *, dotted: bool) -> None:
     axes.set_xlabel(label)
-    style.accuracy_axis(axes)
+    style.accuracy_axis(axes, dotted=dotted)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
 

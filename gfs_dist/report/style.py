@@ -82,9 +82,10 @@ def panels(figure: Figure, number: int, columns: int, *, sharey: bool = False) -
     return list(grid[:number])
 
 
-def accuracy_axis(axes: Axes) -> None:
-    """A vertical axis of shares, in percent."""
-    axes.set_ylabel("accuracy on the test split (%)")
+def accuracy_axis(axes: Axes, *, dotted: bool = False) -> None:
+    """A vertical axis of shares, in percent; ``dotted``: with lines of the training data too."""
+    both = "accuracy (%): test split, dotted: training data"
+    axes.set_ylabel(both if dotted else "accuracy on the test split (%)")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
 
 

@@ -96,8 +96,9 @@ def show_checkpoints(
     title: str, rows: Sequence[ResultRow | CheckpointRow], reporter: Reporter
 ) -> None:
     """The table of a training."""
-    lines = [[row["iteration"], row["loss"], row["accuracy"]] for row in rows]
-    reporter.table(title, ("iteration", "loss", "accuracy"), lines)
+    columns = {"iteration": "iteration", "loss": "loss", "accuracy": "accuracy"}
+    columns["accuracy_train"] = "train accuracy"
+    reporter.table(title, [*columns.values()], [[row.get(key) for key in columns] for row in rows])
 
 
 def losses_of(rows: Sequence[ResultRow]) -> dict[int, float]:

@@ -45,24 +45,24 @@ class ModelFolder:
     reporter: Reporter
 
     def store(
-        self, network: nn.Module, accuracy: float | None = None
+        self, network: nn.Module, known: Measured | None = None
     ) -> tuple[nn.Module, Measured]:
         """Write a network; the one that is read from there, and its facts."""
         images = self.measures.images
         example, origin = images.inputs(images.x_test[:2]), origin_of(self.architecture)
         networks.save(self.path, network, example=example, origin=origin)
         stored = read_network(self.path, self.config.model, images)
-        return stored, self.measure(self.path.name, stored, self.path / MODEL, accuracy)
+        return stored, self.measure(self.path.name, stored, self.path / MODEL, known)
 
     def measure(
-        self, name: str, network: nn.Module, weights: Path, accuracy: float | None = None
+        self, name: str, network: nn.Module, weights: Path, known: Measured | None = None
     ) -> Measured:
-        """Facts of a network whose weights are in a file; ``accuracy`` if it is known.
+        """Facts of a network whose weights are in a file; ``known``: see :class:`Measures`.
 
         Raises:
             NonFiniteError: it does not give numbers; names the layer.
         """
-        measured = self.measures.facts(network, self.on_batch(name), accuracy)
+        measured = self.measures.facts(network, self.on_batch(name), known)
         return {**measured, "file_bytes": weights.stat().st_size}
 
     def on_batch(self, name: str) -> OnBatch:

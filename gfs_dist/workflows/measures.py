@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from gfs_dist import data, networks
-from gfs_dist.data import Images
-from gfs_dist.networks import TwoLayer
+from gfs_dist.data import Images, calibration_rows
+from gfs_dist.networks import Classified, TwoLayer
 from gfs_dist.records import LatencyRow, Measured
 from gfs_dist.workflows.two_layer import Inputs
 
@@ -21,18 +22,41 @@ REPEATS, LARGE_REPEATS = 30, 5
 """How often one input, and a large batch, is timed: that takes seconds in a large network."""
 
 OnBatch = Callable[[int, int], None]
-"""Called with the number of batches of the test split that were seen, from 0 on, and of all."""
+"""Called with the number of batches of all splits that were seen, from 0 on, and of all."""
+
+
+class Split(NamedTuple):
+    """Rows of inputs and labels that deep networks are measured on."""
+
+    x: Tensor
+    labels: Tensor
+    rows: Tensor
+
+
+def named(found: Mapping[str, Classified]) -> Measured:
+    """Loss and accuracy of each split, as records name them."""
+    facts: dict[str, float] = {}
+    for split, (loss, accuracy) in found.items():
+        name = "accuracy" if split == "test" else f"accuracy_{split}"
+        facts |= {name: accuracy, f"loss_{split}": loss}
+    return cast(Measured, facts)
 
 
 def measure_two_layer(network: TwoLayer, inputs: Inputs) -> Measured:
-    """Loss on the training split, accuracy on the test split, multiply-adds, parameters."""
+    """Loss and accuracy on both splits, multiply-adds, parameters; all samples are measured on."""
+
+    def on(x: Tensor, target: Tensor) -> Classified:
+        found = networks.outputs(network, x)
+        loss = networks.mean_loss(found, target, inputs.objective)
+        return Classified(loss, networks.accuracy(found, target))
+
     dataset = inputs.dataset()
-    x, target = inputs()
-    test_target = data.target(dataset.labels_test, inputs.objective)
+    test = dataset.x_test, data.target(dataset.labels_test, inputs.objective)
+    found = {"test": on(*test), "train": on(*inputs())}
     return {
-        "loss": networks.mean_loss(networks.outputs(network, x), target, inputs.objective),
-        "accuracy": networks.accuracy(networks.outputs(network, dataset.x_test), test_target),
-        "macs": networks.count_macs(network, x[:1]),
+        "loss": found["train"].loss,
+        **named(found),
+        "macs": networks.count_macs(network, dataset.x_test[:1]),
         "params": networks.count_params(network),
     }
 
@@ -56,21 +80,31 @@ class Measures:
             yield self.images.inputs(self.images.x_train[part]), self.images.labels_train[part]
 
     def accuracy(self, network: nn.Module, on_batch: OnBatch) -> float:
-        return self._accuracy(self._laid_out(network), on_batch)
+        """Share of the test split."""
+        laid_out = self._laid_out(network)
+        test = {"test": splits(self.images)["test"]}
+        return classify_splits(laid_out, self.images, test, on_batch)["test"].accuracy
 
     def facts(
-        self, network: nn.Module, on_batch: OnBatch, accuracy: float | None = None
+        self, network: nn.Module, on_batch: OnBatch, known: Measured | None = None
     ) -> Measured:
-        """Loss over the calibration images, accuracy on the test split unless known, sizes.
+        """Loss and accuracy over the calibration images, and on the test split; sizes.
+
+        Args:
+            known: what training has measured on the test split: it is not measured again.
 
         Raises:
             NonFiniteError: an output is NaN or infinite; names the layer.
             DataError: a label that has no output.
         """
         placed = self._laid_out(network)
+        if not known:
+            known = named(classify_splits(placed, self.images, splits(self.images), on_batch))
+        train = networks.classify(placed, self.batches())
         return {
-            "accuracy": self._accuracy(placed, on_batch) if accuracy is None else accuracy,
-            "loss": networks.classify(placed, self.batches()).loss,
+            **known,
+            "loss": train.loss,
+            **named({"train": train}),
             **sizes(placed, self.images),
         }
 
@@ -87,12 +121,6 @@ class Measures:
         if networks.device_of(network).type == self.device.type:
             return network
         return copy.deepcopy(network).to(self.device)
-
-    def _accuracy(self, placed: nn.Module, on_batch: OnBatch) -> float:
-        parts = batched_rows(placed, self.images)
-        on_batch(0, len(parts))
-        batches = batches_of(self.images, parts, lambda done: on_batch(done, len(parts)))
-        return networks.classify(placed, batches).accuracy
 
     def _laid_out(self, network: nn.Module) -> nn.Module:
         """A copy on the device, as many images go through it soonest."""
@@ -124,19 +152,40 @@ def latency_row(found: networks.Latency, device: torch.device) -> LatencyRow:
     return cast(LatencyRow, {**asdict(found), "device": device.type})
 
 
-def batched_rows(
-    network: nn.Module, images: Images, rows: Tensor | None = None
-) -> tuple[Tensor, ...]:
-    """Rows of the test split, all of it or ``rows``, parted into batches that fill the machine."""
-    rows = torch.arange(len(images.x_test)) if rows is None else rows
+def splits(images: Images) -> dict[str, Split]:
+    """What no network is trained or pruned on, by name: the test split."""
+    return {"test": Split(images.x_test, images.labels_test, torch.arange(len(images.x_test)))}
+
+
+def training_split(images: Images, seed: int) -> Split:
+    """Training images on which networks are measured that are not pruned.
+
+    All of them, or as many as the test split has, of each class as many as of any other:
+    measuring takes at most as long on them as on the test split.
+    """
+    rows = calibration_rows(images.labels_train, len(images.x_test), seed)
+    return Split(images.x_train, images.labels_train, rows)
+
+
+def classify_splits(
+    network: nn.Module, images: Images, given: Mapping[str, Split], on_batch: OnBatch
+) -> dict[str, Classified]:
+    """Loss and accuracy on each of the splits, in batches that fill the machine.
+
+    Args:
+        images: how inputs are normalised.
+        given: by name; none of them empty.
+    """
     example = images.inputs(images.x_test[:1]).to(networks.device_of(network))
-    return rows.split(networks.batch_size(network, example))
+    size, done = networks.batch_size(network, example), itertools.count(1)
+    parts = {name: split.rows.split(size) for name, split in given.items()}
+    total = sum(map(len, parts.values()))
 
+    def batches(name: str) -> Iterator[tuple[Tensor, Tensor]]:
+        x, labels, _ = given[name]
+        for part in parts[name]:
+            yield images.inputs(x[part]), labels[part]
+            on_batch(next(done), total)
 
-def batches_of(
-    images: Images, parts: tuple[Tensor, ...], on_batch: Callable[[int], None]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and labels of those rows; ``on_batch`` is told how many batches were taken."""
-    for number, part in enumerate(parts, 1):
-        yield images.inputs(images.x_test[part]), images.labels_test[part]
-        on_batch(number)
+    on_batch(0, total)
+    return {name: networks.classify(network, batches(name)) for name in given}

@@ -29,6 +29,8 @@ SHARED_COLUMNS: Columns = {
     "dense loss": lambda row: row["dense"]["loss"],
     "accuracy": lambda row: row["accuracy"],
     "dense accuracy": lambda row: row["dense"]["accuracy"],
+    "train accuracy": lambda row: row.get("accuracy_train"),
+    "dense train accuracy": lambda row: row["dense"].get("accuracy_train"),
 }
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from gfs_dist.config.command_line import data_words, model_words
 from gfs_dist.data import DataSpec, Images
 from gfs_dist.files import RunFolder, atomic, checkpoint, fingerprint
 from gfs_dist.files.find import read_iteration
-from gfs_dist.networks import device_of
+from gfs_dist.networks import Classified, device_of
 from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.records import Measured, ResultRow
 from gfs_dist.runtime import GroupProgress, Peers, Runtime, Tick, open_runtime
@@ -32,7 +32,13 @@ from gfs_dist.workflows.checkpoints import (
     refuse_changes,
     training_facts,
 )
-from gfs_dist.workflows.measures import batched_rows, batches_of, sizes
+from gfs_dist.workflows.measures import (
+    classify_splits,
+    named,
+    sizes,
+    splits,
+    training_split,
+)
 from gfs_dist.workflows.process import data_spec, given_keys, runtime_spec
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_events import RunEvents
@@ -99,10 +105,10 @@ class TrainTask:
 
         def on_checkpoint(network: nn.Module, state: TrainState) -> None:
             alive = functools.partial(tick, state.iteration)
-            share = accuracy(network, images, peers, alive)
-            new.update(checkpoint=state.iteration, accuracy=share, mean=state.loss)
+            found = measure(network, images, self.data.seed, peers, alive)
+            new.update(checkpoint=state.iteration, accuracy=found["accuracy"], mean=state.loss)
             if peers.rank == 0:
-                self._save(network, state, share)
+                self._save(network, state, found)
 
         def on_progress(iteration: int, loss: float) -> None:
             tick(iteration, {"loss": loss, **new})
@@ -128,11 +134,11 @@ class TrainTask:
         networks.load_state(network, found.tensors, path / checkpoint.MODEL)
         return TrainState(read_iteration(found.state), found.state.get("loss"), found.optimizer)
 
-    def _save(self, network: nn.Module, state: TrainState, accuracy: float) -> None:
+    def _save(self, network: nn.Module, state: TrainState, found: Measured) -> None:
         known = {
             "iteration": state.iteration,
             "loss": state.loss,
-            "accuracy": accuracy,
+            **found,
             "architecture": self.architecture,
         }
         checkpoint.save(
@@ -143,15 +149,21 @@ class TrainTask:
         )
 
 
-def accuracy(network: nn.Module, images: Images, peers: Peers, alive: Callable[[], None]) -> float:
-    """Share of the test split that is classified right; each rank counts its own part of it."""
-    own = torch.arange(len(images.x_test)).tensor_split(peers.num_ranks)[peers.rank]
-    right = torch.zeros((), dtype=torch.float64, device=device_of(network))
-    if len(own):
-        batches = batches_of(images, batched_rows(network, images, own), lambda _: alive())
-        right += round(networks.classify(network, batches).accuracy * len(own))
-    peers.average([right])
-    return round(float(right) * peers.num_ranks) / len(images.x_test)
+def measure(
+    network: nn.Module, images: Images, seed: int, peers: Peers, alive: Callable[[], None]
+) -> Measured:
+    """Loss and accuracy on the training and the test split; each rank counts its part of them."""
+    found = {}
+    for name, split in {**splits(images), "train": training_split(images, seed)}.items():
+        own = split._replace(rows=split.rows.tensor_split(peers.num_ranks)[peers.rank])
+        sums = torch.zeros(2, dtype=torch.float64, device=device_of(network))
+        if count := len(own.rows):
+            counted = classify_splits(network, images, {name: own}, lambda *_: alive())[name]
+            sums += count * sums.new_tensor(counted)
+        peers.average([sums])
+        loss, right = (sums * peers.num_ranks).tolist()
+        found[name] = Classified(loss / len(split.rows), round(right) / len(split.rows))
+    return named(found)
 
 
 def _share_state(network: nn.Module, state: TrainState | None, peers: Peers) -> TrainState | None:
@@ -271,7 +283,7 @@ class DeepTraining:
 
         def measured(path: Path) -> Measured:
             state = checkpoint.read_json(path / checkpoint.STATE)
-            return {"loss": state.get("loss"), "accuracy": state.get("accuracy"), **size}
+            return {"loss": state.get("loss"), "accuracy": None, **measured_of(state), **size}
 
         return checkpoint_rows(folder, LOSS, None, measured)
 
@@ -283,12 +295,18 @@ class DeepTraining:
             f"gfs evaluate {typed_place('path', last)} {words}",
         ]
 
-    def trained(self, folder: RunFolder) -> tuple[nn.Module, float | None]:
-        """The network at the last checkpoint in a folder, and its accuracy as measured then."""
+    def trained(self, folder: RunFolder) -> tuple[nn.Module, Measured]:
+        """The network at the last checkpoint in a folder, and what was measured of it then."""
         _, last = folder.checkpoints()[-1]
         found = checkpoint.load(last)
         networks.load_state(self.network, found.tensors, last / checkpoint.MODEL)
-        return self.network.eval(), found.state.get("accuracy")
+        return self.network.eval(), measured_of(found.state)
+
+
+def measured_of(state: Mapping[str, Any]) -> Measured:
+    """What the state of a checkpoint says that was measured of it, its loss apart."""
+    keys = [key for key in Measured.__annotations__ if key in state and key != "loss"]
+    return cast(Measured, {key: state[key] for key in keys})
 
 
 def keep_as_cut(model: Path, home: Path) -> Path:

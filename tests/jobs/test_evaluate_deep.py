@@ -93,6 +93,12 @@ def test_every_form_is_measured_on_the_test_split(
     right = (logits.argmax(1) == images.labels_test).double().mean()
     assert row["loss"] == pytest.approx(float(loss), rel=1e-5)
     assert row["accuracy"] == pytest.approx(float(right), abs=1.5 / 360)
+    assert row["loss_test"] == row["loss"]
+    seen = images.inputs(images.x_train[data.calibration_rows(images.labels_train, 360, 0)])
+    labels = images.labels_train[data.calibration_rows(images.labels_train, 360, 0)]
+    found = networks.classify(network, [(seen, labels)])
+    assert row["accuracy_train"] == pytest.approx(found.accuracy, abs=1.5 / 360)
+    assert row["loss_train"] == pytest.approx(found.loss, rel=1e-5)
     assert (row["iteration"], row["objective"]) == (30 if kind == "step" else 0, "cross_entropy")
     assert row["params"] == networks.count_params(network)
     assert row["macs"] == networks.count_macs(network, torch.rand(1, 1, 8, 8))

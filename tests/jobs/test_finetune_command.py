@@ -79,6 +79,7 @@ def test_a_pruned_network_is_trained_on_and_stored_in_its_smaller_form(pruned: P
     assert row["accuracy"] == row["accuracy_after"]["finetune"] == measured(after)
     assert row["accuracy"] > row["accuracy_before"]
     assert [point["iteration"] for point in row["checkpoints"]] == [0, 10, 15]
+    assert row["checkpoints"][-1]["accuracy_train"] == row["accuracy_train"] > row["accuracy"] / 2
     shapes = [tensor.shape for tensor in before.state_dict().values()]
     assert [tensor.shape for tensor in after.state_dict().values()] == shapes
     assert row["params"] == networks.count_params(before)

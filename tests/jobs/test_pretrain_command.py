@@ -71,8 +71,11 @@ def test_the_run_folder_is_that_of_the_interface(tmp_path: Path) -> None:
     assert (report["format"], report["job"], report["status"]) == (1, "pretrain", "finished")
     assert [row["iteration"] for row in report["results"]] == [0, 10, 20, 25]
     assert report["dense"] == {
-        key: report["results"][-1][key] for key in ("loss", "accuracy", "macs", "params")
-    }
+        key: report["results"][-1][key]
+        for key in (
+            "loss", "accuracy", "accuracy_train", "loss_train", "loss_test", "macs", "params",
+        )
+    }  # fmt: skip
     assert report["dense"]["macs"] == 20 * 65
     assert report["results"][0]["loss"] > report["results"][-1]["loss"]
     assert {"total_s", "train_s"} <= set(report["timing"])
@@ -312,6 +315,12 @@ def test_the_stored_network_computes_what_was_measured(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     found = checkpoint.load(tmp_path / "run" / report["results"][-1]["model"])
     network = networks.load_tensors(found.state["architecture"], found.tensors, "here")
-    digits = data.load(data.DataSpec())
-    outputs, target = network(digits.x_test), data.target(digits.labels_test, "squared")
-    assert networks.accuracy(outputs, target) == report["dense"]["accuracy"]
+    digits, dense = data.load(data.DataSpec(samples=200)), report["dense"]
+    for x, labels, ending in (
+        (digits.x_test, digits.labels_test, ""),
+        (digits.x_train, digits.labels_train, "_train"),
+    ):
+        outputs, target = network(x).detach(), data.target(labels, "squared")
+        assert networks.accuracy(outputs, target) == dense[f"accuracy{ending}"]
+        loss = float((outputs - target).square().mean()) / 2
+        assert loss == pytest.approx(dense[f"loss{ending or '_test'}"])

@@ -46,8 +46,11 @@ def test_the_run_folder_is_that_of_the_interface(folder: Path) -> None:
     assert (found["format"], found["job"], found["status"]) == (1, "pretrain", "finished")
     assert [row["iteration"] for row in found["results"]] == [0, 10, 20, 25]
     assert found["dense"] == {
-        key: found["results"][-1][key] for key in ("loss", "accuracy", "macs", "params")
-    }
+        key: found["results"][-1][key]
+        for key in (
+            "loss", "accuracy", "accuracy_train", "loss_train", "loss_test", "macs", "params",
+        )
+    }  # fmt: skip
     assert found["dense"]["macs"] == 64 * 8 * 9 + 16 * 6 * 8 * 9 + 96 * 10
     assert found["dense"]["accuracy"] > 0.5 > found["results"][0]["accuracy"]
     assert found["results"][1]["loss"] > found["results"][-1]["loss"]
@@ -61,9 +64,8 @@ def test_the_run_folder_is_that_of_the_interface(folder: Path) -> None:
     assert {row["event"] for row in rows} == {"rank_started", "step", "finished"}
     for row in found["results"]:
         state = checkpoint.load(folder / "run" / row["model"]).state
-        assert [state[key] for key in ("iteration", "loss", "accuracy")] == [
-            row[key] for key in ("iteration", "loss", "accuracy")
-        ]
+        for key in ("iteration", "loss", "accuracy", "accuracy_train", "loss_test"):
+            assert state[key] == row[key]
         assert state["architecture"]["factory"] == "tiny_digits:make"
 
 
@@ -76,6 +78,10 @@ def test_a_network_of_the_catalog_is_trained_and_classifies_as_reported(folder: 
     digits = data.load_images(DataSpec())
     measured = networks.classify(network, [(digits.inputs(digits.x_test), digits.labels_test)])
     assert measured.accuracy == found["dense"]["accuracy"]
+    assert measured.loss == pytest.approx(found["dense"]["loss_test"], rel=1e-5)
+    digits = data.load_images(DataSpec(samples=100))
+    measured = networks.classify(network, [(digits.inputs(digits.x_train), digits.labels_train)])
+    assert measured.accuracy == found["dense"]["accuracy_train"]
     assert found["dense"]["params"] == networks.count_params(network)
 
 

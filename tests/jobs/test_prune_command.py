@@ -44,7 +44,8 @@ def test_the_report_has_the_promised_keys(undisturbed) -> None:
     report = json.loads((undisturbed / "report.json").read_text())
     assert report["format"] == 1
     assert (report["job"], report["status"]) == ("prune", "finished")
-    assert set(report["dense"]) == {"loss", "accuracy", "macs", "params"}
+    measured = {"loss", "accuracy", "accuracy_train", "loss_train", "loss_test", "macs", "params"}
+    assert set(report["dense"]) == measured
     assert {"total_s", "setup_s", "steps_s", "exchange_s", "ranks"} <= set(report["timing"])
     assert report["faults"] == []
     assert report["machine"]
@@ -94,8 +95,11 @@ def test_the_stored_network_is_the_pruned_one(undisturbed) -> None:
     assert network.width == row["kept"] < 40
     x, target = Inputs(DataSpec(samples=200), 40, "tanh", "squared")()
     with torch.no_grad():
-        loss = float((network(x) - target).square().mean()) / 2
+        outputs = network(x)
+        loss = float((outputs - target).square().mean()) / 2
     assert loss == pytest.approx(row["loss"], rel=1e-9)
+    assert row["loss_train"] == row["loss"]
+    assert row["accuracy_train"] == float(((outputs > 0) == (target > 0)).double().mean())
     path = json.loads((undisturbed / row["path"]).read_text())
     assert loss == pytest.approx(path["loss"][-1], rel=1e-9)
 

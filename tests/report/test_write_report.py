@@ -54,6 +54,7 @@ def run(steps=40):
     for order, iteration in enumerate(ITERATIONS):
         name = f"iteration_{iteration:08d}"
         dense = {"loss": [0.5, 0.1, 0.02][order], "accuracy": [0.5, 0.9, 0.95][order]}
+        dense["accuracy_train"] = [0.51, 0.92, 0.99][order]
         loss = [0.5 / (order + 1) / k + 0.03 for k in range(1, steps + 1)]
         picks = [(7 * k) % 11 for k in range(steps)]
         paths[name] = {
@@ -79,6 +80,7 @@ def run(steps=40):
                 "kept": len(set(picks)),
                 "loss": loss[-1],
                 "accuracy": [0.8, 0.93, 0.9421][order],
+                "accuracy_train": [0.81, 0.95, 0.97][order],
                 "macs": 715,
                 "params": 715,
                 "path": f"paths/{name}.json",
@@ -131,6 +133,9 @@ def test_result_table_holds_the_values_of_the_report():
         )
         assert number(row["accuracy"]) == pytest.approx(100 * result["accuracy"])
         assert number(row["dense accuracy"]) == pytest.approx(100 * result["dense"]["accuracy"])
+        assert number(row["train accuracy"]) == pytest.approx(100 * result["accuracy_train"])
+        dense = 100 * result["dense"]["accuracy_train"]
+        assert number(row["dense train accuracy"]) == pytest.approx(dense)
         assert number(row["multiply-adds"]) == result["macs"]
         assert row["picks (SHA-256)"].strip("`") == result["picks_sha256"][:12]
 
@@ -288,6 +293,7 @@ def test_regression_without_accuracy_is_told_by_its_loss():
     report, paths = run()
     for result in report["results"]:
         result["accuracy"] = result["dense"]["accuracy"] = None
+        result["accuracy_train"] = result["dense"]["accuracy_train"] = None
     markdown = page(report, paths)
     assert "reach a loss of 0.0341667 after 2,000 iterations" in markdown
     assert "(the dense network: 0.02)" in markdown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,10 @@ from torch import Tensor, nn
 from gfs_dist.data import Images
 from gfs_dist.networks import batch_size, classify, prefer_channels_last
 from gfs_dist.networks.measure import evaluation
-from gfs_dist.workflows.measures import Measures
+from gfs_dist.records import Measured
+from gfs_dist.runtime.spec import NoPeers
+from gfs_dist.workflows.measures import Measures, training_split
+from gfs_dist.workflows.train_deep import measure
 
 
 class Noting(nn.Linear):
@@ -46,11 +51,55 @@ def test_each_image_of_the_test_split_goes_through_a_network_once() -> None:
     measures = Measures(images, torch.arange(8), torch.device("cpu"))
     found = measures.facts(network, lambda *row: told.append(row))
     assert found["accuracy"] == classify(network, [(x[:20], labels[:20])]).accuracy
-    assert found["loss"] == pytest.approx(classify(network, [(x[:8], labels[:8])]).loss)
+    train = classify(network, [(x[:8], labels[:8])])
+    assert found["loss"] == found["loss_train"] == pytest.approx(train.loss)
+    assert found["accuracy_train"] == train.accuracy
     assert told == [(0, 1), (1, 1)]
     told.clear()
-    assert measures.facts(network, lambda *row: told.append(row), 0.25)["accuracy"] == 0.25
+    known: Measured = {"accuracy": 0.25, "accuracy_train": 0.5, "loss_test": 2.0}
+    again = measures.facts(network, lambda *row: told.append(row), known)
+    assert again == {**found, "accuracy": 0.25, "loss_test": 2.0}
     assert told == []
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3, 40])
+def test_ranks_measure_their_parts_of_both_splits(num_ranks: int) -> None:
+    """Also where there are more ranks than images."""
+    x, labels = torch.randn(60, 3), torch.arange(60) % 2
+    images = Images(x, labels, x[:20] + 1, labels[:20], 2)
+    network, sums = Noting("dense", []), list[list[Tensor]]()
+    for rank in range(num_ranks):
+        sums.append([])
+        measure(network, images, 0, Adding(rank, num_ranks, sums[-1]), lambda: None)
+    averages = [torch.stack(parts).mean(0) for parts in zip(*sums, strict=True)]
+    found = measure(network, images, 0, Telling(0, num_ranks, averages), lambda: None)
+    rows = training_split(images, 0).rows
+    assert len(rows) == 20
+    assert labels[rows].bincount().tolist() == [10, 10]
+    for split, data in (("_train", (x[rows], labels[rows])), ("_test", (x[:20] + 1, labels[:20]))):
+        expected = classify(network, [data])
+        assert found["loss_train" if split == "_train" else "loss_test"] == pytest.approx(
+            expected.loss, rel=1e-6
+        )
+        assert found["accuracy_train" if split == "_train" else "accuracy"] == expected.accuracy
+
+
+class Adding(NoPeers):
+    """Keeps what this rank gives to averages."""
+
+    def __init__(self, rank: int, num_ranks: int, tensors: list[Tensor]) -> None:
+        self.rank, self.num_ranks, self.tensors = rank, num_ranks, tensors
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors += [tensor.clone() for tensor in tensors]
+
+
+class Telling(Adding):
+    """Gives averages."""
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            tensor.copy_(self.tensors.pop(0))
 
 
 def test_a_batch_is_as_large_as_the_largest_result_lets_it_be(

@@ -18,7 +18,7 @@ from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.structure.discover import find_structure
 from gfs_dist.pruning.widths import choose, feasible
 from gfs_dist.pruning.widths.costs import measure_costs
-from gfs_dist.workflows.measures import batches_of
+from gfs_dist.workflows.measures import Split, classify_splits
 from tests.jobs.deep_runs import (
     ALONE,
     OWN,
@@ -51,7 +51,8 @@ def test_the_report_has_the_promised_keys(undisturbed: Path) -> None:
     assert set(row["accuracy_after"]) == {"cut", "refit"}
     assert row["accuracy_after"]["refit"] == row["accuracy"]
     assert found["dense"] == row["dense"]
-    assert {"loss", "accuracy", "macs", "params", "file_bytes"} <= set(row["dense"])
+    measured = {"loss", "accuracy", "accuracy_train", "loss_test", "macs", "params", "file_bytes"}
+    assert measured <= set(row["dense"])
     assert row["dense"]["file_bytes"] > row["file_bytes"]
     for speeds in (row["latency"], row["dense"]["latency"]):
         assert [speed["batch"] for speed in speeds] == [1, 64]
@@ -116,6 +117,10 @@ def test_the_stored_network_is_the_pruned_one(undisturbed: Path) -> None:
     images = data.load_images(DataSpec(samples=200))
     found = networks.classify(network, [(images.inputs(images.x_test), images.labels_test)])
     assert found.accuracy == row["accuracy"]
+    assert found.loss == pytest.approx(row["loss_test"], rel=1e-5)
+    rows = data.calibration_rows(images.labels_train, 60, 0)
+    seen = images.inputs(images.x_train[rows]), images.labels_train[rows]
+    assert networks.classify(network, [seen]).accuracy == row["accuracy_train"]
     assert networks.count_params(network) == row["params"]
     assert networks.count_macs(network, images.inputs(images.x_test[:1])) == row["macs"]
     assert network.get_submodule("0").weight.shape[0] == row["layers"][0]["kept"]
@@ -140,11 +145,11 @@ def test_the_test_split_is_limited_and_seen_once_a_network(
     """The dense network, the cut one before its repair, the result."""
     seen: list[int] = []
 
-    def counting(images: data.Images, parts: Any, on_batch: Any) -> Any:
-        seen.append(sum(map(len, parts)))
-        return batches_of(images, parts, on_batch)
+    def counting(network: Any, images: Any, given: dict[str, Split], on_batch: Any) -> Any:
+        seen.append(sum(len(split.rows) for split in given.values()))
+        return classify_splits(network, images, given, on_batch)
 
-    monkeypatch.setattr("gfs_dist.workflows.measures.batches_of", counting)
+    monkeypatch.setattr("gfs_dist.workflows.measures.classify_splits", counting)
     [row] = prune(tmp_path / "run", *ALONE, "data.test_samples=50")["results"]
     assert seen == [50, 50, 50]
     assert all(round(50 * row["accuracy_after"][k], 9) % 1 == 0 for k in ("cut", "refit"))
