@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -38,9 +39,11 @@ def greedy(
     loss: str = "squared",
     weights: str = "uniform",
     replacement: bool = True,
+    repeats: float = math.inf,
 ) -> tuple[list[int], list[float], list[float]]:
     """Algorithm 1 by definition: every candidate's loss from scratch, ties to the lowest index.
 
+    After ``repeats`` picks a candidate that was picked is none any more.
     Returns picks, loss after each, and the loss difference to the best candidate outside the tie.
     """
     measure = LOSSES[loss]
@@ -51,7 +54,7 @@ def greedy(
     for k in range(1, steps + 1):
         scores, reached = np.full(n, np.inf), {}
         for i in range(n):
-            if not replacement and i in picks:
+            if (not replacement or k > repeats) and i in picks:
                 continue
             step = 1.0 / k if weights == "uniform" or k == 1 else None
             reached[i] = _move(output, contributions[:, i], step, lambda u: measure(u, target))

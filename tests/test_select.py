@@ -112,13 +112,14 @@ def test_distinct_alone_is_reached_however_many_picks_it_takes() -> None:
         gfs_dist.select(contributions, target, distinct=240, steps=100)
 
 
-@pytest.mark.parametrize(("distinct", "steps"), [(2, 200), (15, 300)])
-def test_what_no_number_of_picks_reaches_ends_with_a_word(distinct: int, steps: int) -> None:
+@pytest.mark.parametrize(("distinct", "repeats"), [(2, 200), (15, 300), (20, 400)])
+def test_distinct_alone_is_reached_where_picks_repeat_for_ever(distinct: int, repeats: int) -> None:
     contributions = np.eye(20)  # the first neuron alone is the target
-    said = rf"1 distinct neurons, not {distinct}: the {steps} picks allowed .*without replacement"
+    path = gfs_dist.select(contributions, contributions[:, 0], distinct=distinct)
+    assert path.picks == [0] * repeats + [*range(1, distinct)]
+    said = "1 distinct neurons, not 2: the 300 picks allowed .*without replacement"
     with pytest.warns(RuntimeWarning, match=said):
-        path = gfs_dist.select(contributions, contributions[:, 0], distinct=distinct)
-    assert set(path.picks) == {0}
+        gfs_dist.select(contributions, contributions[:, 0], distinct=2, steps=300)
 
 
 def test_a_tolerance_that_is_not_reached_is_told() -> None:

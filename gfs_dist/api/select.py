@@ -29,7 +29,7 @@ from gfs_dist.selection.objectives.factory import (
 from gfs_dist.selection.objectives.squared import squared_magnitude
 from gfs_dist.selection.partition import Partition, RankShare, make_partition
 from gfs_dist.selection.path import GreedyPath
-from gfs_dist.selection.stop import Stop, default_steps
+from gfs_dist.selection.stop import Stop
 
 
 def select(
@@ -62,8 +62,9 @@ def select(
             tensor or array; float32 is held as float32, sums and decisions are float64.
         target: (samples,) or (samples, outputs); 0 or 1 for ``bce``; class numbers (samples,) for
             ``cross_entropy``.
-        steps: picks to make at most; None: 200, with ``distinct`` 20 a neuron if that is more.
-        distinct: end before the pick that would make more distinct neurons than this.
+        steps: picks to make at most; None: 200, or as many as ``distinct`` takes.
+        distinct: end before the pick that would make more distinct neurons than this. Without
+            ``steps`` it is reached: after 20 picks a neuron, at least 200, all others are new.
         tolerance: end once the loss is at most that of the mean of all neurons plus this.
         loss: ``squared`` (``sum (u - y)^2 / (2 samples)``), ``bce`` or ``cross_entropy``, of
             logits.
@@ -93,9 +94,7 @@ def select(
     Source: arXiv 2108.00259, Algorithms 1 and 2; equations 9-11.
     """
     recipe = Recipe(loss, method, weights, replacement)
-    if steps is None:
-        steps = default_steps(distinct if isinstance(distinct, int) else None)
-    rules = Stop(steps, distinct)
+    rules = Stop.given(steps, distinct)
     spec = runtime_spec(runtime, workers, device, graph)
     if not isinstance(replacement, bool):
         raise TypeError(f"replacement: found {replacement!r}, accepted True or False")

@@ -28,7 +28,7 @@ from gfs_dist.config.groups import (
 from gfs_dist.errors import ConfigError
 from gfs_dist.pruning.widths.budget import KINDS
 from gfs_dist.pruning.widths.budget import Budget as Limit
-from gfs_dist.selection.stop import default_steps
+from gfs_dist.selection.stop import DEFAULT_STEPS
 
 TwoLayerObjective = Literal["squared", "bce"]
 DeepObjective = Literal["least_squares", "layer_output", "fisher", "network_loss"]
@@ -167,8 +167,8 @@ class Prune(Computing):
         for key, value in (DEEP_DEFAULTS if deep else TWO_LAYER_DEFAULTS).items():
             if value_of(self, key) is None:
                 set_value(self, key, value)
-        if not deep and self.steps is None:
-            self.steps = default_steps(self.distinct)
+        if not deep and self.steps is None and self.distinct is None:
+            self.steps = DEFAULT_STEPS
         if deep:
             if self.repair.batch_norm is None:  # after a refit it does harm: see Repairs
                 self.repair.batch_norm = not self.repair.refit

@@ -57,12 +57,14 @@ def greedy(
     partition = partition or Partition([torch.arange(objective.num_candidates)])
     path = GreedyPath(objective.num_candidates) if path is None else path
     objective.join(communicator)
+    objective.only_new = False  # what is replayed was allowed when it was picked
     gaps = _replay(objective, communicator, partition, path)
     least, decision = torch.empty(1, dtype=torch.float64), torch.empty(1, dtype=torch.int64)
 
     while not (reason := stop.after(path)):
         # How good is each of this rank's candidates?
         k = len(path) + 1
+        objective.only_new = stop.only_new(path)
         scores = objective.scores()
         own_best = float(scores.min()) if len(scores) else math.inf
         if math.isnan(own_best):

@@ -79,6 +79,7 @@ class Objective(Protocol):
         position: picks added so far.
         divides_samples: whether ranks divide the samples, not the candidates. Then each owns all
             candidates, and ``score`` and ``scores`` are collective: all ranks call them at once.
+        only_new: set by the search: no candidate may be picked that was picked before.
     """
 
     own: Tensor
@@ -86,6 +87,7 @@ class Objective(Protocol):
     weights: StepSizeRule
     position: int
     divides_samples: bool
+    only_new: bool
 
     def join(self, communicator: Communicator) -> None:
         """Begin a search by the ranks of ``communicator``; called before any other method."""

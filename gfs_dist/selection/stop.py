@@ -14,38 +14,53 @@ DEFAULT_STEPS = 200
 STEPS_PER_NEURON = 20
 
 
-def default_steps(distinct: int | None) -> int:
-    """Picks to make at most where no number is given: 200, or ``20 distinct`` if that is more.
-
-    With replacement picks repeat, and where the best mixture has fewer neurons than ``distinct``
-    they repeat for ever. Measured on digits (width 1,000): trained
-    networks need 1 to 4 picks for each of 50 to 250 neurons, up to 12 under ``line_search``; an
-    untrained one has 17 neurons after 20,000 picks.
-    """
-    return max(DEFAULT_STEPS, STEPS_PER_NEURON * (distinct or 0))
-
-
 @dataclass(frozen=True)
 class Stop:
     """The first rule that holds ends the search.
 
+    With replacement picks repeat, and where the best mixture has fewer neurons than ``distinct``
+    they repeat for ever (measured on digits, width 1,000: trained networks need 1 to 4 picks for
+    each of 50 to 250 neurons, up to 12 under ``line_search``; an untrained one has 17 neurons after
+    20,000 picks). Where ``distinct`` alone is given, neurons so may repeat in the first
+    :attr:`repeats` picks only; each later pick is the best of the neurons not picked before, until
+    there are enough.
+
     Attributes:
-        steps: picks to make at most; always bounds.
+        steps: picks to make at most; always bounds. None: ``distinct`` alone says when to end.
         distinct: end before the pick that would make ``distinct + 1`` distinct neurons.
         loss: end after the first pick whose loss is at or below this (tolerance: the dense
             loss plus what may be lost).
     """
 
-    steps: int = DEFAULT_STEPS
+    steps: int | None = DEFAULT_STEPS
     distinct: int | None = None
     loss: float | None = None
+
+    @classmethod
+    def given(cls, steps: int | None, distinct: int | None) -> Stop:
+        """The rules a user asks for; without any of them :data:`DEFAULT_STEPS` picks."""
+        return cls(DEFAULT_STEPS if steps is None and distinct is None else steps, distinct)
+
+    @property
+    def repeats(self) -> int | None:
+        """Picks among which a neuron may repeat: 20 a neuron, at least 200; None: any number."""
+        if self.steps is not None:
+            return None
+        return max(DEFAULT_STEPS, STEPS_PER_NEURON * (self.distinct or 0))
+
+    @property
+    def most_steps(self) -> int:
+        """Picks that the rules allow: ``steps``, or ``repeats + distinct``."""
+        if self.steps is not None:
+            return self.steps
+        return (self.repeats or 0) + (self.distinct or 0)
 
     def check(self, num_candidates: int) -> None:
         """Refuse rules that cannot be met by ``num_candidates`` neurons."""
         for name, found in (("steps", self.steps), ("distinct", self.distinct)):
-            if type(found) is not int and not (name == "distinct" and found is None):
+            if found is not None and type(found) is not int:
                 raise InputError(f"{name}: found {found!r}, accepted a whole number of 1 or more")
-        if self.steps < 1:
+        if self.steps is not None and self.steps < 1:
             raise InputError(f"steps: found {self.steps}, accepted 1 or more")
         if self.distinct is not None and not 1 <= self.distinct <= num_candidates:
             raise InputError(
@@ -53,9 +68,13 @@ class Stop:
                 "(the number of neurons)"
             )
 
+    def only_new(self, path: GreedyPath) -> bool:
+        """Whether the pick after ``path`` has to be a neuron that is not in it."""
+        return self.repeats is not None and len(path) >= self.repeats
+
     def most_distinct(self, num_candidates: int) -> int:
         """Distinct picks that the rules allow of ``num_candidates`` neurons."""
-        most = min(self.steps, num_candidates)
+        most = min(self.most_steps, num_candidates)
         return most if self.distinct is None else min(most, self.distinct)
 
     def missed(self, path: GreedyPath) -> str:
@@ -78,7 +97,7 @@ class Stop:
         """The rule that ends the search after the last pick of ``path``; empty if none does."""
         if self.loss is not None and path.loss and path.loss[-1] <= self.loss:
             return "tolerance"
-        return "steps" if len(path) >= self.steps else ""
+        return "steps" if len(path) >= self.most_steps else ""
 
     def before(self, path: GreedyPath, pick: int) -> str:
         """The rule that forbids ``pick`` as the next one; empty if none does."""

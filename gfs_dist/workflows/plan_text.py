@@ -19,6 +19,7 @@ from gfs_dist.pruning.memory_needed import layer_costs, rank_bytes
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.pruning.widths.budget import UNITS, Budget, percent
+from gfs_dist.selection.stop import Stop
 from gfs_dist.training import DeepSpec, TrainSpec
 from gfs_dist.workflows.checkpoints import num_checkpoints
 from gfs_dist.workflows.measures import sizes
@@ -32,6 +33,7 @@ def two_layer_pruning(
     network: TwoLayer,
     count: int,
     training: TrainSpec | None,
+    rules: Stop,
     method: str,
 ) -> list[str]:
     """``gfs prune`` of ``count`` checkpoints with two layers, which ``training`` may make."""
@@ -43,17 +45,21 @@ def two_layer_pruning(
             f"trained first: {training.iterations:,} iterations of {training.method}, "
             f"lr {training.lr:.4g}, {checkpoints}"
         )
-    rules = [f"at most {config.steps:,} picks"]
-    if config.distinct is not None:
-        rules = [f"until {config.distinct:,} distinct neurons", *rules]
+    ends = []
+    if rules.distinct is not None:
+        ends.append(f"until {rules.distinct:,} distinct neurons")
+    if rules.steps is not None:
+        ends.append(f"at most {rules.steps:,} picks")
+    elif config.replacement:
+        ends.append(f"after {rules.repeats:,} picks new neurons only")
     if config.tolerance is not None:
-        rules.append(f"until the loss is within {config.tolerance:g} of the dense one")
+        ends.append(f"until the loss is within {config.tolerance:g} of the dense one")
     return [
         f"data      {config.data.name}: {len(dataset.x_train):,} samples to prune on, "
         f"{len(dataset.x_test):,} to test on, {dataset.features:,} inputs, {classes}",
         f"network   two-layer, {network.width:,} {network.activation} neurons; {source}",
         f"search    {config.objective} loss, {config.weights} weights, "
-        f"{'with' if config.replacement else 'without'} replacement, {'; '.join(rules)}",
+        f"{'with' if config.replacement else 'without'} replacement, {'; '.join(ends)}",
         f"method    {method}",
         f"ranks     {config.workers} on runtime={config.runtime.kind}, device={config.device}, "
         f"{config.partition} partition"

@@ -69,8 +69,8 @@ class TwoLayerFamily:
     def __init__(self, config: schema.Prune) -> None:
         check_device(config)
         model = two_layer(config.model)
-        objective, replacement, steps = config.objective, config.replacement, config.steps
-        assert objective is not None and replacement is not None and steps is not None, "settled"
+        objective, replacement = config.objective, config.replacement
+        assert objective is not None and replacement is not None, "settled"
         places = find_checkpoints(config.checkpoint) if config.checkpoint else []
         self.config = config
         self.networks = [(iteration, load_network(path, model)) for iteration, path in places]
@@ -79,7 +79,7 @@ class TwoLayerFamily:
         dataset = self.inputs.dataset()
         dense = first or TwoLayer(model.width, dataset.features, model.activation)
         self._check_shapes(dense.width, dataset.features)
-        self.rules = Stop(steps, config.distinct)
+        self.rules = Stop.given(config.steps, config.distinct)
         self.rules.check(dense.width)
         if graph := read_graph(config.graph):
             make_graph(graph, config.workers)
@@ -91,7 +91,9 @@ class TwoLayerFamily:
         self.training = None if self.networks else TwoLayerTraining(config, self.inputs)
         spec = self.training.spec if self.training else None
         self._count = num_checkpoints(spec) if spec else len(self.networks)
-        self.lines = plan_text.two_layer_pruning(config, dataset, dense, self._count, spec, reason)
+        self.lines = plan_text.two_layer_pruning(
+            config, dataset, dense, self._count, spec, self.rules, reason
+        )
 
     def _check_shapes(self, width: int, features: int) -> None:
         for _, network in self.networks:
@@ -164,7 +166,7 @@ class TwoLayerPruning:
             files.write_partial(progress.path)
             self._report_step(progress.path, progress.phase, ranks=progress.num_ranks)
 
-        run.reporter.phase(f"prune {self.name}", family.rules.steps)
+        run.reporter.phase(f"prune {self.name}", family.rules.most_steps)
         self.found = run.runtime.search(
             problem,
             stop,
@@ -227,6 +229,9 @@ class TwoLayerPruning:
         recipe, network = self.family.recipe, self.network
         if reason := why_no_bound(recipe.loss, recipe.replacement):
             return {"reason": reason}
+        repeats = self.family.rules.repeats
+        if repeats is not None and steps > repeats:
+            return {"reason": f"Lemma 1 does not cover new neurons only, picked after {repeats:,}"}
         x, target = self.family.inputs()
         made = functools.partial(network.contributions, x)
         constants = lemma1_constants(made, target, num_neurons=network.width)

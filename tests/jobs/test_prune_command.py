@@ -238,17 +238,21 @@ def test_stop_rules_end_the_search(tmp_path) -> None:
     assert (once["kept"], once["steps"], once["stop_reason"]) == (40, 40, "exhausted")
 
 
-def test_distinct_brings_its_own_bound_and_what_is_not_reached_is_told(tmp_path, capsys) -> None:
+def test_distinct_is_reached_without_steps_and_what_is_not_is_told(tmp_path, capsys) -> None:
     words = ["data.samples=200", "model.width=40", "train.iterations=0", "runtime=none"]
-    report = prune(tmp_path / "with", *words, "distinct=35")
+    [row] = prune(tmp_path / "with", *words, "distinct=35", "verify=true")["results"]
+    assert (row["kept"], row["stop_reason"]) == (35, "distinct")
+    assert 700 < row["steps"] <= 735
+    assert "new neurons only" in row["theory"]["reason"]
+    assert "until 35 distinct neurons; after 700 picks new neurons only" in capsys.readouterr().out
+    report = prune(tmp_path / "bounded", *words, "distinct=35", "steps=700")
     [row] = report["results"]
-    assert (row["steps"], row["stop_reason"]) == (700, "steps")
     said = capsys.readouterr().out
     assert "until 35 distinct neurons; at most 700 picks" in said
     told = f"step_00000000: {row['kept']} distinct neurons, not 35: the 700 picks allowed (steps)"
     assert told in said
     assert [note.startswith(told) for note in report["notes"]] == [True]
-    assert told in (tmp_path / "with/report.md").read_text()
+    assert told in (tmp_path / "bounded/report.md").read_text()
     [row] = prune(tmp_path / "without", *words, "distinct=35", "replacement=false")["results"]
     assert (row["kept"], row["steps"], row["stop_reason"]) == (35, 35, "distinct")
 

@@ -14,6 +14,7 @@ from gfs_dist.selection.objectives.contributions import ArrayContributions
 from gfs_dist.selection.objectives.factory import Recipe, make_objective
 from gfs_dist.selection.partition import Partition
 from gfs_dist.selection.stop import Stop
+from tests.oracles import greedy as oracle
 from tests.selection.ranks import search
 from tests.selection.test_methods import objective_of, path_of
 
@@ -68,6 +69,41 @@ def test_distinct_ends_before_the_pick_that_would_make_one_more(problem) -> None
     assert path.stop_reason == "distinct"
     assert longer.picks[:-1] == path.picks
     assert longer.num_kept == 6
+
+
+@pytest.mark.parametrize(
+    ("loss", "method"),
+    [("squared", "panel"), ("squared", "lazy"), ("bce", "screened"), ("bce", "exhaustive")],
+)
+def test_distinct_alone_is_reached_by_new_neurons_where_picks_repeat_for_ever(
+    problem, loss, method
+) -> None:
+    given = problem(3, loss)
+    if loss == "squared":
+        given.target[:] = given.contributions[:, 5]  # one neuron is the best mixture
+    stop, repeats = Stop(None, distinct=17), 340
+    expected, losses, _ = oracle(given.contributions, given.target, 357, loss, repeats=repeats)
+    path = path_of(given, stop, method=method)
+    assert (path.num_kept, path.stop_reason) == (17, "distinct")
+    assert path.picks == expected[: len(path)]
+    np.testing.assert_allclose(path.loss, losses[: len(path)], rtol=1e-9, atol=1e-12)
+    bounded = path_of(given, Stop(repeats, distinct=17), method=method)
+    assert bounded.num_kept < 17
+    assert path.prefix(repeats).picks == bounded.picks
+    paths, _ = search(
+        lambda own: objective_of(given, own, method=method), Partition.strided(24, 3), stop
+    )
+    assert [found.picks for found in paths] == [path.picks] * 3
+    for done in (repeats, repeats + 1, len(path) - 1):
+        again = greedy(objective_of(given, method=method), stop, path=path.prefix(done))
+        assert again == path
+
+
+def test_under_line_search_new_neurons_that_lower_nothing_are_not_picked(problem) -> None:
+    given = problem(3)
+    given.target[:] = given.contributions[:, 5]
+    path = path_of(given, Stop(None, distinct=23), method="lazy", weights="line_search")
+    assert (path.picks, path.stop_reason) == ([5], "converged")
 
 
 def test_tolerance_ends_at_the_first_loss_at_or_below(problem) -> None:

@@ -85,7 +85,6 @@ class BlockLeastSquares(OwnCandidates):
         super().__init__(num_candidates, own, WEIGHTS["uniform"], replacement=False)
         self.empty_loss = self.loss = sum(m.energy for m in maps) / 2
         self._maps = [_Map(m, num_candidates, own) for m in maps]
-        self._picked = torch.zeros(num_candidates, dtype=torch.bool)
         self._columns: dict[int, Tensor] = {}
 
     def magnitude(self, loss: float) -> float:
@@ -125,7 +124,6 @@ class BlockLeastSquares(OwnCandidates):
         with one_thread():
             for m, part in zip(self._maps, column.split(lengths), strict=True):
                 m.eliminate(pick, part)
-        self._picked[pick] = True
         self.advance(pick)
         self.loss = loss
         for m in self._maps:

@@ -260,11 +260,11 @@ def choose_method(
     """
     n, m = source.num_candidates, source.num_samples * source.num_outputs
     own, most = -(-n // num_ranks), stop.most_distinct(n)
-    expected = min(most, min(stop.steps, n) / 2) if replacement else most
+    expected = min(most, min(stop.most_steps, n) / 2) if replacement else most
     work = {
         "panel": m * n * own / (2 if num_ranks == 1 else 1),
         "lazy": m * own * (expected + 2) * MATVEC,
-        "streaming": source.remake_cost * m * own * (stop.steps + 2) * MATVEC,
+        "streaming": source.remake_cost * m * own * (stop.most_steps + 2) * MATVEC,
     }
     memory = memory_needed(source, num_ranks, stop)
     fitting = [name for name in METHODS if memory[name] <= memory_bytes] or ["streaming"]

@@ -16,6 +16,7 @@ class OwnCandidates:
     """Base of objectives; subclasses set ``_step_sizes`` in ``scores``, by place."""
 
     divides_samples = False
+    only_new = False
     _step_sizes: Tensor | Mapping[int, float]
 
     def __init__(
@@ -27,7 +28,7 @@ class OwnCandidates:
         self.own = own.to("cpu", torch.int64)
         self.weights, self.replacement = weights, replacement
         self.position = 0
-        self._excluded = torch.zeros(len(own), dtype=torch.bool)
+        self._picked = torch.zeros(num_candidates, dtype=torch.bool)
         self._first_step: dict[int, int] = {}
 
     def join(self, communicator: Communicator) -> None:
@@ -36,7 +37,11 @@ class OwnCandidates:
     @property
     def remaining(self) -> Tensor:
         """Own candidates that may be picked, sorted."""
-        return self.own[~self._excluded]
+        return self.own if self._repeats else self.own[~self._picked[self.own]]
+
+    @property
+    def _repeats(self) -> bool:
+        return self.replacement and not self.only_new
 
     def place(self, pick: int) -> int | None:
         """Place of ``pick`` among the own candidates; None for another rank's."""
@@ -61,11 +66,12 @@ class OwnCandidates:
     def exclude(self, scores: Tensor) -> Tensor:
         """``scores`` on the CPU, +inf where a candidate may not be picked again."""
         scores = scores.cpu()
-        return scores if self.replacement else scores.masked_fill(self._excluded, torch.inf)
+        if self._repeats:
+            return scores
+        return scores.masked_fill(self._picked[self.own], torch.inf)
 
     def advance(self, pick: int) -> None:
         """Count a pick."""
         self.position += 1
         self._first_step.setdefault(pick, self.position)
-        if not self.replacement and (place := self.place(pick)) is not None:
-            self._excluded[place] = True
+        self._picked[pick] = True
