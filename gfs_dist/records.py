@@ -235,10 +235,11 @@ class Report(TypedDict):
     Attributes:
         job: the command that wrote it.
         dense: of the last checkpoint.
-        results: of a benchmark, the rows of its suite as they are.
+        results: of a benchmark or an experiment, its own rows as they are.
         notes: sentences for the summary.
         error: that ended a run which failed or was stopped.
-        tables: rows by title, of a benchmark.
+        experiment, preset, data: of ``gfs reproduce``; data are rows by name that plots show.
+        tables: rows by title, of a benchmark or an experiment.
         files: SHA-256 by the name of each file that is computed from.
         sha256: of this record without this key.
     """
@@ -256,6 +257,9 @@ class Report(TypedDict):
     error: NotRequired[str]
     command: NotRequired[str]
     suite: NotRequired[str]
+    experiment: NotRequired[str]
+    preset: NotRequired[str]
+    data: NotRequired[dict[str, list[dict[str, Any]]]]
     tables: NotRequired[dict[str, list[dict[str, Any]]]]
     files: NotRequired[dict[str, str]]
     sha256: NotRequired[str]
@@ -294,6 +298,9 @@ class PathFile(TypedDict):
 
 Paths = Mapping[str, Mapping[str, PathFile]]
 """Path files of a run, by result and by layer; a network with two layers has a single one."""
+
+OWN_ROWS = ("benchmark", "reproduce")
+"""Jobs whose results are rows of their own, not networks."""
 
 _EMPTY_REPORT: Mapping[str, Any] = {
     "format": FORMAT,
@@ -338,14 +345,14 @@ def read_report(content: Mapping[str, Any]) -> Report:
 
     Returns:
         every key that is used without asking whether it is there, but ``job``, which a folder
-        without a report has not. Rows of a benchmark are left as they are.
+        without a report has not. Rows of jobs in :data:`OWN_ROWS` are left as they are.
     """
     report = _filled(content, _EMPTY_REPORT)
     ranks = report["timing"].get("ranks") or []
     ranks = [_filled(row, {"rank": place}) for place, row in enumerate(ranks)]
     report["timing"] = {**report["timing"], "ranks": ranks}
     report["faults"] = [_filled(row, _EMPTY_FAULT) for row in report["faults"]]
-    if report.get("job") != "benchmark":
+    if report.get("job") not in OWN_ROWS:
         report["results"] = [_result_row(row) for row in report["results"]]
     return cast(Report, report)
 

@@ -28,6 +28,7 @@ JOBS = {
     "finetune": "train a stored deep network on: gfs finetune PATH",
     "evaluate": "measure a stored network: gfs evaluate PATH",
     "benchmark": "measure methods, what more workers buy, and whether something got worse",
+    "reproduce": "compute a figure or table of the paper again, beside what it says",
     "report": "write the pages and plots of a run folder again: gfs report RUN_DIR",
 }
 """Commands that compute."""

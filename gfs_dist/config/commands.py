@@ -157,6 +157,45 @@ class Benchmark(Computing):
             raise ConfigError(f"runtime: found {kind}, accepted local with {suite}")
 
 
+ExperimentName = Literal["figure1", "figure2", "figure3"]
+Preset = Literal["smoke", "cpu", "gpu", "full"]
+
+EXPERIMENT_DATA: dict[str, tuple[str, ...]] = {
+    "figure1": ("mnist", "digits"),
+    "figure2": ("digits",),
+    "figure3": ("digits",),
+}
+"""The datasets of each experiment: the first is the default beyond ``preset=smoke``."""
+
+
+@dataclass
+class Reproduce(Computing):
+    """``gfs reproduce``."""
+
+    experiment: ExperimentName
+    preset: Preset
+    data: Data
+    runtime: Runtime
+    trials: Positive | None
+    workers: Positive
+    device: Device
+    out: str
+    resume: str | None
+
+    def check(self) -> None:
+        check_workers(self.workers, self.runtime)
+        accepted = EXPERIMENT_DATA[self.experiment]
+        if self.data.name not in accepted:
+            raise ConfigError(
+                f"data: found {self.data.name}, accepted {', '.join(accepted)} with "
+                f"experiment={self.experiment}"
+            )
+        if self.data.samples is not None:
+            raise ConfigError(
+                f"data.samples: found {self.data.samples}, accepted null: the experiment decides"
+            )
+
+
 @dataclass
 class Report(Job):
     """``gfs report RUN_DIR``."""
@@ -172,6 +211,7 @@ COMMANDS: dict[str, type] = {
     "finetune": Finetune,
     "evaluate": Evaluate,
     "benchmark": Benchmark,
+    "reproduce": Reproduce,
     "report": Report,
     "up": Up,
     "down": Down,

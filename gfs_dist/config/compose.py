@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gfs_dist.command_words import typed, typed_place
 from gfs_dist.config import CONF_FOLDER
+from gfs_dist.config.commands import EXPERIMENT_DATA
 from gfs_dist.config.groups import GROUPS, OPTION_KEY, value_of
 from gfs_dist.config.overrides import nearest, parse, points, raw_value, text
 from gfs_dist.config.paths import check_path, check_paths, paths_of
@@ -212,6 +213,10 @@ def _implied(command: str, chosen: dict[str, str], said: dict[str, str | None]) 
         implied["train"] = "sgd"  # the only one there is
     if command == "benchmark" and said.get("preset") == "cluster":
         implied["runtime"] = "ray"
+    if command == "reproduce" and said.get("preset") not in (None, "smoke"):
+        datasets = EXPERIMENT_DATA.get(said.get("experiment") or "")
+        if datasets:
+            implied["data"] = datasets[0]
     return implied
 
 

@@ -204,6 +204,15 @@ class RunFolder:
         """Folder of the ranks' logs."""
         return self._folder("logs")
 
+    @property
+    def trainings(self) -> Path:
+        """Folder of the checkpoints of an experiment's networks."""
+        return self._folder("trainings")
+
+    def cell(self, name: str) -> Path:
+        """File of a computed cell of an experiment's grid."""
+        return self._named("cells", name, ".json")
+
     def path_file(self, name: str) -> Path:
         """File of the greedy path of result ``name`` (``RESULT`` or ``RESULT/LAYER``)."""
         return self._named("paths", name, ".json")

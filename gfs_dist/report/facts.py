@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 from gfs_dist.records import (
+    OWN_ROWS,
     LayerRow,
     Measured,
     PathFile,
@@ -157,7 +158,7 @@ class Run:
 
     Attributes:
         report: with what older versions lack filled in.
-        results: networks that were made, in the order of the report; of a benchmark none.
+        results: networks that were made, in the order of the report; of jobs in OWN_ROWS none.
     """
 
     report: Report
@@ -166,7 +167,7 @@ class Run:
     @classmethod
     def read(cls, content: Mapping[str, Any], paths: Paths) -> Run:
         report = read_report(content)
-        rows = [] if report["job"] == "benchmark" else report["results"]
+        rows = [] if report["job"] in OWN_ROWS else report["results"]
         results = []
         for row in rows:
             stored = paths.get(row["name"], {}).items()

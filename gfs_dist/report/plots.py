@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from gfs_dist.records import Report
-from gfs_dist.report import deep_plots, style
+from gfs_dist.report import deep_plots, experiment_plots, style
 from gfs_dist.report.facts import Result, Run, time_split
 
 MOST_PANELS = 9
@@ -201,6 +201,7 @@ PLOTS: Sequence[Callable[[Run], Figure | None]] = (
     deep_plots.kept_width_per_layer,
     deep_plots.error_against_width,
     deep_plots.accuracy_against_macs,
+    *experiment_plots.PLOTS,
     time_per_rank,
 )
 """In the order of the page."""

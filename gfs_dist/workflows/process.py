@@ -55,7 +55,7 @@ def own_device(device: str) -> torch.device:
 
 
 def check_device(
-    config: schema.Pretrain | schema.Finetune | schema.Prune | schema.Benchmark,
+    config: schema.Pretrain | schema.Finetune | schema.Prune | schema.Benchmark | schema.Reproduce,
 ) -> None:
     """Refuse a GPU that this machine has not, where its ranks are; Ray asks those of a cluster.
 
@@ -68,7 +68,7 @@ def check_device(
 
 
 def runtime_spec(
-    config: schema.Pretrain | schema.Finetune | schema.Prune, folder: RunFolder
+    config: schema.Pretrain | schema.Finetune | schema.Prune | schema.Reproduce, folder: RunFolder
 ) -> RuntimeSpec:
     """The ranks of a job; their logs go into its folder."""
     known = {key: value for key, value in vars(config.runtime).items() if key != "kind"}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -27,7 +27,7 @@ from gfs_dist.workflows.run_events import RunEvents
 
 
 def open_folder(
-    config: schema.Pretrain | schema.Finetune | schema.Prune, reporter: Reporter
+    config: schema.Pretrain | schema.Finetune | schema.Prune | schema.Reproduce, reporter: Reporter
 ) -> RunFolder:
     """The run folder to continue (``resume``), or a new one (``out``).
 
@@ -72,6 +72,8 @@ class RunReport:
         events: of the run's ranks; give the timing and the faults.
         content: what ``report.json`` holds.
         notes: sentences for the summary.
+        tables: rows by title, shown after the results.
+        more: further keys of ``report.json``.
         timing: seconds that ``events`` do not have.
         dense: of a run whose results do not name their dense network.
         losses: of the checkpoints of a training that ends with them, by iteration.
@@ -90,6 +92,8 @@ class RunReport:
         self.folder, self.job, self.events = folder, job, RunEvents(folder, reporter)
         self.content: Report
         self.notes: list[str] = []
+        self.tables: dict[str, list[dict[str, Any]]] = {}
+        self.more: dict[str, Any] = {}
         self.timing: Timing = {}
         self.dense: Measured | None = None
         self.losses: dict[int, float] = {}
@@ -151,6 +155,7 @@ class RunReport:
             "machine": pages.machine(),
             "versions": pages.versions(),
         }
+        content |= cast(Report, {**self.more, **({"tables": self.tables} if self.tables else {})})
         if error is not None:
             content["error"] = str(error) or type(error).__name__
         self.content = self.folder.write_report(content)

@@ -1,0 +1,303 @@
+"""Figure 1: how much pre-training a two-layer network needs, against the size of its dataset.
+
+A grid of widths x dataset sizes x checkpoints x trials x selection rules. A training is one cell
+and serves all of its checkpoints and rules; pruning a checkpoint by a rule is one cell.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gfs_dist import data, networks
+from gfs_dist.config import commands as schema
+from gfs_dist.data import Dataset, DataSpec
+from gfs_dist.data.balanced import balanced_rows
+from gfs_dist.experiments import figure1_findings
+from gfs_dist.experiments.grid import Findings, Grid
+from gfs_dist.files import checkpoint
+from gfs_dist.networks import TwoLayer
+from gfs_dist.pruning.objectives.two_layer import TwoLayerContributions
+from gfs_dist.runtime.resources import memory_per_rank_bytes
+from gfs_dist.selection.loop import greedy
+from gfs_dist.selection.objectives.factory import Recipe, make_objective, settle
+from gfs_dist.selection.stop import Stop
+from gfs_dist.training import TrainSpec, TrainState, train
+from gfs_dist.training.train import default_lr
+from gfs_dist.workflows.process import data_spec
+from gfs_dist.workflows.total_time import duration
+
+LOSS, ACTIVATION, BATCH = "bce", "relu", 32
+
+RULES: dict[str, Recipe] = {
+    "uniform": Recipe("bce", "auto", "uniform", replacement=True),
+    "line_search": Recipe("bce", "auto", "line_search", replacement=True),
+}
+"""Selection rules by name; the first is the paper's."""
+
+TRAIN_S, TRAIN_S_PER_NEURON = 0.9e-3, 3e-6
+SEARCH_S = {"uniform": 6e-9, "line_search": 6e-9}
+"""Seconds of one core: of an iteration, and of a pick for each neuron and sample. Measured."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the grid is.
+
+    Attributes:
+        widths, samples, iterations: its axes.
+        picks: of a search; the paper prunes to 200 hidden nodes.
+        prune_samples: rows to prune on at most; None: all that were trained on.
+        level: training accuracy of the red line that is drawn at a fixed level.
+    """
+
+    widths: tuple[int, ...]
+    samples: tuple[int, ...]
+    iterations: tuple[int, ...]
+    picks: int
+    prune_samples: int | None
+    level: float
+    trials: int
+
+
+PAPER_SAMPLES = (1000, *range(5000, 50_001, 5000))
+CHECKPOINTS = (0, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000)
+PRESETS = {
+    "smoke": Size((50, 100), (200, 500, 1200), (0, 50, 100, 200, 400, 800), 30, 500, 0.95, 1),
+    "cpu": Size(
+        (400, 1000), (1000, 5000, 10_000, 20_000, 30_000, 50_000), CHECKPOINTS, 200, 5000, 0.98, 3
+    ),
+    "gpu": Size((1000, 5000), PAPER_SAMPLES, CHECKPOINTS, 200, 5000, 0.98, 3),
+    "full": Size(
+        (5000, 10_000, 20_000), PAPER_SAMPLES, tuple(range(0, 8001, 1000)), 200, None, 0.98, 3
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network to train, with the checkpoints to keep."""
+
+    width: int
+    samples: int
+    trial: int
+    iterations: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"n{self.width}_m{self.samples}_t{self.trial}"
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """A checkpoint to prune by one rule."""
+
+    width: int
+    samples: int
+    trial: int
+    iteration: int
+    rule: str
+
+    @property
+    def name(self) -> str:
+        return f"n{self.width}_m{self.samples}_t{self.trial}_i{self.iteration}_{self.rule}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all cells share; travels to the ranks, which read the data themselves.
+
+    Attributes:
+        trainings: folder of the checkpoints, which all ranks see.
+    """
+
+    spec: DataSpec
+    seed: int
+    picks: int
+    prune_samples: int | None
+    trainings: str
+
+    def dataset(self, samples: int, trial: int) -> Dataset:
+        """The sub-dataset of a trial, balanced over classes; those of one trial are nested."""
+        return _load(replace(self.spec, samples=samples, seed=self.seed + trial))
+
+    def checkpoint(self, training: str, iteration: int) -> Path:
+        return Path(self.trainings) / training / f"step_{iteration:08d}"
+
+    def network(self, training: str, iteration: int) -> tuple[TwoLayer, float]:
+        """A checkpoint's network and its mean loss over what it was trained on."""
+        found = checkpoint.load(self.checkpoint(training, iteration))
+        shape = {key: found.state["architecture"][key] for key in ("width", "features")}
+        network = TwoLayer(**shape, activation=ACTIVATION, dtype=torch.float32)
+        network.load_state_dict(found.tensors)
+        return network, float(found.state["loss"])
+
+
+@functools.lru_cache(maxsize=1)
+def _load(spec: DataSpec) -> Dataset:
+    return data.load(spec)
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """Trains a network, from its last checkpoint if it has one, and measures its checkpoints."""
+
+    setting: Setting
+
+    def run(self, cell: Training, device: torch.device, tick: Callable[[], None]) -> dict[str, Any]:
+        setting, seed = self.setting, self.setting.seed + cell.trial
+        dataset = setting.dataset(cell.samples, cell.trial)
+        x, target = (part.to(device) for part in _inputs(dataset.x_train, dataset.labels_train))
+        network = TwoLayer.initialise(
+            cell.width, dataset.features, ACTIVATION, seed, torch.float32
+        ).to(device)
+        every = math.gcd(*cell.iterations)
+        spec = TrainSpec(cell.iterations[-1], None, BATCH, 0.0, every, seed, "sgd")
+        spec = replace(spec, lr=default_lr(network, x, LOSS, spec))
+        done = [i for i in cell.iterations if setting.checkpoint(cell.name, i).is_dir()]
+        start = None
+        if done:
+            last, loss = setting.network(cell.name, done[-1])
+            network, start = last.to(device), TrainState(done[-1], loss)
+
+        def keep(iteration: int, network: TwoLayer, state: TrainState) -> None:
+            tick()
+            if iteration in cell.iterations:
+                place = setting.checkpoint(cell.name, iteration)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                known = {"iteration": iteration, "loss": state.loss}
+                described = {**known, "architecture": network.architecture}
+                checkpoint.save(place, network.state_dict(), described)
+
+        train(
+            network, x, target, LOSS, spec, start=start,
+            on_checkpoint=keep, on_progress=lambda *_: tick(),
+        )  # fmt: skip
+        rows = []
+        for iteration in cell.iterations:
+            network, loss = setting.network(cell.name, iteration)
+            measured = accuracies(network.to(device), dataset, tick)
+            rows.append({"iteration": iteration, "loss": loss, **measured})
+        return {"lr": spec.lr, "checkpoints": rows}
+
+
+@dataclass(frozen=True)
+class PruneTask:
+    """Prunes a checkpoint to so many picks and measures what is left, without fine-tuning."""
+
+    setting: Setting
+
+    def run(self, cell: Pruning, device: torch.device, tick: Callable[[], None]) -> dict[str, Any]:
+        setting = self.setting
+        dataset = setting.dataset(cell.samples, cell.trial)
+        training = Training(cell.width, cell.samples, cell.trial, ()).name
+        network, _ = setting.network(training, cell.iteration)
+        labels, number = dataset.labels_train, setting.prune_samples
+        if number is not None and number < len(labels):
+            rows = balanced_rows(labels, number, setting.seed + cell.trial, "prune_samples")
+        else:
+            rows = torch.arange(len(labels))
+        recipe = RULES[cell.rule]
+        x, target = dataset.x_train[rows], data.target(labels[rows], recipe.loss)
+        source = TwoLayerContributions(network, x.to(device), torch.float64)
+        stop = Stop(setting.picks)
+        recipe, _ = settle(recipe, source, 1, stop, memory_per_rank_bytes(1, device.type))
+        own = torch.arange(cell.width)
+        objective = make_objective(recipe, source, target.to(device), own, tick)
+        path = greedy(objective, stop, on_step=lambda _: tick())
+        small = network.shrink(path.coefficients())
+        return {
+            "picks": len(path),
+            "kept": path.num_kept,
+            "loss": path.loss[-1],
+            **accuracies(small.to(device), dataset, tick),
+            "picks_sha256": path.sha256,
+        }
+
+
+def accuracies(network: TwoLayer, dataset: Dataset, tick: Callable[[], None]) -> dict[str, float]:
+    """``accuracy_train`` on the whole sub-dataset, ``accuracy`` on the test split."""
+    found = {}
+    for key, x, labels in (
+        ("accuracy_train", dataset.x_train, dataset.labels_train),
+        ("accuracy", dataset.x_test, dataset.labels_test),
+    ):
+        tick()
+        inputs, target = (part.to(network.hidden.weight.device) for part in _inputs(x, labels))
+        found[key] = networks.accuracy(networks.outputs(network, inputs), target)
+    return found
+
+
+def _inputs(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return x.float(), data.target(labels, LOSS)
+
+
+class Figure1:
+    """The grid of a preset."""
+
+    def __init__(self, config: schema.Reproduce) -> None:
+        size = PRESETS[config.preset]
+        self.size = replace(size, trials=config.trials or size.trials)
+        self.config, self.spec = config, data_spec(config.data)
+        trials = range(self.size.trials)
+        self.trainings = [
+            Training(width, samples, trial, size.iterations)
+            for trial in trials
+            for samples in size.samples
+            for width in size.widths
+        ]
+        self.prunings = [
+            Pruning(t.width, t.samples, t.trial, iteration, rule)
+            for t in self.trainings
+            for iteration in size.iterations
+            for rule in RULES
+        ]
+        data.load(replace(self.spec, samples=size.samples[-1]))  # refuses what it cannot hold
+        self.lines = self._plan()
+        self.phases = {"train": 1, "prune": 1}
+
+    def _plan(self) -> list[str]:
+        size, ranks = self.size, self.config.workers
+        train_s = sum(
+            t.iterations[-1] * (TRAIN_S + TRAIN_S_PER_NEURON * t.width) for t in self.trainings
+        )
+        search_s = sum(
+            SEARCH_S[p.rule]
+            * size.picks
+            * p.width
+            * min(p.samples, size.prune_samples or p.samples)
+            for p in self.prunings
+        )
+        rows = "all rows" if size.prune_samples is None else f"{size.prune_samples:,} rows at most"
+        return [
+            f"data      {self.spec.name}: {_numbers(size.samples)} samples, balanced over classes",
+            f"networks  two-layer, {_numbers(size.widths)} {ACTIVATION} neurons, {LOSS}, "
+            f"mini-batches of {BATCH}, float32; checkpoints {_numbers(size.iterations)}",
+            f"pruning   {size.picks} picks on {rows}: {', '.join(RULES)}; no fine-tuning",
+            f"cells     {len(self.trainings):,} trainings and {len(self.prunings):,} prunings, "
+            f"{size.trials} {'trial' if size.trials == 1 else 'trials'}",
+            f"time      about {duration((train_s + search_s) / ranks)} on {ranks} ranks of one "
+            f"CPU core each: training {duration(train_s / ranks)}, pruning "
+            f"{duration(search_s / ranks)}",
+        ]
+
+    def run(self, grid: Grid) -> Findings:
+        size = self.size
+        setting = Setting(
+            self.spec, self.config.seed, size.picks, size.prune_samples,
+            str(grid.folder.trainings.absolute()),
+        )  # fmt: skip
+        trained = grid.compute("train", TrainTask(setting), self.trainings)
+        pruned = grid.compute("prune", PruneTask(setting), self.prunings)
+        return figure1_findings.findings(trained, pruned, size.level)
+
+
+def _numbers(values: tuple[int, ...]) -> str:
+    return ", ".join(f"{value:,}" for value in values)

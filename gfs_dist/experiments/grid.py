@@ -1,0 +1,162 @@
+"""A grid of cells: each is computed by any one rank, once, and kept in a file of the run folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from gfs_dist.errors import RunFolderError
+from gfs_dist.files import RunFolder, atomic
+from gfs_dist.files.checksums import verify_own_checksum, with_own_checksum
+from gfs_dist.files.untrusted import read_json
+from gfs_dist.records import FORMAT
+from gfs_dist.runtime import Runtime, Task
+from gfs_dist.runtime.progress import MapProgress
+from gfs_dist.workflows.reporter import Reporter
+
+Row = dict[str, Any]
+"""Of a table; cells of one experiment have the same keys."""
+
+
+class Cell(Protocol):
+    """One computation of a grid: a frozen dataclass of plain values; they are in its row."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """Of its file; no other cell of the experiment has it."""
+        ...
+
+
+@dataclass
+class Findings:
+    """What an experiment found.
+
+    Attributes:
+        rows: one for each cell, or what plots show of it.
+        claims: of the paper: claim, verdict, evidence.
+        tables: rows by title, in the order of the page.
+        data: further rows by name, which only plots show.
+        notes: sentences, the most important first: results, then what differs from the paper.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    claims: list[Row] = field(default_factory=list)
+    tables: dict[str, list[Row]] = field(default_factory=dict)
+    data: dict[str, list[Row]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def claim(self, claim: str, verdict: str, evidence: str) -> None:
+        """Add a claim of the paper: it ``holds``, ``holds in part``, is ``contradicted``, or is
+        ``undecided`` where the grid is too small to tell.
+        """
+        self.claims.append({"claim": claim, "verdict": verdict, "evidence": evidence})
+
+
+class Experiment(Protocol):
+    """An experiment at the size of a preset; made from a configuration, its inputs are checked.
+
+    Attributes:
+        lines: the plan in words: cells, memory, time.
+        phases: kinds of phases by the first word of their names, and how many there are.
+    """
+
+    lines: list[str]
+    phases: dict[str, int]
+
+    def run(self, grid: Grid) -> Findings:
+        """Compute the cells that are missing; the same cells give the same findings."""
+        ...
+
+
+class Grid:
+    """Computes cells by the ranks of a runtime and keeps them in a run folder."""
+
+    def __init__(self, folder: RunFolder, runtime: Runtime, reporter: Reporter) -> None:
+        self.folder, self._runtime, self._reporter = folder, runtime, reporter
+
+    def compute(self, phase: str, task: Task, cells: Sequence[Cell]) -> list[Row]:
+        """The rows of ``cells``: read where they are there, computed where they are not.
+
+        Args:
+            phase: its name.
+            task: ``run(cell, device, tick)`` returns a dict of plain JSON values.
+            cells: need nothing of each other.
+
+        Returns:
+            one row a cell: its own fields, and what the task found; ``seconds`` of it.
+
+        Raises:
+            Exception: what the task raised.
+        """
+        rows = {cell.name: row for cell in cells if (row := self._kept(cell)) is not None}
+        missing = [cell for cell in cells if cell.name not in rows]
+        if rows and missing:
+            self._reporter.note(f"{phase}: {len(rows):,} of {len(cells):,} cells are there already")
+        if missing:
+            self._reporter.phase(phase, len(missing))
+
+        def on_item(progress: MapProgress) -> None:
+            cell = missing[progress.place]
+            rows[cell.name] = self._keep(cell, progress.value)
+            self._reporter.step(len(missing) - len(cells) + len(rows), cell=cell.name)
+
+        if missing:
+            self._runtime.map(_Timed(task), missing, on_item)
+        return [rows[cell.name] for cell in cells]
+
+    def _kept(self, cell: Cell) -> Row | None:
+        """The row of a cell that an earlier run computed from the same values."""
+        file = self.folder.cell(cell.name)
+        if not file.is_file():
+            return None
+        content = read_json(file)
+        try:
+            verify_own_checksum(content, file)
+        except RunFolderError:
+            self._reporter.note(f"{file} is not what was written: the cell is computed again")
+            return None
+        same = content.get("cell") == _plain(asdict(cell))
+        return {"name": cell.name, **content["cell"], **content["found"]} if same else None
+
+    def _keep(self, cell: Cell, found: Mapping[str, Any]) -> Row:
+        values = _plain(asdict(cell))
+        content = {"format": FORMAT, "cell": values, "found": _plain(found)}
+        atomic.write_json(self.folder.cell(cell.name), with_own_checksum(content))
+        self.folder.written()
+        return {"name": cell.name, **content["cell"], **content["found"]}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: a row is the same whether it was just computed or read."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+@dataclass(frozen=True)
+class _Timed:
+    task: Task
+
+    def run(self, item: Any, device: Any, tick: Any) -> Any:
+        began = time.perf_counter()
+        found = self.task.run(item, device, tick)
+        return {**found, "seconds": round(time.perf_counter() - began, 3)}
+
+
+def write_csv(file: Path, rows: Sequence[Row]) -> None:
+    """Write rows as a table with every key a column; values that are no numbers or text as JSON."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()}
+        )
+    atomic.write_text(file, text.getvalue())

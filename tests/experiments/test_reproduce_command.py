@@ -1,0 +1,112 @@
+"""``gfs reproduce``: grids at their smallest, kills and resumption through the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gfs_dist.cli import main
+
+TINY = ["experiment=figure1", "seed=3"]
+
+
+def reproduce(*words: str) -> int:
+    return main(["reproduce", *words])
+
+
+def report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return found
+
+
+def cells(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted((folder / "cells").glob("*.json"))
+    return {file.stem: json.loads(file.read_text())["found"] for file in files}
+
+
+def without_times(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: {k: v for k, v in row.items() if k != "seconds"} for name, row in found.items()}
+
+
+@pytest.fixture(scope="module")
+def figure1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke grid in one process."""
+    out = tmp_path_factory.mktemp("figure1") / "run"
+    assert reproduce(*TINY, "runtime=none", f"out={out}") == 0
+    return out
+
+
+def test_a_grid_ends_with_claims_tables_plots_and_csv(figure1: Path) -> None:
+    found = report(figure1)
+    assert (found["job"], found["experiment"], found["status"]) == ("reproduce", "figure1", "finished")
+    assert len(found["results"]) == 2 * 3 * 6 * len({row["rule"] for row in found["results"]})
+    verdicts = {row["verdict"] for row in found["tables"]["claims of the paper"]}
+    assert verdicts <= {"holds", "holds in part", "contradicted", "undecided"}
+    with (figure1 / "cells.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(found["results"])
+    assert {"accuracy_train", "accuracy", "picks_sha256", "dense_loss"} <= set(rows[0])
+    plots = {plot.stem for plot in (figure1 / "plots").iterdir()}
+    assert {"pretraining_heat_maps", "iterations_needed", "accuracy_by_rule"} <= plots
+    page = (figure1 / "report.md").read_text()
+    assert "never found at initialisation" in page
+
+
+def test_training_is_what_lets_pruning_work(figure1: Path) -> None:
+    rows = [row for row in report(figure1)["results"] if row["rule"] == "uniform"]
+    first = [row["accuracy_train"] for row in rows if row["iteration"] == 0]
+    last = [row["accuracy_train"] for row in rows if row["iteration"] == 800]
+    assert max(first) < 0.9 < 0.95 < min(last)
+
+
+def test_killed_workers_change_no_cell(
+    figure1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = [{"rank": rank, "step": step, "kind": "kill"} for rank, step in ((0, 2), (1, 4))]
+    monkeypatch.setenv("GFS_FAULTS", json.dumps(faults))
+    out = tmp_path / "run"
+    assert reproduce(*TINY, "runtime=local", "workers=2", f"out={out}") == 0
+    assert len(report(out)["faults"]) == 2
+    assert without_times(cells(out)) == without_times(cells(figure1))
+
+
+def test_only_missing_cells_are_computed(figure1: Path) -> None:
+    before = cells(figure1)
+    removed = sorted(before)[5:9]
+    for name in removed:
+        (figure1 / "cells" / f"{name}.json").unlink()
+    damaged = figure1 / "cells" / f"{sorted(before)[1]}.json"
+    damaged.write_text(damaged.read_text().replace('"kept": ', '"kept": 1'))
+    stamps = {file.stem: file.stat().st_mtime_ns for file in (figure1 / "cells").iterdir()}
+    assert reproduce(*TINY, "runtime=none", f"resume={figure1}") == 0
+    assert without_times(cells(figure1)) == without_times(before)
+    after = {file.stem: file.stat().st_mtime_ns for file in (figure1 / "cells").iterdir()}
+    again = {name for name, stamp in after.items() if stamps.get(name) != stamp}
+    assert again == {*removed, damaged.stem}
+
+
+@pytest.mark.parametrize(("experiment", "plot"), [
+    ("figure2", "smallest_singular_value"), ("figure3", "condition_number"),
+])  # fmt: skip
+def test_spectra(experiment: str, plot: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert reproduce(f"experiment={experiment}", "runtime=none", f"out={out}") == 0
+    assert (out / "plots" / f"{plot}.png").is_file()
+    [claim] = report(out)["tables"]["claims of the paper"]
+    assert claim["verdict"] in ("holds", "holds in part")
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["experiment=figure9"], "did you mean figure"),
+    (["experiment=figure1", "data=synthetic"], "accepted mnist, digits with experiment=figure1"),
+    (["experiment=figure1", "data.samples=100"], "the experiment decides"),
+    (["experiment=figure1", "preset=cpu"], "data.root"),
+    ([], "experiment: has no default"),
+])  # fmt: skip
+def test_refusals(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce("runtime=none", *words) == 2
+    assert said in capsys.readouterr().err
