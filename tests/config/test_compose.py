@@ -16,6 +16,7 @@ NEEDED = {
     "evaluate": ["path=x"],
     "finetune": ["path=x"],
     "report": ["path=x"],
+    "reproduce": ["experiment=figure1"],
     "submit": ["job=prune"],
     **{command: ["id=x"] for command in ("status", "logs", "stop", "fetch")},
 }

@@ -42,7 +42,11 @@ def figure1(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_grid_ends_with_claims_tables_plots_and_csv(figure1: Path) -> None:
     found = report(figure1)
-    assert (found["job"], found["experiment"], found["status"]) == ("reproduce", "figure1", "finished")
+    assert (found["job"], found["experiment"], found["status"]) == (
+        "reproduce",
+        "figure1",
+        "finished",
+    )
     assert len(found["results"]) == 2 * 3 * 6 * len({row["rule"] for row in found["results"]})
     verdicts = {row["verdict"] for row in found["tables"]["claims of the paper"]}
     assert verdicts <= {"holds", "holds in part", "contradicted", "undecided"}
