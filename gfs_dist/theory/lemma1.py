@@ -7,7 +7,6 @@ that the bound is on the scale of the reports' losses (the paper sums over sampl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,14 +16,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from gfs_dist.errors import NonFiniteError, ShapeError
-from gfs_dist.theory.arguments import at_least, whole_numbers
+from gfs_dist.theory.arguments import (
+    Tile,
+    as_tiles,
+    at_least,
+    finite_target,
+    refuse_not_finite,
+    whole_numbers,
+)
 
 MEMORY_BYTES = 256 * 2**20
 MAX_PRODUCTS = 5e10
 LARGEST_TILE = 512
-
-Tile = Callable[[Tensor], Tensor]
 
 
 def lemma1_bound(
@@ -41,7 +44,9 @@ def lemma1_bound(
         first_loss: L[u_1], the loss after the first pick.
         diameter_squared: D^2, the largest squared distance between two contributions divided by
             the number of samples. A larger number gives a weaker bound that is still true.
-        limit_loss: L_N, the loss of the dense network (or of any average of its neurons).
+        limit_loss: L_N, the loss of the dense network; or of any other weighted average of its
+            neurons, at best the least (:func:`gfs_dist.theory.hull_minimum`): the paper states
+            the lemma for L_N, its proof holds for every point of the hull.
 
     Returns:
         float64 of the shape of ``k``, in the units of the losses.
@@ -60,6 +65,46 @@ def lemma1_bound(
         first + 0.5 * np.log(steps) * diameter + (steps - 1) * limit
     ) / steps
     return bound
+
+
+def lemma1_bound_by_diameter(
+    k: ArrayLike, diameter_squared: float, limit_loss: float
+) -> NDArray[np.float64]:
+    """Lemma 1 without the first pick's loss: ``L[u_k] <= L_N + (1/2 + log k) / (2 k) D^2``.
+
+    The best neuron is no worse than a neuron drawn with the average's weights, whose expected
+    loss is that of the average plus half its variance, and that is at most D^2/2:
+    ``L[u_1] <= L_N + D^2/4``. With D^2 at initialisation or from :func:`diameter_by_weights`
+    this needs no search: it is Theorem 1 with its constants, ``C = D^2/2`` before ``log k / k``.
+
+    Arguments, result and errors: as for :func:`lemma1_bound`.
+
+    Source: arXiv 2108.00259, Theorem 1, which gives the order alone.
+    """
+    diameter = at_least("diameter_squared", diameter_squared, 0.0)
+    return lemma1_bound(k, limit_loss + diameter / 4, diameter, limit_loss)
+
+
+def diameter_by_weights(output_weights: ArrayLike, largest_activation: float = 1.0) -> float:
+    """An upper bound of D^2 from the output weights alone, without data: ``4 s^2 max_i b_i^2``.
+
+    Each contribution ``b_i act(a_i . x)`` is at most ``s |b_i|`` on every sample, so D^2 per
+    sample is at most ``(2 s max_i |b_i|)^2``. This is the chain of Lemma 3, with the weights as
+    they are instead of the paper's constant for how far training moves them.
+
+    Args:
+        output_weights: the ``b_i``.
+        largest_activation: s, what the activation stays below: 1 for tanh and sigmoid; ReLU has
+            none.
+
+    Raises:
+        InputError: a weight is not finite, or s is negative.
+
+    Source: arXiv 2108.00259, Lemma 3 and equations 16 and 17.
+    """
+    largest = at_least("largest_activation", largest_activation, 0.0)
+    weights = np.abs(np.asarray(output_weights, dtype=np.float64))
+    return (2 * largest * at_least("output_weights", weights.max(initial=0.0), 0.0)) ** 2
 
 
 def why_no_bound(objective: str, replacement: bool = True) -> str:
@@ -133,13 +178,10 @@ def lemma1_constants(
         ShapeError: contributions do not fit the target, or are empty.
         NonFiniteError: NaN or infinity; names neuron and sample.
     """
-    goal = torch.as_tensor(target).to(torch.float64)
-    tile, n = _as_tiles(contributions, goal, num_neurons)
+    goal = finite_target(target)
+    tile, n = as_tiles(contributions, goal, num_neurons)
     m, flat = goal.shape[0], goal.reshape(-1)
     tile_size = max(1, min(LARGEST_TILE, n, memory_bytes // (6 * 8 * flat.numel())))
-    if not bool(torch.isfinite(flat).all()):
-        sample = int((~torch.isfinite(flat)).nonzero()[0]) * m // flat.numel()
-        raise NonFiniteError(f"target: found NaN or infinity at sample {sample}")
 
     # Any centre is allowed; the mean of neurons spread over the network is near the middle.
     spread = torch.linspace(0, n - 1, tile_size, dtype=torch.float64).to(torch.int64)
@@ -147,12 +189,7 @@ def lemma1_constants(
     total, first, radii = torch.zeros_like(flat), math.inf, []
     for neurons in torch.arange(n).tensor_split(list(range(tile_size, n, tile_size))):
         rows = tile(neurons)
-        if not bool(torch.isfinite(rows).all()):
-            row, number = (~torch.isfinite(rows)).nonzero()[0].tolist()
-            raise NonFiniteError(
-                f"contributions: found NaN or infinity at neuron {int(neurons[row])}, "
-                f"sample {number * m // flat.numel()}"
-            )
+        refuse_not_finite(rows, neurons, m)
         total += rows.sum(0)
         first = min(first, float(((rows - flat) ** 2).sum(1).min()))
         radii.append(((rows - centre) ** 2).sum(1).sqrt())
@@ -227,7 +264,8 @@ def sparsity_for_tolerance(
     Args:
         tolerance: accepted loss above the dense loss, larger than 0.
         diameter_squared: D^2 per sample.
-        first_excess: L[u_1] - L_N, at least 0.
+        first_excess: L[u_1] - L_N, at least 0; unmeasured, D^2/4 is enough
+            (:func:`lemma1_bound_by_diameter`).
 
     Raises:
         InputError: an argument is out of its range.
@@ -251,41 +289,3 @@ def sparsity_for_tolerance(
         middle = (low + high) // 2
         low, high = (low, middle) if promised(middle) else (middle, high)
     return high
-
-
-def _as_tiles(
-    contributions: Tensor | NDArray[Any] | Tile, target: Tensor, num_neurons: int | None
-) -> tuple[Tile, int]:
-    """One way to ask for contributions: float64 (len(neurons), samples * outputs)."""
-    if target.dim() not in (1, 2) or target.numel() == 0:
-        raise ShapeError(
-            f"target: found shape {tuple(target.shape)}, accepted (samples,) or "
-            "(samples, outputs), not empty"
-        )
-    if callable(contributions):
-        if num_neurons is None or num_neurons < 1:
-            raise ShapeError(
-                f"num_neurons: found {num_neurons}, accepted a number from 1 "
-                "(needed because contributions is a function)"
-            )
-        make = contributions
-        return lambda neurons: _fitted(make(neurons), neurons, target), num_neurons
-
-    held = torch.as_tensor(contributions)
-    expected = (target.shape[0], *target.shape[1:])
-    if held.dim() != target.dim() + 1 or (held.shape[0], *held.shape[2:]) != expected:
-        raise ShapeError(
-            f"contributions: found shape {tuple(held.shape)}, accepted (samples, neurons, ...) "
-            f"to fit a target of shape {tuple(target.shape)}"
-        )
-    if held.shape[1] == 0:
-        raise ShapeError("contributions: found 0 neurons, accepted at least 1")
-    return lambda neurons: _fitted(held[:, neurons].transpose(0, 1), neurons, target), held.shape[1]
-
-
-def _fitted(rows: Tensor, neurons: Tensor, target: Tensor) -> Tensor:
-    """A tile in float64, one neuron a row; refused if the function gave another shape."""
-    expected = (len(neurons), *target.shape)
-    if rows.shape != expected:
-        raise ShapeError(f"contributions: the function gave {tuple(rows.shape)}, not {expected}")
-    return rows.detach().to(torch.float64).reshape(len(neurons), -1)

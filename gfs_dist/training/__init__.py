@@ -5,7 +5,7 @@ The caller stores checkpoints and reports progress. Knows no configuration or ru
 
 from gfs_dist.training.deep import train_deep
 from gfs_dist.training.spec import DeepSpec, TrainSpec, TrainState, loss_rise_warning
-from gfs_dist.training.train import default_lr, train
+from gfs_dist.training.train import default_lr, tangent_kernel, train
 
 __all__ = [
     "DeepSpec",
@@ -13,6 +13,7 @@ __all__ = [
     "TrainState",
     "default_lr",
     "loss_rise_warning",
+    "tangent_kernel",
     "train",
     "train_deep",
 ]

@@ -10,7 +10,14 @@ import torch
 from scipy.special import lambertw
 
 from gfs_dist.errors import InputError, NonFiniteError, ShapeError
-from gfs_dist.theory import lemma1_bound, lemma1_constants, sparsity_for_tolerance, why_no_bound
+from gfs_dist.theory import (
+    diameter_by_weights,
+    lemma1_bound,
+    lemma1_bound_by_diameter,
+    lemma1_constants,
+    sparsity_for_tolerance,
+    why_no_bound,
+)
 
 
 def greedy_losses(contributions, target, num_steps):
@@ -73,6 +80,39 @@ def test_constants_equal_brute_force_for_any_tile_size(kind, memory_bytes):
     assert found.diameter_squared == pytest.approx(brute_force_diameter(contributions), rel=1e-12)
     dense = ((contributions.mean(1) - target) ** 2).mean() / 2
     assert found.dense_loss == pytest.approx(float(dense), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "tanh", "off_centre", "relu"])
+@pytest.mark.parametrize("seed", range(8))
+def test_the_diameter_alone_bounds_every_pick(kind, seed):
+    contributions, target = problem(kind, seed)
+    found = lemma1_constants(contributions, target)
+    steps = np.arange(1, 61)
+    looser = lemma1_bound_by_diameter(steps, found.diameter_squared, found.dense_loss)
+    assert np.all(np.array(found.bound(60)) <= looser * (1 + 1e-12))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_theorem_1_from_the_output_weights_alone_keeps_its_promise(seed):
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(30, generator=generator, dtype=torch.float64)
+    hidden = torch.tanh(3 * torch.randn(12, 30, generator=generator, dtype=torch.float64))
+    target = torch.randn(12, generator=generator, dtype=torch.float64).sign()
+    found = lemma1_constants(hidden * weights, target)
+    width = diameter_by_weights(weights)
+    assert found.diameter_squared <= width
+    for tolerance in (0.2, 1.0):
+        k = sparsity_for_tolerance(tolerance, width, first_excess=width / 4)
+        losses = greedy_losses(hidden * weights, target, k)
+        assert losses[-1] <= found.dense_loss + tolerance
+
+
+def test_the_diameter_by_weights_is_reached_by_opposite_neurons():
+    contributions = torch.tensor([[2.0, -2.0], [-2.0, 2.0]])
+    assert diameter_by_weights([1.0, -1.0], 2.0) == 16.0
+    assert lemma1_constants(contributions, torch.zeros(2)).diameter_squared == 16.0
+    with pytest.raises(InputError, match="output_weights: found nan"):
+        diameter_by_weights([math.nan])
 
 
 def test_a_case_worked_by_hand():

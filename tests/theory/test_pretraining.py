@@ -1,4 +1,4 @@
-"""Theorem 3's threshold and the spectrum it needs."""
+"""Theorem 2's bound, Theorem 3's threshold and the spectrum they need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from gfs_dist.errors import InputError, NonFiniteError, ShapeError
-from gfs_dist.theory import initial_spectrum, pretraining_threshold
+from gfs_dist.theory import (
+    initial_spectrum,
+    lemma1_bound_by_diameter,
+    lemma1_constants,
+    pretraining_bound,
+    pretraining_threshold,
+)
 
 
 def test_threshold_is_where_the_two_terms_meet():
@@ -72,3 +78,40 @@ def test_arguments_out_of_range_are_refused():
         initial_spectrum(torch.ones(3))
     with pytest.raises(NonFiniteError, match="hidden: found NaN or infinity"):
         initial_spectrum(torch.full((2, 2), math.nan))
+
+
+CONSTANTS = {"step_share": 0.3, "rate_constant": 2.0, "loss_constant": 1.5}
+
+
+def test_the_two_terms_of_theorem_2_are_equal_at_the_threshold_of_theorem_3():
+    k = np.array([20, 200, 2000])
+    t = pretraining_threshold(k, 0.6, 8.0, sparsity_constant=0.4, **CONSTANTS)
+    whole = np.ceil(t)
+    bound = pretraining_bound(k, whole, 0.6, 8.0, sparsity_constant=0.4, **CONSTANTS)
+    picks = 0.4 * np.log(k) / k
+    assert np.all(bound - picks <= picks)
+    before = pretraining_bound(k, whole - 1, 0.6, 8.0, sparsity_constant=0.4, **CONSTANTS)
+    assert np.all(before - picks > picks)
+
+
+def test_theorem_2_is_lemma_1_and_theorem_7_together():
+    contributions = np.random.default_rng(0).standard_normal((8, 60))
+    constants = lemma1_constants(contributions, np.zeros(8))
+    kept = (1 - 2.0 * 0.3 / 8.0**2) ** np.arange(50)
+    initial = constants.dense_loss / kept[-1]
+    k = np.arange(1, 40)[:, None]
+    width = constants.diameter_squared
+    bound = pretraining_bound(
+        k, np.arange(50), initial, 8.0, sparsity_constant=width / 2, step_share=0.3, rate_constant=2
+    )
+    assert bound.shape == (39, 50)
+    plain = lemma1_bound_by_diameter(k[:, 0], width, constants.dense_loss)
+    assert bound[:, -1] + width / (4 * k[:, 0]) == pytest.approx(plain + 0 * bound[:, -1])
+    assert np.all(np.diff(bound, axis=1) < 0)
+
+
+def test_a_step_that_takes_all_leaves_the_picks_alone():
+    bound = pretraining_bound(10, [0, 1], 0.6, 2.0, rate_constant=5.0)
+    assert bound == pytest.approx([math.log(10) / 10 + 0.6, math.log(10) / 10])
+    with pytest.raises(InputError, match="iterations: found -1, accepted whole numbers from 0"):
+        pretraining_bound(10, -1, 0.6, 2.0)
