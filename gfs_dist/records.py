@@ -205,6 +205,8 @@ class ResultRow(Measured):
             and the largest difference between outputs of the cut and the masked network.
         steps, stop_reason, evaluated_share, theory, verified: of a two-layer network's search.
         accuracy_before, checkpoints: of a network that was trained on.
+        run, values: of a comparison: the run that has made it, and its values of the keys that
+            are compared.
     """
 
     name: str
@@ -227,19 +229,22 @@ class ResultRow(Measured):
     difference: NotRequired[float]
     accuracy_before: NotRequired[float | None]
     checkpoints: NotRequired[list[CheckpointRow]]
+    run: NotRequired[str]
+    values: NotRequired[dict[str, Any]]
 
 
 class Report(TypedDict):
     """What ``report.json`` holds.
 
     Attributes:
-        job: the command that wrote it.
+        job: the command that wrote it; ``comparison`` of several runs, as those of a sweep.
         dense: of the last checkpoint.
         results: of a benchmark or an experiment, its own rows as they are.
         notes: sentences for the summary.
         error: that ended a run which failed or was stopped.
         experiment, preset, data: of ``gfs reproduce``; data are rows by name that plots show.
         tables: rows by title, of a benchmark or an experiment.
+        compares, keys: of a comparison: the command of its runs, and the keys that tell them apart.
         files: SHA-256 by the name of each file that is computed from.
         sha256: of this record without this key.
     """
@@ -261,6 +266,8 @@ class Report(TypedDict):
     preset: NotRequired[str]
     data: NotRequired[dict[str, list[dict[str, Any]]]]
     tables: NotRequired[dict[str, list[dict[str, Any]]]]
+    compares: NotRequired[str]
+    keys: NotRequired[list[str]]
     files: NotRequired[dict[str, str]]
     sha256: NotRequired[str]
 
@@ -298,6 +305,9 @@ class PathFile(TypedDict):
 
 Paths = Mapping[str, Mapping[str, PathFile]]
 """Path files of a run, by result and by layer; a network with two layers has a single one."""
+
+COMPARISON = "comparison"
+"""``job`` of a report on several runs."""
 
 OWN_ROWS = ("benchmark", "reproduce")
 """Jobs whose results are rows of their own, not networks."""

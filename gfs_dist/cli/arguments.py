@@ -21,6 +21,9 @@ POSITIONAL: dict[str, tuple[str, ...]] = {
 }
 """Commands that take words without ``=``, and the keys that these set."""
 
+MORE = {"report": "others"}
+"""Commands that take any number of them, and the key that the rest sets."""
+
 JOBS = {
     "pretrain": "train a network, keeping checkpoints",
     "prune": "prune one or many checkpoints",
@@ -29,7 +32,7 @@ JOBS = {
     "evaluate": "measure a stored network: gfs evaluate PATH",
     "benchmark": "measure methods, what more workers buy, and whether something got worse",
     "reproduce": "compute a figure or table of the paper again, beside what it says",
-    "report": "write the pages and plots of a run folder again: gfs report RUN_DIR",
+    "report": "write the pages of a run folder again, or compare several: gfs report RUN_DIR...",
 }
 """Commands that compute."""
 
@@ -175,7 +178,10 @@ def _with_positional(command: str | None, words: Sequence[str]) -> list[str]:
     keys = POSITIONAL.get(command or "", ())
     if command == "submit" and plain:
         keys = (*keys, *POSITIONAL.get(plain[0], ()))
-    if len(plain) > len(keys):
+    more = plain[len(keys) :]
+    if more and command in MORE:
+        rest.insert(0, f"{MORE[command]}=[{','.join(map(quoted, more))}]")
+    elif more:
         raise InputError(
             f"{plain[-1]!r} has no place in gfs {command or 'version'}, accepted key=value"
         )

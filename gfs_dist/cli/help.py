@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gfs_dist.cli.arguments import FLAGS, INFORMATION, JOBS, OPTIONS, POSITIONAL, SERVICES
+from gfs_dist.cli.arguments import FLAGS, INFORMATION, JOBS, MORE, OPTIONS, POSITIONAL, SERVICES
 from gfs_dist.config import CONF_FOLDER
 from gfs_dist.config.groups import OPTION_KEY
 
@@ -106,6 +106,7 @@ def command_help(command: str) -> str:
     """``gfs COMMAND --help``: every key with its default and one line."""
     about = describe(command)
     positional = "".join(f" {key.upper()}" for key in POSITIONAL.get(command, ()))
+    positional += "..." if command in MORE else ""
     having = {flag for flag, (_, commands) in FLAGS.items() if command in commands}
     own = [(flags, text) for flags, text in OPTIONS.items() if flags.split(", ")[-1] in having]
     return _page(

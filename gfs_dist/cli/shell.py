@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import FrameType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import gfs_dist
 from gfs_dist._allocator import keep_freed_memory
@@ -26,6 +26,9 @@ from gfs_dist.config.cluster import unsent
 from gfs_dist.errors import GfsError
 from gfs_dist.urls import below
 from gfs_dist.workflows.reporter import PlannedOnly
+
+if TYPE_CHECKING:
+    from gfs_dist.workflows.sweep import Sweep
 
 FAILED, INTERRUPTED = 1, 130
 MAX_ERROR_LINES = 3
@@ -67,6 +70,7 @@ def _run(arguments: Arguments) -> int:
 
 def _run_command(arguments: Arguments, command: str) -> int:
     """Run a command for each configuration it asks for; returns the exit code."""
+    sweeps = command in JOBS and arguments.multirun and not arguments.dry_run
     if command in (*JOBS, "submit"):
         refuse_unsafe_environment()
         keep_freed_memory()
@@ -76,18 +80,38 @@ def _run_command(arguments: Arguments, command: str) -> int:
             _print_configs(command, configs)
             return 0
         if command in JOBS:
-            from gfs_dist.config.paths import check_inputs, check_job
+            from gfs_dist.config.paths import check_inputs, check_job, check_sweep
 
             check = check_inputs if arguments.dry_run else check_job
+            if sweeps:
+                check_sweep(configs)
             for config in configs:  # refused before torch and Ray are loaded
                 check(command, config)
         _announce(command, configs[0], _stream(arguments))
         run = importlib.import_module(f"gfs_dist.jobs.{command}").run
-    answers = [_run_job(run, config, arguments) for config in configs]
+    sweep = _sweep(run, configs, arguments) if sweeps else None
+    answers = [_run_job(sweep or run, config, arguments) for config in configs]
+    page = {}
+    if sweep is not None:
+        reporter = _reporter(arguments)
+        page = sweep.end(reporter)
+        reporter.close()
     if arguments.json:
-        _print(json.dumps(answers[0] if len(answers) == 1 else {"runs": answers}))
+        _print(json.dumps(answers[0] if len(answers) == 1 else {"runs": answers, **page}))
     # gfs doctor alone finds faults without failing; the answer of gfs submit has its job's code.
     return max(answer.get("exit_code") or 0 for answer in answers) if command == "doctor" else 0
+
+
+def _sweep(run: Callable[..., Any], configs: list[Any], arguments: Arguments) -> Sweep:
+    """What runs the points of a sweep instead of ``run``."""
+    from gfs_dist.config.command_line import sweep_words
+    from gfs_dist.config.overrides import swept
+    from gfs_dist.config.paths import sweep_folder
+    from gfs_dist.workflows.sweep import Sweep
+
+    folder = sweep_folder(configs)
+    again = None if folder is None else sweep_words(arguments.words, folder)
+    return Sweep(str(arguments.command), run, folder, swept(arguments.words), again)
 
 
 def _print_configs(command: str, configs: list[Any]) -> None:
@@ -116,7 +140,7 @@ def _compose(arguments: Arguments, command: str) -> list[Any]:
     return [compose.compose(command, words, folder)]
 
 
-def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Arguments) -> Any:
+def _run_job(run: Callable[..., Any], config: Any, arguments: Arguments) -> Any:
     """Run one job; returns what ``--json`` prints of it."""
     reporter = _reporter(arguments)
     try:
@@ -129,7 +153,8 @@ def _run_job(run: Callable[..., dict[str, Any]], config: Any, arguments: Argumen
         if folder is not None and hasattr(config, "resume"):
             from gfs_dist.config.command_line import resume_word
 
-            how = [f"go on with: gfs {arguments.command} {resume_word(folder, config)}"]
+            again = getattr(run, "again", None) or resume_word(folder, config)
+            how = [f"go on with: gfs {arguments.command} {again}"]
         interrupted = KeyboardInterrupt(*how)
         interrupted.__notes__ = getattr(error, "__notes__", [])
         raise interrupted from error

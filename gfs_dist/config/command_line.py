@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ def resume_word(folder: str | Path, config: Any) -> str:
     """``resume=DIR``, and what its ``config.yaml`` may not name alone."""
     again = {"resume": folder, **named(config)}
     return " ".join(typed(key, str(value)) for key, value in again.items())
+
+
+def sweep_words(words: Sequence[str], folder: str) -> str:
+    """The words of a sweep with which the points in ``folder`` go on, and those left begin."""
+    kept = [word for word in words if word.partition("=")[0] not in ("out", "resume")]
+    return shlex.join(["-m", *kept]) + " " + typed("resume", folder)
 
 
 def cut_words(folder: str | Path, config: schema.Prune) -> str:

@@ -7,6 +7,7 @@ sets keys.
 
 from __future__ import annotations
 
+import time
 import typing
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -198,10 +199,16 @@ class Reproduce(Computing):
 
 @dataclass
 class Report(Job):
-    """``gfs report RUN_DIR``."""
+    """``gfs report RUN_DIR...``."""
 
     path: str
+    others: list[str] | None
+    out: str | None
     open: bool
+
+    def settle(self) -> None:
+        if self.others and self.out is None:
+            self.out = time.strftime("runs/%Y-%m-%d_%H-%M-%S_report")
 
 
 COMMANDS: dict[str, type] = {

@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gfs_dist.command_words import typed, typed_place
+from gfs_dist.command_words import assigned, typed, typed_place
 from gfs_dist.config import CONF_FOLDER
 from gfs_dist.config.commands import EXPERIMENT_DATA
 from gfs_dist.config.groups import GROUPS, OPTION_KEY, value_of
@@ -96,15 +96,31 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
 def sweep(command: str, words: Sequence[str], config_dir: Path | None = None) -> list[Any]:
     """One configuration for each combination of values; run ``i`` writes to ``OUT/i``.
 
+    With ``resume=OUT`` of an earlier sweep, points that it has begun go on; the others are new.
+
     Raises:
         ConfigError: as :func:`compose`; nothing is run if any point is refused.
     """
-    configs = [compose(command, point, config_dir) for point in points(words)]
+    asked = points(words)
+    placed = [_in_sweep(command, point, str(number)) for number, point in enumerate(asked)]
+    configs = [compose(command, point, config_dir) for point in placed]
     out = getattr(configs[0], "out", None)
-    if out is not None:
+    if out is not None and placed == asked:
         for number, config in enumerate(configs):
             config.out = below(out, str(number))
     return configs
+
+
+def _in_sweep(command: str, words: list[str], number: str) -> list[str]:
+    """The words of a point; where ``resume`` names a sweep, it or ``out`` is the point's folder."""
+    said = {override.key_or_group: text(override) for override in parse(words)}
+    check_paths(command, said.items())
+    resume = said.get("resume")
+    if resume is None or has_begun(resume, "resume") or not has_begun(below(resume, "0"), "resume"):
+        return words
+    place = below(resume, number)
+    own = assigned("resume" if has_begun(place, "resume") else "out", place)
+    return [*(word for word in words if word.partition("=")[0] != "resume"), own]
 
 
 def compose_stored(command: str, folder: str, factory: str | None = None) -> Any:

@@ -10,6 +10,7 @@ import difflib
 import itertools
 import shlex
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, Transformer
@@ -38,6 +39,19 @@ def points(words: Sequence[str]) -> list[list[str]]:
         ConfigError: a word that :func:`parse` refuses, or a sweep that is not a plain list.
     """
     return [list(point) for point in itertools.product(*map(_values, words))]
+
+
+def swept(words: Sequence[str]) -> list[dict[str, Any]]:
+    """Of each run of a sweep, its values of the keys that have several."""
+    several = {
+        override.key_or_group
+        for override in (_parse(word, sweep=True) for word in words)
+        if override.is_sweep_override()
+    }
+    return [
+        {o.key_or_group: o.value() for o in parse(point) if o.key_or_group in several}
+        for point in points(words)
+    ]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

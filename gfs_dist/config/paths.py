@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from gfs_dist.config.overrides import nearest
 from gfs_dist.config.stored import CONFIG, read_stored
 from gfs_dist.errors import ConfigError
 from gfs_dist.files import RunFolder
-from gfs_dist.files.find import find_checkpoints, find_report
-from gfs_dist.urls import check_ray_address, check_url, is_url
+from gfs_dist.files.find import find_checkpoints, find_runs
+from gfs_dist.urls import below, check_ray_address, check_url, is_url
 
 INPUTS = ("checkpoint", "path", "data.root", "data.path", "record", "budget.widths")
 """Keys that name a file or folder to read."""
@@ -131,10 +131,33 @@ def check_job(command: str, config: Any) -> None:
         check_ray_address(address)
     key = "path" if command in WRITES_ON else "resume"
     place = getattr(config, key, None)
-    if place is not None and not is_url(place):
+    if command == "report" and config.out is not None:
+        RunFolder.check_new(config.out)
+    elif place is not None and not is_url(place):
         RunFolder.check_writable(key, Path(place))
     elif place is None and command in SUBMITTED:
         RunFolder.check_new(config.out)
+
+
+def sweep_folder(configs: Sequence[Any]) -> str | None:
+    """The folder of a sweep, in which its points have the run folders 0, 1, ...; None of others."""
+    places = [getattr(c, "resume", None) or getattr(c, "out", None) for c in configs]
+    if None in places:
+        return None
+    folder = str(places[0]).rpartition("/")[0]
+    fits = bool(folder) and places == [below(folder, str(n)) for n in range(len(places))]
+    return folder if fits else None
+
+
+def check_sweep(configs: Sequence[Any]) -> None:
+    """Refuse a new sweep whose folder holds anything: it gets a report too.
+
+    Raises:
+        RunFolderError: as :meth:`RunFolder.check_new`.
+    """
+    folder = sweep_folder(configs)
+    if folder is not None and not any(getattr(config, "resume", None) for config in configs):
+        RunFolder.check_new(folder)
 
 
 def check_inputs(command: str, config: Any) -> None:
@@ -147,6 +170,9 @@ def check_inputs(command: str, config: Any) -> None:
         find_checkpoints(config.checkpoint)
     if hasattr(config, "path"):
         _check_positional(command, Path(config.path))
+    for place in getattr(config, "others", None) or []:
+        check_path("others", place)
+        find_runs(place)
     if unseen := unseen_inputs(config):
         raise ConfigError(f"{unseen[0]} does not exist")
     for key, accepted in WORDS.items() if command == "prune" else ():
@@ -163,6 +189,6 @@ def _check_positional(command: str, path: Path) -> None:
     if command == "cut":
         read_stored("prune", str(path), "path")
     elif command == "report":
-        find_report(path)
+        find_runs(path)
     elif command != "evaluate" or not (path / CONFIG).is_file():
         find_checkpoints(path, "path")

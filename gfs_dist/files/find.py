@@ -71,6 +71,18 @@ def find_report(path: Path | str) -> RunFolder:
     return folder
 
 
+def find_runs(path: Path | str) -> list[RunFolder]:
+    """The run folder at ``path``, or those of the points of a sweep, in order, with a report.
+
+    Raises:
+        RunFolderError: neither has one.
+    """
+    path = Path(path)
+    points = sorted((p for p in path.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name))
+    whole = [RunFolder(p) for p in points if (p / CONFIG).is_file() and (p / REPORT).is_file()]
+    return whole if whole and not (path / CONFIG).is_file() else [find_report(path)]
+
+
 def read_iteration(state: dict[str, Any]) -> int:
     """Steps of training up to a checkpoint.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +27,15 @@ from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_report import RunReport
 from gfs_dist.workflows.stored_networks import load_network
 from gfs_dist.workflows.two_layer import Inputs, input_words, two_layer
+
+
+def training_key(config: schema.Prune) -> Hashable:
+    """All that the training of a run depends on: equal keys give the same checkpoints, bit for bit.
+
+    :meth:`TwoLayerTraining.train` checks it: it goes on from no checkpoint of another training.
+    """
+    given = sorted(given_keys(config.train, TrainSpec).items())
+    return Inputs.of(config, None), *given, config.seed, config.device, config.threads
 
 
 class TwoLayerTraining:

@@ -61,6 +61,11 @@ def test_open_is_a_key_of_report() -> None:
     assert read_arguments(["report", "--open", "RUN"]).words == ('path="RUN"', "open=true")
 
 
+def test_report_takes_any_number_of_run_folders() -> None:
+    found = read_arguments(["report", "A", "out=x", "B b", "C"])
+    assert found.words == ('path="A"', 'others=["B b","C"]', "out=x")
+
+
 def test_overview_lists_commands_and_options() -> None:
     page = overview()
     assert all(f"\n  {command} " in page for command in COMMANDS)
@@ -77,7 +82,8 @@ def test_help_of_a_command_lists_keys_with_defaults_and_meaning() -> None:
         r"data\.planted=10  .*neurons that make the target",
     ):
         assert any(re.search(line, row) for row in page.splitlines()), line
-    assert "usage: gfs evaluate PATH" in command_help("evaluate")
+    assert "usage: gfs evaluate PATH [key" in command_help("evaluate")
+    assert "usage: gfs report PATH... [key" in command_help("report")
 
 
 def test_help_and_version_are_commands_too() -> None:

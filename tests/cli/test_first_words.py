@@ -63,7 +63,7 @@ WRONG = {
     "prune out=/proc/x/y": "out: /proc/x/y cannot be written",
     "prune out=file.txt/run": "out: file.txt exists and is no folder",
     "prune out=run": "out: run exists and is not empty (config.yaml)",
-    "prune -m seed=0,1 out=/proc/x": "out: /proc/x/0 cannot be written",
+    "prune -m seed=0,1 out=/proc/x": "out: /proc/x cannot be written",
     "prune out=memory://x/y checkpoint=nope": "checkpoint: found none in nope",
     "prune resume=empty": "resume: found empty, accepted a run folder",
     "prune runtime.address=x": "runtime.address: found 'x', accepted HOST:PORT or auto",

@@ -157,9 +157,13 @@ def test_dry_run_prints_the_plan_alone(
 
 
 def test_multirun_runs_every_point(
-    job: Callable[[Run], None], capsys: pytest.CaptureFixture[str]
+    job: Callable[[Run], None],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job(well)
+    monkeypatch.chdir(tmp_path)
     assert main(["prune", "-m", "steps=1,2", "out=there", "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]
     assert [run["run_folder"] for run in runs] == ["there/0", "there/1"]
