@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from gfs_dist.bench.suite import Sizes
 from gfs_dist.config import commands as schema
-from gfs_dist.config.groups import Custom
 from gfs_dist.config.overrides import nearest
 from gfs_dist.errors import ConfigError
 from gfs_dist.files.scratch_folder import ScratchFolder
@@ -23,7 +22,7 @@ from gfs_dist.networks.measure.evaluation import run_with_hook
 from gfs_dist.pruning.pruner import Pruner, Settings
 from gfs_dist.pruning.structure.structure import Layer
 from gfs_dist.runtime import RuntimeSpec, open_runtime
-from gfs_dist.workflows.stored_networks import fresh_network
+from gfs_dist.workflows.stored_networks import fresh_network, named_network
 
 CLASSES = {"imagenet": 1000, "cifar": 10}
 
@@ -104,7 +103,8 @@ class BlockProblem:
             ConfigError: there is no such layer, or the network takes no images of this size.
         """
         sizes = PRESETS[config.preset].with_keys(config)
-        network = fresh_network(_architecture(config.model), config.seed).eval()
+        classes = CLASSES["cifar" if config.model.name.endswith("_cifar") else "imagenet"]
+        network = fresh_network(named_network(config.model, classes, 3), config.seed).eval()
         convolutions = [one for one in network.modules() if isinstance(one, nn.Conv2d)]
         if not convolutions:
             raise ConfigError(
@@ -179,10 +179,3 @@ def _chosen(blocks: Sequence[Block], names: Sequence[str] | None) -> tuple[Block
                 f"layers: found {name}, accepted {', '.join(by_name)}{nearest(name, by_name)}"
             )
     return tuple(block for block in blocks if block.name in names)
-
-
-def _architecture(model: schema.Model) -> dict[str, Any]:
-    if isinstance(model, Custom):
-        return {"model": "custom", "factory": model.factory, "kwargs": dict(model.kwargs)}
-    classes = CLASSES["cifar" if model.name.endswith("_cifar") else "imagenet"]
-    return {"model": model.name, "num_classes": classes, "in_channels": 3}

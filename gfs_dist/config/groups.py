@@ -14,7 +14,7 @@ from gfs_dist.errors import ConfigError
 
 CATALOG = (
     "resnet18", "resnet34", "resnet50", "mobilenet_v2", "resnet18_cifar", "resnet34_cifar",
-    "resnet50_cifar", "mobilenet_v2_cifar", "resnet20_cifar", "resnet56_cifar",
+    "resnet50_cifar", "mobilenet_v2_cifar", "resnet8_cifar", "resnet20_cifar", "resnet56_cifar",
 )  # fmt: skip
 """The deep networks by name; written out because help must not wait for torch."""
 
@@ -135,9 +135,16 @@ class Synthetic(Data):
 
 @dataclass
 class Model:
-    """What every network has; those of the catalog have nothing else."""
+    """What every network has."""
 
     name: str
+
+
+@dataclass
+class Catalog(Model):
+    """A deep network by name, its layers ``width`` times as wide as published; null: 1."""
+
+    width: Annotated[float, Gt(0)] | None
 
 
 @dataclass
@@ -217,7 +224,7 @@ GROUPS: dict[str, dict[str, type]] = {
     },
     "model": {
         "two_layer": TwoLayer,
-        **dict.fromkeys(CATALOG, Model),
+        **dict.fromkeys(CATALOG, Catalog),
         "custom": Custom,
         "stored": Stored,
     },

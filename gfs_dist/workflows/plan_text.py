@@ -166,9 +166,10 @@ def repairs(config: schema.Prune) -> list[str]:
 
 
 def network_words(architecture: dict[str, Any]) -> str:
-    """The name of a network's architecture."""
+    """The name of a network's architecture, and its width if that is not the published one."""
     name = architecture.get("factory") or architecture.get("model")
-    return "a network of your own" if name in (None, "graph") else str(name)
+    width = f", width {architecture['width']}" if architecture.get("width") else ""
+    return "a network of your own" if name in (None, "graph") else f"{name}{width}"
 
 
 def _layers(structure: Structure) -> list[str]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from gfs_dist import data, networks
 from gfs_dist.config import commands as schema
-from gfs_dist.config.groups import Custom, Stored
+from gfs_dist.config.groups import Catalog, Custom, Stored
 from gfs_dist.data import DataSpec, Images
 from gfs_dist.errors import CheckpointError, ConfigError, ShapeError, first_line
 from gfs_dist.files import checkpoint
@@ -21,7 +21,7 @@ from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.pruning.calibration.batches import WRAP
 
-ORIGIN = ("model", "num_classes", "in_channels", "factory", "kwargs")
+ORIGIN = ("model", "num_classes", "in_channels", "width", "factory", "kwargs")
 
 
 @functools.lru_cache(maxsize=1)
@@ -38,13 +38,16 @@ def describe(model: schema.Model, images: Images) -> dict[str, Any]:
     """
     if isinstance(model, Stored):
         raise ConfigError(f"model: found {model.name}, accepted here the name of a network")
+    return named_network(model, images.num_classes, images.x_train.shape[1])
+
+
+def named_network(model: schema.Model, num_classes: int, in_channels: int) -> dict[str, Any]:
+    """The architecture of a network of the catalog, or of the user's own."""
     if isinstance(model, Custom):
         return {"model": "custom", "factory": model.factory, "kwargs": dict(model.kwargs)}
-    return {
-        "model": model.name,
-        "num_classes": images.num_classes,
-        "in_channels": images.x_train.shape[1],
-    }
+    made = {"model": model.name, "num_classes": num_classes, "in_channels": in_channels}
+    width = model.width if isinstance(model, Catalog) else None
+    return made if width is None else {**made, "width": width}
 
 
 def architecture_of(place: Path, model: schema.Model, images: Images) -> dict[str, Any]:
@@ -92,7 +95,10 @@ def fresh_network(architecture: dict[str, Any], seed: int) -> nn.Module:
         if architecture["model"] == "custom":
             return networks.make_custom(architecture["factory"], architecture["kwargs"])
         return networks.make(
-            architecture["model"], architecture["num_classes"], architecture["in_channels"]
+            architecture["model"],
+            architecture["num_classes"],
+            architecture["in_channels"],
+            width=architecture.get("width", 1.0),
         )
 
 
@@ -205,11 +211,13 @@ def _refuse_another(model: schema.Model, architecture: dict[str, Any], path: Pat
                 f"names it too: {words}"
             )
         return
-    told = {"model": model.name}
+    told: dict[str, object] = {"model": model.name}
     if isinstance(model, Custom):
         told["model.factory"] = model.factory
+    if isinstance(model, Catalog) and architecture.get("model") == model.name and model.width:
+        told["model.width"] = model.width
     for key, said in told.items():
-        own = architecture.get(key.removeprefix("model."))
+        own = architecture.get(key.removeprefix("model."), 1.0 if key == "model.width" else None)
         if own not in (None, "graph", said):
             accepted = own if by_code else f"{own}, or no model= at all"
             raise ConfigError(f"{key}: found {said}, but {path} has {own}; accepted {accepted}")

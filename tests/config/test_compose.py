@@ -143,6 +143,11 @@ def test_this_process_is_one_rank() -> None:
         ("train.lr=inf", r"^train\.lr: found inf, accepted a number, above 0, or null$"),
         ("train=sgd train.momentum=1", r"^train\.momentum: found 1, .*0 or more, below 1$"),
         ("model.width=0", r"^model\.width: found 0, accepted a whole number, 1 or more$"),
+        (
+            "model=resnet8_cifar model.width=0",
+            r"^model\.width: found 0, accepted a number, above 0",
+        ),
+        ("model=custom model.width=1", r"^model\.width: not a key of model=custom, it belongs to"),
         ("seed=-1", r"^seed: found -1, accepted a whole number, 0 or more, below \d+$"),
         # words to choose from
         ("objective=sqared", r"^objective: found 'sqared', accepted squared, .*; did you mean sq"),

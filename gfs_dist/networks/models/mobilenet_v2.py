@@ -18,6 +18,13 @@ STAGES = (
 )
 """Expansion, output channels, blocks and first stride of each stage."""
 FIRST_CHANNELS, LAST_CHANNELS = 32, 1280
+MULTIPLE = 8
+
+
+def in_eights(channels: int, width: float) -> int:
+    """``width * channels`` to the nearest multiple of 8 that is not below nine tenths of it."""
+    nearest = max(MULTIPLE, int(width * channels + MULTIPLE / 2) // MULTIPLE * MULTIPLE)
+    return nearest if nearest >= 0.9 * width * channels else nearest + MULTIPLE
 
 
 class InvertedResidual(nn.Module):
@@ -62,23 +69,30 @@ class MobileNetV2(nn.Module):
     the stem and the second stage, ReLU in place of ReLU6, and a 1x1 convolution as shortcut where
     a block of stride 1 changes the width (``features.N.shortcut``).
 
+    Args:
+        width: times all channels, see :func:`in_eights`; the last 1,280 become more, never fewer.
+
     Source: Sandler et al. 2018, arXiv:1801.04381; github.com/kuangliu/pytorch-cifar.
     """
 
-    def __init__(self, num_classes: int, in_channels: int, *, cifar: bool) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: int, *, cifar: bool, width: float = 1.0
+    ) -> None:
         super().__init__()
-        width = FIRST_CHANNELS
-        features: list[nn.Module] = [_unit(in_channels, width, 3, 1 if cifar else 2, cifar=cifar)]
-        for stage, (expansion, channels, depth, first_stride) in enumerate(STAGES):
+        present = in_eights(FIRST_CHANNELS, width)
+        last = in_eights(LAST_CHANNELS, max(1.0, width))
+        features: list[nn.Module] = [_unit(in_channels, present, 3, 1 if cifar else 2, cifar=cifar)]
+        for stage, (expansion, whole, depth, first_stride) in enumerate(STAGES):
+            channels = in_eights(whole, width)
             for number in range(depth):
                 stride = first_stride if number == 0 and not (cifar and stage == 1) else 1
-                features.append(InvertedResidual(width, channels, stride, expansion, cifar=cifar))
-                width = channels
-        features.append(_unit(width, LAST_CHANNELS, 1, cifar=cifar))
+                features.append(InvertedResidual(present, channels, stride, expansion, cifar=cifar))
+                present = channels
+        features.append(_unit(present, last, 1, cifar=cifar))
         self.features = nn.Sequential(*features)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         dropout = nn.Identity() if cifar else nn.Dropout(0.2)
-        self.classifier = nn.Sequential(dropout, nn.Linear(LAST_CHANNELS, num_classes))
+        self.classifier = nn.Sequential(dropout, nn.Linear(last, num_classes))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

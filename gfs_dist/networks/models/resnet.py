@@ -5,12 +5,18 @@ Blocks read no width of their own, so that a network works on after channels wer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+def scaled(channels: int, width: float) -> int:
+    """``width * channels``, rounded to a whole number, at least 1."""
+    return max(1, math.floor(width * channels + 0.5))
 
 
 def projected(in_channels: int, channels: int, stride: int) -> nn.Module:
@@ -23,22 +29,23 @@ def projected(in_channels: int, channels: int, stride: int) -> nn.Module:
 
 
 class PaddedShortcut(nn.Module):
-    """Every ``stride``-th pixel, and ``pad`` channels of zeros on each side."""
+    """Every ``stride``-th pixel, between ``before`` and ``after`` channels of zeros."""
 
-    def __init__(self, stride: int, pad: int) -> None:
+    def __init__(self, stride: int, before: int, after: int) -> None:
         super().__init__()
-        self.stride, self.pad = stride, pad
+        self.stride, self.before, self.after = stride, before, after
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride]
-        return functional.pad(x, (0, 0, 0, 0, self.pad, self.pad))
+        return functional.pad(x, (0, 0, 0, 0, self.before, self.after))
 
 
 def padded(in_channels: int, channels: int, stride: int) -> nn.Module:
     """A shortcut without parameters: identity, or a :class:`PaddedShortcut`."""
     if stride == 1 and in_channels == channels:
         return nn.Identity()
-    return PaddedShortcut(stride, (channels - in_channels) // 2)
+    added = channels - in_channels
+    return PaddedShortcut(stride, added // 2, added - added // 2)
 
 
 Shortcut = Callable[[int, int, int], nn.Module]
@@ -97,6 +104,7 @@ class ResNet(nn.Module):
         depths: blocks in each stage.
         cifar: a 3x3 stem of stride 1 without max-pooling, for images of about 32 pixels, in place
             of the 7x7 one of stride 2 with max-pooling.
+        width: times 64, 128, 256 and 512 channels, see :func:`scaled`.
 
     Source: He et al. 2015, arXiv:1512.03385; stride of the bottleneck as in torchvision.
     """
@@ -109,21 +117,23 @@ class ResNet(nn.Module):
         in_channels: int,
         *,
         cifar: bool,
+        width: float = 1.0,
     ) -> None:
         super().__init__()
         expansion = block.expansion
+        first, second, third, fourth = (scaled(count, width) for count in (64, 128, 256, 512))
         if cifar:
-            self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+            self.conv1 = nn.Conv2d(in_channels, first, 3, padding=1, bias=False)
         else:
-            self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+            self.conv1 = nn.Conv2d(in_channels, first, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
         self.maxpool = nn.Identity() if cifar else nn.MaxPool2d(3, 2, padding=1)
-        self.layer1 = _stage(block, 64, 64, depths[0], 1, expansion)
-        self.layer2 = _stage(block, 64 * expansion, 128, depths[1], 2, expansion)
-        self.layer3 = _stage(block, 128 * expansion, 256, depths[2], 2, expansion)
-        self.layer4 = _stage(block, 256 * expansion, 512, depths[3], 2, expansion)
+        self.layer1 = _stage(block, first, first, depths[0], 1, expansion)
+        self.layer2 = _stage(block, first * expansion, second, depths[1], 2, expansion)
+        self.layer3 = _stage(block, second * expansion, third, depths[2], 2, expansion)
+        self.layer4 = _stage(block, third * expansion, fourth, depths[3], 2, expansion)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(512 * expansion, num_classes)
+        self.fc = nn.Linear(fourth * expansion, num_classes)
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,21 +148,25 @@ class CifarResNet(nn.Module):
 
     Args:
         depth: blocks in each stage, n.
+        width: times 16, 32 and 64 channels, see :func:`scaled`.
 
     Source: He et al. 2015, arXiv:1512.03385, section 4.2 (shortcuts of option A); names of
     tensors as in github.com/akamaster/pytorch_resnet_cifar10.
     """
 
-    def __init__(self, depth: int, num_classes: int, in_channels: int) -> None:
+    def __init__(
+        self, depth: int, num_classes: int, in_channels: int, *, width: float = 1.0
+    ) -> None:
         super().__init__()
         block = partial(BasicBlock, shortcut=padded)
-        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(block, 16, 16, depth, 1)
-        self.layer2 = _stage(block, 16, 32, depth, 2)
-        self.layer3 = _stage(block, 32, 64, depth, 2)
+        first, second, third = (scaled(count, width) for count in (16, 32, 64))
+        self.conv1 = nn.Conv2d(in_channels, first, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.layer1 = _stage(block, first, first, depth, 1)
+        self.layer2 = _stage(block, first, second, depth, 2)
+        self.layer3 = _stage(block, second, third, depth, 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.linear = nn.Linear(64, num_classes)
+        self.linear = nn.Linear(third, num_classes)
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -100,7 +100,8 @@ def make_unpruned(origin: dict[str, Any], *, allowed_factory: str | None = None)
     """The network as it was before anything was removed; one of the catalog on the meta device.
 
     Args:
-        origin: ``{"model": NAME, "num_classes", "in_channels"}`` with a name of the catalog, or
+        origin: ``{"model": NAME, "num_classes", "in_channels", "width"}`` with a name of the
+            catalog (its ``width`` is 1 where it is not said), or
             ``{"model": "custom", "factory", "kwargs"}``.
         allowed_factory: the factory that the caller names; no other is imported.
 
@@ -117,7 +118,7 @@ def make_unpruned(origin: dict[str, Any], *, allowed_factory: str | None = None)
         found = f"{str(counts)[:60]} classes and channels"
         raise ConfigError(f"model={name}: found {found}, accepted whole numbers from 1")
     with torch.device("meta"):
-        return make(name, *counts)
+        return make(name, *counts, width=origin.get("width", 1.0))
 
 
 def _make_custom(factory: Any, kwargs: Any, allowed: str | None) -> nn.Module:

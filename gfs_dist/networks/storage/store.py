@@ -58,7 +58,7 @@ def save(
         network: not modified. A deep one is stored as it evaluates; its dtype is kept.
         example: inputs of ``forward``, a tensor or several; only two-layer networks need none.
         origin: of the network before anything was removed, as keys of the configuration:
-            ``{"model": NAME, "num_classes", "in_channels"}`` or
+            ``{"model": NAME, "num_classes", "in_channels", "width"}`` or
             ``{"model": "custom", "factory", "kwargs"}``.
 
     Raises:

@@ -28,6 +28,7 @@ KNOWN = {
     "resnet34_cifar": (21_282_122, 1_159_402_496),
     "resnet50_cifar": (23_520_842, 1_297_829_888),
     "mobilenet_v2_cifar": (2_296_922 - 32 * 32 - 64, 90_106_368),
+    "resnet8_cifar": (75_290, 12_239_488),
     "resnet20_cifar": (269_722, 40_551_040),
     "resnet56_cifar": (853_018, 125_485_696),
 }
@@ -43,6 +44,58 @@ def test_sizes_are_the_known_ones(name: str) -> None:
         network = networks.make(name, 10 if side(name) == 32 else 1000)
         macs = networks.count_macs(network, torch.empty(1, 3, side(name), side(name)))
     assert (networks.count_params(network), macs) == KNOWN[name]
+
+
+def cifar_resnet_sizes(blocks: int, widths: list[int], classes: int) -> tuple[int, int]:
+    """Parameters and multiply-adds of a 6n + 2 layer ResNet on 32x32 RGB, layer by layer."""
+    layers = [(3, widths[0], 32)]
+    for stage, width in enumerate(widths):
+        entering = widths[max(0, stage - 1)]
+        layers += [
+            (entering, width, 32 >> stage),
+            *[(width, width, 32 >> stage)] * (2 * blocks - 1),
+        ]
+    params = sum(9 * a * b + 2 * b for a, b, _ in layers) + (widths[2] + 1) * classes
+    return params, sum(9 * a * b * side**2 for a, b, side in layers) + widths[2] * classes
+
+
+@pytest.mark.parametrize(
+    ("width", "widths"),
+    [
+        (1.0, [16, 32, 64]),
+        (0.5, [8, 16, 32]),
+        (2, [32, 64, 128]),
+        (0.3, [5, 10, 19]),
+        (0.01, [1] * 3),
+    ],
+)
+def test_every_layer_of_a_thin_network_is_thinner(width: float, widths: list[int]) -> None:
+    for blocks, name in ((1, "resnet8_cifar"), (3, "resnet20_cifar")):
+        network, x = networks.make(name, 10, width=width).eval(), torch.rand(1, 3, 32, 32)
+        found = (networks.count_params(network), networks.count_macs(network, x))
+        assert found == cifar_resnet_sizes(blocks, widths, 10)
+
+
+@pytest.mark.parametrize(("width", "millions"), [(0.5, 1.97), (1.4, 6.11)])
+def test_a_thin_and_a_wide_mobilenet_have_the_published_sizes(
+    width: float, millions: float
+) -> None:
+    with torch.device("meta"):  # as timm states mobilenetv2_050 and mobilenetv2_140
+        network = networks.make("mobilenet_v2", 1000, width=width)
+    assert round(networks.count_params(network) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_at_half_the_width_every_layer_makes_half_as_much(name: str) -> None:
+    with torch.device("meta"):
+        whole, half = networks.make(name, 10), networks.make(name, 10, width=0.5)
+    layers = dict(whole.named_modules())
+    for place, thin in half.named_modules():
+        if isinstance(thin, torch.nn.Conv2d):
+            if name.startswith("mobilenet"):
+                assert thin.out_channels % 8 == 0
+            else:
+                assert 2 * thin.out_channels == layers[place].out_channels
 
 
 def norm(name: str) -> list[str]:
@@ -135,6 +188,13 @@ def test_fresh_weights_depend_on_the_seed_alone() -> None:
 def test_what_cannot_be_made_is_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         networks.make(*arguments)
+
+
+@pytest.mark.parametrize("width", [0, -1.0, 65, float("nan"), float("inf"), True, "1"])
+def test_a_width_that_is_none_is_refused(width: float) -> None:
+    message = r"model=resnet8_cifar: width: found .*, accepted a number above 0 and at most 64"
+    with pytest.raises(ConfigError, match=message):
+        networks.make("resnet8_cifar", 10, width=width)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real files are not beside this repository")

@@ -79,6 +79,8 @@ def test_a_shared_tensor_is_cut_once() -> None:
             r"found \('10', 3\) classes and channels, accepted whole",
         ),
         ({**CATALOG, "num_classes": 2**40}, "classes and channels, accepted whole numbers from 1"),
+        ({**CATALOG, "width": "0.5"}, "width: found 0.5, accepted a number above 0"),
+        ({**CATALOG, "width": 1e300}, r"width: found 1e\+300, accepted a number above 0"),
         ({**CATALOG, "in_channels": 0}, r"found \(10, 0\) classes and channels"),
         ({"model": "custom"}, "model.factory: found 'None' with {}, accepted package.module:func"),
         ({**OWN, "kwargs": [1]}, r"with \[1\], accepted package.module:function"),
