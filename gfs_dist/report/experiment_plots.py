@@ -72,6 +72,9 @@ def _heat_map(axes: Axes, rows: Sequence[Row], low: float) -> Any:
             ]
             shown[y, x] = 100 * np.mean(cell)
     image = axes.imshow(shown, aspect="auto", origin="lower", cmap="viridis", vmin=low, vmax=100)
+    for (y, x), value in np.ndenumerate(shown):
+        colour = "white" if value < (low + 100) / 2 else "black"
+        axes.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=7, color=colour)
     axes.set_xticks(range(len(iterations)), [f"{i:,}" for i in iterations], rotation=45)
     axes.set_yticks(range(len(sizes)), [f"{size:,}" for size in sizes])
     axes.grid(visible=False)
@@ -110,7 +113,8 @@ def iterations_needed(run: Run) -> Figure | None:
         for width, colour in zip(widths, colours, strict=True):
             own = [row for row in rows if (row["rule"], row["width"]) == (rule, width)]
             _means(axes, own, "samples", "iterations", f"{rule}, N = {width:,}", colour, marker)
-    axes.set(xscale="log", xlabel="samples", ylabel="iterations needed")
+    style.log_where_sensible(axes, "x", [row["samples"] for row in rows])
+    axes.set(xlabel="samples", ylabel="iterations needed")
     axes.legend(fontsize=8)
     return figure
 
@@ -178,7 +182,7 @@ def smallest_singular_value(run: Run) -> Figure | None:
             curve = c * (np.sqrt(dense) - less) + a * np.sqrt(dense) - b
             dashes = ("--", "-.", "-")[LAWS.index(fit["law"])]
             axes.plot(dense, curve, dashes, linewidth=1.2, label=fit["law"])
-        axes.set_xscale("log")
+        style.log_where_sensible(axes, "x", list(widths))
         axes.set_title(f"m = {m}, d = {d}", loc="left")
     figure.axes[0].legend(fontsize=8)
     figure.supxlabel("neurons N", fontsize=10)
