@@ -22,7 +22,7 @@ from gfs_dist.report.render import to_html, to_markdown
 
 MOST_LINES = 12
 MEASURED = ("accuracy", "loss")
-ITERATION = "iteration"
+ITERATION, SIZE = "iteration", "multiply-adds"
 FACTS = (
     "name", "iteration", "objective", "kept", "steps", "stop_reason", "loss", "accuracy",
     "accuracy_train", "accuracy_before", "macs", "params", "picks_sha256", "dense",
@@ -100,24 +100,33 @@ class Comparison:
                 rows.append(whose | {fact: row[fact] for fact in FACTS if fact in row})
         return rows
 
+    @property
+    def has_sizes(self) -> bool:
+        """Whether a run has several results of one checkpoint, as ``gfs cut`` makes them."""
+        makers = [(row["run"], row.get(ITERATION)) for row in self.rows]
+        return len({*makers}) < len(makers) and not self.own_rows
+
     @cached_property
     def table(self) -> list[dict[str, Any]]:
         """The rows as they are shown, in plain values; without columns that are empty."""
         if self.own_rows:
-            table = [{**r["values"], **r} for r in self.rows]
+            table = [{"run": r["run"], **r["values"], **r} for r in self.rows]
             columns = dict.fromkeys(key for row in table for key in row if key != "values")
             return [{key: _plain(row.get(key)) for key in columns} for row in table]
         table = [{title: value(row) for title, (value, _) in COLUMNS.items()} for row in self.rows]
         shown = [title for title in COLUMNS if any(row[title] is not None for row in table)]
         return [
-            {"run": row["run"], **row["values"], **{title: cells[title] for title in shown}}
+            {"run": row["run"]}
+            | ({"result": row["name"]} if self.has_sizes else {})
+            | {**row["values"]}
+            | {title: cells[title] for title in shown}
             for row, cells in zip(self.rows, table, strict=True)
         ]
 
     @property
     def words(self) -> list[dict[str, str]]:
         """The same table in words."""
-        own = [*self.keys, "run"]
+        own = [*self.keys, "run", "result"]
         formats = {title: words for title, (_, words) in COLUMNS.items() if title not in own}
         return [
             {title: formats.get(title, text.anything)(value) for title, value in row.items()}
@@ -222,7 +231,9 @@ def accuracy_and_loss(comparison: Comparison) -> Figure | None:
 
 
 def _along(comparison: Comparison) -> str | None:
-    """The key along the horizontal axis, or ``iteration``; None if runs have only their names."""
+    """The key along the horizontal axis, or a column; None if runs have only their names."""
+    if comparison.has_sizes and all(row.get("macs") for row in comparison.rows):
+        return SIZE
     several = {}
     for key in comparison.keys:
         values = {_number(run.values[key]) for run in comparison.runs}
@@ -246,8 +257,9 @@ def _lines(comparison: Comparison, along: str | None) -> dict[str, list[tuple[fl
             if along != ITERATION and len(iterations) > 1 and at is not None:
                 label.append(f"{at:,} iterations")
             label += [row["run"]] if with_run else []
-            found = at if along == ITERATION else _number(values.get(along))
-            place = order[row["run"]] if along is None or found is None else found
+            columns = {ITERATION: at, SIZE: row.get("macs")}
+            found = None if along is None else _number(columns.get(along, values.get(along)))
+            place = order[row["run"]] if found is None else found
             lines.setdefault(", ".join(label), []).append((place, row))
         if all(len({place for place, _ in points}) == len(points) for points in lines.values()):
             break

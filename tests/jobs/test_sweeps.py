@@ -56,9 +56,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_equal_trainings_are_done_once(tmp_path: Path, trained: list[int]) -> None:
-    words = ["steps=2,3", "seed=0,1", "train.lr=0.5,1.0"]
+    words = ["steps=2,3", "seed=0,1"]
     assert main(["prune", "-m", *words, f"out={tmp_path / 'a'}", *ALONE]) == 0
-    assert trained == [5, 5, 5, 5, 0, 0, 0, 0]
+    assert trained == [5, 5, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,16 @@ def test_a_point_is_what_it_is_alone(swept: Path, tmp_path: Path) -> None:
         for file in (tmp_path / str(place) / "checkpoints").rglob("*.*"):
             own = swept / str(place) / file.relative_to(tmp_path / str(place))
             assert own.read_bytes() == file.read_bytes()
+
+
+def test_a_sweep_at_a_url_is_the_same(swept: Path, tmp_path: Path, trained: list[int]) -> None:
+    out, words = tmp_path / "there", ["steps=3", "objective=squared,bce", "weights=uniform"]
+    assert main(["prune", "-m", *words, "replacement=true,false", f"out=file://{out}", *ALONE]) == 0
+    assert trained == [5, 0, 5, 0]
+    for place, same in ((0, 2), (2, 3)):
+        assert outcome(out / str(place)) == outcome(swept / str(same))
+    assert report(out)["keys"] == ["objective", "replacement"]
+    assert "plots/accuracy_and_loss.png" in page(out)
 
 
 def test_a_point_goes_on_alone(swept: Path, tmp_path: Path) -> None:

@@ -73,6 +73,12 @@ def test_shares_are_numbers_and_words_are_places() -> None:
     ]  # fmt: skip
 
 
+def test_sizes_of_one_checkpoint_are_told_apart() -> None:
+    found = compared({}, rows=[row(macs=90), {**row(macs=30), "name": "y"}])
+    assert [r["result"] for r in found.table] == ["x", "y"]
+    assert drawn(found) == ("multiply-adds", {"": [30, 90]})
+
+
 def test_runs_that_nothing_tells_apart_have_a_line_each() -> None:
     both = [row(0), row(10)]
     assert drawn(compared({}, {}, rows=both))[1] == {"0": [0, 10], "1": [0, 10]}
