@@ -137,7 +137,9 @@ class Measured(TypedDict, total=False):
         accuracy: share of the test split.
         accuracy_train: share of the data that was pruned on; without pruning, of the training
             split, deep networks: of at most as many of its images as the test split has.
-        loss_train, loss_test: means over the data of ``accuracy_train`` and ``accuracy``.
+        accuracy_validation: share of what ``data.validation`` holds out.
+        loss_train, loss_test, loss_validation: means over the data of ``accuracy_train``,
+            ``accuracy`` and ``accuracy_validation``.
         macs: multiply-adds for one input.
         file_bytes: of its weights.
     """
@@ -145,8 +147,10 @@ class Measured(TypedDict, total=False):
     loss: float | None
     accuracy: float | None
     accuracy_train: float | None
+    accuracy_validation: float | None
     loss_train: float | None
     loss_test: float | None
+    loss_validation: float | None
     macs: int | None
     params: int | None
     file_bytes: int | None
@@ -190,6 +194,7 @@ class CheckpointRow(TypedDict):
     loss: float | None
     accuracy: float | None
     accuracy_train: NotRequired[float | None]
+    accuracy_validation: NotRequired[float | None]
 
 
 class ResultRow(Measured):
@@ -328,7 +333,8 @@ _EMPTY_REPORT: Mapping[str, Any] = {
 _EMPTY_RESULT: Mapping[str, Any] = {
     "name": "result",
     **dict.fromkeys(("iteration", "objective", "kept", "loss", "accuracy", "macs", "params")),
-    **dict.fromkeys(("accuracy_train", "loss_train", "loss_test")),
+    **dict.fromkeys(("accuracy_train", "accuracy_validation")),
+    **dict.fromkeys(("loss_train", "loss_test", "loss_validation")),
     **dict.fromkeys(("file_bytes", "path", "model", "picks_sha256", "stop_reason")),
     "evaluated_share": None,
     "accuracy_after": {},

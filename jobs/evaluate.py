@@ -62,8 +62,9 @@ def run(config: schema.Evaluate, reporter: Reporter) -> Report:
     weights = place / checkpoint.MODEL if place.is_dir() else place
     facts |= {"name": path.name, "iteration": iteration, "file_bytes": weights.stat().st_size}
     speeds = {f"us at batch {time['batch']}": time["median_s"] * 1e6 for time in facts["latency"]}
-    keys = ("loss", "accuracy", "accuracy_train", "kept", "macs", "params", "file_bytes")
-    shown = {key: facts[key] for key in keys if facts[key] is not None} | speeds
+    measured = ("loss", "accuracy", "accuracy_train", "accuracy_validation")
+    keys = (*measured, "kept", "macs", "params", "file_bytes")
+    shown = {key: facts[key] for key in keys if facts.get(key) is not None} | speeds
     reporter.table(path.name, list(shown), [list(shown.values())])
     return {
         "format": FORMAT,
@@ -89,7 +90,7 @@ def _measure_two_layer(
     reporter.plan(
         [
             f"network   {place}: two-layer, {network.width:,} {network.activation} neurons",
-            f"data      {config.data.name}: {len(dataset.x_train):,} samples for the loss, "
+            f"data      {config.data.name}: {len(dataset.pruned_on[0]):,} samples for the loss, "
             f"{len(dataset.x_test):,} for the accuracy",
         ]
     )

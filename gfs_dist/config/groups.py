@@ -83,6 +83,8 @@ class Data:
     name: str
     samples: Annotated[int, Ge(2)] | None
     test_samples: Positive | None
+    prune_samples: Annotated[int, Ge(2)] | None
+    validation: Annotated[float, Gt(0), Lt(1)] | None
     seed: Seed
 
 

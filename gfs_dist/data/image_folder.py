@@ -58,7 +58,8 @@ def read_image_folder(spec: DataSpec) -> Splits:
     train, test = _list(train_folder, classes), _list(test_folder, classes)
     train = train.part(balanced_rows(train.labels, spec.samples, spec.seed))
     test = test.part(balanced_rows(test.labels, spec.test_samples, spec.seed, "data.test_samples"))
-    needed = (len(train.files) + len(test.files)) * 3 * spec.size**2
+    times = 1 if spec.validation is None else 2  # they are there twice while they are divided
+    needed = (times * len(train.files) + len(test.files)) * 3 * spec.size**2
     if needed > (free := free_memory_bytes()):
         raise DataError(
             f"data=imagefolder: {len(train.files):,} training and {len(test.files):,} test images "

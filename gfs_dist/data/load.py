@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gfs_dist.data.balanced import balanced_splits
+from gfs_dist.data.balanced import balanced_splits, divided
 from gfs_dist.data.cifar10 import read_cifar10
 from gfs_dist.data.image_folder import read_image_folder
 from gfs_dist.data.mnist import read_mnist
@@ -77,7 +77,9 @@ def load(
             for x in (found.x_train, found.x_test)
         )
         dataset = Dataset(x_train, found.labels_train, x_test, found.labels_test)
+    dataset = divided(dataset, spec)
     check_classes(dataset.labels_train, spec.name)
+    check_classes(dataset.pruned_on[1], spec.name, "data.prune_samples")
     return dataset
 
 
@@ -96,9 +98,7 @@ class Images(Splits):
     def fingerprint(self) -> str:
         """SHA-256 over inputs, labels and normalisation; changes whenever one of them does."""
         normalisation = torch.tensor([self.mean, self.std], dtype=torch.float64)
-        return fingerprint(
-            self.x_train, self.labels_train, self.x_test, self.labels_test, normalisation
-        )
+        return fingerprint(*self.tensors, normalisation)
 
     def inputs(self, x: Tensor) -> Tensor:
         """Inputs of a network for rows of ``x_train`` or ``x_test``.
@@ -137,7 +137,7 @@ def load_images(spec: DataSpec) -> Images:
         x if x.dtype == torch.uint8 else x.float() for x in (found.x_train, found.x_test)
     )
     channels = x_train.shape[1]
-    return Images(
+    images = Images(
         x_train,
         found.labels_train,
         x_test,
@@ -146,6 +146,7 @@ def load_images(spec: DataSpec) -> Images:
         mean=_per_channel("data.mean", spec.mean, Images.mean, channels),
         std=_per_channel("data.std", spec.std, Images.std, channels),
     )
+    return divided(images, spec)
 
 
 def _per_channel(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 
@@ -22,6 +22,9 @@ class DataSpec:
         root: folder of the files (mnist, cifar10, imagefolder).
         samples: training samples, balanced over classes; None for all (synthetic: 2,000).
         test_samples: the same of the test split; None for all (synthetic: 500).
+        prune_samples: training samples to prune on, balanced over classes; None for all.
+        validation: share of each class of the training samples that is held out of training and
+            pruning, between 0 and 1; None for none.
         seed: chooses the sub-dataset, or makes the synthetic problem.
         features: inputs (synthetic).
         planted: neurons whose mean is the target (synthetic).
@@ -36,6 +39,8 @@ class DataSpec:
     root: str | None = None
     samples: int | None = None
     test_samples: int | None = None
+    prune_samples: int | None = None
+    validation: float | None = None
     seed: int = 0
     features: int = 64
     planted: int = 10
@@ -48,8 +53,48 @@ class DataSpec:
 
 
 @dataclass(frozen=True)
-class Splits:
-    """Both splits of a classification dataset, as a reader finds them.
+class Labelled:
+    """Inputs and labels of both splits.
+
+    Attributes:
+        x_validation, labels_validation: rows that were taken out of the training split; None
+            where none were asked for.
+        prune_rows: sorted rows of the training split to prune on; None for all.
+    """
+
+    x_train: Tensor
+    labels_train: Tensor
+    x_test: Tensor
+    labels_test: Tensor
+    _: KW_ONLY
+    x_validation: Tensor | None = None
+    labels_validation: Tensor | None = None
+    prune_rows: Tensor | None = None
+
+    @property
+    def pruned_on(self) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of the training rows to prune on."""
+        rows = slice(None) if self.prune_rows is None else self.prune_rows
+        return self.x_train[rows], self.labels_train[rows]
+
+    @property
+    def validation(self) -> tuple[Tensor, Tensor] | None:
+        """Inputs and labels that were held out."""
+        if self.x_validation is None or self.labels_validation is None:
+            return None
+        return self.x_validation, self.labels_validation
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All there are, for fingerprints."""
+        both = [self.x_train, self.labels_train, self.x_test, self.labels_test]
+        more = (self.x_validation, self.labels_validation, self.prune_rows)
+        return both + [tensor for tensor in more if tensor is not None]
+
+
+@dataclass(frozen=True)
+class Splits(Labelled):
+    """A classification dataset, as a reader finds it.
 
     Attributes:
         x_train, x_test: uint8, or float32 mostly in [0, 1]; (m, C, H, W) or (m, features).
@@ -57,10 +102,6 @@ class Splits:
         num_classes: one more than the highest label there can be.
     """
 
-    x_train: Tensor
-    labels_train: Tensor
-    x_test: Tensor
-    labels_test: Tensor
     num_classes: int
 
 
@@ -80,8 +121,8 @@ class PlantedNetwork:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Inputs and labels of both splits.
+class Dataset(Labelled):
+    """Vectors for two-layer networks.
 
     Attributes:
         x_train, x_test: float64 (m, d), in [0, 1] (synthetic: Gaussian).
@@ -89,10 +130,6 @@ class Dataset:
         planted: the known answer (synthetic).
     """
 
-    x_train: Tensor
-    labels_train: Tensor
-    x_test: Tensor
-    labels_test: Tensor
     planted: PlantedNetwork | None = None
 
     @property
@@ -101,8 +138,8 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all four tensors; changes whenever the data does."""
-        return fingerprint(self.x_train, self.labels_train, self.x_test, self.labels_test)
+        """SHA-256 over all tensors; changes whenever the data does."""
+        return fingerprint(*self.tensors)
 
 
 def target(labels: Tensor, objective: str) -> Tensor:
@@ -122,11 +159,11 @@ def target(labels: Tensor, objective: str) -> Tensor:
     return 2 * positive - 1 if objective == "squared" else positive
 
 
-def check_classes(labels: Tensor, name: str) -> None:
+def check_classes(labels: Tensor, name: str, key: str = "data.samples") -> None:
     """Refuse data that is empty or has one class only (regression: one value).
 
     Raises:
-        DataError: names the dataset and the class.
+        DataError: names the dataset, the class and the key that asks for more.
     """
     if len(labels) == 0:
         raise DataError(f"data={name}: no samples")
@@ -134,5 +171,5 @@ def check_classes(labels: Tensor, name: str) -> None:
     if bool((sides == sides[0]).all()):
         raise DataError(
             f"data={name}: all {len(labels)} samples are of one class (the first: "
-            f"{labels[0].item()}), at least two are needed; take more with data.samples"
+            f"{labels[0].item()}), at least two are needed; take more with {key}"
         )

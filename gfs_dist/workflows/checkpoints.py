@@ -97,7 +97,9 @@ def show_checkpoints(
 ) -> None:
     """The table of a training."""
     columns = {"iteration": "iteration", "loss": "loss", "accuracy": "accuracy"}
-    columns["accuracy_train"] = "train accuracy"
+    for split in ("train", "validation"):
+        if any(row.get(f"accuracy_{split}") is not None for row in rows):
+            columns[f"accuracy_{split}"] = f"{split} accuracy"
     reporter.table(title, [*columns.values()], [[row.get(key) for key in columns] for row in rows])
 
 

@@ -43,7 +43,10 @@ def named(found: Mapping[str, Classified]) -> Measured:
 
 
 def measure_two_layer(network: TwoLayer, inputs: Inputs) -> Measured:
-    """Loss and accuracy on both splits, multiply-adds, parameters; all samples are measured on."""
+    """Loss and accuracy on the data that is pruned on and on other data, multiply-adds, parameters.
+
+    All samples are measured on.
+    """
 
     def on(x: Tensor, target: Tensor) -> Classified:
         found = networks.outputs(network, x)
@@ -53,6 +56,9 @@ def measure_two_layer(network: TwoLayer, inputs: Inputs) -> Measured:
     dataset = inputs.dataset()
     test = dataset.x_test, data.target(dataset.labels_test, inputs.objective)
     found = {"test": on(*test), "train": on(*inputs())}
+    if dataset.validation is not None:
+        x, labels = dataset.validation
+        found["validation"] = on(x, data.target(labels, inputs.objective))
     return {
         "loss": found["train"].loss,
         **named(found),
@@ -153,17 +159,18 @@ def latency_row(found: networks.Latency, device: torch.device) -> LatencyRow:
 
 
 def splits(images: Images) -> dict[str, Split]:
-    """What no network is trained or pruned on, by name: the test split."""
-    return {"test": Split(images.x_test, images.labels_test, torch.arange(len(images.x_test)))}
+    """What no network is trained or pruned on, whole, by name."""
+    parts = {"test": (images.x_test, images.labels_test), "validation": images.validation}
+    return {name: Split(*part, torch.arange(len(part[1]))) for name, part in parts.items() if part}
 
 
 def training_split(images: Images, seed: int) -> Split:
     """Training images on which networks are measured that are not pruned.
 
-    All of them, or as many as the test split has, of each class as many as of any other:
-    measuring takes at most as long on them as on the test split.
+    All that may be pruned on, or as many as the test split has, of each class as many as of any
+    other: measuring takes at most as long on them as on the test split.
     """
-    rows = calibration_rows(images.labels_train, len(images.x_test), seed)
+    rows = calibration_rows(images.labels_train, len(images.x_test), seed, images.prune_rows)
     return Split(images.x_train, images.labels_train, rows)
 
 

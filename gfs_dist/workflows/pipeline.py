@@ -31,6 +31,8 @@ SHARED_COLUMNS: Columns = {
     "dense accuracy": lambda row: row["dense"]["accuracy"],
     "train accuracy": lambda row: row.get("accuracy_train"),
     "dense train accuracy": lambda row: row["dense"].get("accuracy_train"),
+    "validation accuracy": lambda row: row.get("accuracy_validation"),
+    "dense validation accuracy": lambda row: row["dense"].get("accuracy_validation"),
 }
 
 
@@ -120,8 +122,9 @@ def path_facts(
 
 
 def show_results(family: NetworkFamily, report: RunReport, reporter: Reporter) -> None:
-    """The table of results, and the commands that make sense next."""
+    """The table of results, without columns of nothing, and commands that make sense next."""
     rows, columns = report.rows, {**family.columns, **SHARED_COLUMNS}
-    table = [[value(row) for value in columns.values()] for row in rows]
-    reporter.table("pruned", list(columns), table)
+    found = {name: [value(row) for row in rows] for name, value in columns.items()}
+    shown = {name: cells for name, cells in found.items() if any(c is not None for c in cells)}
+    reporter.table("pruned", list(shown), list(zip(*shown.values(), strict=True)))
     reporter.next(family.commands(report.folder, rows))

@@ -14,6 +14,7 @@ from torch import nn
 
 from gfs_dist.config import commands as schema
 from gfs_dist.data import Dataset, Images
+from gfs_dist.data.spec import Labelled
 from gfs_dist.networks import TwoLayer
 from gfs_dist.pruning.memory_needed import layer_costs, rank_bytes
 from gfs_dist.pruning.pruner import Pruner
@@ -55,8 +56,8 @@ def two_layer_pruning(
     if config.tolerance is not None:
         ends.append(f"until the loss is within {config.tolerance:g} of the dense one")
     return [
-        f"data      {config.data.name}: {len(dataset.x_train):,} samples to prune on, "
-        f"{len(dataset.x_test):,} to test on, {dataset.features:,} inputs, {classes}",
+        f"data      {config.data.name}: {len(dataset.pruned_on[0]):,} samples to prune on, "
+        f"{_others(dataset)}, {dataset.features:,} inputs, {classes}",
         f"network   two-layer, {network.width:,} {network.activation} neurons; {source}",
         f"search    {config.objective} loss, {config.weights} weights, "
         f"{'with' if config.replacement else 'without'} replacement, {'; '.join(ends)}",
@@ -85,7 +86,7 @@ def deep_pruning(
     memory = rank_bytes(pruner, budget, num_samples)
     lines = [
         f"data      {config.data.name}: {num_samples:,} calibration images of {_shape(images)}, "
-        f"{len(images.x_test):,} to test on, {images.num_classes} classes",
+        f"{_others(images)}, {images.num_classes} classes",
         f"network   {count}{network_words(architecture)} from {config.checkpoint}: "
         f"{costs.dense('params'):,} parameters, {costs.dense('macs'):,} multiply-adds",
         *_layers(pruner.structure),
@@ -117,7 +118,7 @@ def two_layer_training(
     batch = "" if spec.method == "gd" else f" of {spec.batch} samples, momentum {spec.momentum:g}"
     return [
         f"data      {config.data.name}: {len(dataset.x_train):,} samples to train on, "
-        f"{len(dataset.x_test):,} to test on, {dataset.features:,} inputs",
+        f"{_others(dataset)}, {dataset.features:,} inputs",
         f"network   two-layer, {network.width:,} {network.activation} neurons",
         f"training  {config.objective} loss, {spec.iterations:,} iterations of {spec.method}"
         f"{batch}, lr {spec.lr:g}{measured}",
@@ -132,7 +133,7 @@ def deep_training(
     size, cost = sum(x.nbytes for x in network.state_dict().values()), sizes(network, images)
     return [
         f"data      {config.data.name}: {len(images.x_train):,} samples of {_shape(images)} to "
-        f"train on, {len(images.x_test):,} to test on, {images.num_classes} classes",
+        f"train on, {_others(images)}, {images.num_classes} classes",
         f"network   {cost['params']:,} parameters, {cost['macs']:,} multiply-adds",
         _training(spec, len(images.x_train), config.workers),
         _files(spec, 2 * size),
@@ -229,6 +230,12 @@ def _training(spec: DeepSpec, num_samples: int, workers: int) -> str:
 def _files(spec: TrainSpec | DeepSpec, num_bytes: int) -> str:
     count = num_checkpoints(spec)
     return f"files     {count} checkpoints, {count * num_bytes / 2**20:.1f} MiB"
+
+
+def _others(data: Labelled) -> str:
+    """Samples that a network meets in no training and no search."""
+    held = "" if data.validation is None else f", {len(data.validation[1]):,} held out"
+    return f"{len(data.x_test):,} to test on{held}"
 
 
 def _shape(images: Images) -> str:

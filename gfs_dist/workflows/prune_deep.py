@@ -92,7 +92,7 @@ class DeepFamily:
             networks.require_onnx("export")
         images, samples = read_images(data_spec(config.data)), config.calibration.samples
         assert samples is not None, "settled"
-        rows = calibration_rows(images.labels_train, samples, config.seed)
+        rows = calibration_rows(images.labels_train, samples, config.seed, images.prune_rows)
         self.config, self.budget, self.places, self.images = config, budget, places, images
         self.measures = Measures(images, rows, own_device(config.device))
         for _, place in places:

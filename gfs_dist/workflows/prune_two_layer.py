@@ -47,7 +47,7 @@ class TwoLayerFamily:
     """Checkpoints of a two-layer network, given or still to be trained.
 
     Attributes:
-        inputs: the training split as ranks read it.
+        inputs: the data that is pruned on, as ranks read it.
         networks: iteration and network of each given checkpoint; empty if it is trained first.
         training: makes them where none is given.
         recipe: of the search, with the method settled.
@@ -84,7 +84,7 @@ class TwoLayerFamily:
         if graph := read_graph(config.graph):
             make_graph(graph, config.workers)
         recipe = Recipe(objective, config.method, config.weights, replacement)
-        source = TwoLayerContributions(dense, dataset.x_train, DTYPES[config.precision])
+        source = TwoLayerContributions(dense, self.inputs()[0], DTYPES[config.precision])
         memory = memory_per_rank_bytes(config.workers, config.device)
         self.recipe, reason = settle(recipe, source, config.workers, self.rules, memory)
         self.partition = read_partition(config.partition, dense.width, config.workers)
@@ -155,8 +155,8 @@ class TwoLayerPruning:
         if family.training is not None:
             run.report.losses[self.iteration] = loss
         run.reporter.measured("measure", time.perf_counter() - began)
-        dataset = family.inputs.dataset()
-        facts = path_facts(config, network, len(dataset.x_train), dataset.fingerprint, loss)
+        samples, data = len(family.inputs()[0]), family.inputs.dataset().fingerprint
+        facts = path_facts(config, network, samples, data, loss)
         self.files = files = PathFiles(run.folder, self.name, facts)
         limit = None if config.tolerance is None else loss + config.tolerance
         stop = replace(family.rules, loss=limit)

@@ -93,7 +93,7 @@ class TwoLayerTraining:
 
         reporter.phase("train", spec.iterations)
         device = own_device(self.config.device)
-        x, target = self.inputs()
+        x, target = self.inputs.training()
         train(
             network.to(device),
             x.to(device),
@@ -129,7 +129,7 @@ class TwoLayerTraining:
         if spec.lr is not None:
             return spec
         share = 1.0 if config.train.step_share is None else config.train.step_share
-        x, _ = self.inputs()
+        x, _ = self.inputs.training()
         network, objective = self._first_network(), self.inputs.objective
         return replace(spec, lr=default_lr(network, x, objective, spec, share))
 

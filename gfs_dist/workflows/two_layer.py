@@ -18,7 +18,7 @@ from gfs_dist.workflows.process import data_spec
 
 @dataclass(frozen=True)
 class Inputs:
-    """The training split as a rank reads it: called, it gives ``(x, target)``.
+    """The data that is pruned on as a rank reads it: called, it gives ``(x, target)``.
 
     Attributes:
         spec: which data.
@@ -41,6 +41,11 @@ class Inputs:
         return cls(data_spec(config.data), shape.width, shape.activation, config.objective)
 
     def __call__(self) -> tuple[Tensor, Tensor]:
+        x, labels = self.dataset().pruned_on
+        return x, data.target(labels, self.objective)
+
+    def training(self) -> tuple[Tensor, Tensor]:
+        """The same of the whole training split."""
         dataset = self.dataset()
         return dataset.x_train, data.target(dataset.labels_train, self.objective)
 
