@@ -71,6 +71,35 @@ def greedy(
     return picks, losses, gaps
 
 
+def least_squares(
+    contributions: np.ndarray, target: np.ndarray, steps: int
+) -> tuple[list[int], list[float], list[float], list[np.ndarray]]:
+    """Orthogonal least squares by definition: every candidate fitted together with all picks.
+
+    Contributions (samples, neurons[, outputs]); one weight a neuron. Returns picks, loss after
+    each, the loss difference to the best other candidate, and the weights of the picks.
+    """
+    samples, n = contributions.shape[:2]
+    columns = np.moveaxis(contributions, 1, -1).reshape(-1, n)
+
+    def fitted(chosen: list[int]) -> tuple[float, np.ndarray]:
+        weights = np.linalg.lstsq(columns[:, chosen], target.ravel(), rcond=None)[0]
+        residual = columns[:, chosen] @ weights - target.ravel()
+        return float(residual @ residual) / (2 * samples), weights
+
+    picks: list[int] = []
+    losses, gaps, found = [], [], []
+    for _ in range(steps):
+        left = [i for i in range(n) if i not in picks]
+        trials = sorted((fitted([*picks, i])[0], i) for i in left)
+        gaps.append(trials[1][0] - trials[0][0] if len(trials) > 1 else math.inf)
+        picks.append(trials[0][1])
+        loss, weights = fitted(picks)
+        losses.append(loss)
+        found.append(weights)
+    return picks, losses, gaps, found
+
+
 def exact_greedy(
     contributions: np.ndarray, target: np.ndarray, steps: int, weights: str = "uniform"
 ) -> tuple[list[int], list[float]]:

@@ -68,6 +68,18 @@ def test_a_killed_worker_is_survived(alone, monkeypatch) -> None:
     assert path.picks == alone.picks
 
 
+def test_refitted_weights_are_known_also_by_workers(monkeypatch) -> None:
+    contributions, target = hard_problem()
+    path = gfs_dist.select(contributions, target, loss="least_squares", distinct=30)
+    monkeypatch.setenv("GFS_FAULTS", '[{"rank": 1, "step": 7, "kind": "kill"}]')
+    ranks = {"runtime": "local", "workers": 2, "partition": "strided", "graph": "ring"}
+    same = gfs_dist.select(contributions, target, loss="least_squares", distinct=30, **ranks)
+    assert same.picks == path.picks
+    for k in (1, 12, 30):
+        output = contributions @ same.coefficients(k).numpy()
+        assert ((output - target) ** 2).mean() / 2 == pytest.approx(path.loss[k - 1])
+
+
 def test_moments_give_the_same_path_alone_and_by_workers(alone) -> None:
     a, y = hard_problem()
     moments = {"gram": a.T @ a / 300, "correlation": a.T @ y / 300, "energy": y @ y / 300}

@@ -26,6 +26,7 @@ from gfs_dist.selection.objectives.factory import (
     moments_objective,
     settle,
 )
+from gfs_dist.selection.objectives.refit import fit_of, fit_of_moments
 from gfs_dist.selection.objectives.squared import squared_magnitude
 from gfs_dist.selection.partition import Partition, RankShare, make_partition
 from gfs_dist.selection.path import GreedyPath
@@ -41,7 +42,7 @@ def select(
     tolerance: float | None = None,
     loss: str = "squared",
     weights: str = "uniform",
-    replacement: bool = True,
+    replacement: bool | None = None,
     method: str = "auto",
     gram: Any = None,
     correlation: Any = None,
@@ -67,13 +68,15 @@ def select(
             ``steps`` it is reached: after 20 picks a neuron, at least 200, all others are new.
         tolerance: end once the loss is at most that of the mean of all neurons plus this.
         loss: ``squared`` (``sum (u - y)^2 / (2 samples)``), ``bce`` or ``cross_entropy``, of
-            logits.
+            logits; ``least_squares``: squared, of weights that are fitted again after each pick
+            (orthogonal least squares): each pick is the one that lowers this loss most, and
+            ``path.coefficients(k)`` is the fit on the first ``k``: a weight of any sign a neuron.
         weights: ``uniform`` (the paper's 1/k), or ``line_search``, the best weight in [0, 1].
-        replacement: whether a neuron may be picked again.
-        method: squared: ``panel``, ``lazy``, ``streaming``; others: ``screened``; any:
-            ``auto``, ``exhaustive``. All give the same picks.
+        replacement: whether a neuron may be picked again; None: yes, under least_squares no.
+        method: squared: ``panel``, ``lazy``, ``streaming``; least_squares: ``elimination``;
+            others: ``screened``; any: ``auto``, ``exhaustive``. All give the same picks.
         gram, correlation, energy: ``A'A / samples``, ``A'y / samples``, ``y'y / samples``
-            instead of contributions and target (squared loss).
+            instead of contributions and target (squared, least_squares).
         workers: ranks that share the candidates; kills are survived.
         runtime: ``none`` (this process, one worker), ``local`` (processes), ``ray`` (actors).
         device: where to compute: ``auto`` (GPUs if every worker can have one), ``cpu``, ``cuda``.
@@ -93,11 +96,13 @@ def select(
 
     Source: arXiv 2108.00259, Algorithms 1 and 2; equations 9-11.
     """
+    if not isinstance(replacement, bool | None):
+        raise TypeError(f"replacement: found {replacement!r}, accepted True or False")
+    if replacement is None:
+        replacement = loss != "least_squares"
     recipe = Recipe(loss, method, weights, replacement)
     rules = Stop.given(steps, distinct)
     spec = runtime_spec(runtime, workers, device, graph)
-    if not isinstance(replacement, bool):
-        raise TypeError(f"replacement: found {replacement!r}, accepted True or False")
     given = {"gram": gram, "correlation": correlation, "energy": energy}
     if gram is not None or correlation is not None or energy is not None:
         problem: MomentsProblem | ArrayProblem = _moments(recipe, contributions, target, given)
@@ -116,7 +121,9 @@ def select(
     divided.require(problem.num_candidates)
     with _in_files(problem, runtime) as packed, open_runtime(spec) as ranks:
         path = ranks.search(packed, stop, divided).path
-    if isinstance(problem, MomentsProblem):
+    if loss == "least_squares":
+        path.fit = problem.fit(path.picks)
+    elif isinstance(problem, MomentsProblem):
         _warn_of_lost_digits(path, problem)
     if missed := stop.missed(path):
         warnings.warn(missed, RuntimeWarning, stacklevel=2)
@@ -165,10 +172,15 @@ class ArrayProblem:
         source = ArrayContributions(_opened(self.contributions))
         return dense_loss(self.recipe, source, _opened(self.target))
 
+    def fit(self, picks: Sequence[int]) -> Tensor:
+        """The weights of all prefixes; see ``GreedyPath.fit``."""
+        source = ArrayContributions(_opened(self.contributions))
+        return fit_of(source, _opened(self.target), picks)
+
 
 @dataclass(frozen=True, eq=False)
 class MomentsProblem:
-    """Squared loss known by its moments alone: gram (n, n), correlation (n,), energy."""
+    """Squared or refitted loss by its moments alone: gram (n, n), correlation (n,), energy."""
 
     gram: Tensor
     correlation: Tensor
@@ -196,6 +208,10 @@ class MomentsProblem:
         inner = float(self.gram.sum()) / n**2 - 2 * float(self.correlation.sum()) / n
         return (inner + self.energy) / 2
 
+    def fit(self, picks: Sequence[int]) -> Tensor:
+        """The weights of all prefixes; see ``GreedyPath.fit``."""
+        return fit_of_moments(self.gram, self.correlation, picks)
+
 
 def _arrays(
     recipe: Recipe, contributions: Any, target: Any, spec: RuntimeSpec, rules: Stop
@@ -220,10 +236,11 @@ def _moments(
     missing = [name for name, value in given.items() if value is None]
     if missing:
         raise InputError(f"{missing[0]}: missing; gram, correlation and energy go together")
-    if recipe.loss != "squared" or recipe.method not in ("auto", "panel"):
+    methods = {"squared": "panel", "least_squares": "elimination"}
+    if recipe.method not in ("auto", methods.get(recipe.loss)) or recipe.loss not in methods:
         raise InputError(
-            f"gram: moments give loss='squared' by method='panel' only, found "
-            f"loss={recipe.loss!r}, method={recipe.method!r}"
+            f"gram: moments give loss='squared' by method='panel' and loss='least_squares' by "
+            f"method='elimination' only, found loss={recipe.loss!r}, method={recipe.method!r}"
         )
     gram, correlation = (as_tensor(name, given[name]) for name in ("gram", "correlation"))
     rounding = max(ROUNDING, *(2 * torch.finfo(part.dtype).eps for part in (gram, correlation)))

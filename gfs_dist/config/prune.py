@@ -35,7 +35,12 @@ DeepObjective = Literal["least_squares", "layer_output", "fisher", "network_loss
 
 SquaredMethod = Literal["auto", "panel", "lazy", "streaming", "exhaustive"]
 BceMethod = Literal["auto", "screened", "exhaustive"]
-METHODS = {"squared": typing.get_args(SquaredMethod), "bce": typing.get_args(BceMethod)}
+LeastSquaresMethod = Literal["auto", "elimination", "exhaustive"]
+METHODS = {
+    "squared": typing.get_args(SquaredMethod),
+    "bce": typing.get_args(BceMethod),
+    "least_squares": typing.get_args(LeastSquaresMethod),
+}
 """How each objective of a two-layer network can be searched."""
 
 Export = Literal["none", "program", "onnx", "all"]
@@ -151,7 +156,7 @@ class Prune(Computing):
     distinct: Positive | None
     tolerance: Annotated[float, Ge(0)] | None
     replacement: bool | None
-    method: Literal[SquaredMethod, BceMethod]
+    method: Literal[SquaredMethod, BceMethod, LeastSquaresMethod]
     verify: bool
     workers: Positive
     device: Device
@@ -164,6 +169,8 @@ class Prune(Computing):
 
     def settle(self) -> None:
         deep = not isinstance(self.model, TwoLayer)
+        if self.objective == "least_squares" and self.replacement is None:
+            self.replacement = False
         for key, value in (DEEP_DEFAULTS if deep else TWO_LAYER_DEFAULTS).items():
             if value_of(self, key) is None:
                 set_value(self, key, value)
@@ -185,6 +192,12 @@ class Prune(Computing):
             )
         else:
             self._check_deep()
+        if self.objective == "least_squares":
+            if self.replacement:
+                raise ConfigError(
+                    "replacement: found true, accepted false with objective=least_squares"
+                )
+            self._check_choice("weights", ("uniform",), "objective=least_squares")
         check_workers(self.workers, self.runtime)
         check_training(self.train, self.model)
 
@@ -192,12 +205,6 @@ class Prune(Computing):
         name = f"model={self.model.name}"
         self._refuse(TWO_LAYER_ONLY, "model=two_layer only")
         self._check_choice("objective", typing.get_args(DeepObjective), name)
-        if self.objective == "least_squares":
-            if self.replacement:
-                raise ConfigError(
-                    "replacement: found true, accepted false with objective=least_squares"
-                )
-            self._check_choice("weights", ("uniform",), "objective=least_squares")
         if self.candidates is not None:
             self._check_choice("objective", ("network_loss",), "candidates")
         if self.checkpoint is None:

@@ -224,7 +224,8 @@ def _losses(results: Sequence[Result]) -> list[float]:
 
 
 def _loss_label(results: Sequence[Result]) -> str:
-    names = {"squared": "half squared error, mean over samples", "bce": "cross-entropy (nats)"}
+    squared = "half squared error, mean over samples"
+    names = {"squared": squared, "least_squares": squared, "bce": "cross-entropy (nats)"}
     objectives = {str(result.row["objective"]) for result in results}
     known = names.get(objectives.pop()) if len(objectives) == 1 else None
     return f"loss ({known})" if known else "loss"

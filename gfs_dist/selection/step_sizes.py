@@ -65,7 +65,14 @@ class LineSearch:
         return code / _UNIT
 
 
+class Refitted(Uniform):
+    """1/k by convention, where all weights are fitted again after each pick."""
+
+    never_rises = True
+
+
 WEIGHTS: dict[str, StepSizeRule] = {"uniform": Uniform(), "line_search": LineSearch()}
+REFITTED = Refitted()
 
 
 def minimisers(slope: Tensor, curvature: Tensor) -> Tensor:

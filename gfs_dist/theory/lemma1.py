@@ -114,6 +114,8 @@ def why_no_bound(objective: str, replacement: bool = True) -> str:
         objective: name of the objective.
         replacement: whether a neuron may be picked again.
     """
+    if objective == "least_squares":
+        return "Lemma 1 is proved for means of picks; it does not cover weights that are refitted"
     if objective != "squared":
         return f"Lemma 1 is proved for squared loss; it does not cover objective={objective}"
     if not replacement:

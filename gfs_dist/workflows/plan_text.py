@@ -46,6 +46,10 @@ def two_layer_pruning(
             f"trained first: {training.iterations:,} iterations of {training.method}, "
             f"lr {training.lr:.4g}, {checkpoints}"
         )
+    loss = f"{config.objective} loss, {config.weights} weights"
+    if config.objective == "least_squares":
+        loss = "squared loss, output weights refitted after each pick"
+        source += ", on the squared loss" if training is not None else ""
     ends = []
     if rules.distinct is not None:
         ends.append(f"until {rules.distinct:,} distinct neurons")
@@ -59,8 +63,8 @@ def two_layer_pruning(
         f"data      {config.data.name}: {len(dataset.pruned_on[0]):,} samples to prune on, "
         f"{_others(dataset)}, {dataset.features:,} inputs, {classes}",
         f"network   two-layer, {network.width:,} {network.activation} neurons; {source}",
-        f"search    {config.objective} loss, {config.weights} weights, "
-        f"{'with' if config.replacement else 'without'} replacement, {'; '.join(ends)}",
+        f"search    {loss}, {'with' if config.replacement else 'without'} replacement, "
+        f"{'; '.join(ends)}",
         f"method    {method}",
         f"ranks     {config.workers} on runtime={config.runtime.kind}, device={config.device}, "
         f"{config.partition} partition"

@@ -166,7 +166,9 @@ class TwoLayerPruning:
             files.write_partial(progress.path)
             self._report_step(progress.path, progress.phase, ranks=progress.num_ranks)
 
-        run.reporter.phase(f"prune {self.name}", family.rules.most_steps)
+        rules, repeat = family.rules, family.recipe.replacement
+        most = rules.most_steps if repeat else rules.most_distinct(network.width)
+        run.reporter.phase(f"prune {self.name}", most)
         self.found = run.runtime.search(
             problem,
             stop,
@@ -178,6 +180,8 @@ class TwoLayerPruning:
         if missed := stop.missed(path):
             run.report.notes.append(f"{self.name}: {missed}")
             run.reporter.note(run.report.notes[-1])
+        if config.objective == "least_squares":
+            path.fit = problem.fit(path.picks)
         if config.verify:
             self._verify(problem, stop, path)
         files.write(path)

@@ -23,7 +23,7 @@ class Inputs:
     Attributes:
         spec: which data.
         width, activation: of the planted network (synthetic data).
-        objective: decides the target, ``squared`` or ``bce``.
+        objective: the loss, which decides the target too: ``squared`` or ``bce``.
     """
 
     spec: DataSpec
@@ -38,7 +38,7 @@ class Inputs:
         """The data of a job on ``network``, or on the one that ``model.*`` describes."""
         shape = network or two_layer(config.model)
         assert config.objective is not None, "settled"
-        return cls(data_spec(config.data), shape.width, shape.activation, config.objective)
+        return cls(data_spec(config.data), shape.width, shape.activation, loss_of(config.objective))
 
     def __call__(self) -> tuple[Tensor, Tensor]:
         x, labels = self.dataset().pruned_on
@@ -70,9 +70,14 @@ def two_layer(model: schema.Model) -> schema.TwoLayer:
     return model
 
 
+def loss_of(objective: str) -> str:
+    """The loss that networks are trained and measured by where they are pruned by ``objective``."""
+    return "squared" if objective == "least_squares" else objective
+
+
 def input_words(config: schema.Pretrain | schema.Prune) -> str:
     """The words of a command line that name the same data and target once more."""
-    words = [data_words(config.data, config.seed), f"objective={config.objective}"]
+    words = [data_words(config.data, config.seed), f"objective={loss_of(str(config.objective))}"]
     if config.data.name == "synthetic":
         words.append(model_words(config.model))
     return " ".join(words)

@@ -25,6 +25,8 @@ def test_null_means_what_fits_two_layers() -> None:
     config = compose("prune")
     assert (config.objective, config.replacement, config.steps) == ("squared", True, 200)
     assert set(vars(config.budget).values()) == set(vars(config.repair).values()) == {None}
+    assert compose("prune", ["objective=least_squares"]).replacement is False
+    assert compose("prune", ["distinct=9"]).steps is None
 
 
 def test_null_means_what_fits_deep_networks() -> None:
@@ -90,7 +92,7 @@ def test_values_that_null_stood_for_are_recorded(tmp_path: Path) -> None:
         ("coupled=true", r"^coupled: found true with model=two_layer, accepted with deep networks"),
         (
             "objective=fisher",
-            r"^objective: found 'fisher', accepted squared, bce with model=two_layer$",
+            r"^objective: found 'fisher', accepted squared, bce, least_squares with model=two_l",
         ),
     ],
 )

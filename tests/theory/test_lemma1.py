@@ -224,6 +224,7 @@ def test_sparsity_keeps_its_promise_from_there_on(tolerance, excess):
 def test_lemma1_says_where_it_does_not_hold():
     assert why_no_bound("squared") == ""
     assert "does not cover objective=bce" in why_no_bound("bce")
+    assert "does not cover weights that are refitted" in why_no_bound("least_squares", False)
     assert "does not cover replacement=false" in why_no_bound("squared", replacement=False)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from gfs_dist.networks.models.two_layer import DTYPES, TwoLayer
 from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.objectives.factory import Recipe, make_objective
+from gfs_dist.selection.objectives.refit import fit_of
 from gfs_dist.selection.partition import RankShare
 
 
@@ -69,3 +70,10 @@ class TwoLayerProblem:
         x, target = self.inputs()
         source = TwoLayerContributions(self.network, x.to(device), DTYPES[self.precision])
         return make_objective(self.recipe, source, target.to(device), share.own, tick)
+
+    def fit(self, picks: Sequence[int]) -> Tensor:
+        """The fitted weights of all prefixes of ``picks``, from float64 contributions; see
+        ``GreedyPath.fit``.
+        """
+        x, target = self.inputs()
+        return fit_of(TwoLayerContributions(self.network, x, torch.float64), target, picks)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError, ShapeError
 from gfs_dist.selection.objectives.owned_candidates import OwnCandidates
-from gfs_dist.selection.step_sizes import WEIGHTS
+from gfs_dist.selection.step_sizes import REFITTED, WEIGHTS
 
 FLUSH = 256
 """Rows of picks whose elimination is deferred and then applied in one product of matrices, which
@@ -56,12 +56,15 @@ class BlockMoments:
         target: the same rows of ``B``, float64 (num_own b, outputs).
         energy: mean squared length of the target.
         damping: added to the diagonal of ``A``; the same on all ranks.
+        least_share: candidates of one input that keep this share of their ``A_ii`` or less are
+            combinations of the picks, up to rounding, and have no gain. Needs no damping.
     """
 
     inputs: Tensor
     target: Tensor
     energy: float
     damping: float = 0.0
+    least_share: float = 0.0
 
 
 class BlockLeastSquares(OwnCandidates):
@@ -73,6 +76,7 @@ class BlockLeastSquares(OwnCandidates):
         maps: moments of each linear map that reads the candidates; not modified.
         num_candidates: ``n``, the same for all.
         own: sorted candidates of this rank, int64.
+        to_the_end: whether candidates without a gain are picked too; else they end the search.
 
     Raises:
         ShapeError: a map's moments do not divide into blocks of ``n`` candidates.
@@ -81,8 +85,15 @@ class BlockLeastSquares(OwnCandidates):
     Source: orthogonal least squares (Chen, Billings, Luo 1989), a block at a time.
     """
 
-    def __init__(self, maps: Sequence[BlockMoments], num_candidates: int, own: Tensor) -> None:
-        super().__init__(num_candidates, own, WEIGHTS["uniform"], replacement=False)
+    def __init__(
+        self,
+        maps: Sequence[BlockMoments],
+        num_candidates: int,
+        own: Tensor,
+        to_the_end: bool = True,
+    ) -> None:
+        weights = WEIGHTS["uniform"] if to_the_end else REFITTED
+        super().__init__(num_candidates, own, weights, replacement=False)
         self.empty_loss = self.loss = sum(m.energy for m in maps) / 2
         self._maps = [_Map(m, num_candidates, own) for m in maps]
         self._columns: dict[int, Tensor] = {}
@@ -94,7 +105,7 @@ class BlockLeastSquares(OwnCandidates):
     def scores(self) -> Tensor:
         with one_thread():
             gains = torch.stack([m.gains() for m in self._maps]).sum(0)
-        return self.exclude(self.loss - gains.cpu())
+        return self.exclude((self.loss - gains.cpu()).clamp_(min=0.0))
 
     def score(self, pick: int) -> float:
         return float(self.scores()[self.own_place(pick)])
@@ -148,8 +159,10 @@ class _Map:
         at: places of these in ``left``.
         rows: ``A`` (own left, b, left b), without pending eliminations.
         diagonal: own blocks of ``A`` (own left, b, b), nothing pending.
+        least: ``A_ii`` (b = 1) at which a candidate is a combination of the picks (own left,).
         target: ``B`` (own left, b, outputs), nothing pending.
-        pending: ``L^-1 A_j:`` of picks since the last flush, each (b, left, b).
+        pending: ``L^-1 A_j:`` of picks since the last flush, (held_back, b, left, b), of which the
+            first ``num_pending`` are filled.
     """
 
     def __init__(self, moments: BlockMoments, num_candidates: int, own: Tensor) -> None:
@@ -174,21 +187,30 @@ class _Map:
         self.left = torch.arange(n, device=self.device)
         self.own_left = torch.arange(len(own), device=self.device)
         self.at = self.own
-        self.rows = moments.inputs.reshape(-1, b, n * b) / self.unit
+        inputs = moments.inputs.reshape(-1, b, n * b)
+        self.rows = torch.div(inputs, self.unit, out=inputs.new_empty(inputs.shape))
         blocks = self.rows.view(-1, b, n, b)
         self.diagonal = blocks[self.own_left, :, self.own]
         self.diagonal.diagonal(dim1=1, dim2=2).add_(moments.damping / self.unit)
         blocks[self.own_left, :, self.own] = self.diagonal
+        self.least = moments.least_share * self.diagonal[:, 0, 0]
         self.target = moments.target.reshape(-1, b, outputs) / self.unit
-        self.pending: list[Tensor] = []
+        self._expect_picks()
 
     def gains(self) -> Tensor:
         """``tr(B_i' A_ii^-1 B_i) / 2`` of own candidates; of picked ones without meaning."""
         gains = torch.zeros(len(self.own), dtype=torch.float64, device=self.device)
         if len(self.own_left):
-            products = self.target @ self.target.mT
-            gains[self.own_left] = (torch.linalg.inv(self.diagonal) * products).sum((1, 2)) / 2
+            gains[self.own_left] = self._traces() / 2
         return self.unit * gains
+
+    def _traces(self) -> Tensor:
+        if self.block == 1:
+            pivots = self.diagonal[:, 0, 0]
+            traces = (self.target[:, 0] / pivots.sqrt()[:, None]).square().sum(1)
+            return traces.masked_fill_(pivots <= self.least, 0.0)
+        products = self.target @ self.target.mT
+        return (torch.linalg.inv(self.diagonal) * products).sum((1, 2))
 
     def column_length(self, position: int) -> int:
         left = self.num_candidates - position // self.held_back * self.held_back
@@ -198,9 +220,8 @@ class _Map:
         """Rows of an own candidate with all picks eliminated, then its rows of ``B``."""
         held = int(torch.searchsorted(self.own_left, place))
         at = int(torch.searchsorted(self.left, pick))
-        rows = self.rows[held].clone()
-        for before in self.pending:
-            rows.addmm_(before[:, at].T, before.flatten(1), alpha=-1)
+        rows, before = self.rows[held].clone(), self.pending[: self.num_pending]
+        rows.addmm_(before[:, :, at].flatten(0, 1).T, before.flatten(0, 1).flatten(1), alpha=-1)
         return torch.cat([rows.flatten(), self.target[held].flatten()])
 
     def eliminate(self, pick: int, column: Tensor) -> None:
@@ -208,10 +229,14 @@ class _Map:
         rows, target = column.to(self.device).split([b * left * b, b * self.outputs])
         rows, target = rows.view(b, left * b), target.view(b, self.outputs)
         at = int(torch.searchsorted(self.left, pick))
-        factor = torch.linalg.cholesky(rows[:, at * b : (at + 1) * b])
+        pivot = rows[:, at * b : (at + 1) * b]
+        if not pivot.any():  # a candidate that is zero changes nothing
+            pivot = torch.eye(b, dtype=torch.float64, device=self.device)
+        factor = torch.linalg.cholesky(pivot)
         rows = torch.linalg.solve_triangular(factor, rows, upper=False).view(b, left, b)
         target = torch.linalg.solve_triangular(factor, target, upper=False)
-        self.pending.append(rows)
+        self.pending[self.num_pending] = rows
+        self.num_pending += 1
         mine = rows[:, self.at]  # (b, own left, b)
         blocks = mine.transpose(0, 1)
         self.diagonal.baddbmm_(blocks.mT, blocks, alpha=-1)
@@ -226,15 +251,22 @@ class _Map:
         picked = picked.to(self.device)
         columns = (~picked[self.left]).nonzero().flatten()
         rows = (~picked[self.own[self.own_left]]).nonzero().flatten()
-        updates = torch.cat(self.pending)[:, columns]  # (held_back b, left, b)
+        updates = self.pending[: self.num_pending].flatten(0, 1)[:, columns]  # (picks b, left, b)
         with one_thread():
             self.rows = _compact(self.rows, rows, columns, self.block)
         self.diagonal, self.target = self.diagonal[rows], self.target[rows]
+        self.least = self.least[rows]
         self.left, self.own_left = self.left[columns], self.own_left[rows]
         self.at = torch.searchsorted(self.left, self.own[self.own_left])
         mine, theirs = updates[:, self.at].flatten(1), updates.flatten(1)
         self.rows.flatten(0, 1).addmm_(mine.T, theirs, alpha=-1)
-        self.pending = []
+        self._expect_picks()
+
+    def _expect_picks(self) -> None:
+        """Nothing is pending; there is room for the picks until the next flush."""
+        shape = (self.held_back, self.block, len(self.left), self.block)
+        self.pending = torch.empty(shape, dtype=torch.float64, device=self.device)
+        self.num_pending = 0
 
 
 def _compact(matrix: Tensor, rows: Tensor, columns: Tensor, block: int) -> Tensor:

@@ -26,12 +26,13 @@ from gfs_dist.selection.objectives.gram_columns import (
     memory_needed,
 )
 from gfs_dist.selection.objectives.losses import Loss, make_loss
+from gfs_dist.selection.objectives.refit import ExhaustiveRefit, by_elimination, from_moments
 from gfs_dist.selection.objectives.screened import Screened
 from gfs_dist.selection.objectives.squared import Squared
 from gfs_dist.selection.step_sizes import WEIGHTS
 from gfs_dist.selection.stop import Stop
 
-LOSSES = ("squared", "bce", "cross_entropy")
+LOSSES = ("squared", "bce", "cross_entropy", "least_squares")
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,11 @@ class Recipe:
     """Loss, method and rules of a search, by name; the same on every rank.
 
     Attributes:
-        loss: one of ``LOSSES``.
-        method: squared: ``panel``, ``lazy``, ``streaming``, ``exhaustive``; others:
-            ``screened``, ``exhaustive``. ``auto`` is replaced by :func:`settle` before ranks
-            start, since all must use the same.
+        loss: one of ``LOSSES``. ``least_squares`` is the squared loss of weights that are fitted
+            again after each pick: ``uniform`` by convention, and without replacement.
+        method: squared: ``panel``, ``lazy``, ``streaming``, ``exhaustive``; least_squares:
+            ``elimination``, ``exhaustive``; others: ``screened``, ``exhaustive``. ``auto`` is
+            replaced by :func:`settle` before ranks start, since all must use the same.
         weights: ``uniform`` or ``line_search``.
         replacement: whether a candidate may be picked again.
     """
@@ -53,14 +55,23 @@ class Recipe:
     replacement: bool = True
 
     def __post_init__(self) -> None:
-        methods = ("auto", *(METHODS if self.loss == "squared" else ("screened",)), "exhaustive")
+        own = {"squared": METHODS, "least_squares": ("elimination",)}.get(self.loss, ("screened",))
         for name, found, accepted in (
             ("loss", self.loss, LOSSES),
             ("weights", self.weights, tuple(WEIGHTS)),
-            ("method", self.method, methods),
+            ("method", self.method, ("auto", *own, "exhaustive")),
         ):
             if found not in accepted:
                 raise InputError(f"{name}: found {found!r}, accepted {', '.join(accepted)}")
+        for name, given, only in (
+            ("weights", self.weights, "uniform"),
+            ("replacement", self.replacement, False),
+        ):
+            if self.loss == "least_squares" and given != only:
+                raise InputError(
+                    f"{name}: found {given!r}, accepted {only!r} with least_squares, which fits "
+                    "the weights of all picks"
+                )
 
 
 def settle(
@@ -70,6 +81,8 @@ def settle(
     method, reason = recipe.method, "as asked"
     if method == "auto" and recipe.loss == "squared":
         method, reason = choose_method(source, num_ranks, stop, memory_bytes, recipe.replacement)
+    elif method == "auto" and recipe.loss == "least_squares":
+        method, reason = "elimination", "orthogonal least squares on the Gram matrix"
     elif method == "auto":
         method, reason = "screened", "exact, most candidates are ruled out by bounds"
     needed = memory_needed(source, num_ranks, stop)[method]
@@ -101,6 +114,9 @@ def make_objective(
     Raises:
         ShapeError, NonFiniteError, InputError: as the message says.
     """
+    if recipe.loss == "least_squares":
+        make = by_elimination if recipe.method == "elimination" else ExhaustiveRefit
+        return make(source, check_target(target, source), own, tick)
     weights = WEIGHTS[recipe.weights]
     loss, deviations = _loss_and_deviations(recipe, source, target)
     if recipe.loss == "squared" and recipe.method in METHODS:
@@ -130,7 +146,8 @@ def _loss_and_deviations(
         flat = target.to(source.device, torch.float64)
     else:
         flat = check_target(target, source)
-    loss = make_loss(recipe.loss, flat, source.num_samples, source.num_outputs)
+    name = "squared" if recipe.loss == "least_squares" else recipe.loss
+    loss = make_loss(name, flat, source.num_samples, source.num_outputs)
     return loss, Deviations(source, loss.shift)
 
 
@@ -143,7 +160,7 @@ def moments_objective(
     *,
     rounding: float = ROUNDING,
 ) -> Objective:
-    """The squared objective from moments of all candidates, divided by the samples.
+    """The objective (``squared``, ``least_squares``) from moments of all candidates, per sample.
 
     Args:
         gram, correlation: (n, n) and (n,).
@@ -157,6 +174,9 @@ def moments_objective(
     gram, correlation = gram.double(), correlation.double()
     check_moments(gram, correlation, energy, rounding)
     whole = len(own) == len(gram)
+    if recipe.loss == "least_squares":
+        index = own.to(gram.device)
+        return from_moments(gram[index], correlation[index], energy, own, rounding)
     columns = gram if whole else gram[:, own.to(gram.device)]
     return panel_objective(recipe, columns, correlation, energy, own)
 

@@ -62,7 +62,11 @@ class Columns(Protocol):
 
 
 class Panel:
-    """All Gram columns are computed first."""
+    """All Gram columns are computed first.
+
+    Attributes:
+        matrix: them, (n, num_own).
+    """
 
     offset = 0.0
 
@@ -84,7 +88,7 @@ class Panel:
             tick()
         if index is None:
             _mirror(gram)
-        self._gram = gram.div_(source.num_samples)
+        self.matrix = gram.div_(source.num_samples)
         own_rows = torch.arange(n, device=device) if index is None else index
         self.diagonal = gram[own_rows, torch.arange(len(own), device=device)]
 
@@ -92,7 +96,7 @@ class Panel:
         return None
 
     def gram(self, pick: int, column: Tensor | None) -> Tensor:
-        return self._gram[pick]
+        return self.matrix[pick]
 
 
 class GivenMoments:
@@ -280,7 +284,8 @@ def memory_needed(source: Contributions, num_ranks: int, stop: Stop) -> dict[str
     """Bytes a rank needs by method, the tiles it works on included.
 
     Panel ``8 n n/P``; lazy ``b m n/P + 8 d n/P`` (b: bytes a held number; d: distinct picks at
-    most); screened ``b m n/P``; streaming ``8 m + 24 n/P``; exhaustive ``8 m``.
+    most); elimination ``16 n n/P``; screened ``b m n/P``; streaming ``8 m + 24 n/P``; exhaustive
+    ``8 m``.
     """
     n, m = source.num_candidates, source.num_samples * source.num_outputs
     own = -(-n // num_ranks)
@@ -288,6 +293,7 @@ def memory_needed(source: Contributions, num_ranks: int, stop: Stop) -> dict[str
     tile = 8 * 2 * max(TILE_NUMBERS, 64 * n * source.num_outputs)
     return {
         "panel": 8 * n * own + tile,
+        "elimination": 2 * 8 * n * own + tile,
         "lazy": held + 8 * stop.most_distinct(n) * own + tile,
         "streaming": 8 * m + 24 * own + tile,
         "screened": held + tile,
