@@ -12,6 +12,7 @@ from typing import cast
 from gfs_dist.config import commands as schema
 from gfs_dist.config.command_line import resume_word
 from gfs_dist.experiments.figure1 import Figure1
+from gfs_dist.experiments.figure4 import Figure4
 from gfs_dist.experiments.grid import Experiment, Grid, write_csv
 from gfs_dist.experiments.spectra import Figure2, Figure3
 from gfs_dist.records import Report, ResultRow
@@ -25,6 +26,7 @@ EXPERIMENTS: dict[str, Callable[[schema.Reproduce], Experiment]] = {
     "figure1": Figure1,
     "figure2": Figure2,
     "figure3": Figure3,
+    "figure4": Figure4,
 }
 
 

@@ -158,13 +158,14 @@ class Benchmark(Computing):
             raise ConfigError(f"runtime: found {kind}, accepted local with {suite}")
 
 
-ExperimentName = Literal["figure1", "figure2", "figure3"]
+ExperimentName = Literal["figure1", "figure2", "figure3", "figure4"]
 Preset = Literal["smoke", "cpu", "gpu", "full"]
 
 EXPERIMENT_DATA: dict[str, tuple[str, ...]] = {
     "figure1": ("mnist", "digits"),
     "figure2": ("digits",),
     "figure3": ("digits",),
+    "figure4": ("digits",),
 }
 """The datasets of each experiment: the first is the default beyond ``preset=smoke``."""
 

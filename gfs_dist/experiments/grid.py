@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -80,7 +80,7 @@ class Grid:
     """Computes cells by the ranks of a runtime and keeps them in a run folder."""
 
     def __init__(self, folder: RunFolder, runtime: Runtime, reporter: Reporter) -> None:
-        self.folder, self._runtime, self._reporter = folder, runtime, reporter
+        self.folder, self.reporter, self._runtime = folder, reporter, runtime
 
     def compute(self, phase: str, task: Task, cells: Sequence[Cell]) -> list[Row]:
         """The rows of ``cells``: read where they are there, computed where they are not.
@@ -99,18 +99,35 @@ class Grid:
         rows = {cell.name: row for cell in cells if (row := self._kept(cell)) is not None}
         missing = [cell for cell in cells if cell.name not in rows]
         if rows and missing:
-            self._reporter.note(f"{phase}: {len(rows):,} of {len(cells):,} cells are there already")
+            self.reporter.note(f"{phase}: {len(rows):,} of {len(cells):,} cells are there already")
         if missing:
-            self._reporter.phase(phase, len(missing))
+            self.reporter.phase(phase, len(missing))
 
         def on_item(progress: MapProgress) -> None:
             cell = missing[progress.place]
             rows[cell.name] = self._keep(cell, progress.value)
-            self._reporter.step(len(missing) - len(cells) + len(rows), cell=cell.name)
+            self.reporter.step(len(missing) - len(cells) + len(rows), cell=cell.name)
 
         if missing:
             self._runtime.map(_Timed(task), missing, on_item)
         return [rows[cell.name] for cell in cells]
+
+    def measure(
+        self, phase: str, measure: Callable[[Any, Grid], Mapping[str, Any]], cells: Sequence[Cell]
+    ) -> list[Row]:
+        """The same by this process, one cell after another: timings want a machine for themselves.
+
+        Args:
+            measure: ``measure(cell, grid)`` returns a dict of plain JSON values.
+        """
+        rows = []
+        for number, cell in enumerate(cells, 1):
+            row = self._kept(cell)
+            if row is None:
+                self.reporter.phase(f"{phase} {number} of {len(cells)}: {cell.name}")
+                row = self._keep(cell, measure(cell, self))
+            rows.append(row)
+        return rows
 
     def _kept(self, cell: Cell) -> Row | None:
         """The row of a cell that an earlier run computed from the same values."""
@@ -121,7 +138,7 @@ class Grid:
         try:
             verify_own_checksum(content, file)
         except RunFolderError:
-            self._reporter.note(f"{file} is not what was written: the cell is computed again")
+            self.reporter.note(f"{file} is not what was written: the cell is computed again")
             return None
         same = content.get("cell") == _plain(asdict(cell))
         return {"name": cell.name, **content["cell"], **content["found"]} if same else None

@@ -114,3 +114,15 @@ def test_spectra(experiment: str, plot: str, tmp_path: Path) -> None:
 def test_refusals(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce("runtime=none", *words) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_blocks_are_timed_once(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert reproduce("experiment=figure4", "runtime=local", f"out={out}") == 0
+    first = report(out)
+    assert len(first["tables"]["claims of the paper"]) == 3
+    assert {row["measured"] for row in first["results"]} >= {"whole", "critical path"}
+    assert (out / "plots" / "blocks_network_loss.png").is_file()
+    assert reproduce(f"resume={out}") == 0
+    assert report(out)["results"] == first["results"]
