@@ -18,15 +18,14 @@ from torch import Tensor
 from gfs_dist import data, networks
 from gfs_dist.config import commands as schema
 from gfs_dist.data import Dataset, DataSpec
-from gfs_dist.data.balanced import balanced_rows
 from gfs_dist.experiments import figure1_findings
 from gfs_dist.experiments.grid import Findings, Grid
 from gfs_dist.files import checkpoint
 from gfs_dist.networks import TwoLayer
-from gfs_dist.pruning.objectives.two_layer import TwoLayerContributions
-from gfs_dist.runtime.resources import memory_per_rank_bytes
+from gfs_dist.pruning.objectives.two_layer import TwoLayerProblem
 from gfs_dist.selection.loop import greedy
-from gfs_dist.selection.objectives.factory import Recipe, make_objective, settle
+from gfs_dist.selection.objectives.factory import Recipe
+from gfs_dist.selection.partition import RankShare
 from gfs_dist.selection.stop import Stop
 from gfs_dist.training import TrainSpec, TrainState, train
 from gfs_dist.training.train import default_lr
@@ -36,15 +35,20 @@ from gfs_dist.workflows.total_time import duration
 LOSS, ACTIVATION, BATCH = "bce", "relu", 32
 
 RULES: dict[str, Recipe] = {
-    "uniform": Recipe("bce", "auto", "uniform", replacement=True),
-    "line_search": Recipe("bce", "auto", "line_search", replacement=True),
+    "uniform": Recipe("bce", "screened", "uniform", replacement=True),
+    "line_search": Recipe("bce", "screened", "line_search", replacement=True),
+    "least_squares": Recipe("least_squares", "elimination", "uniform", replacement=False),
 }
-"""Selection rules by name; the first is the paper's."""
+"""Selection rules by name; the first is the paper's. Least squares fits targets of +1 and -1."""
 
 TRAIN_S, TRAIN_S_PER_NEURON, MEASURE_S = 0.5e-3, 2.1e-6, 1e-7
-SEARCH_S = {"uniform": 2.8e-9, "line_search": 1e-8}
+SEARCH_S = {"uniform": 2.8e-9, "line_search": 1e-8, "least_squares": 1e-9}
 """Seconds of one core, measured: of an iteration, of it for each neuron, of both measurements of a
 checkpoint for each neuron and sample; of a pick for each neuron and sample."""
+
+
+PROCESS_BYTES = 2**29
+"""Of a rank: torch, and the dataset as it is read."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,9 @@ class Setting:
 
     def dataset(self, samples: int, trial: int) -> Dataset:
         """The sub-dataset of a trial, balanced over classes; those of one trial are nested."""
-        return _load(replace(self.spec, samples=samples, seed=self.seed + trial))
+        few = self.prune_samples if samples > (self.prune_samples or samples) else None
+        seed = self.seed + trial
+        return _load(replace(self.spec, samples=samples, seed=seed, prune_samples=few))
 
     def checkpoint(self, training: str, iteration: int) -> Path:
         return Path(self.trainings) / training / f"step_{iteration:08d}"
@@ -195,19 +201,15 @@ class PruneTask:
         dataset = setting.dataset(cell.samples, cell.trial)
         training = Training(cell.width, cell.samples, cell.trial, ()).name
         network, _ = setting.network(training, cell.iteration)
-        labels, number = dataset.labels_train, setting.prune_samples
-        if number is not None and number < len(labels):
-            rows = balanced_rows(labels, number, setting.seed + cell.trial, "prune_samples")
-        else:
-            rows = torch.arange(len(labels))
         recipe = RULES[cell.rule]
-        x, target = dataset.x_train[rows], data.target(labels[rows], recipe.loss)
-        source = TwoLayerContributions(network, x.to(device), torch.float64)
-        stop = Stop(setting.picks)
-        recipe, _ = settle(recipe, source, 1, stop, memory_per_rank_bytes(1, device.type))
-        own = torch.arange(cell.width)
-        objective = make_objective(recipe, source, target.to(device), own, tick)
-        path = greedy(objective, stop, on_step=lambda _: tick())
+        x, labels = dataset.pruned_on
+        target = data.target(labels, LOSS if recipe.loss == LOSS else "squared")
+        inputs = (x.to(device), target.to(device))
+        problem = TwoLayerProblem(lambda: inputs, network, recipe)
+        objective = problem.objective(RankShare.whole(cell.width), device, tick)
+        path = greedy(objective, Stop(setting.picks), on_step=lambda _: tick())
+        if recipe.loss == "least_squares":
+            path.fit = problem.fit(path.picks)
         small = network.shrink(path.coefficients())
         return {
             "picks": len(path),
@@ -255,7 +257,8 @@ class Figure1:
             for iteration in size.iterations
             for rule in RULES
         ]
-        data.load(replace(self.spec, samples=size.samples[-1]))  # refuses what it cannot hold
+        # Refuses data that cannot be read, or that is too small.
+        self.features = data.load(replace(self.spec, samples=max(size.samples))).features
         self.lines = self._plan()
         self.phases = {"train": 1, "prune": 1}
 
@@ -274,6 +277,13 @@ class Figure1:
             for p in self.prunings
         )
         rows = "all rows" if size.prune_samples is None else f"{size.prune_samples:,} rows at most"
+        widest, most = max(size.widths), max(size.samples)
+        features = self.features
+        memory = (
+            PROCESS_BYTES
+            + most * features * 20
+            + 16 * widest * min(most, size.prune_samples or most)
+        )
         return [
             f"data      {self.spec.name}: {_numbers(size.samples)} samples, balanced over classes",
             f"networks  two-layer, {_numbers(size.widths)} {ACTIVATION} neurons, {LOSS}, "
@@ -281,6 +291,7 @@ class Figure1:
             f"pruning   {size.picks} picks on {rows}: {', '.join(RULES)}; no fine-tuning",
             f"cells     {len(self.trainings):,} trainings and {len(self.prunings):,} prunings, "
             f"{size.trials} {'trial' if size.trials == 1 else 'trials'}",
+            f"memory    about {memory / 2**30:.1f} GiB a rank",
             f"time      about {duration((train_s + search_s) / ranks)} on {ranks} ranks of one "
             f"CPU core each: training {duration(train_s / ranks)}, pruning "
             f"{duration(search_s / ranks)}",
