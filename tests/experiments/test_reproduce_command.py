@@ -29,7 +29,9 @@ def cells(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def without_times(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {name: {k: v for k, v in row.items() if k != "seconds"} for name, row in found.items()}
+    return {
+        name: {k: v for k, v in row.items() if "seconds" not in k} for name, row in found.items()
+    }
 
 
 @pytest.fixture(scope="module")
