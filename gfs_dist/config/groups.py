@@ -178,6 +178,7 @@ class Train:
     iterations: Annotated[int, Ge(0)] | None
     lr: Annotated[float, Gt(0)] | None
     step_share: Annotated[float, Gt(0), Lt(2)] | None
+    precision: Literal["float64", "float32"] | None
     checkpoint_every: Positive | None
 
 
@@ -275,5 +276,8 @@ def check_deep_training(train: Train, where: str = "") -> None:
     """The same for a network that cannot have two layers."""
     if not isinstance(train, Sgd):
         raise ConfigError(f"train: found {train.method}, accepted sgd{where}")
-    if train.step_share is not None:
-        raise ConfigError("train.step_share: accepted with model=two_layer, not deep networks")
+    for key, instead in (("step_share", ""), ("precision", ", which have train.amp")):
+        if getattr(train, key) is not None:
+            raise ConfigError(
+                f"train.{key}: accepted with model=two_layer, not deep networks{instead}"
+            )

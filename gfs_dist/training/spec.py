@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from gfs_dist.errors import ConfigError, RunError
+from gfs_dist.networks.models.two_layer import DTYPES
 
 METHODS = ("gd", "sgd")
 RISE = 0.05
@@ -55,11 +57,14 @@ class TrainSpec(_Descent):
         checkpoint_every: iterations between checkpoints; the first and the last always are one.
         seed: of the order of samples (sgd).
         method: ``gd``, all samples in every step (equation 5), or ``sgd``, mini-batches.
+        precision: dtype of weights, gradients and steps, ``float64`` or ``float32``; None for
+            ``float64``.
     """
 
     iterations: int = 400
     lr: float | None = None
     method: str = "gd"
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -67,6 +72,13 @@ class TrainSpec(_Descent):
         super().__post_init__()
         if self.method == "gd" and self.momentum:
             raise ConfigError("train.momentum: only train=sgd takes momentum")
+        if self.precision not in (None, *DTYPES):
+            accepted = ", ".join(DTYPES)
+            raise ConfigError(f"train.precision: found {self.precision!r}, accepted {accepted}")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.precision or "float64"]
 
 
 @dataclass(frozen=True)

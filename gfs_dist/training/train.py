@@ -42,7 +42,7 @@ def train(
     one go, with the same number of threads.
 
     Args:
-        network: the weights to start from; changed.
+        network: the weights to start from; changed. Training computes in their dtype.
         x: inputs (m, d), on the network's device.
         target: float64 (m,), see :func:`gfs_dist.data.target`.
         loss: ``squared`` or ``bce``.

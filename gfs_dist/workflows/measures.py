@@ -45,8 +45,9 @@ def named(found: Mapping[str, Classified]) -> Measured:
 def measure_two_layer(network: TwoLayer, inputs: Inputs) -> Measured:
     """Loss and accuracy on the data that is pruned on and on other data, multiply-adds, parameters.
 
-    All samples are measured on.
+    All samples are measured on, in float64 whatever the network's dtype: as its path was searched.
     """
+    network = copy.deepcopy(network).double()
 
     def on(x: Tensor, target: Tensor) -> Classified:
         found = networks.outputs(network, x)

@@ -116,16 +116,15 @@ def two_layer_training(
 ) -> list[str]:
     """``gfs pretrain`` of a two-layer network."""
     assert isinstance(config.model, schema.TwoLayer)
-    network = TwoLayer(config.model.width, dataset.features, config.model.activation)
-    size = sum(parameter.nbytes for parameter in network.parameters())
+    size = config.model.width * (dataset.features + 1) * spec.dtype.itemsize
     measured = "" if config.train.lr is not None else " (from the curvature at the start)"
     batch = "" if spec.method == "gd" else f" of {spec.batch} samples, momentum {spec.momentum:g}"
     return [
         f"data      {config.data.name}: {len(dataset.x_train):,} samples to train on, "
         f"{_others(dataset)}, {dataset.features:,} inputs",
-        f"network   two-layer, {network.width:,} {network.activation} neurons",
+        f"network   two-layer, {config.model.width:,} {config.model.activation} neurons",
         f"training  {config.objective} loss, {spec.iterations:,} iterations of {spec.method}"
-        f"{batch}, lr {spec.lr:g}{measured}",
+        f"{batch}, lr {spec.lr:g}{measured}{', in float32' if spec.precision == 'float32' else ''}",
         _files(spec, size),
     ]
 

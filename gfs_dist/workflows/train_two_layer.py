@@ -12,6 +12,7 @@ from gfs_dist.config import commands as schema
 from gfs_dist.files import RunFolder, checkpoint
 from gfs_dist.files.find import read_iteration
 from gfs_dist.networks import TwoLayer
+from gfs_dist.networks.models.two_layer import DTYPES
 from gfs_dist.records import ResultRow
 from gfs_dist.training import TrainSpec, TrainState, default_lr, train
 from gfs_dist.workflows import plan_text
@@ -136,11 +137,11 @@ class TwoLayerTraining:
     def _first_network(self) -> TwoLayer:
         """The planted network of synthetic data, else Gaussian weights."""
         dataset, inputs = self.inputs.dataset(), self.inputs
+        shape = inputs.width, dataset.features, inputs.activation
+        dtype = DTYPES[self.config.train.precision or "float64"]
         if dataset.planted is None:
-            return TwoLayer.initialise(
-                inputs.width, dataset.features, inputs.activation, self.config.seed
-            )
-        network = TwoLayer(inputs.width, dataset.features, inputs.activation)
+            return TwoLayer.initialise(*shape, self.config.seed, dtype)
+        network = TwoLayer(*shape, dtype)
         planted = {"hidden.weight": dataset.planted.hidden, "output.weight": dataset.planted.output}
         network.load_state_dict(planted)
         return network

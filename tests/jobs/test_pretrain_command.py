@@ -99,7 +99,7 @@ def test_the_run_folder_is_that_of_the_interface(tmp_path: Path) -> None:
         ("step 3", SMALL),
         ("step 24", SGD),
         ("write model.safetensors", SGD),
-        ("write state.json", SMALL),
+        ("write state.json", [*SGD, "train.precision=float32"]),
     ],
 )
 def test_killed_anywhere_it_goes_on_to_the_same_bits(
@@ -115,6 +115,34 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(
     assert report["status"] == "finished"
     assert [row["iteration"] for row in report["results"]] == [0, 10, 20, 25]
     assert not list(out.rglob(".writing-*"))
+
+
+@pytest.mark.parametrize("objective", ["squared", "bce"])
+def test_what_was_trained_in_float32_is_stored_and_pruned(tmp_path: Path, objective: str) -> None:
+    run, out, words = tmp_path / "run", tmp_path / "out", [*SGD, f"objective={objective}"]
+    assert train(*words, "train.precision=float32", f"out={run}") == 0
+    assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32}
+    found = ["runtime=none", "steps=12", "data.samples=200", "verify=true", f"out={out}"]
+    assert main(["prune", f"checkpoint={run}", f"objective={objective}", *found]) == 0
+    row = json.loads((out / "report.json").read_text())["results"][-1]
+    path = json.loads((out / row["path"]).read_text())
+    assert row["loss"] == pytest.approx(path["loss"][-1], rel=1e-6)
+    assert networks.load(out / row["model"]).hidden.weight.dtype == torch.float32
+    assert row["dense"]["loss"] == pytest.approx(path["dense_loss"], rel=1e-12)
+    assert main(["evaluate", str(out / row["model"]), "data.samples=200"]) == 0
+
+
+def test_a_checkpoint_of_a_version_without_precisions_is_gone_on_from(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert train(*SMALL, f"out={out}") == 0
+    before = weights(out)
+    shutil.rmtree(out / "checkpoints/step_00000025")
+    state = json.loads((file := out / "checkpoints/step_00000020/state.json").read_text())
+    assert state["training"].pop("train.precision") is None
+    file.write_text(json.dumps(state))
+    forget_checksums(out)
+    assert train(f"resume={out}") == 0
+    assert same(weights(out), before)
 
 
 def test_a_finished_run_may_be_resumed_and_stays(tmp_path: Path) -> None:
@@ -247,9 +275,17 @@ def test_the_step_size_is_measured_once_and_kept(
             ["model=resnet20_cifar", "train.step_share=1"],
             "train.step_share: accepted with",
         ),
+        (
+            ["model=resnet20_cifar", "train=sgd", "train.precision=float32"],
+            "train.precision: accepted with model=two_layer, not deep networks, which have",
+        ),
+        (
+            ["train.precision=half"],
+            "train.precision: found 'half', accepted float64, float32, or null",
+        ),
     ],
 )
-def test_step_shares_that_mean_nothing_are_refused(
+def test_settings_that_mean_nothing_are_refused(
     words: list[str], message: str, capsys: Any
 ) -> None:
     assert train(*words, "--dry-run") == 2

@@ -83,6 +83,18 @@ def test_training_goes_on_from_any_checkpoint_bit_for_bit(spec: TrainSpec) -> No
         assert all(later[i][1].loss == whole[i][1].loss for i in later)
 
 
+@pytest.mark.parametrize("spec", [GD, SGD])
+def test_float32_stays_near_float64_and_goes_on_bit_for_bit(spec: TrainSpec) -> None:
+    single = TwoLayer.initialise(8, 6, "tanh", seed=2, dtype=torch.float32)
+    exact, whole = run(start(), spec), run(single, spec)
+    assert weights(whole[10][0]).dtype == torch.float32
+    assert {v.dtype for v in whole[8][1].velocity.values()} <= {torch.float32}
+    assert 0 < (weights(whole[10][0]) - weights(exact[10][0])).abs().max() < 1e-5
+    network, state = whole[4]
+    later = run(network, spec, start=state)
+    assert torch.equal(weights(later[10][0]), weights(whole[10][0]))
+
+
 def test_two_runs_are_the_same() -> None:
     first, again = run(start(), SGD), run(start(), SGD)
     assert torch.equal(weights(first[10][0]), weights(again[10][0]))
@@ -151,6 +163,7 @@ def test_samples_that_do_not_fit_are_refused(
         ({"lr": float("nan")}, "train.lr: found nan, accepted above 0"),
         ({"method": "sgd", "momentum": 1.0}, "train.momentum: found 1.0, accepted 0 to below 1"),
         ({"momentum": 0.5}, "train.momentum: only train=sgd takes momentum"),
+        ({"precision": "half"}, "train.precision: found 'half', accepted float64, float32"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
