@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gfs_dist.experiments.fits import growth_fits, mean_and_deviation, slope_interval
+from gfs_dist.experiments.fits import growth_fits, slope_interval, spread
 from gfs_dist.experiments.grid import Findings, Row
 
 PAPER_RULE = "uniform"
@@ -107,11 +107,6 @@ def red_lines(series: Mapping[Key, Series], level: float) -> Iterator[Row]:
             }  # fmt: skip
 
 
-def _spread(values: Sequence[float], form: str) -> str:
-    mean, deviation = mean_and_deviation(values)
-    return format(mean, form) + ("" if deviation is None else f" ± {deviation:{form}}")
-
-
 def _accuracy_table(rows: Sequence[Row]) -> list[Row]:
     cells: dict[tuple[Any, ...], dict[int, list[float]]] = {}
     for row in rows:
@@ -121,7 +116,7 @@ def _accuracy_table(rows: Sequence[Row]) -> list[Row]:
             line.setdefault(row["iteration"], []).append(100 * row[key])
     return [
         {"rule": rule, "N": width, "m": samples}
-        | {f"{iteration:,}": _spread(values, ".2f") for iteration, values in sorted(line.items())}
+        | {f"{iteration:,}": spread(values, ".2f") for iteration, values in sorted(line.items())}
         for (rule, width, samples), line in sorted(cells.items())
     ]
 
@@ -141,7 +136,7 @@ def _needed_table(needed: Sequence[Row]) -> list[Row]:
         if not reached:
             return "never"
         missed = "" if len(reached) == len(values) else f" ({len(reached)} of {len(values)})"
-        return _spread(reached, ",.0f") + missed
+        return spread(reached, ",.0f") + missed
 
     return [
         {"rule": rule, "N": width, "red line": definition}
@@ -203,7 +198,7 @@ def _rules_table(series: Mapping[Key, Series], rows: Sequence[Row]) -> list[Row]
 
     def mean(values: Sequence[float | None], form: str) -> str:
         reached = [value for value in values if value is not None]
-        return _spread(reached, form) if len(reached) == len(values) else "never"
+        return spread(reached, form) if len(reached) == len(values) else "never"
 
     table = []
     for (width, samples, rule), trials in sorted(cells.items()):
@@ -211,7 +206,7 @@ def _rules_table(series: Mapping[Key, Series], rows: Sequence[Row]) -> list[Row]
         table.append(
             {
                 "N": width, "m": samples, "rule": rule,
-                "best accuracy, percent": _spread(bests, ".2f"),
+                "best accuracy, percent": spread(bests, ".2f"),
                 "iterations to its own best less 0.5": mean(own_at, ",.0f"),
                 f"iterations to {PAPER_RULE}'s best less 0.5": mean(goal_at, ",.0f"),
                 "neurons": f"{np.mean(sizes):.0f}",
@@ -290,7 +285,7 @@ def _judge_width(found: Findings, own: Mapping[tuple[int, int, int], Series]) ->
     if not differences:
         return
     better = sum(float(np.mean(values)) > 0 for values in differences.values())
-    said = ", ".join(f"m={m:,}: {_spread(v, '+.2f')}" for m, v in sorted(differences.items()))
+    said = ", ".join(f"m={m:,}: {spread(v, '+.2f')}" for m, v in sorted(differences.items()))
     every = len(differences)
     found.claim(
         "narrower dense networks give better subnetworks",

@@ -91,6 +91,12 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), deviation
 
 
+def spread(values: Sequence[float], form: str) -> str:
+    """Mean and standard deviation in words, by the format ``form``."""
+    mean, deviation = mean_and_deviation(values)
+    return format(mean, form) + ("" if deviation is None else f" ± {deviation:{form}}")
+
+
 def group(rows: Sequence[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
     """Rows by ``key``, in their order."""
     grouped: dict[Any, list[Row]] = {}

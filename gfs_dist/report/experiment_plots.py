@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gfs_dist.report import style
+from gfs_dist.report import style, theory_plots
 from gfs_dist.report.facts import Run
 
 Row = Mapping[str, Any]
@@ -219,5 +219,6 @@ PLOTS = (
     accuracy_by_rule,
     smallest_singular_value,
     condition_number,
+    *theory_plots.PLOTS,
 )
 """In the order of the page."""
