@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,15 @@ def keep(
     notes: list[str],
     by: str | None = None,
     tables: dict[str, list[dict[str, Any]]] | None = None,
+    plots: Sequence[Path] = (),
+    *,
+    listed: bool = True,
 ) -> None:
     """Write ``NAME.json`` and ``NAME.md`` into ``tests/records``; print what a reader gets.
 
     ``by``: a column; rows that differ in it go into tables of their own, under their value.
-    ``tables``: what else was found, by title.
+    ``tables``: what else was found, by title. ``plots``: images, copied beside it and shown.
+    ``listed``: whether readers get the rows too; JSON always holds them.
     """
     content = {
         "format": 1,
@@ -58,7 +62,14 @@ def keep(
         **({"tables": tables} if tables else {}),
     }
     atomic.write_json(FOLDER / f"{name}.json", content)
-    atomic.write_text(FOLDER / f"{name}.md", page := _markdown(name, content, by))
+    shown = {**content, "results": rows if listed else []}
+    page = _markdown(name, shown, by)
+    for plot in plots:
+        image = Path("plots") / f"{name}_{plot.name}"
+        (FOLDER / image).parent.mkdir(exist_ok=True)
+        atomic.write_bytes(FOLDER / image, plot.read_bytes())
+        page += f"\n![{plot.stem.replace('_', ' ')}]({image})\n"
+    atomic.write_text(FOLDER / f"{name}.md", page)
     print(page)
 
 
@@ -71,13 +82,17 @@ def keep_run(name: str, run: Path, command: str) -> None:
         f"the whole job took {report['timing']['total_s']:.0f} s",
         *(
             f"rank {rank['rank']}: set-up {rank['setup_s']:.1f} s, "
-            f"compute {rank['compute_s']:.1f} s, exchange {rank['exchange_s']:.1f} s, "
+            f"compute {rank['compute_s']:.1f} s, exchange {rank.get('exchange_s', 0.0):.1f} s, "
             f"peak memory {rank['peak_rss_bytes'] / 2**20:,.0f} MiB"
             for rank in report["timing"].get("ranks", [])
         ),
     ]
     tables = {title: list(map(_short, found)) for title, found in report.get("tables", {}).items()}
-    keep(name, command, rows, notes, tables=tables)
+    experiment = "experiment" in report
+    plots = [plot for plot in sorted((run / "plots").glob("*.png")) if plot.stem != "time_per_rank"]
+    keep(
+        name, command, rows, notes, None, tables, plots if experiment else (), listed=not experiment
+    )
 
 
 def load_average() -> str:
