@@ -158,7 +158,7 @@ class Benchmark(Computing):
             raise ConfigError(f"runtime: found {kind}, accepted local with {suite}")
 
 
-ExperimentName = Literal["figure1", "figure2", "figure3", "figure4", "theory"]
+ExperimentName = Literal["figure1", "figure2", "figure3", "figure4", "table1", "theory"]
 Preset = Literal["smoke", "cpu", "gpu", "full"]
 
 EXPERIMENT_DATA: dict[str, tuple[str, ...]] = {
@@ -166,6 +166,7 @@ EXPERIMENT_DATA: dict[str, tuple[str, ...]] = {
     "figure2": ("digits",),
     "figure3": ("digits",),
     "figure4": ("digits",),
+    "table1": ("cifar10", "digits", "npz"),
     "theory": ("digits", "mnist"),
 }
 """The datasets of each experiment: the first is the default beyond ``preset=smoke``."""

@@ -149,14 +149,15 @@ def accuracy_by_rule(run: Run) -> Figure | None:
 
 
 def _means(
-    axes: Axes, rows: Sequence[Row], x: str, y: str, label: str, colour: Any, marker: str
-) -> None:
+    axes: Axes, rows: Sequence[Row], x: str, y: str, label: str, colour: Any, marker: str,
+    dashes: str = "-",
+) -> None:  # fmt: skip
     places = _values(rows, x)
     cells = [[row[y] for row in rows if row[x] == place] for place in places]
     bars = [np.std(cell, ddof=1) if len(cell) > 1 else 0.0 for cell in cells]
     axes.errorbar(
         places, [np.mean(cell) for cell in cells], yerr=bars, label=label, color=colour,
-        marker=marker, markersize=4, capsize=2, linewidth=1.4,
+        marker=marker, markersize=4, capsize=2, linewidth=1.4, linestyle=dashes,
     )  # fmt: skip
 
 
@@ -213,10 +214,38 @@ def condition_number(run: Run) -> Figure | None:
     return figure
 
 
+def accuracy_after_fine_tuning(run: Run) -> Figure | None:
+    """Test accuracy of checkpoints pruned by each rule, as cut and repaired (dashed) and after
+    fine-tuning (solid), and of the dense network (grey), against pre-training; bars: one standard
+    deviation over trials.
+    """
+    rows = _rows(run, "table1")
+    if not rows:
+        return None
+    keys = {"dense_accuracy": "dense", "pruned_accuracy": "pruned", "accuracy": "tuned"}
+    rows = [{**row, **{new: 100 * row[key] for key, new in keys.items()}} for row in rows]
+    places = _values(rows, "model", "samples")
+    figure = style.canvas(10.2, 0.9 + 3.1 * len(_values(rows, "model")))
+    panels = style.panels(figure, len(places), len(_values(rows, "samples")))
+    for axes, (model, samples) in zip(panels, places, strict=True):
+        here = [row for row in rows if (row["model"], row["samples"]) == (model, samples)]
+        _means(axes, here, "iteration", "dense", "dense", style.GREY, "")
+        for rule, colour in zip(("paper", "least_squares"), style.ordered_colours(2), strict=True):
+            own = [row for row in here if row["rule"] == rule]
+            _means(axes, own, "iteration", "pruned", f"{rule}, pruned", colour, "o", "--")
+            _means(axes, own, "iteration", "tuned", f"{rule}, fine-tuned", colour, "o")
+        axes.set_title(f"{model}, {samples:,} images", loc="left")
+    panels[0].legend(fontsize=8)
+    figure.supxlabel("iterations of pre-training", fontsize=10)
+    figure.supylabel("test accuracy (%)", fontsize=10)
+    return figure
+
+
 PLOTS = (
     pretraining_heat_maps,
     iterations_needed,
     accuracy_by_rule,
+    accuracy_after_fine_tuning,
     smallest_singular_value,
     condition_number,
     *theory_plots.PLOTS,

@@ -1,0 +1,224 @@
+"""Table 1: networks on CIFAR-10, pruned after more and more pre-training and trained on.
+
+A grid of networks x dataset sizes x checkpoints x rules x trials. A training is one cell and
+serves all of its checkpoints and rules; pruning a checkpoint by a rule is one cell, which trains
+the smaller network on as well.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+
+from gfs_dist.config import commands as schema
+from gfs_dist.data import Images
+from gfs_dist.experiments import table1_findings
+from gfs_dist.experiments.deep_cells import (
+    HALVINGS,
+    RULES,
+    PruneTask,
+    Pruning,
+    Setting,
+    Training,
+    TrainTask,
+    architecture_of,
+)
+from gfs_dist.experiments.grid import Findings, Grid
+from gfs_dist.files.scratch_folder import ScratchFolder
+from gfs_dist.pruning.memory_needed import layer_costs, rank_bytes
+from gfs_dist.pruning.pruner import Pruner
+from gfs_dist.pruning.widths.budget import Budget, percent
+from gfs_dist.pruning.widths.choose import LEAST_TRIALS, TRIAL_MULTIPLY_ADDS, TRIAL_SAMPLES
+from gfs_dist.pruning.widths.feasible import check_feasible
+from gfs_dist.runtime import RuntimeSpec, open_runtime
+from gfs_dist.training import DeepSpec
+from gfs_dist.workflows.process import data_spec, own_device
+from gfs_dist.workflows.stored_networks import fresh_network
+from gfs_dist.workflows.total_time import duration
+
+SPEED = {"cpu": 3.0e10, "cuda": 2.0e12}
+"""Multiply-adds a second of one core, and of a GPU, in training and in search alike. Measured in
+training: ResNet-8 0.13 s a step of 128 on a core, ResNet-56 0.039 s a step of 256 on an H200."""
+
+PASSES = 3
+"""Forward passes that a step of training, or a trial of widths, costs as much as."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the grid is.
+
+    Attributes:
+        networks: names of the catalog, with the width of each.
+        samples: training images.
+        iterations: of pre-training.
+        checkpoints: that are pruned, evenly spaced, the last one included.
+        finetune: iterations after pruning.
+        calibration: images to prune on.
+        width_trials: see :class:`gfs_dist.experiments.deep_cells.Setting`.
+    """
+
+    networks: tuple[tuple[str, float], ...]
+    samples: tuple[int, ...]
+    iterations: int
+    checkpoints: int
+    finetune: int
+    calibration: int
+    width_trials: int | None
+    trials: int = 1
+
+
+PRESETS = {
+    "smoke": Size((("resnet8_cifar", 0.5),), (100, 300, 900), 80, 4, 20, 64, 4),
+    "cpu": Size((("resnet8_cifar", 1.0),), (2000, 5000, 10_000), 2000, 4, 150, 512, 24, 3),
+    "gpu": Size((("resnet20_cifar", 1.0),), (10_000, 30_000, 50_000), 8000, 4, 500, 1024, 48),
+    "full": Size(
+        (("mobilenet_v2_cifar", 1.0), ("resnet34_cifar", 1.0)),
+        (10_000, 30_000, 50_000), 80_000, 4, 2500, 1024, None,
+    ),
+}  # fmt: skip
+MACS = Fraction(60, 100)
+"""Share of the multiply-adds that stays."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one network: seconds of one rank for each kind of work, and bytes that it holds.
+
+    Attributes:
+        train_s: of a step of training.
+        prune_s: of a pruning by each rule.
+    """
+
+    macs: int
+    train_s: float
+    prune_s: dict[str, float]
+    memory_bytes: int
+
+
+class Table1:
+    """The grid of a preset."""
+
+    def __init__(self, config: schema.Reproduce) -> None:
+        size = PRESETS[config.preset]
+        self.config, self.data = config, data_spec(config.data)
+        self.size = size = replace(size, trials=config.trials or size.trials)
+        trials = range(size.trials)
+        every = size.iterations // size.checkpoints
+        self.trainings = [
+            Training(model, width, samples, trial, size.iterations, every)
+            for trial in trials
+            for model, width in size.networks
+            for samples in size.samples
+        ]
+        self.prunings = [
+            Pruning(cell.model, cell.samples, cell.trial, iteration, rule)
+            for cell in self.trainings
+            for iteration in cell.checkpoints
+            for rule in RULES
+        ]
+        self.lines = self._plan()
+        self.phases = {"train": 1, "prune": 1}
+
+    def run(self, grid: Grid) -> Findings:
+        setting = self._setting(str(grid.folder.trainings.absolute()))
+        trained = grid.compute("train", TrainTask(setting), self.trainings)
+        pruned = grid.compute("prune", PruneTask(setting), self.prunings)
+        return table1_findings.findings(trained, pruned)
+
+    def _setting(self, trainings: str) -> Setting:
+        size, seed = self.size, self.config.seed
+        return Setting(
+            self.data, seed, trainings, MACS, size.finetune, size.calibration, size.width_trials
+        )
+
+    def _plan(self) -> list[str]:
+        size, ranks = self.size, self.config.workers
+        images = self._setting("").images(max(size.samples), 0)
+        device = own_device(self.config.device).type
+        costs = {model: self._costs(model, width, images, device) for model, width in size.networks}
+        train_s = max(costs[cell.model].train_s for cell in self.trainings) * size.iterations
+        train_s *= math.ceil(len(self.trainings) / ranks)
+        prune_s = sum(
+            costs[cell.model].prune_s[cell.rule] + size.finetune * costs[cell.model].train_s
+            for cell in self.prunings
+        )
+        names = ", ".join(
+            f"{model} of width {width:g} ({costs[model].macs:,} multiply-adds)"
+            for model, width in size.networks
+        )
+        memory = max(cost.memory_bytes for cost in costs.values()) + images.x_train.nbytes
+        return [
+            f"data      {self.data.name}: {_numbers(size.samples)} training images, balanced over "
+            f"classes; {len(images.x_test):,} test images",
+            f"networks  {names}",
+            f"training  {size.iterations:,} iterations, SGD with momentum, cosine from 0.1, "
+            f"mini-batches of 128, pruned every {self.trainings[0].every:,}",
+            f"pruning   to {percent(MACS)} of the multiply-adds on {size.calibration:,} images: "
+            f"{', '.join(RULES)}; then {size.finetune:,} iterations from 0.01",
+            f"cells     {len(self.trainings):,} trainings and {len(self.prunings):,} prunings, "
+            f"{size.trials} {'trial' if size.trials == 1 else 'trials'}",
+            f"memory    about {memory / 2**20:,.0f} MiB a rank besides Python and torch",
+            f"time      about {duration(train_s + prune_s / ranks)} on {ranks} "
+            f"{'rank' if ranks == 1 else 'ranks'} of "
+            f"{'a GPU' if device == 'cuda' else 'one core'} each: training "
+            f"{duration(train_s)}, pruning and fine-tuning {duration(prune_s / ranks)}",
+        ]
+
+    def _costs(self, model: str, width: float, images: Images, device: str) -> Costs:
+        """What a network costs, known from two images.
+
+        Raises:
+            BudgetError: it cannot be pruned so far.
+        """
+        network = fresh_network(architecture_of(model, width, images), 0)
+        two = (images.inputs(images.x_train[:2]), images.labels_train[:2])
+        budget = Budget("macs", MACS)
+        spec = RuntimeSpec(kind="none", workers=1, device="cpu")
+        with ScratchFolder("plan") as folder, open_runtime(spec) as runtime:
+            pruner = Pruner.prepare(
+                network, [two], RULES["paper"].settings, runtime, folder / "workspace"
+            )
+            check_feasible(pruner, budget)
+            macs, images_used = pruner.costs.dense("macs"), self.size.calibration
+            search = sum(cost.macs for cost in layer_costs(pruner, images_used))
+            passes = HALVINGS * sum(2 + math.log2(n) for n in pruner.channels.values())
+            each = macs * min(images_used, 4 * TRIAL_SAMPLES)
+            most = max(LEAST_TRIALS * len(pruner.channels), min(1000, TRIAL_MULTIPLY_ADDS // each))
+            trials = self.size.width_trials or most
+            memory = rank_bytes(pruner, budget, images_used)
+        prune_macs = {
+            "paper": search + passes * images_used * macs,
+            "least_squares": PASSES * trials * each,
+        }
+        batch = DeepSpec().batch
+        return Costs(
+            macs=macs,
+            train_s=PASSES * batch * macs / SPEED[device],
+            prune_s={rule: count / SPEED[device] for rule, count in prune_macs.items()},
+            memory_bytes=max(memory, training_bytes(network, two[0], batch)),
+        )
+
+
+def training_bytes(network: nn.Module, x: Tensor, batch: int) -> int:
+    """Bytes of a step of training: weights, gradients and momentum, and what the way back needs."""
+    weights = sum(parameter.nbytes for parameter in network.parameters())
+    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    saved = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += 0 if tensor.untyped_storage().data_ptr() in own else tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(x)
+    return 3 * weights + saved * batch // len(x)
+
+
+def _numbers(values: tuple[int, ...]) -> str:
+    return ", ".join(f"{value:,}" for value in values)
