@@ -17,6 +17,7 @@ FORMAT = 1
 """``format`` of every JSON file of this version; any other is refused where a file is read."""
 
 Status = Literal["finished", "stopped", "failed"]
+Verdict = Literal["too_early", "enough", "certainly_enough"]
 EventKind = Literal["rank_started", "step", "fault", "recovered", "graph", "finished"]
 
 
@@ -197,6 +198,70 @@ class CheckpointRow(TypedDict):
     accuracy_validation: NotRequired[float | None]
 
 
+class SeriesFacts(TypedDict):
+    """A network of a series, dense or pruned.
+
+    Attributes:
+        loss, accuracy_train: over the data that was pruned on; accuracies are shares.
+        accuracy: of the test split.
+        accuracy_held_out: of the validation split, or the test split where there is none.
+    """
+
+    loss: float
+    accuracy_train: float
+    accuracy: float
+    accuracy_held_out: float
+
+
+class SeriesRow(SeriesFacts):
+    """A checkpoint of a training: its network pruned to a fixed size, beside the dense one.
+
+    Attributes:
+        gain: what the pruned network's accuracy (that of the rule) rose since the row before.
+        rise: what the best of it so far rose while training grew by the rule's factor.
+        overlap: share of the picks' weight that the row before has too, 0 to 1.
+        enough: whether the rule let training stop here, from this row and those before it.
+    """
+
+    iteration: int
+    dense: SeriesFacts
+    gain: float | None
+    rise: float | None
+    overlap: float | None
+    enough: bool
+
+
+class Saved(TypedDict):
+    """Training after the checkpoint that was enough; ``share`` is of all iterations planned.
+
+    ``seconds`` are as long as the iterations before took; None if that is not known.
+    """
+
+    iterations: int
+    share: float
+    seconds: float | None
+
+
+class Advice(TypedDict):
+    """Whether a network was trained enough to be pruned.
+
+    Attributes:
+        since: the first iteration that was enough; None if none was.
+        rule: that decided, and what it is set to, in words.
+        reason: what it found.
+        planned: iterations that the training was to have.
+        saved: what ends with ``since``; None if nothing does.
+    """
+
+    verdict: Verdict
+    since: int | None
+    rule: str
+    reason: str
+    planned: int
+    saved: Saved | None
+    series: list[SeriesRow]
+
+
 class ResultRow(Measured):
     """One network that a run has made: pruned, trained or evaluated.
 
@@ -250,6 +315,7 @@ class Report(TypedDict):
         experiment, preset, data: of ``gfs reproduce``; data are rows by name that plots show.
         tables: rows by title, of a benchmark or an experiment.
         compares, keys: of a comparison: the command of its runs, and the keys that tell them apart.
+        advice: of a job that judges a training.
         files: SHA-256 by the name of each file that is computed from.
         sha256: of this record without this key.
     """
@@ -273,6 +339,7 @@ class Report(TypedDict):
     tables: NotRequired[dict[str, list[dict[str, Any]]]]
     compares: NotRequired[str]
     keys: NotRequired[list[str]]
+    advice: NotRequired[Advice]
     files: NotRequired[dict[str, str]]
     sha256: NotRequired[str]
 

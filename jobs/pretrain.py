@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from typing import cast
 
+from gfs_dist import report as pages
 from gfs_dist.config import commands as schema
 from gfs_dist.records import Measured, Report
+from gfs_dist.workflows.advise import stopping
 from gfs_dist.workflows.checkpoints import losses_of, show_checkpoints
 from gfs_dist.workflows.process import check_device, use_threads
 from gfs_dist.workflows.reporter import Reporter
@@ -18,7 +20,7 @@ from gfs_dist.workflows.train_two_layer import TwoLayerTraining
 
 @tracked
 def run(config: schema.Pretrain, reporter: Reporter) -> Report:
-    """Train, and write the run folder; returns what ``report.json`` holds."""
+    """Train as ``stop`` says, and write the run folder; returns what ``report.json`` holds."""
     training: TwoLayerTraining | DeepTraining
     if isinstance(config.model, schema.TwoLayer):
         training = TwoLayerTraining(config)
@@ -30,8 +32,10 @@ def run(config: schema.Pretrain, reporter: Reporter) -> Report:
         reporter.run_folder(folder)
         began = time.perf_counter()
         report = RunReport(folder, "pretrain", reporter, timed=training.in_ranks)
-        with report.recorded():
-            training.train(report, reporter)
+        with report.recorded(), stopping(config, folder, reporter) as enough:
+            training.train(report, reporter, enough)
+            if enough is not None:
+                report.more["advice"] = enough.advice
             if not training.in_ranks:
                 report.timing["train_s"] = time.perf_counter() - began
             rows = training.rows(folder)
@@ -44,5 +48,7 @@ def run(config: schema.Pretrain, reporter: Reporter) -> Report:
             if not training.in_ranks:
                 report.events.first_rank("finished", max(report.losses))
         show_checkpoints("trained", rows, reporter)
+        for line in pages.advised(report.content["advice"]) if config.stop == "enough" else ():
+            reporter.note(line)
         reporter.next(training.commands(folder, rows))
         return report.content

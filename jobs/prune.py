@@ -10,7 +10,7 @@ from __future__ import annotations
 from gfs_dist.config import commands as schema
 from gfs_dist.records import Report
 from gfs_dist.runtime import open_runtime
-from gfs_dist.workflows.pipeline import NetworkFamily, PruneRun, show_results
+from gfs_dist.workflows.pipeline import PruneRun, prune_all, show_results
 from gfs_dist.workflows.process import runtime_spec, use_threads
 from gfs_dist.workflows.prune_deep import DeepFamily
 from gfs_dist.workflows.prune_two_layer import TwoLayerFamily
@@ -35,18 +35,6 @@ def run(config: schema.Prune, reporter: Reporter) -> Report:
                 report.recorded(),
                 open_runtime(runtime_spec(config, folder), observers=[report.events]) as runtime,
             ):
-                _prune_all(family, PruneRun(runtime, report, timed))
+                prune_all(family, PruneRun(runtime, report, timed))
             show_results(family, report, reporter)
             return report.content
-
-
-def _prune_all(family: NetworkFamily, job: PruneRun) -> None:
-    """Prune every checkpoint; what an earlier run finished stays."""
-    for pruning in family.prunings(job):
-        row = job.report.row(pruning.name)
-        if row is None:
-            with pruning:
-                pruning.search()
-                row = pruning.cut()
-            pruning.keep(row)
-        pruning.finish(row)

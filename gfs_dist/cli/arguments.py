@@ -14,7 +14,7 @@ from gfs_dist.config.groups import NAMED
 from gfs_dist.errors import InputError
 
 POSITIONAL: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("cut", "finetune", "evaluate", "report"), ("path",)),
+    **dict.fromkeys(("cut", "finetune", "evaluate", "advise", "report"), ("path",)),
     **dict.fromkeys(("status", "logs", "stop"), ("id",)),
     "submit": ("job",),
     "fetch": ("id", "into"),
@@ -32,6 +32,7 @@ JOBS = {
     "evaluate": "measure a stored network: gfs evaluate PATH",
     "benchmark": "measure methods, what more workers buy, and whether something got worse",
     "reproduce": "compute a figure or table of the paper again, beside what it says",
+    "advise": "judge whether a run of gfs pretrain trained enough: gfs advise RUN_DIR",
     "report": "write the pages of a run folder again, or compare several: gfs report RUN_DIR...",
 }
 """Commands that compute."""

@@ -167,6 +167,7 @@ def _run_job(run: Callable[..., Any], config: Any, arguments: Arguments) -> Any:
         "run_folder": folder,
         "report": folder and below(folder, "report.json"),
         **{key: report[key] for key in ("job", "status", "dense", "results") if key in report},
+        **report.get("advice", {}),
     }
 
 

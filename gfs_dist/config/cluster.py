@@ -12,7 +12,7 @@ from annotated_types import Ge
 
 from gfs_dist.config.groups import Job, Positive
 
-Submittable = Literal["pretrain", "prune", "finetune", "benchmark", "reproduce"]
+Submittable = Literal["pretrain", "prune", "finetune", "benchmark", "reproduce", "advise"]
 SUBMITTED: tuple[str, ...] = typing.get_args(Submittable)
 """Jobs that can be submitted: those that write a run folder of their own."""
 

@@ -30,7 +30,7 @@ from gfs_dist.config.groups import (
     check_training,
     check_workers,
 )
-from gfs_dist.config.prune import Cut, Prune, TwoLayerObjective
+from gfs_dist.config.prune import Advise, Cut, Prune, TwoLayerObjective
 from gfs_dist.errors import ConfigError
 
 Suite = Literal["select", "appendix_d", "scaling", "guard"]
@@ -65,6 +65,7 @@ class Pretrain(Computing):
     out: str
     resume: str | None
     track: Track = None
+    stop: Literal["iterations", "enough"] | None = None
 
     def check(self) -> None:
         check_workers(self.workers, self.runtime)
@@ -222,6 +223,7 @@ COMMANDS: dict[str, type] = {
     "evaluate": Evaluate,
     "benchmark": Benchmark,
     "reproduce": Reproduce,
+    "advise": Advise,
     "report": Report,
     "up": Up,
     "down": Down,

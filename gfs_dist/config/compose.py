@@ -123,13 +123,16 @@ def _in_sweep(command: str, words: list[str], number: str) -> list[str]:
     return [*(word for word in words if word.partition("=")[0] != "resume"), own]
 
 
-def compose_stored(command: str, folder: str, factory: str | None = None) -> Any:
+def compose_stored(
+    command: str, folder: str, factory: str | None = None, *, reader: str = "cut"
+) -> Any:
     """The configuration that the run folder ``folder`` was made with by ``command``.
 
     Args:
         command: a key of ``COMMANDS``.
         folder: the run folder, which anyone may have written.
         factory: of its network, as the command line names it too.
+        reader: the command that reads it, for messages.
 
     Raises:
         ConfigError: no run folder, one of another command, or one whose network is made by
@@ -138,7 +141,7 @@ def compose_stored(command: str, folder: str, factory: str | None = None) -> Any
     config = _whole(command, read_stored(command, folder, "path"))
     made_by = value_of(config, "model.factory")
     if made_by not in (None, factory):
-        raise unnamed("factory", made_by, folder, f"gfs cut {typed_place('path', folder)}")
+        raise unnamed("factory", made_by, folder, f"gfs {reader} {typed_place('path', folder)}")
     return config
 
 

@@ -190,5 +190,8 @@ def _check_positional(command: str, path: Path) -> None:
         read_stored("prune", str(path), "path")
     elif command == "report":
         find_runs(path)
+    elif command == "advise":
+        read_stored("pretrain", str(path), "path")
+        find_checkpoints(path, "path")
     elif command != "evaluate" or not (path / CONFIG).is_file():
         find_checkpoints(path, "path")

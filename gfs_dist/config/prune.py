@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Lt
 
 from gfs_dist.config.groups import (
     Computing,
@@ -248,3 +248,28 @@ class Cut(Job):
 
     def check(self) -> None:
         assert self.budget.limit  # parses
+
+
+@dataclass
+class Advise(Job):
+    """``gfs advise RUN_DIR``."""
+
+    path: str
+    factory: str | None
+    objective: Literal[TwoLayerObjective, DeepObjective] | None
+    weights: Literal["uniform", "line_search"]
+    steps: Positive | None
+    distinct: Positive | None
+    budget: Budget
+    calibration: Calibration
+    threshold: Annotated[float, Gt(0), Lt(100)]
+    runtime: Runtime
+    workers: Positive
+    device: Device
+    threads: Positive | None
+    out: str
+    resume: str | None
+    track: Track = None
+
+    def check(self) -> None:
+        check_workers(self.workers, self.runtime)

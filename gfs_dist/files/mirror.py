@@ -25,6 +25,11 @@ from gfs_dist.urls import in_home
 SCRATCH = "scratch"
 """Folder within a run folder for temporary files."""
 
+ADVICE = "advice"
+"""Run folder of ``gfs advise`` within that of a training that stops by it."""
+
+PASSING = tuple(home + name for home in ("", f"{ADVICE}/") for name in (LOCK, SCRATCH))
+
 REPORT = "report.json"
 PAUSE_S = 2.0
 """Pause between two rounds: a growing file is sent anew each time, and stores charge for it."""
@@ -41,7 +46,7 @@ def kept_files(folder: Path) -> list[str]:
 
 
 def _is_passing(path: Path) -> bool:
-    return path.name.startswith(atomic.PREFIX) or str(path) in (LOCK, SCRATCH)
+    return path.name.startswith(atomic.PREFIX) or str(path) in PASSING
 
 
 def empty_copy(remote: Remote) -> Path:

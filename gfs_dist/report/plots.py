@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from gfs_dist.records import Report
 from gfs_dist.report import deep_plots, experiment_plots, style
+from gfs_dist.report.advice import verdict
 from gfs_dist.report.facts import Result, Run, time_split
 
 MOST_PANELS = 9
@@ -153,7 +154,8 @@ def accuracy_against_pretraining(run: Run) -> Figure | None:
         if (iteration := result.row["iteration"]) is not None
         and (accuracy := result.row["accuracy"]) is not None
     ]
-    if run.training or len({iteration for iteration, *_ in points}) < 2:
+    told = run.training or "advice" in run.report
+    if told or len({iteration for iteration, *_ in points}) < 2:
         return None
     points.sort(key=lambda point: point[0])
     figure, axes = style.axes(6.4, 4.0)
@@ -170,6 +172,42 @@ def accuracy_against_pretraining(run: Run) -> Figure | None:
     _accuracy_by_iterations(axes, "pre-training (iterations)", dotted=bool(on_train))
     axes.set_title("What pruning keeps after how much pre-training", loc="left")
     axes.legend(loc="best")
+    return figure
+
+
+def enough_pretraining(run: Run) -> Figure | None:
+    """Accuracy and loss of the pruned (solid) and the dense network (dashed) at each checkpoint; a
+    vertical line is where pre-training was enough.
+    """
+    advice = run.report.get("advice")
+    if advice is None or sum(row["iteration"] > 0 for row in advice["series"]) < 2:
+        return None
+    series, since = advice["series"], advice["since"]
+    iterations = [row["iteration"] for row in series]
+    figure = style.canvas(9.6, 4.2)
+    shares, losses = figure.subplots(1, 2)
+    drawn = (
+        (shares, "accuracy_train", style.BLUE, "on training data"),
+        (shares, "accuracy_held_out", style.ORANGE, "on held-out data"),
+        (losses, "loss", style.BLUE, ""),
+    )
+    for axes, key, colour, label in drawn:
+        rows: Any = series
+        pruned = [row[key] for row in rows]
+        axes.plot(iterations, pruned, "o-", color=colour, markersize=4, label=label)
+        axes.plot(iterations, [row["dense"][key] for row in rows], color=colour, **DENSE_LINE)
+    for axes in (shares, losses):
+        axes.set_xlabel("pre-training (iterations)")
+        if since is not None:
+            axes.axvline(since, color=style.VERMILION, linewidth=1.2)
+    style.accuracy_axis(shares)
+    trained = [row for row in series if row["iteration"] > 0]
+    least = min(min(row["accuracy_held_out"], row["accuracy_train"]) for row in trained)
+    shares.set(ylabel="accuracy (%)", ylim=(least - 0.25 * (1 - least) - 0.005, 1.005))
+    shares.legend(loc="lower right")
+    style.log_where_sensible(losses, "y", [row["loss"] for row in series])
+    losses.set_ylabel("loss on training data")
+    losses.set_title(verdict(advice), loc="left")
     return figure
 
 
@@ -196,6 +234,7 @@ def time_per_rank(run: Run) -> Figure | None:
 PLOTS: Sequence[Callable[[Run], Figure | None]] = (
     loss_against_neurons,
     loss_against_steps,
+    enough_pretraining,
     accuracy_against_training,
     accuracy_against_pretraining,
     deep_plots.kept_width_per_layer,

@@ -21,6 +21,7 @@ from markupsafe import Markup, escape
 
 from gfs_dist.records import Measured
 from gfs_dist.report import text
+from gfs_dist.report.advice import advice_table
 from gfs_dist.report.facts import Run, time_split
 from gfs_dist.report.summary import REPAIRS, summary
 
@@ -98,7 +99,7 @@ def _cell(key: str, value: Any) -> str:
     return text.short_hash(value) if hashed else text.anything(value)
 
 
-_TABLES = (without_empty_columns, every_key, pairs, sizes_and_speeds, time_split)
+_TABLES = (advice_table, without_empty_columns, every_key, pairs, sizes_and_speeds, time_split)
 FILTERS = {f.__name__: f for f in (*(getattr(text, name) for name in text.__all__), *_TABLES)}
 """By the names under which templates use them."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gfs_dist.records import FaultRow, Report
 from gfs_dist.report import text
+from gfs_dist.report.advice import advised
 from gfs_dist.report.facts import TRAINS, Result, Run, share
 
 CLOSE = 0.01
@@ -29,6 +30,7 @@ def summary(run: Run) -> list[str]:
     """The sentences, the most important first."""
     lines = [
         *_status(run.report),
+        *(advised(run.report["advice"]) if "advice" in run.report else []),
         *(_trained(run) if run.report["job"] in TRAINS else _pruned(run)),
         *_faults(run.report["faults"]),
         *run.report["notes"],

@@ -44,6 +44,7 @@ def train_deep(
     spec: DeepSpec,
     *,
     start: TrainState | None = None,
+    until: int | None = None,
     peers: Peers | None = None,
     on_checkpoint: Callable[[nn.Module, TrainState], None] = lambda *_: None,
     on_progress: Callable[[int, float], None] = lambda *_: None,
@@ -60,6 +61,7 @@ def train_deep(
         samples: x_train of any dtype (m, C, H, W) or (m, features), labels int64 (m,).
         spec: how.
         start: where an earlier training stopped; None to start at iteration 0.
+        until: end at this iteration, a checkpoint; None: at the last one.
         peers: the other ranks; each must hold the same network and samples.
         on_checkpoint: called on every rank with network and state at iteration 0 (at ``start``:
             not again), every ``checkpoint_every``, and the last; must copy what it keeps.
@@ -99,7 +101,8 @@ def train_deep(
 
     if start is None:
         reach(0)
-    for iteration in range(start.iteration if start else 0, spec.iterations):
+    end = spec.iterations if until is None else until
+    for iteration in range(start.iteration if start else 0, end):
         loss, size = _step(network, optimizer, samples, spec, iteration, peers)
         refuse_divergence(loss_fault(loss), iteration, spec.lr)
         total, count = total + loss * size, count + size

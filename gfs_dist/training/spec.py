@@ -43,6 +43,11 @@ class _Descent:
         """True if the network after so many steps is kept."""
         return iteration % self.checkpoint_every == 0 or iteration == self.iterations
 
+    @property
+    def checkpoints(self) -> list[int]:
+        """The iterations after which the network is kept."""
+        return sorted({*range(0, self.iterations, self.checkpoint_every), self.iterations})
+
 
 @dataclass(frozen=True)
 class TrainSpec(_Descent):

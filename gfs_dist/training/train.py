@@ -32,7 +32,7 @@ def train(
     spec: TrainSpec,
     *,
     start: TrainState | None = None,
-    on_checkpoint: Callable[[int, TwoLayer, TrainState], None] = lambda *_: None,
+    on_checkpoint: Callable[[int, TwoLayer, TrainState], bool | None] = lambda *_: None,
     on_progress: Callable[[int, float], None] = lambda *_: None,
 ) -> None:
     """Train ``network`` in place: ``theta <- theta - lr grad L(theta)`` (equation 5).
@@ -50,6 +50,7 @@ def train(
         start: where an earlier training stopped; None to start at iteration 0.
         on_checkpoint: called with iteration, network and state at iteration 0 (at ``start``:
             not again), every ``checkpoint_every``, and the last; must copy what it keeps.
+            Training ends where it returns True.
         on_progress: called with the number of finished iterations and the last one's loss.
 
     Raises:
@@ -76,7 +77,8 @@ def train(
         if is_new and spec.is_checkpoint(iteration):
             whole = _loss_and_gradient(network, x, target, loss, gradient=False)
             refuse_divergence(loss_fault(whole), iteration, lr)
-            on_checkpoint(iteration, network, TrainState(iteration, whole, velocity))
+            if on_checkpoint(iteration, network, TrainState(iteration, whole, velocity)):
+                return
         if iteration == spec.iterations:
             return
         if spec.method == "gd":

@@ -68,7 +68,7 @@ def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def num_checkpoints(spec: TrainSpec | DeepSpec) -> int:
     """Checkpoints that a training keeps: at its start, its end, and on the way."""
-    return len({*range(0, spec.iterations, spec.checkpoint_every), spec.iterations})
+    return len(spec.checkpoints)
 
 
 def checkpoint_rows(

@@ -102,6 +102,18 @@ class NetworkFamily(Protocol):
         ...
 
 
+def prune_all(family: NetworkFamily, run: PruneRun) -> None:
+    """Prune every checkpoint; what an earlier run finished stays."""
+    for pruning in family.prunings(run):
+        row = run.report.row(pruning.name)
+        if row is None:
+            with pruning:
+                pruning.search()
+                row = pruning.cut()
+            pruning.keep(row)
+        pruning.finish(row)
+
+
 def result_name(iteration: int) -> str:
     """The name of the result of a checkpoint."""
     return f"step_{iteration:08d}"

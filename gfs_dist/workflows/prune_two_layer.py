@@ -135,10 +135,14 @@ class TwoLayerPruning:
     run: PruneRun
 
     def __post_init__(self) -> None:
+        config, inputs = self.family.config, self.family.inputs
         self.name = result_name(self.iteration)
+        samples, data = len(inputs()[0]), inputs.dataset().fingerprint
+        facts = path_facts(config, self.network, samples, data)
+        self.files = PathFiles(self.run.folder, self.name, facts)
+        self.known = self.files.read(self.network.width)
         self.dense: Measured
         self.found: SearchResult
-        self.files: PathFiles
 
     def __enter__(self) -> Self:
         return self
@@ -155,9 +159,8 @@ class TwoLayerPruning:
         if family.training is not None:
             run.report.losses[self.iteration] = loss
         run.reporter.measured("measure", time.perf_counter() - began)
-        samples, data = len(family.inputs()[0]), family.inputs.dataset().fingerprint
-        facts = path_facts(config, network, samples, data, loss)
-        self.files = files = PathFiles(run.folder, self.name, facts)
+        files = self.files
+        files.facts["dense_loss"] = loss
         limit = None if config.tolerance is None else loss + config.tolerance
         stop = replace(family.rules, loss=limit)
         problem = TwoLayerProblem(family.inputs, network, family.recipe, config.precision)
@@ -173,7 +176,7 @@ class TwoLayerPruning:
             problem,
             stop,
             family.partition,
-            path=files.read(network.width),
+            path=self.known,
             on_progress=on_progress,
         )
         path = self.found.path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import socket
 import time
@@ -80,6 +82,24 @@ class RunEvents(RuntimeObserver):
             for row in timing["ranks"]:
                 _add(ranks.setdefault(row["rank"], {}), row)
         return cast(Timing, {**totals, "ranks": [ranks[rank] for rank in sorted(ranks)]})
+
+
+def step_times(folder: RunFolder) -> dict[int, float]:
+    """When each step in ``events.jsonl`` was last reached, seconds since 1970; a torn row is none.
+
+    Another process may be writing the file.
+    """
+    times: dict[int, float] = {}
+    if not folder.events.is_file():
+        return times
+    for line in folder.events.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and row.get("event") == "step":
+                step, at = row.get("step"), row.get("time")
+                if isinstance(step, int) and isinstance(at, float):
+                    times[step] = at
+    return times
 
 
 def fault_words(row: Event) -> str:

@@ -27,7 +27,8 @@ from gfs_dist.workflows.run_events import RunEvents
 
 
 def open_folder(
-    config: schema.Pretrain | schema.Finetune | schema.Prune | schema.Reproduce, reporter: Reporter
+    config: schema.Pretrain | schema.Finetune | schema.Prune | schema.Advise | schema.Reproduce,
+    reporter: Reporter,
 ) -> RunFolder:
     """The run folder to continue (``resume``), or a new one (``out``).
 

@@ -13,7 +13,7 @@ from typing import Any
 from gfs_dist.config.cluster import Submit
 from gfs_dist.config.commands import ON_CLUSTERS
 from gfs_dist.config.compose import compose, sweep, to_yaml
-from gfs_dist.config.groups import Custom, RayRuntime
+from gfs_dist.config.groups import RayRuntime, value_of
 from gfs_dist.config.paths import check_inputs, unseen_inputs, with_absolute_paths
 from gfs_dist.errors import ConfigError
 from gfs_dist.files import RunFolder
@@ -79,7 +79,7 @@ def prepare(batch: Batch, config: Any) -> Submission:
     if batch.default_out:
         config.out = str(Path("runs").absolute())
     identity = f"{job}\n{resume}\n{to_yaml(config)}"
-    factory = config.model.factory if isinstance(config.model, Custom) else None
+    factory = value_of(config, "model.factory") or value_of(config, "factory")
     workers = config.workers
     most = max(workers or [1]) if workers is None or isinstance(workers, list) else workers
     ranks = most + getattr(config.runtime, "spares", 0)

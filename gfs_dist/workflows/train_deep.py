@@ -82,6 +82,7 @@ class TrainTask:
         folder: a run folder, on a disk that rank 0 sees; ``checkpoints/`` is there.
         architecture: kept in every checkpoint.
         facts: what has to be the same for training to go on, kept in every checkpoint.
+        until: the checkpoint to end at; None: the last.
     """
 
     data: DataSpec
@@ -90,9 +91,10 @@ class TrainTask:
     folder: str
     architecture: dict[str, Any]
     facts: dict[str, Any]
+    until: int | None = None
 
     def run(self, peers: Peers, device: torch.device, tick: Tick) -> None:
-        """Train from the folder's last checkpoint to the last iteration.
+        """Train from the folder's last checkpoint to ``until``.
 
         Raises:
             RunFolderError: the checkpoints come from other data or settings.
@@ -119,6 +121,7 @@ class TrainTask:
             images,
             self.spec,
             start=start,
+            until=self.until,
             peers=peers,
             on_checkpoint=on_checkpoint,
             on_progress=on_progress,
@@ -253,8 +256,12 @@ class DeepTraining:
         assert not isinstance(self.config, schema.Prune)
         return plan_text.deep_training(self.config, self.network, self.images, self.spec)
 
-    def train(self, report: RunReport, reporter: Reporter) -> None:
+    def train(
+        self, report: RunReport, reporter: Reporter, enough: Callable[[int], bool] | None = None
+    ) -> None:
         """Train with the ranks that the configuration asks for; a single local one is this process.
+
+        It ends at the first checkpoint of which ``enough`` says so; this process then asks at each.
 
         Raises:
             RunFolderError: the run folder's checkpoints come from other data or settings.
@@ -269,13 +276,27 @@ class DeepTraining:
         try:
             with open_runtime(spec, observers=[report.events]) as runtime:
                 check_reach(folder, runtime)
-                self.run(runtime, folder.path, report.events, reporter)
+                if enough is None:
+                    self.run(runtime, folder.path, report.events, reporter)
+                    return
+                for iteration in self.spec.checkpoints:
+                    if iteration not in dict(folder.checkpoints()):
+                        self.run(runtime, folder.path, report.events, reporter, iteration)
+                    if enough(iteration):
+                        return
         finally:
             report.losses = losses_of(self.rows(folder, {}))
 
-    def run(self, runtime: Runtime, folder: Path, events: RunEvents, reporter: Reporter) -> None:
+    def run(
+        self,
+        runtime: Runtime,
+        folder: Path,
+        events: RunEvents,
+        reporter: Reporter,
+        until: int | None = None,
+    ) -> None:
         data, facts = data_spec(self.config.data), self._facts
-        task = TrainTask(data, self._make, self.spec, str(folder), self._architecture, facts)
+        task = TrainTask(data, self._make, self.spec, str(folder), self._architecture, facts, until)
         runtime.run_group(task, TrainProgress(events, reporter, self.spec.lr))
 
     def rows(self, folder: RunFolder, size: Measured | None = None) -> list[ResultRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -59,12 +59,15 @@ class TwoLayerTraining:
     def lines(self) -> list[str]:
         return plan_text.two_layer_training(self.config, self.inputs.dataset(), self.spec)
 
-    def train(self, report: RunReport, reporter: Reporter) -> None:
+    def train(
+        self, report: RunReport, reporter: Reporter, enough: Callable[[int], bool] | None = None
+    ) -> None:
         """Train into a run folder, from its last checkpoint if it has one.
 
         Killed anywhere and called again with the same configuration, data and number of threads,
         the last checkpoint has the same bits as without. Training runs on a GPU unless
         ``device=cpu`` or there is none. On synthetic data it starts from the planted network.
+        It ends at the first checkpoint of which ``enough`` says so, asked in their order.
 
         Raises:
             RunFolderError: the run folder's checkpoints come from other data or settings.
@@ -79,8 +82,10 @@ class TwoLayerTraining:
         report.lr, watch = spec.lr, LossWatch(reporter, spec.lr)
         if start is not None:
             watch.add(start.iteration, start.loss)
+        if enough is not None and any(enough(iteration) for iteration, _ in done):
+            return
 
-        def on_checkpoint(iteration: int, network: TwoLayer, state: TrainState) -> None:
+        def on_checkpoint(iteration: int, network: TwoLayer, state: TrainState) -> bool:
             known = {
                 "iteration": iteration,
                 "loss": state.loss,
@@ -91,6 +96,7 @@ class TwoLayerTraining:
             )
             report.events.first_rank("step", iteration)
             watch.add(iteration, state.loss)
+            return enough is not None and enough(iteration)
 
         reporter.phase("train", spec.iterations)
         device = own_device(self.config.device)

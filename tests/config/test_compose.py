@@ -12,6 +12,7 @@ from gfs_dist.config.groups import Custom, Mnist, Npz, RayRuntime, Sgd
 from gfs_dist.errors import ConfigError
 
 NEEDED = {
+    "advise": ["path=x"],
     "cut": ["path=x", "budget.macs=35%"],
     "evaluate": ["path=x"],
     "finetune": ["path=x"],

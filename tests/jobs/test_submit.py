@@ -48,7 +48,11 @@ def test_submit_has_its_own_keys_and_those_of_the_job() -> None:
 @pytest.mark.parametrize("job", SUBMITTED)
 def test_every_job_that_can_be_submitted_writes_a_run_folder(job: str) -> None:
     assert {"out", "runtime", "workers", "device"} <= set(COMMANDS[job].__dataclass_fields__)
-    words = {"finetune": ["path=x"], "benchmark": ["suite=scaling"]}.get(job, [])
+    words = {
+        "advise": ["path=x"],
+        "finetune": ["path=x"],
+        "benchmark": ["suite=scaling"],
+    }.get(job, [])
     (config,) = read_batch([f"job={job}", *words]).configs
     assert config.runtime.kind == "ray"
 
