@@ -13,6 +13,7 @@ from urllib.parse import quote
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from gfs_dist.files import atomic
 from gfs_dist.records import COMPARISON, FORMAT, OWN_ROWS, Report, read_report
@@ -25,7 +26,8 @@ MEASURED = ("accuracy", "loss")
 ITERATION, SIZE = "iteration", "multiply-adds"
 FACTS = (
     "name", "iteration", "objective", "kept", "steps", "stop_reason", "loss", "accuracy",
-    "accuracy_train", "accuracy_before", "macs", "params", "picks_sha256", "dense",
+    "accuracy_train", "accuracy_validation", "accuracy_before", "macs", "params", "picks_sha256",
+    "dense",
 )  # fmt: skip
 """Of a result, what a comparison repeats."""
 
@@ -40,6 +42,7 @@ COLUMNS: Mapping[str, tuple[Callable[[Row], Any], Callable[[Any], str]]] = {
     "accuracy": (lambda row: row.get("accuracy"), text.percent),
     "dense accuracy": (lambda row: (row.get("dense") or {}).get("accuracy"), text.percent),
     "train accuracy": (lambda row: row.get("accuracy_train"), text.percent),
+    "validation accuracy": (lambda row: row.get("accuracy_validation"), text.percent),
     "accuracy before": (lambda row: row.get("accuracy_before"), text.percent),
 }
 """What is shown of a result: its value in a row, and that value as words."""
@@ -208,7 +211,8 @@ def write_comparison(folder: Path | str, comparison: Comparison) -> None:
 
 def accuracy_and_loss(comparison: Comparison) -> Figure | None:
     """Accuracy on the test split and loss of every result, against the key that is a number, else
-    against the iterations of training, else run by run; a line for each combination of the others.
+    against the iterations of training, else run by run; a line for each combination of the others
+    (of many, twelve that are spread out).
     """
     rows = [] if comparison.own_rows else comparison.rows
     drawn = [name for name in MEASURED if any(row.get(name) is not None for row in rows)]
@@ -222,6 +226,8 @@ def accuracy_and_loss(comparison: Comparison) -> Figure | None:
         _draw(axes, lines, name, "o-" if along else "o")
         axes.set_xlabel(along or "run")
         if along:
+            whole = all(place == int(place) for place in places)
+            axes.xaxis.set_major_locator(MaxNLocator(7, integer=whole))
             style.log_where_sensible(axes, "x", places, 20)
         else:
             _name_places(axes, comparison)

@@ -35,8 +35,9 @@ def training_key(config: schema.Prune) -> Hashable:
 
     :meth:`TwoLayerTraining.train` checks it: it goes on from no checkpoint of another training.
     """
-    given = sorted(given_keys(config.train, TrainSpec).items())
-    return Inputs.of(config, None), *given, config.seed, config.device, config.threads
+    inputs, given = Inputs.of(config, None), sorted(given_keys(config.train, TrainSpec).items())
+    inputs = replace(inputs, spec=replace(inputs.spec, prune_samples=None))
+    return inputs, *given, config.seed, config.device, config.threads
 
 
 class TwoLayerTraining:
@@ -153,7 +154,8 @@ class TwoLayerTraining:
         return network
 
     def _facts(self, spec: TrainSpec) -> dict[str, Any]:
-        data = {f"data={self.config.data.name}": self.inputs.dataset().fingerprint}
+        trained_on = replace(self.inputs.dataset(), prune_rows=None)
+        data = {f"data={self.config.data.name}": trained_on.fingerprint}
         return {"objective": self.inputs.objective, **training_facts(spec, data)}
 
     def _resume(self, path: Path) -> tuple[TwoLayer, TrainState, TrainSpec]:
