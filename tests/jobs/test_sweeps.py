@@ -66,6 +66,7 @@ def test_equal_trainings_are_done_once(tmp_path: Path, trained: list[int]) -> No
     [
         ("weights=line_search", True), ("distinct=3", True), ("workers=2", True),
         ("data.prune_samples=40", True), ("data.validation=0.25", False),
+        ("objective=least_squares", True),
         ("seed=1", False), ("data.samples=50", False), ("data=synthetic", False),
         ("model.width=9", False), ("model.activation=relu", False), ("objective=bce", False),
         ("train.iterations=5", False), ("train=sgd", False), ("train.lr=0.25", False),
