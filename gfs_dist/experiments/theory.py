@@ -25,7 +25,7 @@ from gfs_dist.data import Dataset, DataSpec
 from gfs_dist.errors import RunError
 from gfs_dist.experiments import theory_findings
 from gfs_dist.experiments.grid import Findings, Grid
-from gfs_dist.experiments.theory_thresholds import RULES
+from gfs_dist.experiments.theory_thresholds import GOOD, RULES
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.models.two_layer import ACTIVATIONS
 from gfs_dist.selection.path import GreedyPath
@@ -262,7 +262,16 @@ def pruned_facts(
         path = select(contributions, y, steps=PICKS[-1], weights=rule, device="cpu")
         tick()
         facts[rule] = path_facts(path, constants, least.loss)
-    return facts
+    refitted = select(
+        contributions, y, steps=min(len(y), network.width), loss="least_squares", device="cpu"
+    )
+    return {**facts, "least_squares": {"neurons_to_good": neurons_to_good(refitted)}}
+
+
+def neurons_to_good(path: GreedyPath) -> int | None:
+    """Distinct neurons with which a path's loss is first good (:data:`GOOD`); None if never."""
+    k = next((k for k, loss in enumerate(path.loss, start=1) if loss <= GOOD), None)
+    return None if k is None else len(path.support(k))
 
 
 def path_facts(path: GreedyPath, constants: Lemma1Constants, hull_loss: float) -> dict[str, Any]:
@@ -281,6 +290,7 @@ def path_facts(path: GreedyPath, constants: Lemma1Constants, hull_loss: float) -
         "loss": at,
         "share_of_bound": shares,
         "picks_to_tolerance": int(above[-1]) + 2 if len(above) else 1,
+        "neurons_to_good": neurons_to_good(path),
     }
 
 
@@ -319,7 +329,7 @@ class Theory:
             f"data      {', '.join(self.specs)}: {_numbers(size.samples)} samples",
             f"descents  two-layer, {_numbers(size.widths)} {ACTIVATION} neurons, gradient descent "
             f"on squared loss, up to {size.iterations:,} iterations; pruned to {PICKS[-1]:,} picks "
-            f"at 0, 1, 2, 4 ... {size.pruned:,} by {', '.join(RULES)}",
+            f"at 0, 1, 2, 4 ... {size.pruned:,} by {', '.join(RULES)}, least_squares",
             f"spectra   {size.spectrum_width:,} neurons at initialisation on up to "
             f"{size.spectrum_samples[-1]:,} samples, and Gaussian matrices",
             f"cells     {len(self.descents):,} descents and {len(self.spectra):,} spectra, "

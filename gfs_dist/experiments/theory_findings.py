@@ -13,6 +13,7 @@ from gfs_dist.experiments.theory_thresholds import (
     RULES,
     by_network,
     place_of,
+    selection_rules,
     shown_checkpoints,
     slopes,
     theorem2,
@@ -50,15 +51,13 @@ def findings(descents: Sequence[Row], spectra: Sequence[Row], picks: Sequence[in
     _theorem7(found, descents)
     theorem2(found, descents, picks)
     theorem3(found, descents, picks)
+    selection_rules(found, descents)
     _condition_numbers(found, spectra)
     found.notes += [
         "The paper leaves the constants of Theorems 1, 2, 3 and 7 open. Here: D measured and D^2/2 "
         "before log k / k; c from the smallest eigenvalue of the tangent kernel of both layers at "
         "initialisation; c' = 1; steps of 1 over its largest eigenvalue. Losses are means over "
         "samples.",
-        "Refitting output weights by least squares is no column here: on 10 to 160 samples as many "
-        "neurons reach a loss of 0 whatever the training. With weights that average, the target "
-        "must lie in the hull, and that is what pre-training brings about.",
     ]
     return found
 

@@ -22,6 +22,12 @@ FEW, MANY = 200, 1000
 STEEP = -1.0
 """Slope of log loss over log picks from which on more picks help; Lemma 1 has it for L_N = 0."""
 
+GOOD = 0.01
+"""A loss by which selection rules are compared; it begins at about 0.5."""
+
+SHOWN = (0, 1, 4, 16, 64, 256, 1024)
+"""Iterations at which they are."""
+
 NOTHING = 1e-12
 """A loss that no more picks need to lower; the target is in the hull if its least loss is less."""
 
@@ -167,14 +173,31 @@ def theorem3(found: Findings, descents: Sequence[Row], picks: Sequence[int]) -> 
         )
     found.tables["Theorem 3: iterations from which more picks help"] = table
     _judge_theorem3(found, factors, printed_factors, at_once, len(descents))
-    if needed["uniform"]:
-        earlier = [u / o for u, o in zip(needed["uniform"], needed["line_search"], strict=True)]
-        mean, deviation = mean_and_deviation(earlier)
+    if needed[RULES[0]]:
+        ratios = [u / o for u, o in zip(*(needed[rule] for rule in RULES), strict=True)]
+        mean, deviation = mean_and_deviation(ratios)
         found.notes.append(
-            "Does better selection need less pre-training? By line search more picks help after "
-            f"{1 / mean:.2f} of the iterations of uniform weights (mean of {len(earlier)} "
-            f"descents; ratio uniform / line search {mean:.2f} ± {deviation or 0:.2f})."
+            "Does better selection need less pre-training? More picks begin to help after "
+            f"{mean:.2f} ± {deviation or 0:.2f} times as many iterations under uniform weights as "
+            f"by line search ({len(ratios)} descents). Weights fitted by least squares need none: "
+            "as many neurons as samples reach any target."
         )
+
+
+def selection_rules(found: Findings, descents: Sequence[Row]) -> None:
+    """Add the neurons that every rule needs for a good loss, by iterations of pre-training."""
+    table = []
+    for network, trials in by_network(descents):
+        for rule in (*RULES, "least_squares"):
+            line: dict[str, Any] = {**network, "rule": rule}
+            for points in zip(*(trial["checkpoints"] for trial in trials), strict=False):
+                if (iteration := points[0]["iteration"]) in SHOWN:
+                    needed = [point[rule]["neurons_to_good"] for point in points]
+                    reached = [number for number in needed if number is not None]
+                    whole = len(reached) == len(needed)
+                    line[f"{iteration:,} iterations"] = spread(reached, ".0f") if whole else "never"
+            table.append(line)
+    found.tables[f"Selection rules: neurons for a loss of {GOOD:g}"] = table
 
 
 def _factor(predicted: float, low: int, high: int) -> float:

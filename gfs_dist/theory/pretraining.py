@@ -100,7 +100,8 @@ def pretraining_bound(
     add it for a bound that holds for small k.
 
     Args:
-        k: picks, at least 1; iterations: t, at least 0; the two are broadcast.
+        k: picks, at least 1.
+        iterations: t, at least 0; broadcast with ``k``.
         initial_loss, condition_number, step_share, rate_constant, loss_constant,
             sparsity_constant: as for :func:`pretraining_threshold`.
 

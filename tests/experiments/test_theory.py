@@ -88,15 +88,23 @@ def test_a_path_is_held_against_its_bounds_from_the_second_pick_on() -> None:
     assert found["share_of_bound"]["hull"] == pytest.approx(0.4 / 0.25)
     assert found["share_of_bound"]["L_N"] == pytest.approx(0.4 / 0.3)
     assert found["picks_to_tolerance"] == 4
+    assert found["neurons_to_good"] is None
+    repeated = GreedyPath(3, [1, 1, 2, 0], [0.5, 0.4, 0.009, 0.0], [1.0] * 4, [None] * 4)
+    assert theory.neurons_to_good(repeated) == 2
 
 
 def point(iteration: int, few: float, many: float, hull: float = 0.1) -> dict[str, Any]:
     loss = [few * (k / 200) ** (math.log(many / few) / math.log(5)) for k in PICKS]
-    path = {"loss": loss, "share_of_bound": {"L_N": 0.5, "hull": 0.6}, "picks_to_tolerance": 3}
+    path = {
+        "loss": loss,
+        "share_of_bound": {"L_N": 0.5, "hull": 0.6},
+        "picks_to_tolerance": 3,
+        "neurons_to_good": None if few > 0.01 else 7,
+    }
     return {
         "iteration": iteration, "dense_loss": 0.5 * 0.5**iteration, "first_loss": 1.0,
         "diameter_squared": 4.0, "hull_loss": hull, "hull_gap": 1e-15,
-        "uniform": path, "line_search": path,
+        "uniform": path, "line_search": path, "least_squares": {"neurons_to_good": 4},
     }  # fmt: skip
 
 
