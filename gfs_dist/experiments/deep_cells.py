@@ -163,7 +163,9 @@ class PruneTask:
         rows = calibration_rows(images.labels_train, setting.calibration, seed)
         measures = Measures(images, rows, device)
 
-        small, facts = self._prune(cell, dense, found.state["architecture"], measures, tick)
+        small, facts = dense.requires_grad_(), UNPRUNED
+        if cell.rule != CONTROL:
+            small, facts = self._prune(cell, dense, found.state["architecture"], measures, tick)
         before = measures.accuracy(small, lambda *_: tick())
         spec = DeepSpec(iterations=setting.finetune, lr=FINETUNE_LR, seed=seed)
         train_deep(small.to(device), images, spec, on_progress=lambda *_: tick())
@@ -257,6 +259,11 @@ RULES = {
 """Rules by name. The paper's: of at most 50 channels the one that makes the network's loss on 128
 images least, each pick of k weighing 1/k, up to a tolerance of top-1; batch norms are measured
 again. Ours: least squares with every layer after a cut refitted."""
+
+CONTROL = "unpruned"
+"""The rule that removes nothing: what fine-tuning alone does to the same checkpoints."""
+
+UNPRUNED: dict[str, Any] = {"macs_kept": 1.0, "params_kept": 1.0, "tolerance": None, "widths": {}}
 
 DIFFERENCES = (
     "All steps of a layer's search see the same 128 calibration images; the public code draws "

@@ -18,6 +18,7 @@ from gfs_dist.config import commands as schema
 from gfs_dist.data import Images
 from gfs_dist.experiments import table1_findings
 from gfs_dist.experiments.deep_cells import (
+    CONTROL,
     HALVINGS,
     RULES,
     PruneTask,
@@ -40,7 +41,10 @@ from gfs_dist.workflows.process import data_spec, own_device
 from gfs_dist.workflows.stored_networks import fresh_network
 from gfs_dist.workflows.total_time import duration
 
-SPEED = {"cpu": 3.0e10, "cuda": 2.0e12}
+CELL_S = 1.0
+"""Of a pruning whatever it computes: the network is recorded, written and read."""
+
+SPEED = {"cpu": 3.5e10, "cuda": 2.0e12}
 """Multiply-adds a second of one core, and of a GPU, in training and in search alike. Measured in
 training: ResNet-8 0.13 s a step of 128 on a core, ResNet-56 0.039 s a step of 256 on an H200."""
 
@@ -119,7 +123,7 @@ class Table1:
             Pruning(cell.model, cell.samples, cell.trial, iteration, rule)
             for cell in self.trainings
             for iteration in cell.checkpoints
-            for rule in RULES
+            for rule in (*RULES, CONTROL)
         ]
         self.lines = self._plan()
         self.phases = {"train": 1, "prune": 1}
@@ -144,7 +148,8 @@ class Table1:
         train_s = max(costs[cell.model].train_s for cell in self.trainings) * size.iterations
         train_s *= math.ceil(len(self.trainings) / ranks)
         prune_s = sum(
-            costs[cell.model].prune_s[cell.rule] + size.finetune * costs[cell.model].train_s
+            costs[cell.model].prune_s.get(cell.rule, CELL_S)
+            + size.finetune * costs[cell.model].train_s
             for cell in self.prunings
         )
         names = ", ".join(
@@ -159,7 +164,8 @@ class Table1:
             f"training  {size.iterations:,} iterations, SGD with momentum, cosine from 0.1, "
             f"mini-batches of 128, pruned every {self.trainings[0].every:,}",
             f"pruning   to {percent(MACS)} of the multiply-adds on {size.calibration:,} images: "
-            f"{', '.join(RULES)}; then {size.finetune:,} iterations from 0.01",
+            f"{', '.join(RULES)}; not at all: {CONTROL}; then {size.finetune:,} iterations from "
+            "0.01",
             f"cells     {len(self.trainings):,} trainings and {len(self.prunings):,} prunings, "
             f"{size.trials} {'trial' if size.trials == 1 else 'trials'}",
             f"memory    about {memory / 2**20:,.0f} MiB a rank besides Python and torch",
@@ -199,7 +205,7 @@ class Table1:
         return Costs(
             macs=macs,
             train_s=PASSES * batch * macs / SPEED[device],
-            prune_s={rule: count / SPEED[device] for rule, count in prune_macs.items()},
+            prune_s={rule: CELL_S + count / SPEED[device] for rule, count in prune_macs.items()},
             memory_bytes=max(memory, training_bytes(network, two[0], batch)),
         )
 

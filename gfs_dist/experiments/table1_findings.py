@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from gfs_dist.experiments.deep_cells import DIFFERENCES, RULES
+from gfs_dist.experiments.deep_cells import CONTROL, DIFFERENCES, RULES
 from gfs_dist.experiments.grid import Findings, Row
 from gfs_dist.experiments.published import TABLE_1, TABLE_1_CHECKPOINTS
 
@@ -61,7 +61,7 @@ def series_of(trained: Iterable[Row], pruned: Iterable[Row]) -> list[Series]:
             100 * row["checkpoints"][-1]["accuracy"],
         )
         for row in trained
-        for rule in RULES
+        for rule in (*RULES, CONTROL)
     ]
 
 
@@ -81,7 +81,13 @@ def findings(trained: Sequence[Row], pruned: Sequence[Row]) -> Findings:
     for rule in RULES:
         judge(found, rule, [one for one in series if one.rule == rule])
     judge(found, "published", published_series())
-    found.notes += [compared_rules(pruned), *DIFFERENCES]
+    paper, ours = RULES
+    found.notes += [
+        f"At the same multiply-adds {compared(pruned, ours, paper)}.",
+        f"What pruning costs: {compared(pruned, ours, CONTROL)}; "
+        f"{compared(pruned, paper, CONTROL)}.",
+        *DIFFERENCES,
+    ]
     return found
 
 
@@ -199,21 +205,19 @@ def mean_text(values: Iterable[float]) -> str:
     return f"{statistics.mean(found):.2f}{deviation}"
 
 
-def compared_rules(pruned: Sequence[Row]) -> str:
-    """How much better our rule is than the paper's, before and after fine-tuning."""
-    first, second = RULES
+def compared(pruned: Sequence[Row], rule: str, other: str) -> str:
+    """How much better a rule is than another one, before and after fine-tuning."""
     keys = ("model", "samples", "trial", "iteration")
 
     def by_place(rule: str) -> dict[tuple[object, ...], Row]:
         return {tuple(row[key] for key in keys): row for row in pruned if row["rule"] == rule}
 
-    before, after = by_place(first), by_place(second)
-    gains = {
-        key: [100 * (after[place][key] - before[place][key]) for place in before]
+    one, two = by_place(rule), by_place(other)
+    before, after = (
+        spread(100 * (one[place][key] - two[place][key]) for place in one)
         for key in ("pruned_accuracy", "accuracy")
-    }
+    )
     return (
-        f"At the same multiply-adds {second} is {spread(gains['pruned_accuracy'])} points better "
-        f"than the {first}'s rule before fine-tuning, and {spread(gains['accuracy'])} after it "
-        f"({len(before)} checkpoints; standard deviations in parentheses)."
+        f"{rule} against {other}, {before} points before fine-tuning, {after} after it (mean and "
+        f"standard deviation over {len(one)} checkpoints)"
     )

@@ -216,8 +216,8 @@ def condition_number(run: Run) -> Figure | None:
 
 def accuracy_after_fine_tuning(run: Run) -> Figure | None:
     """Test accuracy of checkpoints pruned by each rule, as cut and repaired (dashed) and after
-    fine-tuning (solid), and of the dense network (grey), against pre-training; bars: one standard
-    deviation over trials.
+    fine-tuning (solid); of the dense network (grey), and of it fine-tuned, against pre-training;
+    bars: one standard deviation over trials.
     """
     rows = _rows(run, "table1")
     if not rows:
@@ -225,14 +225,16 @@ def accuracy_after_fine_tuning(run: Run) -> Figure | None:
     keys = {"dense_accuracy": "dense", "pruned_accuracy": "pruned", "accuracy": "tuned"}
     rows = [{**row, **{new: 100 * row[key] for key, new in keys.items()}} for row in rows]
     places = _values(rows, "model", "samples")
+    colours = {"paper": style.BLUE, "least_squares": style.ORANGE, "unpruned": style.SKY}
     figure = style.canvas(10.2, 0.9 + 3.1 * len(_values(rows, "model")))
     panels = style.panels(figure, len(places), len(_values(rows, "samples")))
     for axes, (model, samples) in zip(panels, places, strict=True):
         here = [row for row in rows if (row["model"], row["samples"]) == (model, samples)]
         _means(axes, here, "iteration", "dense", "dense", style.GREY, "")
-        for rule, colour in zip(("paper", "least_squares"), style.ordered_colours(2), strict=True):
+        for rule, colour in colours.items():
             own = [row for row in here if row["rule"] == rule]
-            _means(axes, own, "iteration", "pruned", f"{rule}, pruned", colour, "o", "--")
+            if rule != "unpruned":
+                _means(axes, own, "iteration", "pruned", f"{rule}, pruned", colour, "o", "--")
             _means(axes, own, "iteration", "tuned", f"{rule}, fine-tuned", colour, "o")
         axes.set_title(f"{model}, {samples:,} images", loc="left")
     panels[0].legend(fontsize=8)
