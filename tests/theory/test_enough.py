@@ -26,20 +26,23 @@ def facts(loss: float, accuracy: float) -> SeriesFacts:
 
 
 def series_of(
-    points: Sequence[tuple[int, float]], loss: float = 0.1, dense: float = 0.2
+    points: Sequence[tuple[int, float]],
+    dense: Sequence[float] | None = None,
+    dense_loss: float = 0.2,
 ) -> list[SeriesRow]:
-    """Checkpoints by iteration and accuracy of the pruned network."""
+    """Checkpoints by iteration and accuracy of the pruned network, which is the dense one's too."""
+    dense = [accuracy for _, accuracy in points] if dense is None else dense
     return [
         {
             "iteration": iteration,
-            **facts(loss, accuracy),
-            "dense": facts(dense, accuracy),
+            **facts(0.1, accuracy),
+            "dense": facts(dense_loss, whole),
             "gain": None,
             "rise": None,
             "overlap": None,
             "enough": False,
         }
-        for iteration, accuracy in points
+        for (iteration, accuracy), whole in zip(points, dense, strict=True)
     ]
 
 
@@ -51,7 +54,7 @@ PLATEAU = [(0, 0.71), (500, 0.94), (1000, 0.97), (1500, 0.9705), (2000, 0.971), 
     ("points", "since"),
     [
         (RISING, None),
-        (PLATEAU, 1500),
+        (PLATEAU, 2000),
         ([(500, 0.95), (1000, 0.9995)], 1000),  # nothing is left to gain
         ([(0, 0.71)], None),
         ([(0, 0.71), (100, 0.95)], None),  # nothing to compare with
@@ -60,7 +63,7 @@ PLATEAU = [(0, 0.71), (500, 0.94), (1000, 0.97), (1500, 0.9705), (2000, 0.971), 
         ([(500, 0.95), (1000, 0.93), (2000, 0.93)], None),  # fell, and may come back
         ([(500, 0.95), (1000, 0.93), (2000, 0.9505)], 2000),
         ([(1000, 0.95), (1010, 0.9501), (1020, 0.9502)], None),  # too near to each other
-        ([(1000, 0.95), (1400, 0.951), (1500, 0.9515)], 1500),
+        ([(1000, 0.95), (1900, 0.951), (2000, 0.9515)], 2000),
         ([(500, 0.9), (1000, 0.9), (2000, 0.95), (4000, 0.951)], 4000),  # fired at 1000, wrongly
         ([], None),
     ],
@@ -79,7 +82,7 @@ def test_series_with_known_answers(points: list[tuple[int, float]], since: int |
         ([(0, 0.7), (5, 0.9)], "old enough to compare"),
         ([(0, 0.7)], "no checkpoint after iteration 0"),
         ([(0, 0.7), (10, 0.7), (20, 0.7)], "no better than untrained"),
-        (PLATEAU, r"at iteration 1,500 .* risen by 0\.05 points"),
+        (PLATEAU, r"at iteration 2,000 .* risen by 0\.10 points, the dense one's by 0\.10"),
         ([(500, 0.95), (1000, 0.9995)], r"99\.95 % leaves less than 0\.2 points"),
     ],
 )
@@ -88,18 +91,24 @@ def test_the_reason_is_told(points: list[tuple[int, float]], reason: str) -> Non
 
 
 def test_certainly_takes_a_second_checkpoint_and_neurons_that_are_the_limit() -> None:
-    last_two, dense_below = PLATEAU[:5], 0.05
-    assert judge(series_of(PLATEAU[:4], dense=dense_below), RULE).verdict == "enough"
-    assert judge(series_of(last_two), RULE).verdict == "enough"  # the dense loss is above
-    found = judge(series_of(last_two, dense=dense_below), RULE)
-    assert (found.verdict, found.since) == ("certainly_enough", 1500)
+    assert judge(series_of(PLATEAU[:5], dense_loss=0.05), RULE).verdict == "enough"
+    assert judge(series_of(PLATEAU), RULE).verdict == "enough"  # the dense loss is above
+    found = judge(series_of(PLATEAU, dense_loss=0.05), RULE)
+    assert (found.verdict, found.since) == ("certainly_enough", 2000)
     assert "the number of neurons is the limit" in found.reason
 
 
+def test_where_the_dense_network_still_improves_it_is_too_early() -> None:
+    dense = [0.5, 0.97, 0.98, 0.985, 0.99, 0.995]
+    found = judge(series_of(PLATEAU, dense=dense), RULE)
+    assert (found.verdict, found.since) == ("too_early", None)
+    assert "the dense network's best accuracy still rose by 1.00 points" in found.reason
+
+
 def test_two_in_a_row_and_no_earlier_than() -> None:
-    assert judge(series_of(PLATEAU), replace(RULE, in_a_row=2)).since == 2000
-    assert judge(series_of(PLATEAU[:4]), replace(RULE, in_a_row=2)).since is None
-    assert judge(series_of(PLATEAU), replace(RULE, earliest=2000)).since == 2000
+    assert judge(series_of(PLATEAU), replace(RULE, in_a_row=2)).since == 3000
+    assert judge(series_of(PLATEAU[:5]), replace(RULE, in_a_row=2)).since is None
+    assert judge(series_of(PLATEAU), replace(RULE, earliest=3000)).since == 3000
     assert judge(series_of(PLATEAU), replace(RULE, earliest=3001)).since is None
 
 
