@@ -57,6 +57,7 @@ RUNS = {
     "line_search": f"{TWO} weights=line_search {ALONE}",
     "without_replacement": f"{TWO} replacement=false {ALONE}",
     "distinct": f"prune checkpoint=dense distinct=25 {ALONE}",
+    "refitted": f"{TWO} objective=least_squares {ALONE}",
     "float32": f"{TWO} precision=float32 {ALONE}",
     "strided": f"{TWO} partition=strided {THREE}",
     "ring": f"{TWO} graph=ring {THREE}",
