@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,12 @@ def report(folder: Path) -> dict[str, Any]:
 def cells(folder: Path) -> dict[str, dict[str, Any]]:
     files = sorted((folder / "cells").glob("*.json"))
     return {file.stem: json.loads(file.read_text())["found"] for file in files}
+
+
+def picks(folder: Path) -> dict[str, str]:
+    """The hash of the picks of each cell that prunes."""
+    rows = cells(folder).items()
+    return {name: row["picks_sha256"] for name, row in rows if "picks_sha256" in row}
 
 
 def without_times(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -128,3 +137,27 @@ def test_blocks_are_timed_once(tmp_path: Path) -> None:
     assert (out / "plots" / "blocks_network_loss.png").is_file()
     assert reproduce(f"resume={out}") == 0
     assert report(out)["results"] == first["results"]
+
+
+@pytest.mark.slow
+def test_ray_actors_pick_what_one_process_picks(
+    figure1: Path, tmp_path: Path, embedded_ray: None
+) -> None:
+    out = tmp_path / "run"
+    assert reproduce(*TINY, "runtime=ray", "workers=2", f"out={out}") == 0
+    assert picks(out) == picks(figure1)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_costs_the_cells_in_hand(figure1: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["reproduce", *TINY, "runtime=local", "workers=2", f"out={out}"]
+    with subprocess.Popen([sys.executable, "-m", "gfs_dist", *words]) as driver:
+        while len(done := list((out / "cells").glob("*.json"))) < 20 and driver.poll() is None:
+            time.sleep(0.05)
+        driver.kill()
+    before = {file: file.stat().st_mtime_ns for file in done}
+    assert 20 <= len(before) < len(cells(figure1))
+    assert reproduce("experiment=figure1", "runtime=local", f"resume={out}") == 0
+    assert all(file.stat().st_mtime_ns == stamp for file, stamp in before.items())
+    assert without_times(cells(out)) == without_times(cells(figure1))
