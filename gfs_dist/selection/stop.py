@@ -23,7 +23,8 @@ class Stop:
     each of 50 to 250 neurons, up to 12 under ``line_search``; an untrained one has 17 neurons after
     20,000 picks). Where ``distinct`` alone is given, neurons so may repeat in the first
     :attr:`repeats` picks only; each later pick is the best of the neurons not picked before, until
-    there are enough.
+    there are enough. They may raise the loss a little (that untrained network: 0.2526 with 17
+    neurons, 0.2534 with 50); ``line_search`` does not pick what only raises it.
 
     Attributes:
         steps: picks to make at most; always bounds. None: ``distinct`` alone says when to end.
