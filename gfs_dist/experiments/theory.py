@@ -216,7 +216,8 @@ class DescentTask:
             if len(points) < len(pruned):
                 points.append({"iteration": iteration, **pruned_facts(network, x, y, tick)})
         moved = float((network.output.weight.detach() - first).abs().max())
-        found |= {"lr": lr, "measured_rate": tail_rate(losses, step)}
+        end_rate = kernel_rate(tangent_kernel(network, x)).rate
+        found |= {"lr": lr, "measured_rate": tail_rate(losses, step), "end_rate": end_rate}
         return {**found, "moved": moved, "iterations_done": last, "checkpoints": points}
 
 

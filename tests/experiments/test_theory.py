@@ -129,7 +129,7 @@ def descent(trial: int, **changes: Any) -> dict[str, Any]:
         "name": f"d{trial}", "data": "digits", "samples": 10, "width": 100, "trial": trial,
         "alpha": 2.0, "beta": 8.0, "rate": 0.01, "stable_step": 4.0, "rate_constant": 30.0,
         "stable_share": 0.3, "theory_step": 100.0, "output_bound": 16.0, "lr": 20.0,
-        "measured_rate": 0.011, "moved": 3.0, "checkpoints": points,
+        "measured_rate": 0.011, "end_rate": 0.01, "moved": 3.0, "checkpoints": points,
     }  # fmt: skip
     return row | changes
 
