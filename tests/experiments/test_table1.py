@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from gfs_dist import networks
 from gfs_dist.cli import main
+from gfs_dist.data import DataSpec, load_images
 from gfs_dist.experiments import table1
-from gfs_dist.experiments.deep_cells import CONTROL, RULES
+from gfs_dist.experiments.deep_cells import CONTROL, RULES, by_tolerance
 from gfs_dist.experiments.published import TABLE_1, TABLE_1_CHECKPOINTS
 from gfs_dist.experiments.table1_findings import findings
+from gfs_dist.pruning.pruner import Pruner
+from gfs_dist.pruning.widths.budget import Budget
+from gfs_dist.pruning.widths.choose import choose_widths
+from gfs_dist.runtime import RuntimeSpec, open_runtime
+from gfs_dist.training import DeepSpec, train_deep
 
 NAMES = {"MobileNetV2": "mobilenet_v2_cifar", "ResNet34": "resnet34_cifar"}
 
@@ -59,6 +68,38 @@ def test_verdicts_follow_the_accuracies() -> None:
         assert own == [verdict]
         assert f"least_squares against paper, {better:+.1f} (0.0) points" in found.notes[0]
         assert "paper against unpruned, -1.0 (0.0) points" in found.notes[1]
+
+
+def test_the_tolerance_is_the_least_that_meets_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gfs_dist.experiments.deep_cells.HALVINGS", 3)
+    images = load_images(DataSpec(samples=60))
+    torch.manual_seed(0)
+    network = networks.make("resnet8_cifar", 10, 1, width=0.5)
+    train_deep(network, images, DeepSpec(iterations=20))
+    spec = RuntimeSpec(kind="none", workers=1, device="cpu")
+    batch = images.inputs(images.x_train), images.labels_train
+    budget = Budget("macs", Fraction(60, 100))
+    with open_runtime(spec) as runtime:
+        settings = RULES["paper"].settings
+        pruner = Pruner.prepare(network, [batch], settings, runtime, tmp_path / "workspace")
+        pruner.search()
+        widths, tolerance = by_tolerance(pruner, budget, lambda: None)
+        # One after the other in place of halving.
+        steps = [Fraction(k, 8) for k in range(1, 9)]
+        all_widths = [choose_widths(pruner, Budget("tolerance", step)).widths for step in steps]
+    limit, costs = pruner.costs.limit(budget), pruner.costs
+    meets = [costs.of("macs", found) <= limit for found in all_widths]
+    assert meets == sorted(meets)  # wider tolerances stay within the budget too
+    least = meets.index(True)
+    assert tolerance == steps[least]
+    assert costs.of("macs", widths) <= limit
+    for name, width in widths.items():  # what the budget still allows is used
+        assert width >= all_widths[least][name]
+        next_wider = all_widths[least - 1][name] if least else costs.channels[name]
+        wider = costs.of("macs", {**widths, name: width + 1})
+        assert width == next_wider or wider > limit
 
 
 def test_a_small_grid_from_the_command_line(
