@@ -262,6 +262,7 @@ class Advise(Job):
     distinct: Positive | None
     budget: Budget
     calibration: Calibration
+    prune_samples: Annotated[int, Ge(2)] | None
     threshold: Annotated[float, Gt(0), Lt(100)]
     runtime: Runtime
     workers: Positive

@@ -115,6 +115,7 @@ class Adviser:
         given = {key: getattr(config, key) for key in ("objective", "weights", "steps", "distinct")}
         given |= {f"budget.{key}": value for key, value in vars(config.budget).items()}
         given["calibration.samples"] = config.calibration.samples
+        given["data.prune_samples"] = config.prune_samples
         if isinstance(trained.model, schema.TwoLayer):
             given["objective"] = config.objective or trained.objective
             if config.steps is None and config.distinct is None:

@@ -19,12 +19,13 @@ import torch
 from gfs_dist.cli import main
 from gfs_dist.files import RunFolder, checkpoint
 from gfs_dist.theory import Rule, judge
+from gfs_dist.workflows import advise
 from tests.jobs.deep_runs import MADE_BY, MODEL, TRAIN, write_factory
 
 TRAINED = [
     "data.samples=200", "model.width=40", "train.iterations=400", "train.checkpoint_every=50",
 ]  # fmt: skip
-DEEP = [*MODEL, *TRAIN[:1], "train.iterations=40", "train.checkpoint_every=10", "train.batch=32"]
+DEEP = [*MODEL, *TRAIN[:1], "train.iterations=20", "train.checkpoint_every=10", "train.batch=32"]
 
 KILLED = """
 import os, sys
@@ -60,6 +61,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def advised(trained: Path) -> Path:
     out = trained.parent / "advised"
     assert main(["advise", str(trained), f"out={out}"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def stopped(trained: Path) -> Path:
+    out = trained.parent / "stopped"
+    assert main(["pretrain", *TRAINED, "stop=enough", f"out={out}"]) == 0
     return out
 
 
@@ -112,7 +120,8 @@ def test_json_is_that_of_the_interface(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    assert main(["advise", str(trained), f"out={tmp_path / 'out'}", "distinct=5", "--json"]) == 0
+    words = ["distinct=5", "prune_samples=80", "--json"]
+    assert main(["advise", str(trained), f"out={tmp_path / 'out'}", *words]) == 0
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
     answer = json.loads(printed)
@@ -120,6 +129,9 @@ def test_json_is_that_of_the_interface(
     assert (answer["since"] is None) == (answer["verdict"] == "too_early")
     assert len(answer["series"]) == 9
     assert all(row["kept"] <= 5 for row in report(tmp_path / "out")["results"])
+    path = json.loads((tmp_path / "out/paths/step_00000400.json").read_text())
+    assert path["samples"] == 80
+    assert all(80 * row["accuracy_train"] % 1 == pytest.approx(0) for row in answer["series"])
 
 
 def test_a_run_at_work_is_judged_as_it_stands_and_nothing_is_pruned_twice(
@@ -193,10 +205,10 @@ def test_what_is_refused(
 
 
 def test_stop_enough_trains_the_same_network_for_fewer_iterations(
-    trained: Path, tmp_path: Path
+    trained: Path, stopped: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    assert main(["pretrain", *TRAINED, "stop=enough", f"out={out}"]) == 0
+    shutil.copytree(stopped, out)
     found = report(out)
     advice = found["advice"]
     last = found["results"][-1]["iteration"]
@@ -213,14 +225,13 @@ def test_stop_enough_trains_the_same_network_for_fewer_iterations(
 
 
 @pytest.mark.parametrize("moment", ["100 within", "50 after"])
-def test_killed_it_decides_the_same(moment: str, tmp_path: Path) -> None:
-    words, (whole, out) = [*TRAINED, "stop=enough"], (tmp_path / "whole", tmp_path / "killed")
-    assert main(["pretrain", *words, f"out={whole}"]) == 0
+def test_killed_it_decides_the_same(moment: str, stopped: Path, tmp_path: Path) -> None:
+    words, out = [*TRAINED, "stop=enough"], tmp_path / "killed"
     command = [sys.executable, "-c", KILLED, *moment.split(), *words, f"out={out}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     assert subprocess.run(command, env=environment).returncode == -signal.SIGKILL
     assert main(["pretrain", f"resume={out}"]) == 0
-    found, expected = report(out), report(whole)
+    found, expected = report(out), report(stopped)
     assert found["results"] == expected["results"]
     assert found["advice"]["series"] == expected["advice"]["series"]
     assert found["advice"]["since"] == expected["advice"]["since"]
@@ -231,20 +242,19 @@ def test_a_deep_network_stops_and_is_judged_the_same(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_factory(tmp_path)
-    size = "calibration.samples=60"
     assert main(["pretrain", *DEEP, "out=whole"]) == 0
-    assert main(["pretrain", *DEEP, "stop=enough", "out=stopped"]) == 0
+    with monkeypatch.context() as patch:  # its own rule would take many more checkpoints
+        patch.setattr(advise.Adviser, "_rule", lambda *_: Rule(threshold=0.9))
+        assert main(["pretrain", *DEEP, "stop=enough", "out=stopped"]) == 0
     stopped = report(tmp_path / "stopped")
-    advice = stopped["advice"]
-    last = stopped["results"][-1]["iteration"]
-    assert "held-out" in advice["rule"] and "2 checkpoints in a row" in advice["rule"]
-    assert advice["since"] is None or 20 <= advice["since"] == last
-    assert all(
-        same(Path("whole"), Path("stopped"), iteration) for iteration in range(0, last + 1, 10)
-    )
+    assert [row["iteration"] for row in stopped["results"]] == [0, 10]
+    assert (stopped["advice"]["since"], stopped["advice"]["saved"]["iterations"]) == (10, 10)
+    assert same(Path("whole"), Path("stopped"), 10)
     assert main(["advise", "whole", "out=refused"]) == 2  # its factory is code: to be named
-    assert main(["advise", "whole", MADE_BY, size, "budget.macs=60%", "out=advised"]) == 0
+    size = ["calibration.samples=60", "budget.macs=60%"]
+    assert main(["advise", "whole", MADE_BY, *size, "out=advised"]) == 0
     found = report(tmp_path / "advised")["advice"]
-    assert [row["iteration"] for row in found["series"]] == list(range(0, 41, 10))
+    assert [row["iteration"] for row in found["series"]] == [0, 10, 20]
     assert all(0 <= row["overlap"] <= 1 for row in found["series"][1:])
-    assert found["planned"] == 40
+    assert found["planned"] == 20
+    assert "held-out" in found["rule"] and "2 checkpoints in a row" in found["rule"]
