@@ -19,6 +19,9 @@ RULES = ("uniform", "line_search")
 FEW, MANY = 200, 1000
 """Picks between which more of them help, or not."""
 
+MIDDLE = round(math.sqrt(FEW * MANY))
+"""For which Theorem 3 is asked: its terms in the picks and in the iterations are equal there."""
+
 STEEP = -1.0
 """Slope of log loss over log picks from which on more picks help; Lemma 1 has it for L_N = 0."""
 
@@ -106,7 +109,7 @@ def theorem2(found: Findings, descents: Sequence[Row], picks: Sequence[int]) -> 
         "holds" if not broken else "holds in part" if broken < len(shares) else "contradicted",
         f"with constants from K and D it is exceeded at {broken} of {len(shares)} checkpoints; "
         f"its second term, the dense loss, is exceeded at {sum(s > 1 for s in dense_shares)} "
-        f"(largest loss / bound {max(dense_shares):.2f})",
+        f"(largest loss / bound {max(dense_shares):.2g})",
     )
 
 
@@ -150,8 +153,8 @@ def theorem3(found: Findings, descents: Sequence[Row], picks: Sequence[int]) -> 
         inside = [first_iteration(t, lambda p: p["hull_loss"] <= NOTHING) for t in trials]
         for trial, enters in zip(trials, inside, strict=True):
             plain, constants = theory_arguments(trial)
-            own.append(float(pretraining_threshold(FEW, **constants)))
-            printed.append(float(pretraining_threshold(FEW, **plain)))
+            own.append(float(pretraining_threshold(MIDDLE, **constants)))
+            printed.append(float(pretraining_threshold(MIDDLE, **plain)))
             for rule in RULES:
                 ends[rule].append(first_iteration(trial, functools.partial(_helps, rule, picks)))
             low, high = ends["uniform"][-1]
@@ -167,7 +170,7 @@ def theorem3(found: Findings, descents: Sequence[Row], picks: Sequence[int]) -> 
                 **network,
                 **{f"more picks help: {rule}": _interval(ends[rule]) for rule in RULES},
                 "target enters the hull": _interval(inside),
-                "predicted, constants from K and D": spread(own, ",.0f"),
+                f"predicted for {MIDDLE} picks, constants from K and D": spread(own, ",.0f"),
                 "predicted, all constants 1": spread(printed, ",.0f"),
             }
         )
@@ -237,7 +240,7 @@ def slopes(descents: Sequence[Row], picks: Sequence[int]) -> list[Row]:
         {
             **place_of(descent), "trial": descent["trial"], "iteration": point["iteration"],
             "slope": None if steep == -math.inf else steep,
-            "predicted": float(pretraining_threshold(FEW, **theory_arguments(descent)[1])),
+            "predicted": float(pretraining_threshold(MIDDLE, **theory_arguments(descent)[1])),
         }
         for descent in descents
         for point in descent["checkpoints"]

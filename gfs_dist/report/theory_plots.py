@@ -56,8 +56,8 @@ def lemma1_bounds(run: Run) -> Figure | None:
 
 def picks_that_help(run: Run) -> Figure | None:
     """Slope of log loss over log picks between 200 and 1,000 picks, against pre-training (mean over
-    trials, most neurons); below -1 more picks help. Dotted: Theorem 3's iterations, with constants
-    from the tangent kernel.
+    trials, most neurons); below -1 more picks help. Dotted: Theorem 3's iterations in the middle,
+    with constants from the tangent kernel.
     """
     rows = _rows(run, "slopes")
     if not rows:
