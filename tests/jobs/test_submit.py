@@ -52,6 +52,7 @@ def test_every_job_that_can_be_submitted_writes_a_run_folder(job: str) -> None:
         "advise": ["path=x"],
         "finetune": ["path=x"],
         "benchmark": ["suite=scaling"],
+        "reproduce": ["experiment=figure2"],
     }.get(job, [])
     (config,) = read_batch([f"job={job}", *words]).configs
     assert config.runtime.kind == "ray"
