@@ -16,6 +16,7 @@ from gfs_dist.experiments.figure4 import Figure4
 from gfs_dist.experiments.grid import Experiment, Grid, write_csv
 from gfs_dist.experiments.spectra import Figure2, Figure3
 from gfs_dist.experiments.table1 import Table1
+from gfs_dist.experiments.table2 import Table2
 from gfs_dist.experiments.theory import Theory
 from gfs_dist.records import Report, ResultRow
 from gfs_dist.runtime import open_runtime
@@ -30,6 +31,7 @@ EXPERIMENTS: dict[str, Callable[[schema.Reproduce], Experiment]] = {
     "figure3": Figure3,
     "figure4": Figure4,
     "table1": Table1,
+    "table2": Table2,
     "theory": Theory,
 }
 

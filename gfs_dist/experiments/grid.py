@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import torch
+
 from gfs_dist.errors import RunFolderError
 from gfs_dist.files import RunFolder, atomic
 from gfs_dist.files.checksums import verify_own_checksum, with_own_checksum
 from gfs_dist.files.untrusted import read_json
 from gfs_dist.records import FORMAT
-from gfs_dist.runtime import Runtime, Task
+from gfs_dist.runtime import GroupProgress, Peers, Runtime, Task, Tick
 from gfs_dist.runtime.progress import MapProgress
 from gfs_dist.workflows.reporter import Reporter
 
@@ -32,6 +34,14 @@ class Cell(Protocol):
     @property
     def name(self) -> str:
         """Of its file; no other cell of the experiment has it."""
+        ...
+
+
+class TeamTask(Protocol):
+    """Work on a cell that all ranks do at once, as :class:`gfs_dist.runtime.GroupTask` has it."""
+
+    def together(self, cell: Any, peers: Peers, device: torch.device, tick: Tick) -> Any:
+        """The share of one rank; rank 0 returns a dict of plain JSON values."""
         ...
 
 
@@ -113,19 +123,44 @@ class Grid:
             self._runtime.map(_Timed(task), missing, on_item)
         return [rows[cell.name] for cell in cells]
 
+    def together(self, phase: str, task: TeamTask, cells: Sequence[Cell], steps: int) -> list[Row]:
+        """The same, one cell after another, each by all ranks at once.
+
+        A cell whose ranks were lost goes on from the task's own checkpoint.
+
+        Args:
+            steps: of each cell.
+        """
+
+        def by_all(cell: Cell, _: Grid) -> dict[str, Any]:
+            def on_progress(progress: GroupProgress) -> None:
+                for step, value in progress.values:
+                    self.reporter.step(step, value.get("loss"))
+
+            began = time.perf_counter()
+            found = self._runtime.run_group(_OfCell(task, cell), on_progress).value
+            return {**found, "seconds": round(time.perf_counter() - began, 3)}
+
+        return self.measure(phase, by_all, cells, steps)
+
     def measure(
-        self, phase: str, measure: Callable[[Any, Grid], Mapping[str, Any]], cells: Sequence[Cell]
+        self,
+        phase: str,
+        measure: Callable[[Any, Grid], Mapping[str, Any]],
+        cells: Sequence[Cell],
+        steps: int | None = None,
     ) -> list[Row]:
         """The same by this process, one cell after another: timings want a machine for themselves.
 
         Args:
             measure: ``measure(cell, grid)`` returns a dict of plain JSON values.
+            steps: that it reports of each cell.
         """
         rows = []
         for number, cell in enumerate(cells, 1):
             row = self._kept(cell)
             if row is None:
-                self.reporter.phase(f"{phase} {number} of {len(cells)}: {cell.name}")
+                self.reporter.phase(f"{phase} {number} of {len(cells)}: {cell.name}", steps)
                 row = self._keep(cell, measure(cell, self))
             rows.append(row)
         return rows
@@ -169,6 +204,17 @@ class _Timed:
             "cpu_seconds": time.process_time() - cpu,
         }
         return {**found, **{key: round(value, 3) for key, value in times.items()}}
+
+
+@dataclass(frozen=True)
+class _OfCell:
+    """One cell as a group task."""
+
+    task: TeamTask
+    cell: Any
+
+    def run(self, peers: Peers, device: torch.device, tick: Tick) -> Any:
+        return self.task.together(self.cell, peers, device, tick)
 
 
 def write_csv(file: Path, rows: Sequence[Row]) -> None:

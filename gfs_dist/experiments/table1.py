@@ -11,45 +11,15 @@ import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import torch
-from torch import Tensor, nn
-
 from gfs_dist.config import commands as schema
-from gfs_dist.data import Images
 from gfs_dist.experiments import table1_findings
-from gfs_dist.experiments.deep_cells import (
-    CONTROL,
-    HALVINGS,
-    RULES,
-    PruneTask,
-    Pruning,
-    Setting,
-    Training,
-    TrainTask,
-    architecture_of,
-)
+from gfs_dist.experiments.deep_cells import PruneTask, Pruning, Setting, Training, TrainTask
+from gfs_dist.experiments.deep_costs import CELL_S, network_costs
+from gfs_dist.experiments.deep_rules import CONTROL, RULES
 from gfs_dist.experiments.grid import Findings, Grid
-from gfs_dist.files.scratch_folder import ScratchFolder
-from gfs_dist.pruning.memory_needed import layer_costs, rank_bytes
-from gfs_dist.pruning.pruner import Pruner
-from gfs_dist.pruning.widths.budget import Budget, percent
-from gfs_dist.pruning.widths.choose import LEAST_TRIALS, TRIAL_MULTIPLY_ADDS, TRIAL_SAMPLES
-from gfs_dist.pruning.widths.feasible import check_feasible
-from gfs_dist.runtime import RuntimeSpec, open_runtime
-from gfs_dist.training import DeepSpec
+from gfs_dist.pruning.widths.budget import percent
 from gfs_dist.workflows.process import data_spec, own_device
-from gfs_dist.workflows.stored_networks import fresh_network
 from gfs_dist.workflows.total_time import duration
-
-CELL_S = 1.0
-"""Of a pruning whatever it computes: the network is recorded, written and read."""
-
-SPEED = {"cpu": 3.5e10, "cuda": 2.0e12}
-"""Multiply-adds a second of one core, and of a GPU, in training and in search alike. Measured in
-training: ResNet-8 0.13 s a step of 128 on a core, ResNet-56 0.039 s a step of 256 on an H200."""
-
-PASSES = 3
-"""Forward passes that a step of training, or a trial of widths, costs as much as."""
 
 
 @dataclass(frozen=True)
@@ -89,21 +59,6 @@ MACS = Fraction(60, 100)
 """Share of the multiply-adds that stays."""
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Of one network: seconds of one rank for each kind of work, and bytes that it holds.
-
-    Attributes:
-        train_s: of a step of training.
-        prune_s: of a pruning by each rule.
-    """
-
-    macs: int
-    train_s: float
-    prune_s: dict[str, float]
-    memory_bytes: int
-
-
 class Table1:
     """The grid of a preset."""
 
@@ -137,14 +92,17 @@ class Table1:
     def _setting(self, trainings: str) -> Setting:
         size, seed = self.size, self.config.seed
         return Setting(
-            self.data, seed, trainings, MACS, size.finetune, size.calibration, size.width_trials
+            self.data, seed, trainings, (MACS,), size.finetune, size.calibration, size.width_trials
         )
 
     def _plan(self) -> list[str]:
         size, ranks = self.size, self.config.workers
-        images = self._setting("").images(max(size.samples), 0)
-        device = own_device(self.config.device).type
-        costs = {model: self._costs(model, width, images, device) for model, width in size.networks}
+        setting, device = self._setting(""), own_device(self.config.device).type
+        images = setting.images(max(size.samples), 0)
+        costs = {
+            model: network_costs(model, width, images, device, setting)
+            for model, width in size.networks
+        }
         train_s = max(costs[cell.model].train_s for cell in self.trainings) * size.iterations
         train_s *= math.ceil(len(self.trainings) / ranks)
         prune_s = sum(
@@ -174,56 +132,6 @@ class Table1:
             f"{'a GPU' if device == 'cuda' else 'one core'} each: training "
             f"{duration(train_s)}, pruning and fine-tuning {duration(prune_s / ranks)}",
         ]
-
-    def _costs(self, model: str, width: float, images: Images, device: str) -> Costs:
-        """What a network costs, known from two images.
-
-        Raises:
-            BudgetError: it cannot be pruned so far.
-        """
-        network = fresh_network(architecture_of(model, width, images), 0)
-        two = (images.inputs(images.x_train[:2]), images.labels_train[:2])
-        budget = Budget("macs", MACS)
-        spec = RuntimeSpec(kind="none", workers=1, device="cpu")
-        with ScratchFolder("plan") as folder, open_runtime(spec) as runtime:
-            pruner = Pruner.prepare(
-                network, [two], RULES["paper"].settings, runtime, folder / "workspace"
-            )
-            check_feasible(pruner, budget)
-            macs, images_used = pruner.costs.dense("macs"), self.size.calibration
-            search = sum(cost.macs for cost in layer_costs(pruner, images_used))
-            passes = HALVINGS * sum(2 + math.log2(n) for n in pruner.channels.values())
-            each = macs * min(images_used, 4 * TRIAL_SAMPLES)
-            most = max(LEAST_TRIALS * len(pruner.channels), min(1000, TRIAL_MULTIPLY_ADDS // each))
-            trials = self.size.width_trials or most
-            memory = rank_bytes(pruner, budget, images_used)
-        prune_macs = {
-            "paper": search + passes * images_used * macs,
-            "least_squares": PASSES * trials * each,
-        }
-        batch = DeepSpec().batch
-        return Costs(
-            macs=macs,
-            train_s=PASSES * batch * macs / SPEED[device],
-            prune_s={rule: CELL_S + count / SPEED[device] for rule, count in prune_macs.items()},
-            memory_bytes=max(memory, training_bytes(network, two[0], batch)),
-        )
-
-
-def training_bytes(network: nn.Module, x: Tensor, batch: int) -> int:
-    """Bytes of a step of training: weights, gradients and momentum, and what the way back needs."""
-    weights = sum(parameter.nbytes for parameter in network.parameters())
-    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-    saved = 0
-
-    def keep(tensor: Tensor) -> Tensor:
-        nonlocal saved
-        saved += 0 if tensor.untyped_storage().data_ptr() in own else tensor.nbytes
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(x)
-    return 3 * weights + saved * batch // len(x)
 
 
 def _numbers(values: tuple[int, ...]) -> str:

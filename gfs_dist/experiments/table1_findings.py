@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from gfs_dist.experiments.deep_cells import CONTROL, DIFFERENCES, RULES
+from gfs_dist.experiments.deep_rules import CONTROL, DIFFERENCES, RULES
 from gfs_dist.experiments.grid import Findings, Row
 from gfs_dist.experiments.published import TABLE_1, TABLE_1_CHECKPOINTS
 
@@ -20,7 +20,7 @@ class Series:
     """One training, pruned by one rule: accuracies in %.
 
     Attributes:
-        pruned: after fine-tuning, by iteration of the checkpoint.
+        pruned: after fine-tuning, by iteration (or epoch) of the checkpoint.
         dense: of the dense network at the end.
     """
 
@@ -48,8 +48,10 @@ class Series:
         return next(i for i, found in self.pruned.items() if found >= best - MARGIN)
 
 
-def series_of(trained: Iterable[Row], pruned: Iterable[Row]) -> list[Series]:
-    """The rows of both kinds of cells, joined."""
+def series_of(
+    trained: Iterable[Row], pruned: Iterable[Row], when: str = "iteration"
+) -> list[Series]:
+    """The rows of both kinds of cells, joined; ``when`` is the key that tells checkpoints apart."""
     cells = list(pruned)
     return [
         Series(
@@ -57,11 +59,11 @@ def series_of(trained: Iterable[Row], pruned: Iterable[Row]) -> list[Series]:
             row["samples"],
             row["trial"],
             rule,
-            {c["iteration"]: 100 * c["accuracy"] for c in sorted_cells(cells, row, rule)},
+            {c[when]: 100 * c["accuracy"] for c in sorted_cells(cells, row, rule)},
             100 * row["checkpoints"][-1]["accuracy"],
         )
         for row in trained
-        for rule in (*RULES, CONTROL)
+        for rule in dict.fromkeys(cell["rule"] for cell in cells)
     ]
 
 
@@ -112,7 +114,7 @@ def published_table(series: Sequence[Series]) -> list[Row]:
     models = list(dict.fromkeys(s.model for s in series))
     published_sizes = sorted({images for _, images in TABLE_1})
     for (name, images), (accuracies, dense) in TABLE_1.items():
-        model = next((m for m in models if m[:6] == name.lower()[:6]), models[0])
+        model = same_family(name, models)
         sizes = sorted({s.samples for s in series if s.model == model})
         samples = same_place(sizes, published_sizes.index(images), len(published_sizes))
         own = [s for s in series if (s.model, s.samples) == (model, samples)]
@@ -134,6 +136,11 @@ def published_table(series: Sequence[Series]) -> list[Row]:
                 }
             )
     return rows
+
+
+def same_family(name: str, models: Sequence[str]) -> str:
+    """The first of ``models`` of the family of a published network, or the first of all."""
+    return next((model for model in models if model[:6] == name.lower()[:6]), models[0])
 
 
 def same_place(values: Sequence[int], place: int, of: int) -> int:
@@ -191,11 +198,11 @@ def by_samples(series: Sequence[Series], value: Callable[[Series], float]) -> st
     )
 
 
-def spread(values: Iterable[float]) -> str:
+def spread(values: Iterable[float], digits: int = 1) -> str:
     """Mean, and in parentheses the standard deviation where there are several."""
     found = list(values)
-    deviation = f" ({statistics.stdev(found):.1f})" if len(found) > 1 else ""
-    return f"{statistics.mean(found):+.1f}{deviation}"
+    deviation = f" ({statistics.stdev(found):.{digits}f})" if len(found) > 1 else ""
+    return f"{statistics.mean(found):+.{digits}f}{deviation}"
 
 
 def mean_text(values: Iterable[float]) -> str:
@@ -207,17 +214,19 @@ def mean_text(values: Iterable[float]) -> str:
 
 def compared(pruned: Sequence[Row], rule: str, other: str) -> str:
     """How much better a rule is than another one, before and after fine-tuning."""
-    keys = ("model", "samples", "trial", "iteration")
+    keys = ("model", "samples", "trial", "iteration", "macs")
+    shared = keys[: -1 if other == CONTROL else None]  # which has the same budget as no other
 
-    def by_place(rule: str) -> dict[tuple[object, ...], Row]:
-        return {tuple(row[key] for key in keys): row for row in pruned if row["rule"] == rule}
+    def place(row: Row) -> tuple[object, ...]:
+        return tuple(row.get(key) for key in shared)
 
-    one, two = by_place(rule), by_place(other)
+    known = {place(row): row for row in pruned if row["rule"] == other}
+    pairs = [(row, known[place(row)]) for row in pruned if row["rule"] == rule]
     before, after = (
-        spread(100 * (one[place][key] - two[place][key]) for place in one)
+        spread(100 * (one[key] - two[key]) for one, two in pairs)
         for key in ("pruned_accuracy", "accuracy")
     )
     return (
         f"{rule} against {other}, {before} points before fine-tuning, {after} after it (mean and "
-        f"standard deviation over {len(one)} checkpoints)"
+        f"standard deviation over {len(pairs)} networks)"
     )

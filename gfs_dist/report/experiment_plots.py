@@ -219,26 +219,38 @@ def accuracy_after_fine_tuning(run: Run) -> Figure | None:
     fine-tuning (solid); of the dense network (grey), and of it fine-tuned, against pre-training;
     bars: one standard deviation over trials.
     """
-    rows = _rows(run, "table1")
-    if not rows:
-        return None
+    if rows := _rows(run, "table1"):
+        return _after_fine_tuning(rows, "samples", "images", "iteration")
+    if rows := _rows(run, "table2"):
+        return _after_fine_tuning(rows, "macs", "% of the multiply-adds", "epoch")
+    return None
+
+
+def _after_fine_tuning(rows: Sequence[Row], column: str, unit: str, when: str) -> Figure:
+    """A row of panels for each network; what is unpruned has, in all of them, its own budget."""
     keys = {"dense_accuracy": "dense", "pruned_accuracy": "pruned", "accuracy": "tuned"}
     rows = [{**row, **{new: 100 * row[key] for key, new in keys.items()}} for row in rows]
-    places = _values(rows, "model", "samples")
+    cut = [row for row in rows if row["rule"] != "unpruned"]
+    places = _values(cut, "model", column)
     colours = {"paper": style.BLUE, "least_squares": style.ORANGE, "unpruned": style.SKY}
     figure = style.canvas(10.2, 0.9 + 3.1 * len(_values(rows, "model")))
-    panels = style.panels(figure, len(places), len(_values(rows, "samples")))
-    for axes, (model, samples) in zip(panels, places, strict=True):
-        here = [row for row in rows if (row["model"], row["samples"]) == (model, samples)]
-        _means(axes, here, "iteration", "dense", "dense", style.GREY, "")
+    panels = style.panels(figure, len(places), len(_values(cut, column)))
+    for axes, (model, value) in zip(panels, places, strict=True):
+        here = [
+            row
+            for row in rows
+            if row["model"] == model
+            and (row[column] == value or (column == "macs" and row["rule"] == "unpruned"))
+        ]
+        _means(axes, here, when, "dense", "dense", style.GREY, "")
         for rule, colour in colours.items():
             own = [row for row in here if row["rule"] == rule]
             if rule != "unpruned":
-                _means(axes, own, "iteration", "pruned", f"{rule}, pruned", colour, "o", "--")
-            _means(axes, own, "iteration", "tuned", f"{rule}, fine-tuned", colour, "o")
-        axes.set_title(f"{model}, {samples:,} images", loc="left")
+                _means(axes, own, when, "pruned", f"{rule}, pruned", colour, "o", "--")
+            _means(axes, own, when, "tuned", f"{rule}, fine-tuned", colour, "o")
+        axes.set_title(f"{model}, {value:,} {unit}", loc="left")
     panels[0].legend(fontsize=8)
-    figure.supxlabel("iterations of pre-training", fontsize=10)
+    figure.supxlabel(f"{when}s of pre-training", fontsize=10)
     figure.supylabel("test accuracy (%)", fontsize=10)
     return figure
 

@@ -15,7 +15,7 @@ from gfs_dist import networks
 from gfs_dist.cli import main
 from gfs_dist.data import DataSpec, load_images
 from gfs_dist.experiments import table1
-from gfs_dist.experiments.deep_cells import CONTROL, RULES, by_tolerance
+from gfs_dist.experiments.deep_rules import CONTROL, RULES, by_tolerance
 from gfs_dist.experiments.published import TABLE_1, TABLE_1_CHECKPOINTS
 from gfs_dist.experiments.table1_findings import findings
 from gfs_dist.pruning.pruner import Pruner
@@ -73,7 +73,7 @@ def test_verdicts_follow_the_accuracies() -> None:
 def test_the_tolerance_is_the_least_that_meets_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gfs_dist.experiments.deep_cells.HALVINGS", 3)
+    monkeypatch.setattr("gfs_dist.experiments.deep_rules.HALVINGS", 3)
     images = load_images(DataSpec(samples=60))
     torch.manual_seed(0)
     network = networks.make("resnet8_cifar", 10, 1, width=0.5)
@@ -107,7 +107,7 @@ def test_a_small_grid_from_the_command_line(
 ) -> None:
     small = replace(table1.PRESETS["smoke"], samples=(60,), iterations=20, checkpoints=2)
     monkeypatch.setitem(table1.PRESETS, "smoke", replace(small, finetune=2, width_trials=2))
-    monkeypatch.setattr("gfs_dist.experiments.deep_cells.HALVINGS", 3)
+    monkeypatch.setattr("gfs_dist.experiments.deep_rules.HALVINGS", 3)
     out = tmp_path / "run"
     words = ["reproduce", "experiment=table1", "preset=smoke", "runtime=none", f"out={out}"]
     assert main(words) == 0
