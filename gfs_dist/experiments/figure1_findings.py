@@ -200,7 +200,7 @@ def _rules_table(series: Mapping[Key, Series], rows: Sequence[Row]) -> list[Row]
         reached = [value for value in values if value is not None]
         return spread(reached, form) if len(reached) == len(values) else "never"
 
-    table = []
+    table: list[Row] = []
     for (width, samples, rule), trials in sorted(cells.items()):
         bests, own_at, goal_at, sizes = ([trial[i] for trial in trials] for i in range(4))
         table.append(
@@ -213,6 +213,34 @@ def _rules_table(series: Mapping[Key, Series], rows: Sequence[Row]) -> list[Row]
             }
         )  # fmt: skip
     return table
+
+
+def _compare_rules(series: Mapping[Key, Series], rows: Sequence[Row]) -> str:
+    """How much pre-training and how many neurons other rules take, beside the paper's."""
+    keys = ("rule", "width", "samples", "trial", "iteration")
+    kept = {tuple(row[key] for key in keys): row["kept"] for row in rows}
+    sentences = []
+    for rule in dict.fromkeys(key[0] for key in series if key[0] != PAPER_RULE):
+        iterations, neurons = [], []
+        for (of, width, samples, trial), one in series.items():
+            place = width, samples, trial
+            paper = series[PAPER_RULE, *place]
+            goal = max(paper.values) - BEST_MARGIN
+            own, theirs = one.crossing(goal), paper.crossing(goal)
+            if of == rule and own is not None and theirs:
+                iterations.append(own / theirs)
+                neurons += [
+                    kept[rule, *place, i] / kept[PAPER_RULE, *place, i] for i in one.iterations if i
+                ]
+        if iterations:
+            sentences.append(
+                f"{rule} takes {spread(iterations, '.2f')} times the iterations and "
+                f"{spread(neurons, '.2f')} times the neurons"
+            )
+    return (
+        f"Does better selection need less pre-training? To {PAPER_RULE}'s best less "
+        f"{100 * BEST_MARGIN:g} points {'; '.join(sentences)}."
+    )
 
 
 def _judge(
@@ -231,6 +259,7 @@ def _judge(
     _judge_growth(found, [row for row in needed if row["rule"] == PAPER_RULE])
     _judge_width(found, own)
     found.notes += [
+        _compare_rules(series, found.rows),
         "The paper gives neither optimiser, rate, batch, weights nor pruning loss of this figure; "
         "here: mini-batches of 32 without momentum, the step that the curvature allows, Gaussian "
         "weights, the loss of training (binary cross-entropy) for pruning too. Its accuracies are "
@@ -259,18 +288,31 @@ def _judge_growth(found: Findings, needed: Sequence[Row]) -> None:
                 "; ".join(f"N={width:,}: m^{slope:.2f} ({low:.2f} to {high:.2f})"
                           for width, (slope, low, high) in slopes.items()),
             )  # fmt: skip
-    best = [row for row in found.tables["growth of the iterations needed"]
-            if row["rule"] == PAPER_RULE and row["best (AICc)"]]  # fmt: skip
+    best = [
+        row
+        for row in found.tables["growth of the iterations needed"]
+        if row["rule"] == PAPER_RULE and row["best (AICc)"]
+    ]
     if best:
-        bent = sum(row["law"] != "a x^p" for row in best)
-        few = len({row["samples"] for row in needed}) < FEW_SIZES
         found.claim(
             "it plateaus for large datasets (is seemingly logarithmic)",
-            "undecided" if few else
-            "holds" if bent == len(best) else "holds in part" if bent else "contradicted",
-            "the law that fits best: "
-            + "; ".join(f"N={r['N']:,}, {r['red line']}: {r['law']}" for r in best),
-        )  # fmt: skip
+            _plateau_verdict(best, len({row["samples"] for row in needed})),
+            "the law that fits best, and the power with its 95 %: "
+            + "; ".join(f"N={r['N']:,}, {r['red line']}: {r['law']}{_power(r)}" for r in best),
+        )
+
+
+def _power(row: Row) -> str:
+    return "" if row["p"] is None else f", p = {row['p']:.2f} ({row['95 % of p']})"
+
+
+def _plateau_verdict(best: Sequence[Row], sizes: int) -> str:
+    """A power below 1 flattens, but has no plateau."""
+    if sizes < FEW_SIZES:
+        return "undecided"
+    bends = [row["law"] != "a x^p" for row in best]
+    flattens = [bend or row["p"] < 1 for bend, row in zip(bends, best, strict=True)]
+    return "holds" if all(bends) else "holds in part" if all(flattens) else "contradicted"
 
 
 def _judge_width(found: Findings, own: Mapping[tuple[int, int, int], Series]) -> None:

@@ -94,7 +94,8 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
 def spread(values: Sequence[float], form: str) -> str:
     """Mean and standard deviation in words, by the format ``form``."""
     mean, deviation = mean_and_deviation(values)
-    return format(mean, form) + ("" if deviation is None else f" ± {deviation:{form}}")
+    unsigned = form.replace("+", "")
+    return format(mean, form) + ("" if deviation is None else f" ± {deviation:{unsigned}}")
 
 
 def group(rows: Sequence[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
