@@ -22,6 +22,9 @@ DEFINITIONS = {
 FEW_SIZES = 5
 """Fewer sizes of the dataset do not tell a law of two parameters from another."""
 
+RISING = 0.1
+"""Points gained at the last checkpoint from which on a series still rises."""
+
 GOOD = 0.01
 """Shares of accuracy below the best one at which a pruned network still counts as good."""
 
@@ -260,12 +263,28 @@ def _judge(
     _judge_width(found, own)
     found.notes += [
         _compare_rules(series, found.rows),
+        *_still_rising(own),
         "The paper gives neither optimiser, rate, batch, weights nor pruning loss of this figure; "
         "here: mini-batches of 32 without momentum, the step that the curvature allows, Gaussian "
         "weights, the loss of training (binary cross-entropy) for pruning too. Its accuracies are "
         "in the image alone, so that no cell can be set beside a published one: its claims are.",
         f"Accuracy is that on the sub-dataset that was trained on; the fixed level is "
         f"{100 * level:g} %.",
+    ]
+
+
+def _still_rising(own: Mapping[tuple[int, int, int], Series]) -> list[str]:
+    """The best of a series that still rises is that of its horizon: a later one needs more."""
+    gains: dict[int, list[float]] = {}
+    for (_, samples, _), one in own.items():
+        gains.setdefault(samples, []).append(100 * (one.values[-1] - one.values[-2]))
+    rising = {m: values for m, values in gains.items() if np.mean(values) > RISING}
+    if not rising:
+        return []
+    said = ", ".join(f"m={m:,} by {spread(values, '.2f')}" for m, values in sorted(rising.items()))
+    return [
+        "Some series still rise at the last checkpoint, so that their own best, and the iterations "
+        f"needed for it, are too small: {said} points since the checkpoint before."
     ]
 
 
