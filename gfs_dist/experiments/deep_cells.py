@@ -141,7 +141,7 @@ class Setting:
     def measures(self, cell: Pruning, device: torch.device) -> Measures:
         """Images to prune and to measure on."""
         images, seed = self.images(cell.samples, cell.trial), self.seed + cell.trial
-        rows = calibration_rows(images.labels_train, self.calibration, seed)
+        rows = calibration_rows(images.labels_train, self.calibration, seed, images.prune_rows)
         return Measures(images, rows, device)
 
 
