@@ -235,10 +235,13 @@ def _theory_step_growth(network: TwoLayer, x: Tensor, y: Tensor, beta: float) ->
 def tail_rate(losses: list[float], step: float) -> float | None:
     """Rate of the loss over the second half of the iterations before it is down to rounding.
 
+    Iterations after the least loss do not count: near rounding a direction whose curvature training
+    has raised above the step's limit may grow again.
+
     Returns:
         per unit of ``step``: ``-d log(loss) / (step dt)``; None of fewer than 4 such iterations.
     """
-    falling = [loss for loss in losses if loss > FLOOR]
+    falling = [loss for loss in losses[: losses.index(min(losses)) + 1] if loss > FLOOR]
     half, last = len(falling) // 2, len(falling) - 1
     if last - half < 2:
         return None

@@ -177,3 +177,10 @@ def test_the_constants_of_theorem_3_are_those_of_the_kernel() -> None:
     assert share == pytest.approx(30.0 * (2.0 / 100) ** 2 * 20.0 / 10)
     assert constants["sparsity_constant"] == 2.0
     assert np.isclose(printed["initial_loss"], 0.5)
+
+
+def test_a_loss_that_grows_again_near_rounding_does_not_count() -> None:
+    falling = [math.exp(-0.1 * t) for t in range(300)]
+    growing = [falling[-1] * math.exp(0.01 * t) for t in range(1, 200)]
+    found = theory.tail_rate([*falling, *growing], 0.5)
+    assert found == pytest.approx(theory.tail_rate(falling, 0.5))
