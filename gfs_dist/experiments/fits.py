@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,9 +91,9 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), deviation
 
 
-def spread(values: Sequence[float], form: str) -> str:
+def spread(values: Iterable[float], form: str) -> str:
     """Mean and standard deviation in words, by the format ``form``."""
-    mean, deviation = mean_and_deviation(values)
+    mean, deviation = mean_and_deviation(list(values))
     unsigned = form.replace("+", "")
     return format(mean, form) + ("" if deviation is None else f" ± {deviation:{unsigned}}")
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from gfs_dist.experiments.deep_rules import CONTROL, DIFFERENCES, RULES
+from gfs_dist.experiments.fits import spread
 from gfs_dist.experiments.grid import Findings, Row
 from gfs_dist.experiments.published import TABLE_1, TABLE_1_CHECKPOINTS
 
@@ -98,8 +99,8 @@ def accuracy_table(series: Sequence[Series]) -> list[Row]:
     rows = []
     for model, samples, rule in dict.fromkeys((s.model, s.samples, s.rule) for s in series):
         own = [s for s in series if (s.model, s.samples, s.rule) == (model, samples, rule)]
-        at = {f"{i:,}": mean_text(s.pruned[i] for s in own) for i in own[0].pruned}
-        dense = mean_text(s.dense for s in own)
+        at = {f"{i:,}": spread((s.pruned[i] for s in own), ".2f") for i in own[0].pruned}
+        dense = spread((s.dense for s in own), ".2f")
         rows.append({"network": model, "images": samples, "rule": rule, **at, "dense": dense})
     return rows
 
@@ -131,8 +132,11 @@ def published_table(series: Sequence[Series]) -> list[Row]:
                     "measured network": model,
                     "its images": samples,
                     "its iteration": step,
-                    **{r: mean_text(s.pruned[step] for s in own if s.rule == r) for r in RULES},
-                    "dense": mean_text(ends.values()),
+                    **{
+                        r: spread((s.pruned[step] for s in own if s.rule == r), ".2f")
+                        for r in RULES
+                    },
+                    "dense": spread(ends.values(), ".2f"),
                 }
             )
     return rows
@@ -164,8 +168,8 @@ def judge(found: Findings, rule: str, series: Sequence[Series]) -> None:
     found.claim(
         f"from half of the pre-training on the pruned network is as good as the dense one ({rule})",
         verdict(winners, len(late)),
-        f"{winners} of {len(late)} cells; mean {spread(gap for _, _, gap in late)} points, least "
-        f"{least:+.1f} ({worst.samples:,} images, iteration {where:,})",
+        f"{winners} of {len(late)} cells; mean {spread((gap for _, _, gap in late), '+.1f')} "
+        f"points, least {least:+.1f} ({worst.samples:,} images, iteration {where:,})",
     )
     flat = sum(s.late_gain <= MARGIN for s in series)
     found.claim(
@@ -191,25 +195,10 @@ def verdict(true: int, of: int) -> str:
 
 
 def by_samples(series: Sequence[Series], value: Callable[[Series], float]) -> str:
-    """``2,000 images +0.3 (0.1), ...``: mean and deviation over trials and networks."""
+    """``2,000 images +0.3 ± 0.1, ...``: mean and deviation over trials and networks."""
     sizes = sorted({s.samples for s in series})
-    return ", ".join(
-        f"{size:,} images {spread(value(s) for s in series if s.samples == size)}" for size in sizes
-    )
-
-
-def spread(values: Iterable[float], digits: int = 1) -> str:
-    """Mean, and in parentheses the standard deviation where there are several."""
-    found = list(values)
-    deviation = f" ({statistics.stdev(found):.{digits}f})" if len(found) > 1 else ""
-    return f"{statistics.mean(found):+.{digits}f}{deviation}"
-
-
-def mean_text(values: Iterable[float]) -> str:
-    """As a table shows it: mean, and the standard deviation of several trials."""
-    found = list(values)
-    deviation = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
-    return f"{statistics.mean(found):.2f}{deviation}"
+    of = {size: [value(s) for s in series if s.samples == size] for size in sizes}
+    return ", ".join(f"{size:,} images {spread(found, '+.1f')}" for size, found in of.items())
 
 
 def compared(pruned: Sequence[Row], rule: str, other: str) -> str:
@@ -223,7 +212,7 @@ def compared(pruned: Sequence[Row], rule: str, other: str) -> str:
     known = {place(row): row for row in pruned if row["rule"] == other}
     pairs = [(row, known[place(row)]) for row in pruned if row["rule"] == rule]
     before, after = (
-        spread(100 * (one[key] - two[key]) for one, two in pairs)
+        spread((100 * (one[key] - two[key]) for one, two in pairs), "+.1f")
         for key in ("pruned_accuracy", "accuracy")
     )
     return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gfs_dist.experiments.deep_rules import CONTROL, DIFFERENCES, RULES
+from gfs_dist.experiments.fits import spread
 from gfs_dist.experiments.grid import Findings, Row
 from gfs_dist.experiments.published import TABLE_2, TABLE_2_EPOCHS
 from gfs_dist.experiments.table1_findings import (
@@ -12,11 +13,9 @@ from gfs_dist.experiments.table1_findings import (
     Series,
     accuracy_table,
     compared,
-    mean_text,
     same_family,
     same_place,
     series_of,
-    spread,
     verdict,
 )
 
@@ -80,10 +79,13 @@ def published_table(series: ByBudget, pruned: Sequence[Row]) -> list[Row]:
         own = [s for s in series[macs] if s.model == model]
         ends = {s.trial: s.dense for s in own}  # the same for all rules
         left = {
-            r: mean_text(
-                100 * row["params_kept"]
-                for row in pruned
-                if (row["rule"], row["macs"], row["model"]) == (r, macs, model)
+            r: spread(
+                (
+                    100 * row["params_kept"]
+                    for row in pruned
+                    if (row["rule"], row["macs"], row["model"]) == (r, macs, model)
+                ),
+                ".2f",
             )
             for r in RULES
         }
@@ -98,8 +100,11 @@ def published_table(series: ByBudget, pruned: Sequence[Row]) -> list[Row]:
                     "published dense": dense,
                     "measured network": model,
                     "its epoch": epoch,
-                    **{r: mean_text(s.pruned[epoch] for s in own if s.rule == r) for r in RULES},
-                    "dense": mean_text(ends.values()),
+                    **{
+                        r: spread((s.pruned[epoch] for s in own if s.rule == r), ".2f")
+                        for r in RULES
+                    },
+                    "dense": spread(ends.values(), ".2f"),
                     **{f"parameters left in %, {rule}": kept for rule, kept in left.items()},
                 }
             )
@@ -138,8 +143,8 @@ def judge(found: Findings, rule: str, series: ByBudget) -> None:
         f"after a third of the pre-training ResNet at {mildest} % is within a point of what all of "
         f"it gives ({rule})",
         verdict(within, len(near)) if near else "undecided",
-        f"at epoch {first} less at epoch {last}: {spread(gaps, 2)} points; less the dense network: "
-        f"{spread((s.pruned[first] - s.dense for s in near), 2)}"
+        f"at epoch {first} less at epoch {last}: {spread(gaps, '+.2f')} points; less the dense "
+        f"network: {spread((s.pruned[first] - s.dense for s in near), '+.2f')}"
         if near
         else "no ResNet in the grid",
     )
@@ -152,9 +157,9 @@ def judge(found: Findings, rule: str, series: ByBudget) -> None:
 
 
 def _by_budget(series: Sequence[tuple[int, Series]], values: Sequence[float]) -> str:
-    """``60 %: +0.31 (0.10), ...``: mean and deviation over networks and trials."""
+    """``60 %: +0.31 ± 0.10, ...``: mean and deviation over networks and trials."""
     pairs = [(macs, value) for (macs, _), value in zip(series, values, strict=True)]
     return ", ".join(
-        f"{budget} %: {spread((value for macs, value in pairs if macs == budget), 2)}"
+        f"{budget} %: {spread((value for macs, value in pairs if macs == budget), '+.2f')}"
         for budget in dict.fromkeys(macs for macs, _ in pairs)
     )

@@ -66,8 +66,8 @@ def test_verdicts_follow_the_accuracies() -> None:
         claims = {row["claim"]: row["verdict"] for row in found.claims}
         own = [claims[claim] for claim in claims if claim.endswith("dense one (least_squares)")]
         assert own == [verdict]
-        assert f"least_squares against paper, {better:+.1f} (0.0) points" in found.notes[0]
-        assert "paper against unpruned, -1.0 (0.0) points" in found.notes[1]
+        assert f"least_squares against paper, {better:+.1f} ± 0.0 points" in found.notes[0]
+        assert "paper against unpruned, -1.0 ± 0.0 points" in found.notes[1]
 
 
 def test_the_tolerance_is_the_least_that_meets_the_budget(

@@ -64,7 +64,7 @@ def test_verdicts_follow_the_accuracies() -> None:
     near = [row for row in found.claims if "within a point" in row["claim"]]
     assert [row["verdict"] for row in near] == ["holds", "contradicted", "holds"]
     assert found.notes[0] == "Another scale than the paper's: classes 10."
-    assert "paper against unpruned, -10.0 (0.0) points before" in found.notes[2]
+    assert "paper against unpruned, -10.0 ± 0.0 points before" in found.notes[2]
 
 
 def test_the_full_preset_has_the_settings_of_the_paper() -> None:
