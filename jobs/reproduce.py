@@ -23,7 +23,6 @@ from gfs_dist.runtime import open_runtime
 from gfs_dist.workflows.process import check_device, runtime_spec, use_threads
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_report import RunReport, check_reach, open_folder
-from gfs_dist.workflows.total_time import TotalTime
 
 EXPERIMENTS: dict[str, Callable[[schema.Reproduce], Experiment]] = {
     "figure1": Figure1,
@@ -47,13 +46,12 @@ def run(config: schema.Reproduce, reporter: Reporter) -> Report:
             computed = folder.read_report().get("status") == "finished"
             report = RunReport(folder, "reproduce", reporter, continued=True, timed=not computed)
             report.more = {"experiment": config.experiment, "preset": config.preset}
-            timed = TotalTime(reporter, experiment.phases)
             with (
                 report.recorded(),
                 open_runtime(runtime_spec(config, folder), observers=[report.events]) as runtime,
             ):
                 check_reach(folder, runtime)
-                found = experiment.run(Grid(folder, runtime, timed))
+                found = experiment.run(Grid(folder, runtime, reporter))
                 for row in found.rows:
                     report.put(cast(ResultRow, row))
                 report.tables = {"claims of the paper": found.claims, **found.tables}

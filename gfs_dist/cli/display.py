@@ -139,7 +139,9 @@ class Progress:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left at this rate, at most; None where that is unknown."""
+        """Seconds left, as the job knows them or at this rate, at most; None where unknown."""
+        if isinstance(known := self.facts.get("left_s"), float):
+            return known
         if self.rate is None or self.total is None:
             return None
         return max(0, self.total - self.done) / self.rate
@@ -147,11 +149,12 @@ class Progress:
     def line(self) -> str:
         """One line, the most important first: a narrow terminal cuts the end off."""
         parts = self._main_parts()
-        if self.rate is not None:
+        if self.rate is not None and "left_s" not in self.facts:
             parts.append(f"{self.rate:.3g} steps/s")
         if self.left_s is not None:
             parts.append(f"{duration(self.left_s)} left")
-        parts += [f"{k} {show(v)}" for k, v in self.facts.items() if k not in MAIN_FACTS]
+        others = {k: v for k, v in self.facts.items() if k not in (*MAIN_FACTS, "left_s")}
+        parts += [f"{k} {show(v)}" for k, v in others.items()]
         return ", ".join(parts)
 
     def summary(self, now_s: float) -> str:

@@ -237,6 +237,12 @@ def _inputs(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return x.float(), data.target(labels, LOSS)
 
 
+def train_cost(cell: Training) -> float:
+    """Seconds of one core."""
+    measured = len(cell.iterations) * MEASURE_S * cell.width * cell.samples
+    return measured + cell.iterations[-1] * (TRAIN_S + TRAIN_S_PER_NEURON * cell.width)
+
+
 class Figure1:
     """The grid of a preset."""
 
@@ -260,22 +266,11 @@ class Figure1:
         # Refuses data that cannot be read, or that is too small.
         self.features = data.load(replace(self.spec, samples=max(size.samples))).features
         self.lines = self._plan()
-        self.phases = {"train": 1, "prune": 1}
 
     def _plan(self) -> list[str]:
         size, ranks = self.size, self.config.workers
-        train_s = sum(
-            t.iterations[-1] * (TRAIN_S + TRAIN_S_PER_NEURON * t.width)
-            + len(t.iterations) * MEASURE_S * t.width * t.samples
-            for t in self.trainings
-        )
-        search_s = sum(
-            SEARCH_S[p.rule]
-            * size.picks
-            * p.width
-            * min(p.samples, size.prune_samples or p.samples)
-            for p in self.prunings
-        )
+        train_s = sum(map(train_cost, self.trainings))
+        search_s = sum(map(self._prune_cost, self.prunings))
         rows = "all rows" if size.prune_samples is None else f"{size.prune_samples:,} rows at most"
         widest, most = max(size.widths), max(size.samples)
         features = self.features
@@ -297,14 +292,19 @@ class Figure1:
             f"{duration(search_s / ranks)}",
         ]
 
+    def _prune_cost(self, cell: Pruning) -> float:
+        """Seconds of one core."""
+        rows = min(cell.samples, self.size.prune_samples or cell.samples)
+        return SEARCH_S[cell.rule] * self.size.picks * cell.width * rows
+
     def run(self, grid: Grid) -> Findings:
         size = self.size
         setting = Setting(
             self.spec, self.config.seed, size.picks, size.prune_samples,
             str(grid.folder.trainings.absolute()),
         )  # fmt: skip
-        trained = grid.compute("train", TrainTask(setting), self.trainings)
-        pruned = grid.compute("prune", PruneTask(setting), self.prunings)
+        trained = grid.compute("train", TrainTask(setting), self.trainings, train_cost)
+        pruned = grid.compute("prune", PruneTask(setting), self.prunings, self._prune_cost)
         return figure1_findings.findings(trained, pruned, size.level)
 
 

@@ -59,7 +59,6 @@ class Figure4:
             f"blocks    {', '.join(BLOCKS)}: one after another, each with workers of its own",
             *suite.plan(),
         ]
-        self.phases = {"block": len(self.cells)}
 
     def run(self, grid: Grid) -> Findings:
         found = Findings()

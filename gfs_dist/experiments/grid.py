@@ -75,11 +75,9 @@ class Experiment(Protocol):
 
     Attributes:
         lines: the plan in words: cells, memory, time.
-        phases: kinds of phases by the first word of their names, and how many there are.
     """
 
     lines: list[str]
-    phases: dict[str, int]
 
     def run(self, grid: Grid) -> Findings:
         """Compute the cells that are missing; the same cells give the same findings."""
@@ -92,13 +90,20 @@ class Grid:
     def __init__(self, folder: RunFolder, runtime: Runtime, reporter: Reporter) -> None:
         self.folder, self.reporter, self._runtime = folder, reporter, runtime
 
-    def compute(self, phase: str, task: Task, cells: Sequence[Cell]) -> list[Row]:
+    def compute(
+        self,
+        phase: str,
+        task: Task,
+        cells: Sequence[Cell],
+        cost: Callable[[Any], float] = lambda _: 1.0,
+    ) -> list[Row]:
         """The rows of ``cells``: read where they are there, computed where they are not.
 
         Args:
             phase: its name.
             task: ``run(cell, device, tick)`` returns a dict of plain JSON values.
             cells: need nothing of each other.
+            cost: of a cell beside others, for the time left.
 
         Returns:
             one row a cell: its own fields, what the task found, ``seconds`` on the clock and
@@ -111,15 +116,23 @@ class Grid:
         missing = [cell for cell in cells if cell.name not in rows]
         if rows and missing:
             self.reporter.note(f"{phase}: {len(rows):,} of {len(cells):,} cells are there already")
-        if missing:
-            self.reporter.phase(phase, len(missing))
+        left, began = sum(map(cost, missing)), time.perf_counter()
+        total = left
 
         def on_item(progress: MapProgress) -> None:
+            nonlocal left
             cell = missing[progress.place]
             rows[cell.name] = self._keep(cell, progress.value)
-            self.reporter.step(len(missing) - len(cells) + len(rows), cell=cell.name)
+            left -= cost(cell)
+            # Cells in the hands of other ranks are half done on average.
+            number = len(cells) - len(rows)
+            half = min(number, progress.num_ranks - 1) / 2 * left / max(1, number)
+            spent = time.perf_counter() - began
+            left_s = spent * max(0.0, left - half) / (total - left + half)
+            self.reporter.step(len(missing) - number, left_s=left_s, cell=cell.name)
 
         if missing:
+            self.reporter.phase(phase, len(missing))
             self._runtime.map(_Timed(task), missing, on_item)
         return [rows[cell.name] for cell in cells]
 

@@ -90,7 +90,6 @@ class Figure2:
             f"matrices  tanh(X W') of {len(SHAPES)} shapes (m, d), N up to {WIDTHS[size][-1]:,}, "
             f"{DRAWS[size]} draws each: {len(self.cells)} cells, some seconds in all",
         ]
-        self.phases = {"spectra": 1}
 
     def run(self, grid: Grid) -> Findings:
         found = Findings(grid.compute("spectra", SpectrumTask(), self.cells))
@@ -174,7 +173,6 @@ class Figure3:
             f"{SAMPLE_SHARES[-1]:.0%} of it, {DRAWS[size]} draws each: {len(self.cells)} cells, "
             "some seconds in all",
         ]
-        self.phases = {"spectra": 1}
 
     def run(self, grid: Grid) -> Findings:
         found = Findings(grid.compute("spectra", SpectrumTask(), self.cells))

@@ -81,7 +81,6 @@ class Table1:
             for rule in (*RULES, CONTROL)
         ]
         self.lines = self._plan()
-        self.phases = {"train": 1, "prune": 1}
 
     def run(self, grid: Grid) -> Findings:
         setting = self._setting(str(grid.folder.trainings.absolute()))

@@ -104,7 +104,6 @@ class Table2:
         ]
         self.differences = self._differences()
         self.lines = self._plan()
-        self.phases = {"train": len(self.trainings), "prune": 1, "finetune": len(self.tunings)}
 
     def run(self, grid: Grid) -> Findings:
         setting, steps = self._setting(str(grid.folder.trainings.absolute())), self.steps

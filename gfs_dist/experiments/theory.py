@@ -323,7 +323,6 @@ class Theory:
         for spec in self.specs.values():  # refuses what it cannot hold
             data.load(replace(spec, samples=size.spectrum_samples[-1]))
         self.lines = self._plan()
-        self.phases = {"spectra": 1, "descent": 1}
 
     def _plan(self) -> list[str]:
         size, ranks = self.size, self.config.workers

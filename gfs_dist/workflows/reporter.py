@@ -33,7 +33,10 @@ class Reporter:
         """A new phase begins; ``total`` steps at most, None if that is not known."""
 
     def step(self, done: int, loss: float | None = None, **facts: object) -> None:
-        """``done`` steps of the phase are finished. Cheap: may be called for every step."""
+        """``done`` steps of the phase are finished. Cheap: may be called for every step.
+
+        Of ``facts``, ``left_s`` are the seconds left, where the job knows better than the rate.
+        """
 
     def note(self, line: str) -> None:
         """Something worth a line of its own: a lost worker, a method chosen."""

@@ -97,6 +97,13 @@ def test_rate_leaves_out_what_a_resumed_run_had_done_before() -> None:
     assert progress.line() == "step 510/1000, 5 steps/s, 1:38 left"
 
 
+def test_a_job_that_knows_the_time_left_tells_it() -> None:
+    progress = Progress("train", 9, began_s=0.0)
+    progress.update(100.0, 1, left_s=410.0, cell="a")
+    progress.update(101.0, 2, left_s=350.0, cell="b")
+    assert progress.line() == "step 2/9, 5:50 left, cell b"
+
+
 def test_rate_and_time_left_are_not_guessed() -> None:
     progress = Progress("x", None, 0.0)
     progress.update(2.0, 5)
