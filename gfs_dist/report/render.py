@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from gfs_dist.records import Measured
+from gfs_dist.records import Measured, Report
 from gfs_dist.report import text
 from gfs_dist.report.advice import advice_table
 from gfs_dist.report.facts import Run, time_split
@@ -37,7 +37,7 @@ def page(run: Run, plots: Sequence[Any], config: str | None) -> dict[str, Any]:
     reasons = {str(found) for r in run.results if (found := r.row["theory"].get("reason"))}
     return {
         "run": run,
-        "title": f"gfs {run.report['job']}",
+        "title": title(run.report),
         "summary": summary(run),
         "repairs": REPAIRS,
         "reasons": sorted(reasons),
@@ -45,6 +45,12 @@ def page(run: Run, plots: Sequence[Any], config: str | None) -> dict[str, Any]:
         "plots": plots,
         "config": config,
     }
+
+
+def title(report: Report) -> str:
+    """The command, and of an experiment its name and size."""
+    job, experiment = report["job"], report.get("experiment")
+    return f"gfs {job} {experiment}, preset {report.get('preset')}" if experiment else f"gfs {job}"
 
 
 def without_empty_columns(table: Table) -> Table:

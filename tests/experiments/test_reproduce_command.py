@@ -68,7 +68,8 @@ def test_a_grid_ends_with_claims_tables_plots_and_csv(figure1: Path) -> None:
     plots = {plot.stem for plot in (figure1 / "plots").iterdir()}
     assert {"pretraining_heat_maps", "iterations_needed", "accuracy_by_rule"} <= plots
     page = (figure1 / "report.md").read_text()
-    assert "never found at initialisation" in page
+    assert page.startswith("# gfs reproduce figure1, preset smoke\n")
+    assert page.index("never found at initialisation") < page.index("## Plots")
 
 
 def test_training_is_what_lets_pruning_work(figure1: Path) -> None:
