@@ -200,6 +200,11 @@ class Reproduce(Computing):
             raise ConfigError(
                 f"data.samples: found {self.data.samples}, accepted null: the experiment decides"
             )
+        if self.data.prune_samples is not None and not self.experiment.startswith("table"):
+            raise ConfigError(
+                f"data.prune_samples: found {self.data.prune_samples}, accepted null: the "
+                "experiment decides"
+            )
 
 
 @dataclass

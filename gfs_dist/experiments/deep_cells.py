@@ -19,6 +19,7 @@ from gfs_dist import networks
 from gfs_dist.data import Images, calibration_rows
 from gfs_dist.data.spec import DataSpec
 from gfs_dist.experiments.deep_rules import CONTROL, RULES, UNPRUNED
+from gfs_dist.experiments.grid import load_trained
 from gfs_dist.files import RunFolder, checkpoint
 from gfs_dist.files.scratch_folder import ScratchFolder
 from gfs_dist.networks.storage.store import ARCHITECTURE
@@ -134,7 +135,7 @@ class Setting:
     def checkpoint(self, cell: Pruning) -> Dense:
         """The dense network to prune."""
         place = RunFolder(Path(self.trainings) / cell.training).checkpoint(cell.iteration)
-        found = checkpoint.load(place)
+        found = load_trained(place, cell.training)
         network = networks.load_tensors(found.state["architecture"], found.tensors, place)
         return Dense(network, found.state)
 

@@ -19,7 +19,7 @@ from gfs_dist import data, networks
 from gfs_dist.config import commands as schema
 from gfs_dist.data import Dataset, DataSpec
 from gfs_dist.experiments import figure1_findings
-from gfs_dist.experiments.grid import Findings, Grid
+from gfs_dist.experiments.grid import Findings, Grid, load_trained
 from gfs_dist.files import checkpoint
 from gfs_dist.networks import TwoLayer
 from gfs_dist.pruning.objectives.two_layer import TwoLayerProblem
@@ -137,7 +137,7 @@ class Setting:
 
     def network(self, training: str, iteration: int) -> tuple[TwoLayer, float]:
         """A checkpoint's network and its mean loss over what it was trained on."""
-        found = checkpoint.load(self.checkpoint(training, iteration))
+        found = load_trained(self.checkpoint(training, iteration), training)
         shape = {key: found.state["architecture"][key] for key in ("width", "features")}
         network = TwoLayer(**shape, activation=ACTIVATION, dtype=torch.float32)
         network.load_state_dict(found.tensors)

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from gfs_dist.errors import RunFolderError
-from gfs_dist.files import RunFolder, atomic
+from gfs_dist.errors import CheckpointError, RunFolderError
+from gfs_dist.files import RunFolder, atomic, checkpoint
 from gfs_dist.files.checksums import verify_own_checksum, with_own_checksum
 from gfs_dist.files.untrusted import read_json
 from gfs_dist.records import FORMAT
@@ -183,13 +183,13 @@ class Grid:
         file = self.folder.cell(cell.name)
         if not file.is_file():
             return None
-        content = read_json(file)
         try:
+            content = read_json(file)
             verify_own_checksum(content, file)
-        except RunFolderError:
+        except (CheckpointError, RunFolderError):  # cut off, another's, or changed
             self.reporter.note(f"{file} is not what was written: the cell is computed again")
             return None
-        same = content.get("cell") == _plain(asdict(cell))
+        same = "found" in content and content.get("cell") == _plain(asdict(cell))
         return {"name": cell.name, **content["cell"], **content["found"]} if same else None
 
     def _keep(self, cell: Cell, found: Mapping[str, Any]) -> Row:
@@ -228,6 +228,21 @@ class _OfCell:
 
     def run(self, peers: Peers, device: torch.device, tick: Tick) -> Any:
         return self.task.together(self.cell, peers, device, tick)
+
+
+def load_trained(place: Path, training: str) -> checkpoint.Checkpoint:
+    """A checkpoint that the cell ``training`` left in the run folder.
+
+    Raises:
+        CheckpointError: it is gone or damaged, and how it is made again.
+    """
+    try:
+        return checkpoint.load(place)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}\nto train it again remove trainings/{training} and cells/{training}.json "
+            "of the run folder, then resume"
+        ) from error
 
 
 def write_csv(file: Path, rows: Sequence[Row]) -> None:

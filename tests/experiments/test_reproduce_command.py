@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -97,12 +98,35 @@ def test_only_missing_cells_are_computed(figure1: Path) -> None:
         (figure1 / "cells" / f"{name}.json").unlink()
     damaged = figure1 / "cells" / f"{sorted(before)[1]}.json"
     damaged.write_text(damaged.read_text().replace('"kept": ', '"kept": 1'))
+    cut_off = figure1 / "cells" / f"{sorted(before)[2]}.json"
+    cut_off.write_bytes(cut_off.read_bytes()[:100])
+    strange = figure1 / "cells" / f"{sorted(before)[3]}.json"
+    strange.write_text(
+        '{"format": 1, "cell": %s}' % json.dumps(json.loads(strange.read_text())["cell"])
+    )
     stamps = {file.stem: file.stat().st_mtime_ns for file in (figure1 / "cells").iterdir()}
     assert reproduce(*TINY, "runtime=none", f"resume={figure1}") == 0
     assert without_times(cells(figure1)) == without_times(before)
     after = {file.stem: file.stat().st_mtime_ns for file in (figure1 / "cells").iterdir()}
     again = {name for name, stamp in after.items() if stamps.get(name) != stamp}
-    assert again == {*removed, damaged.stem}
+    assert again == {*removed, damaged.stem, cut_off.stem, strange.stem}
+
+
+def test_a_damaged_training_says_how_it_is_made_again(
+    figure1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(figure1, out)
+    training = "n50_m200_t0"
+    (out / "trainings" / training / "step_00000100" / "model.safetensors").write_bytes(b"damage")
+    (out / "cells" / f"{training}_i100_uniform.json").unlink()
+    assert reproduce("runtime=none", f"resume={out}") == 2
+    said = capsys.readouterr().err
+    assert "step_00000100" in said and f"remove trainings/{training}" in said
+    shutil.rmtree(out / "trainings" / training)
+    (out / "cells" / f"{training}.json").unlink()
+    assert reproduce("runtime=none", f"resume={out}") == 0
+    assert picks(out) == picks(figure1)
 
 
 @pytest.mark.parametrize(("experiment", "plot"), [
@@ -120,6 +144,7 @@ def test_spectra(experiment: str, plot: str, tmp_path: Path) -> None:
     (["experiment=figure9"], "did you mean figure"),
     (["experiment=figure1", "data=synthetic"], "accepted mnist, digits with experiment=figure1"),
     (["experiment=figure1", "data.samples=100"], "the experiment decides"),
+    (["experiment=figure1", "data.prune_samples=100"], "the experiment decides"),
     (["experiment=figure1", "preset=cpu"], "data.root"),
     ([], "experiment: has no default"),
 ])  # fmt: skip
