@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -151,10 +152,15 @@ def refuse_changes(stored: dict[str, Any], config: Any) -> None:
             raise _changed(key, found, kept, stored)
 
 
+def _written(value: object) -> object:
+    """As a configuration has it."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else value
+
+
 def _changed(key: str, found: object, kept: object, stored: dict[str, Any]) -> ConfigError:
     changeable = ", ".join(key for key in CHANGEABLE if key in stored)
     return ConfigError(
-        f"{key}: found {found}, the run folder has {kept}; "
+        f"{key}: found {_written(found)}, the run folder has {_written(kept)}; "
         f"only {changeable} may change when a run is resumed"
     )
 

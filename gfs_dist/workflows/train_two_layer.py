@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 
 from gfs_dist.command_words import typed, typed_place
 from gfs_dist.config import commands as schema
+from gfs_dist.errors import ConfigError
 from gfs_dist.files import RunFolder, checkpoint
 from gfs_dist.files.find import read_iteration
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.models.two_layer import DTYPES
 from gfs_dist.records import ResultRow
+from gfs_dist.runtime.resources import free_memory_bytes
 from gfs_dist.training import TrainSpec, TrainState, default_lr, train
 from gfs_dist.workflows import plan_text
 from gfs_dist.workflows.checkpoints import (
@@ -146,6 +148,12 @@ class TwoLayerTraining:
         dataset, inputs = self.inputs.dataset(), self.inputs
         shape = inputs.width, dataset.features, inputs.activation
         dtype = DTYPES[self.config.train.precision or "float64"]
+        needed = 2 * inputs.width * (dataset.features + 1) * dtype.itemsize  # gradients, too
+        if needed > (free := free_memory_bytes()):
+            raise ConfigError(
+                f"model.width: found {inputs.width}, which takes {needed / 2**30:,.1f} GiB, "
+                f"accepted what fits in {free / 2**30:,.1f} GiB of free memory"
+            )
         if dataset.planted is None:
             return TwoLayer.initialise(*shape, self.config.seed, dtype)
         network = TwoLayer(*shape, dtype)

@@ -333,6 +333,7 @@ class TestResume:
         [
             ("steps=8", "steps: found 8, the run folder has 7; only workers, runtime, device, thr"),
             ("data.samples=51", r"data\.samples: found 51, the run folder has 50; only workers"),
+            ("distinct=3", "distinct: found 3, the run folder has null; only workers"),
             ("train=gd", "train: found gd, the run folder has sgd; only workers"),
             ("out=elsewhere", "out: found elsewhere, the run folder has runs/"),
         ],

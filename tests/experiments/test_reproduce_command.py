@@ -101,9 +101,8 @@ def test_only_missing_cells_are_computed(figure1: Path) -> None:
     cut_off = figure1 / "cells" / f"{sorted(before)[2]}.json"
     cut_off.write_bytes(cut_off.read_bytes()[:100])
     strange = figure1 / "cells" / f"{sorted(before)[3]}.json"
-    strange.write_text(
-        '{"format": 1, "cell": %s}' % json.dumps(json.loads(strange.read_text())["cell"])
-    )
+    only_cell = {"format": 1, "cell": json.loads(strange.read_text())["cell"]}
+    strange.write_text(json.dumps(only_cell))
     stamps = {file.stem: file.stat().st_mtime_ns for file in (figure1 / "cells").iterdir()}
     assert reproduce(*TINY, "runtime=none", f"resume={figure1}") == 0
     assert without_times(cells(figure1)) == without_times(before)

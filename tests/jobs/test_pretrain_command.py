@@ -171,6 +171,12 @@ def test_another_configuration_is_refused_by_key(tmp_path: Path, capsys: Any) ->
     assert "model.width: found 30, the run folder has 20" in capsys.readouterr().err
 
 
+def test_a_network_that_memory_cannot_hold_is_refused(tmp_path: Path, capsys: Any) -> None:
+    assert train(*SMALL, "model.width=1000000000", f"out={tmp_path / 'run'}") == 2
+    assert "model.width: found 1000000000, which takes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_checkpoints_of_other_settings_are_refused_by_name(tmp_path: Path, capsys: Any) -> None:
     train(*SMALL, f"out={tmp_path / 'run'}")
     file = tmp_path / "run" / "config.yaml"
