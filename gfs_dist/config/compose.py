@@ -102,7 +102,8 @@ def sweep(command: str, words: Sequence[str], config_dir: Path | None = None) ->
         ConfigError: as :func:`compose`; nothing is run if any point is refused.
     """
     asked = points(words)
-    placed = [_in_sweep(command, point, str(number)) for number, point in enumerate(asked)]
+    total = len(asked)
+    placed = [_in_sweep(command, point, str(number), total) for number, point in enumerate(asked)]
     configs = [compose(command, point, config_dir) for point in placed]
     out = getattr(configs[0], "out", None)
     if out is not None and placed == asked:
@@ -111,13 +112,18 @@ def sweep(command: str, words: Sequence[str], config_dir: Path | None = None) ->
     return configs
 
 
-def _in_sweep(command: str, words: list[str], number: str) -> list[str]:
-    """The words of a point; where ``resume`` names a sweep, it or ``out`` is the point's folder."""
+def _in_sweep(command: str, words: list[str], number: str, total: int) -> list[str]:
+    """The words of one of ``total`` points; where ``resume`` names a sweep, it or ``out`` is the point's folder."""
     said = {override.key_or_group: text(override) for override in parse(words)}
     check_paths(command, said.items())
     resume = said.get("resume")
     if resume is None or has_begun(resume, "resume") or not has_begun(below(resume, "0"), "resume"):
         return words
+    if has_begun(below(resume, str(total)), "resume"):
+        raise ConfigError(
+            f"resume: found words of {total} {'run' if total == 1 else 'runs'}, {resume} holds "
+            "more; accepted the words of the whole sweep"
+        )
     place = below(resume, number)
     own = assigned("resume" if has_begun(place, "resume") else "out", place)
     return [*(word for word in words if word.partition("=")[0] != "resume"), own]

@@ -173,6 +173,13 @@ def test_a_sweep_goes_on_as_it_was(
     assert message in capsys.readouterr().err
 
 
+def test_fewer_points_do_not_replace_the_page_of_all(swept: Path, capsys: Any) -> None:
+    before = (swept / "report.json").read_bytes()
+    assert main(["prune", "-m", f"resume={swept}"]) == 2
+    assert "resume: found words of 1 run," in capsys.readouterr().err
+    assert (swept / "report.json").read_bytes() == before
+
+
 def test_a_sweep_over_another_run_is_refused(swept: Path, capsys: Any) -> None:
     for out in (swept, swept / "0"):
         assert main(["prune", "-m", "steps=2,3", f"out={out}", *ALONE]) == 2
