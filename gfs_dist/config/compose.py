@@ -113,7 +113,10 @@ def sweep(command: str, words: Sequence[str], config_dir: Path | None = None) ->
 
 
 def _in_sweep(command: str, words: list[str], number: str, total: int) -> list[str]:
-    """The words of one of ``total`` points; where ``resume`` names a sweep, it or ``out`` is the point's folder."""
+    """The words of one of ``total`` points; where ``resume`` names a sweep, that is its folder.
+
+    Where the point has not begun, its folder is ``out``.
+    """
     said = {override.key_or_group: text(override) for override in parse(words)}
     check_paths(command, said.items())
     resume = said.get("resume")
