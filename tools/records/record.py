@@ -79,7 +79,7 @@ def keep_run(name: str, run: Path, command: str) -> None:
     rows = [_short(row) for row in report["results"]]
     notes = [
         *report.get("notes", []),
-        f"the whole job took {report['timing']['total_s']:.0f} s",
+        _cost(run) or f"the whole job took {report['timing']['total_s']:.0f} s",
         *(
             f"rank {rank['rank']}: set-up {rank['setup_s']:.1f} s, "
             f"compute {rank['compute_s']:.1f} s, exchange {rank.get('exchange_s', 0.0):.1f} s, "
@@ -93,6 +93,13 @@ def keep_run(name: str, run: Path, command: str) -> None:
     keep(
         name, command, rows, notes, None, tables, plots if experiment else (), listed=not experiment
     )
+
+
+def _cost(run: Path) -> str:
+    """What the cells of an experiment took, whatever else the machine did; empty without cells."""
+    cells = [read_json(file)["found"] for file in sorted((run / "cells").glob("*.json"))]
+    spent = [cell["cpu_seconds"] for cell in cells if "cpu_seconds" in cell]
+    return f"{len(spent):,} cells took {sum(spent):,.0f} CPU s in all" if spent else ""
 
 
 def load_average() -> str:
