@@ -145,10 +145,15 @@ def compose_stored(
 
     Raises:
         ConfigError: no run folder, one of another command, or one whose network is made by
-            another factory.
+            another factory, or by none.
     """
     config = _whole(command, read_stored(command, folder, "path"))
     made_by = value_of(config, "model.factory")
+    if factory is not None and made_by is None:
+        raise ConfigError(
+            f"factory: found {factory}, accepted with a run of model=custom; {folder} has "
+            f"model={config.model.name}"
+        )
     if made_by not in (None, factory):
         raise unnamed("factory", made_by, folder, f"gfs {reader} {typed_place('path', folder)}")
     return config

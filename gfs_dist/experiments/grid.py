@@ -16,7 +16,7 @@ import torch
 from gfs_dist.errors import CheckpointError, RunFolderError
 from gfs_dist.files import RunFolder, atomic, checkpoint
 from gfs_dist.files.checksums import verify_own_checksum, with_own_checksum
-from gfs_dist.files.untrusted import read_json
+from gfs_dist.files.untrusted import kind, read_json
 from gfs_dist.records import FORMAT
 from gfs_dist.runtime import GroupProgress, Peers, Runtime, Task, Tick
 from gfs_dist.runtime.progress import MapProgress
@@ -181,8 +181,12 @@ class Grid:
     def _kept(self, cell: Cell) -> Row | None:
         """The row of a cell that an earlier run computed from the same values."""
         file = self.folder.cell(cell.name)
-        if not file.is_file():
+        if not file.exists():
             return None
+        if not file.is_file():
+            raise RunFolderError(
+                f"{file}: found {kind(file)}, accepted the file of a cell; remove it, then resume"
+            )
         try:
             content = read_json(file)
             verify_own_checksum(content, file)

@@ -165,10 +165,9 @@ def smallest_singular_value(run: Run) -> Figure | None:
     """Smallest singular value of the hidden outputs at initialisation against the width (points:
     mean and standard deviation over draws), and the three laws fitted to it.
     """
-    if not _rows(run, "figure2"):
+    points, fits = run.table("smallest singular value"), run.table("three laws")
+    if not points:
         return None
-    tables = run.report["tables"]
-    points, fits = tables["smallest singular value"], tables["three laws"]
     shapes = _values(points, "m", "d")
     figure = style.canvas(7.6, 5.4)
     for axes, (m, d) in zip(style.panels(figure, len(shapes), 2), shapes, strict=True):
@@ -195,9 +194,9 @@ def condition_number(run: Run) -> Figure | None:
     """Condition number of Gaussian matrices m x N against m (points: mean and standard deviation
     over draws), and (sqrt N + sqrt m) / (sqrt N - sqrt m).
     """
-    if not _rows(run, "figure3"):
+    rows = run.table("condition number")
+    if not rows:
         return None
-    rows = run.report["tables"]["condition number"]
     figure, axes = style.axes(6.4, 4.2)
     widths = _values(rows, "N")
     for width, colour in zip(widths, style.ordered_colours(len(widths)), strict=True):

@@ -191,6 +191,10 @@ class Run:
         """Whether all results were: the page then has tables of layers."""
         return bool(self.results) and len(self.deep) == len(self.results)
 
+    def table(self, title: str) -> list[Mapping[str, Any]]:
+        """The rows of a table of the report; none of a run that has no such table, or failed."""
+        return [*(self.report.get("tables") or {}).get(title, [])]
+
     @property
     def ranks(self) -> list[RankTiming]:
         return self.report["timing"]["ranks"]

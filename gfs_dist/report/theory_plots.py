@@ -92,9 +92,7 @@ def kappa_against_samples(run: Run) -> Figure | None:
     trials), which Theorem 3's iterations follow; a Gaussian matrix has the slope it is assumed to
     have.
     """
-    if run.report.get("experiment") != "theory":
-        return None
-    rows = run.report.get("tables", {}).get("kappa against the samples", [])
+    rows = run.table("kappa against the samples")
     if not rows:
         return None
     figure, axes = style.axes(6.4, 4.2)

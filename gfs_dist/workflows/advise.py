@@ -24,6 +24,7 @@ from gfs_dist.config.command_line import data_words, model_words
 from gfs_dist.config.compose import compose, compose_stored
 from gfs_dist.config.groups import value_of
 from gfs_dist.config.stored import has_begun
+from gfs_dist.errors import InputError
 from gfs_dist.files import RunFolder
 from gfs_dist.files.mirror import ADVICE
 from gfs_dist.records import Advice, Measured, PathFile, ResultRow, Saved, SeriesFacts, SeriesRow
@@ -77,9 +78,18 @@ class Adviser:
             self.planned = TrainSpec(**given_keys(found.train, TrainSpec)).iterations
 
     def family(self, checkpoint: Path | str | None = None) -> NetworkFamily:
-        """All checkpoints, or one of them, to be pruned."""
+        """All checkpoints, or one of them, to be pruned.
+
+        Raises:
+            InputError: as for ``gfs prune``, in the words of ``gfs advise``.
+        """
         of_one = replace(self.pruning, checkpoint=str(checkpoint or self.pruning.checkpoint))
-        return DeepFamily(of_one) if self.deep else TwoLayerFamily(of_one)
+        try:
+            return DeepFamily(of_one) if self.deep else TwoLayerFamily(of_one)
+        except InputError as error:
+            if self.config.prune_samples is None:  # the key is that of the training
+                raise
+            raise type(error)(str(error).replace("data.prune_samples", "prune_samples")) from error
 
     def advice(
         self, report: RunReport, iteration_s: float | None, until: int | None = None

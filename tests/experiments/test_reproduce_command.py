@@ -139,6 +139,22 @@ def test_spectra(experiment: str, plot: str, tmp_path: Path) -> None:
     assert claim["verdict"] in ("holds", "holds in part")
 
 
+@pytest.mark.parametrize("experiment", ["figure2", "figure3"])
+def test_a_folder_in_the_place_of_a_cell_is_refused(
+    experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert reproduce(f"experiment={experiment}", "runtime=none", f"out={out}") == 0
+    cell = next((out / "cells").iterdir())
+    cell.unlink()
+    cell.mkdir()
+    assert reproduce(f"resume={out}") == 2
+    assert f"{cell}: found a folder, accepted the file of a cell" in capsys.readouterr().err
+    assert report(out)["status"] == "failed"  # and its page, which has results but no tables
+    cell.rmdir()
+    assert reproduce(f"resume={out}") == 0
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (["experiment=figure9"], "did you mean figure"),
     (["experiment=figure1", "data=synthetic"], "accepted mnist, digits with experiment=figure1"),

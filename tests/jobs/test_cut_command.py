@@ -153,10 +153,12 @@ def test_what_is_no_run_of_a_deep_network_is_refused(tmp_path: Path, capsys: Any
         (tmp_path / "nothing", "accepted a run folder (with config.yaml)"),
         (Path("dense"), "is not a configuration of gfs prune"),
     ):
-        assert cut(path, "budget.macs=35%") == 2
+        assert main(["cut", str(path), "budget.macs=35%"]) == 2
         error = capsys.readouterr().err
         assert error.startswith("gfs: path: ")
         assert message in error
+    assert cut(tmp_path / "two", "budget.macs=35%") == 2
+    assert "accepted with a run of model=custom" in capsys.readouterr().err
 
 
 def test_a_run_that_is_not_searched_to_its_end_is_refused(tmp_path: Path, capsys: Any) -> None:
