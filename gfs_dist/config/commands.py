@@ -29,6 +29,7 @@ from gfs_dist.config.groups import (
     check_deep_training,
     check_training,
     check_workers,
+    value_of,
 )
 from gfs_dist.config.prune import Advise, Cut, Prune, TwoLayerObjective
 from gfs_dist.errors import ConfigError
@@ -173,6 +174,15 @@ EXPERIMENT_DATA: dict[str, tuple[str, ...]] = {
 }
 """The datasets of each experiment: the first is the default beyond ``preset=smoke``."""
 
+EXPERIMENT_KEYS: dict[str, tuple[str, ...]] = {
+    "trials": ("figure1", "table1", "table2", "theory"),
+    "data.samples": ("table2",),  # any ImageNet there is
+    "data.test_samples": ("figure1", "table1", "table2"),
+    "data.prune_samples": ("table1", "table2"),
+    "data.validation": ("figure1", "table1", "table2", "theory"),
+}
+"""Keys that are null where an experiment decides, by the experiments that take them."""
+
 
 @dataclass
 class Reproduce(Computing):
@@ -196,14 +206,19 @@ class Reproduce(Computing):
                 f"data: found {self.data.name}, accepted {', '.join(accepted)} with "
                 f"experiment={self.experiment}"
             )
-        if self.data.samples is not None and self.experiment != "table2":  # any ImageNet there is
+        if self.resume is not None:  # stored by a version that took keys without effect
+            return
+        for key, experiments in EXPERIMENT_KEYS.items():
+            found = value_of(self, key)
+            if found is not None and self.experiment not in experiments:
+                raise ConfigError(
+                    f"{key}: found {found} with experiment={self.experiment}, which it would not "
+                    f"change, accepted with experiment={', '.join(experiments)}"
+                )
+        if self.data.seed != self.seed:
             raise ConfigError(
-                f"data.samples: found {self.data.samples}, accepted null: the experiment decides"
-            )
-        if self.data.prune_samples is not None and not self.experiment.startswith("table"):
-            raise ConfigError(
-                f"data.prune_samples: found {self.data.prune_samples}, accepted null: the "
-                "experiment decides"
+                f"data.seed: found {self.data.seed}, accepted {self.seed}, as seed has it, from "
+                "which the seeds of all trials follow"
             )
 
 

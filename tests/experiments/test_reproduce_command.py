@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from gfs_dist.cli import main
+from gfs_dist.config.compose import compose, to_yaml
 
 TINY = ["experiment=figure1", "seed=3"]
 
@@ -158,14 +159,25 @@ def test_a_folder_in_the_place_of_a_cell_is_refused(
 @pytest.mark.parametrize(("words", "said"), [
     (["experiment=figure9"], "did you mean figure"),
     (["experiment=figure1", "data=synthetic"], "accepted mnist, digits with experiment=figure1"),
-    (["experiment=figure1", "data.samples=100"], "the experiment decides"),
-    (["experiment=figure1", "data.prune_samples=100"], "the experiment decides"),
+    (["experiment=figure1", "data.samples=100"], "accepted with experiment=table2"),
+    (["experiment=figure1", "data.prune_samples=100"], "accepted with experiment=table1, table2"),
+    (["experiment=theory", "data.test_samples=9"], "data.test_samples: found 9 with experiment"),
+    (["experiment=figure2", "data.validation=0.1"], "accepted with experiment=figure1, table1"),
+    (["experiment=figure3", "trials=2"], "trials: found 2 with experiment=figure3"),
+    (["experiment=table1", "data.seed=5", "seed=4"], "data.seed: found 5, accepted 4"),
     (["experiment=figure1", "preset=cpu"], "data.root"),
     ([], "experiment: has no default"),
 ])  # fmt: skip
 def test_refusals(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce("runtime=none", *words) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_run_stored_with_keys_without_effect_goes_on(tmp_path: Path) -> None:
+    config = compose("reproduce", ["experiment=figure2"])
+    config.data.seed, config.trials = 5, 3
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert compose("reproduce", [f"resume={tmp_path}"]).trials == 3
 
 
 @pytest.mark.slow
