@@ -24,7 +24,7 @@ from gfs_dist.bench.search_time import SearchTime
 from gfs_dist.bench.suite import Row
 from gfs_dist.errors import PicksDifferError
 from gfs_dist.networks import evaluating
-from gfs_dist.pruning.calibration.determinism import exact
+from gfs_dist.networks.measure.threads import exact
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.objectives.evaluation_batches import Sampling
 from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem

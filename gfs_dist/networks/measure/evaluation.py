@@ -86,7 +86,7 @@ def first_non_finite(model: nn.Module, *inputs: Tensor) -> str | None:
 
 
 def batch_size(model: nn.Module, x: Tensor) -> int:
-    """Samples at once that fill the machine and not its memory.
+    """Samples at once that fill a GPU, or a thread of the CPU, and not its memory.
 
     Args:
         model: left as it was.
@@ -95,7 +95,7 @@ def batch_size(model: nn.Module, x: Tensor) -> int:
     held = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     with evaluating(model), _LargestResult(held, x.nbytes) as results:
         model(x)
-    limit = GPU_BYTES if x.is_cuda else BYTES_PER_THREAD * torch.get_num_threads()
+    limit = GPU_BYTES if x.is_cuda else BYTES_PER_THREAD
     return max(1, limit // results.num_bytes)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Iterator
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import torch
@@ -11,6 +13,7 @@ from torch.nn import functional
 
 from gfs_dist.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from gfs_dist.networks.measure.evaluation import device_of, evaluating, first_non_finite
+from gfs_dist.networks.measure.threads import in_threads
 from gfs_dist.networks.models.two_layer import TwoLayer
 
 LOSSES = ("squared", "bce")
@@ -39,12 +42,9 @@ def classify(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Clas
         DataError: no samples, or a label that has no output.
         NonFiniteError: an output is NaN or infinite; names sample and layer.
     """
-    device = device_of(model)
     loss, right, count = 0.0, 0, 0
     with evaluating(model):
-        for x, labels in batches:
-            x, labels = x.to(device), labels.to(device)
-            logits = model(x)
+        for x, labels, logits in _classified(model, batches):
             check_outputs(logits, labels, count)
             if not torch.isfinite(logits).all():
                 raise NonFiniteError(_where(model, x, logits, count))
@@ -54,6 +54,34 @@ def classify(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Clas
     if count == 0:
         raise DataError("batches: found no samples to evaluate on, accepted one or more")
     return Classified(loss / count, right / count)
+
+
+def _classified(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Inputs and labels on the model's device, and its outputs; on the CPU several at a time.
+
+    A batch that all threads share makes them wait for each other at every layer.
+    """
+    device = device_of(model)
+    if device.type != "cpu" or torch.get_num_threads() == 1:
+        for x, labels in batches:
+            x, labels = x.to(device), labels.to(device)
+            yield x, labels, model(x)
+        return
+    free: SimpleQueue[nn.Module] = SimpleQueue()  # what a network notes in a call is its thread's
+    for _ in range(torch.get_num_threads()):
+        free.put(copy.deepcopy(model, {id(shared): shared for shared in model.parameters()}))
+
+    @torch.no_grad()
+    def run(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        own, (x, labels) = free.get(), batch
+        try:
+            return x, labels, own(x)
+        finally:
+            free.put(own)
+
+    yield from in_threads(run, batches)
 
 
 def check_outputs(logits: object, labels: Tensor, before: int = 0) -> None:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gfs_dist.pruning.calibration.determinism import Item, in_threads
+from gfs_dist.networks.measure.threads import Item, in_threads
 from gfs_dist.pruning.calibration.shifted_products import Window, flat, put_back
 
 Sums = dict[str, Tensor]

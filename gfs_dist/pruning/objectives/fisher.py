@@ -23,8 +23,8 @@ from gfs_dist.errors import InputError, NonFiniteError
 from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
 from gfs_dist.networks.measure.loss_and_accuracy import check_outputs
+from gfs_dist.networks.measure.threads import one_thread_each
 from gfs_dist.pruning.calibration.consumers import ConsumerCall, find_consumer_calls
-from gfs_dist.pruning.calibration.determinism import one_thread_each
 from gfs_dist.pruning.calibration.staged_run import Results, advance, make_stages, output_names
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.structure.structure import Structure

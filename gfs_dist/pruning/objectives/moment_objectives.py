@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError
-from gfs_dist.pruning.calibration.determinism import one_thread_each
+from gfs_dist.networks.measure.threads import one_thread_each
 from gfs_dist.pruning.objectives.stored_moments import StoredMap
 from gfs_dist.selection.objective import Objective
 from gfs_dist.selection.objectives.block_least_squares import BlockLeastSquares, BlockMoments

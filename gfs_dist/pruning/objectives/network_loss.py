@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gfs_dist.errors import InputError, NonFiniteError, PicksDifferError
 from gfs_dist.networks.measure.loss_and_accuracy import check_outputs
-from gfs_dist.pruning.calibration.determinism import one_thread, one_thread_each
+from gfs_dist.networks.measure.threads import one_thread, one_thread_each
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.objectives.evaluation_batches import (
     PADDING,

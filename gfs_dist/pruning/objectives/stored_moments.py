@@ -28,8 +28,8 @@ from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.files import checkpoint
+from gfs_dist.networks.measure.threads import one_thread
 from gfs_dist.pruning.calibration.dense_pass import Patches, Reading
-from gfs_dist.pruning.calibration.determinism import one_thread
 from gfs_dist.pruning.calibration.moments import Sums, add
 from gfs_dist.pruning.repair.least_squares import damping
 from gfs_dist.pruning.structure.structure import Slice

@@ -18,7 +18,7 @@ from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks import device_of
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.graph.json_values import StepOutput
-from gfs_dist.pruning.calibration.determinism import one_thread_each
+from gfs_dist.networks.measure.threads import one_thread_each
 from gfs_dist.pruning.calibration.staged_run import FileStore, advance, keep, make_stages
 
 TRACK = "measured"

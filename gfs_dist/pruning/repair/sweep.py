@@ -23,7 +23,7 @@ from torch import Tensor
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.pruning.calibration.determinism import one_thread
+from gfs_dist.networks.measure.threads import one_thread
 from gfs_dist.pruning.calibration.layer_sites import Site, ancestors
 from gfs_dist.pruning.calibration.moments import Geometry, Moments, Sums, sum_chunks
 from gfs_dist.pruning.calibration.staged_run import (

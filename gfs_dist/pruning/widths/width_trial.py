@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gfs_dist.pruning.calibration.determinism import one_thread_each
+from gfs_dist.networks.measure.threads import one_thread_each
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.moments import Sums, sum_chunks
 from gfs_dist.pruning.calibration.staged_run import (

@@ -143,3 +143,25 @@ def test_outputs_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(loss_and_accuracy.row_chunks(50, 8)) == 8
     torch.testing.assert_close(networks.outputs(network, x), whole, rtol=1e-14, atol=1e-15)
     assert networks.outputs(network, x[:0]).shape == (0,)
+
+
+def test_threads_that_classify_at_once_find_the_same() -> None:
+    class Noting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 4)
+            self.seen = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen = len(x)
+            return self.linear(x)[: self.seen]
+
+    network, threads, found = Noting(), torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(networks.classify(network, batches(2)))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1]
