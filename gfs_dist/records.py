@@ -381,6 +381,9 @@ Paths = Mapping[str, Mapping[str, PathFile]]
 COMPARISON = "comparison"
 """``job`` of a report on several runs."""
 
+CLAIMS = "claims of the paper"
+"""Title of the table of an experiment that says what became of them."""
+
 OWN_ROWS = ("benchmark", "reproduce")
 """Jobs whose results are rows of their own, not networks."""
 

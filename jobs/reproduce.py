@@ -18,7 +18,7 @@ from gfs_dist.experiments.spectra import Figure2, Figure3
 from gfs_dist.experiments.table1 import Table1
 from gfs_dist.experiments.table2 import Table2
 from gfs_dist.experiments.theory import Theory
-from gfs_dist.records import Report, ResultRow
+from gfs_dist.records import CLAIMS, Report, ResultRow
 from gfs_dist.runtime import open_runtime
 from gfs_dist.workflows.process import check_device, runtime_spec, use_threads
 from gfs_dist.workflows.reporter import Reporter
@@ -54,7 +54,7 @@ def run(config: schema.Reproduce, reporter: Reporter) -> Report:
                 found = experiment.run(Grid(folder, runtime, reporter))
                 for row in found.rows:
                     report.put(cast(ResultRow, row))
-                report.tables = {"claims of the paper": found.claims, **found.tables}
+                report.tables = {CLAIMS: found.claims, **found.tables}
                 report.notes = found.notes
                 report.more["data"] = found.data
                 write_csv(folder.path / "cells.csv", found.rows)

@@ -96,7 +96,8 @@ def compose(command: str, words: Sequence[str] = (), config_dir: Path | None = N
 def sweep(command: str, words: Sequence[str], config_dir: Path | None = None) -> list[Any]:
     """One configuration for each combination of values; run ``i`` writes to ``OUT/i``.
 
-    With ``resume=OUT`` of an earlier sweep, points that it has begun go on; the others are new.
+    With ``resume=OUT`` of an earlier sweep, points that it has begun go on; the others are new,
+    which needs all of its words.
 
     Raises:
         ConfigError: as :func:`compose`; nothing is run if any point is refused.
@@ -104,6 +105,9 @@ def sweep(command: str, words: Sequence[str], config_dir: Path | None = None) ->
     asked = points(words)
     total = len(asked)
     placed = [_in_sweep(command, point, str(number), total) for number, point in enumerate(asked)]
+    begun = [point for point in placed if placed != asked and point[-1].startswith("resume=")]
+    for point in begun if len(begun) < total else []:
+        _refuse_other_words(command, point, config_dir)
     configs = [compose(command, point, config_dir) for point in placed]
     out = getattr(configs[0], "out", None)
     if out is not None and placed == asked:
@@ -130,6 +134,21 @@ def _in_sweep(command: str, words: list[str], number: str, total: int) -> list[s
     place = below(resume, number)
     own = assigned("resume" if has_begun(place, "resume") else "out", place)
     return [*(word for word in words if word.partition("=")[0] != "resume"), own]
+
+
+def _refuse_other_words(command: str, point: list[str], config_dir: Path | None) -> None:
+    """Refuse words that would not have begun a point; the last one is its ``resume``."""
+    *words, resume = point
+    folder = str(text(parse([resume])[0]))
+    stored = read_stored(command, folder, "resume")
+    config = compose(command, [*words, assigned("out", stored["out"])], config_dir)
+    try:
+        refuse_changes(stored, config)
+    except ConfigError as error:
+        raise ConfigError(
+            f"resume: accepted the words of the whole sweep, for points that it has not begun; "
+            f"{folder} has others: {error}"
+        ) from error
 
 
 def compose_stored(

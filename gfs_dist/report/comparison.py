@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gfs_dist.files import atomic
-from gfs_dist.records import COMPARISON, FORMAT, OWN_ROWS, Report, read_report
+from gfs_dist.records import CLAIMS, COMPARISON, FORMAT, OWN_ROWS, Report, read_report
 from gfs_dist.report import style, text
+from gfs_dist.report.advice import verdict
 from gfs_dist.report.plots import Plot
 from gfs_dist.report.render import to_html, to_markdown
 
@@ -44,6 +45,7 @@ COLUMNS: Mapping[str, tuple[Callable[[Row], Any], Callable[[Any], str]]] = {
     "train accuracy": (lambda row: row.get("accuracy_train"), text.percent),
     "validation accuracy": (lambda row: row.get("accuracy_validation"), text.percent),
     "accuracy before": (lambda row: row.get("accuracy_before"), text.percent),
+    "verdict": (lambda row: row.get("verdict"), text.anything),
 }
 """What is shown of a result: its value in a row, and that value as words."""
 
@@ -91,15 +93,21 @@ class Comparison:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """The results of all runs; of one that trained, its last checkpoint."""
+        """The results of all runs; of one that trained, or judged a training, its last checkpoint;
+        of an experiment the paper's claims.
+        """
         rows = []
         for run in self.runs:
-            whose = {"run": run.name, "values": {**run.values}}
+            whose: dict[str, Any] = {"run": run.name, "values": {**run.values}}
             results: Sequence[Any] = read_report(run.report)["results"]
+            if self.command == "reproduce":
+                results = (run.report.get("tables") or {}).get(CLAIMS, [])
             if self.own_rows:
                 rows += [whose | row for row in results]
                 continue
-            for row in results[-1:] if self.command == "pretrain" else results:
+            if "advice" in run.report:
+                whose["verdict"] = verdict(run.report["advice"])
+            for row in results[-1:] if self.command in ("pretrain", "advise") else results:
                 rows.append(whose | {fact: row[fact] for fact in FACTS if fact in row})
         return rows
 

@@ -21,7 +21,7 @@ from gfs_dist.workflows.train_two_layer import training_key
 Run = Callable[[Any, Reporter], Any]
 """Of a job."""
 
-COMPARED = ("pretrain", "prune", "finetune", "evaluate", "benchmark")
+COMPARED = ("pretrain", "prune", "finetune", "evaluate", "benchmark", "reproduce", "advise")
 """Commands whose points are shown in one table; ``gfs cut`` shows all sizes of its run anyway."""
 
 

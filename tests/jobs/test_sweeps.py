@@ -173,6 +173,20 @@ def test_a_sweep_goes_on_as_it_was(
     assert message in capsys.readouterr().err
 
 
+def test_new_points_need_all_words_of_the_sweep(swept: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "sweep"
+    shutil.copytree(swept, out)
+    shutil.rmtree(out / "3")
+    words = ["steps=2,3", "objective=squared,bce"]
+    assert main(["prune", "-m", *words, f"resume={out}"]) == 2  # not as large as the others
+    said = capsys.readouterr().err
+    assert "accepted the words of the whole sweep" in said
+    assert "data.samples: found null, the run folder has 60" in said
+    assert not (out / "3").exists()
+    assert main(["prune", "-m", *words, f"resume={out}", *ALONE]) == 0
+    assert outcome(out / "3") == outcome(swept / "3")
+
+
 def test_fewer_points_do_not_replace_the_page_of_all(swept: Path, capsys: Any) -> None:
     before = (swept / "report.json").read_bytes()
     assert main(["prune", "-m", f"resume={swept}"]) == 2
@@ -205,6 +219,28 @@ def test_other_commands_end_with_a_table_too(
     table = capsys.readouterr().out.split("all runs of gfs evaluate\n")[1].splitlines()
     assert table[0].split()[:2] == ["run", "objective"]
     assert [line.split()[:2] for line in table[1:3]] == [["0", "squared"], ["1", "bce"]]
+
+
+def test_experiments_and_judgements_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["experiment=figure3", "seed=0,1", "runtime=none"]
+    assert main(["reproduce", "-m", *words, "out=grids"]) == 0
+    table = capsys.readouterr().out.split("all runs of gfs reproduce\n")[1].splitlines()
+    assert table[0].split()[:4] == ["run", "seed", "claim", "verdict"]
+    assert [(r["values"], r["verdict"]) for r in report("grids")["results"]] == [
+        ({"seed": 0}, "holds"), ({"seed": 1}, "holds"),
+    ]  # fmt: skip
+    assert 'href="1/report.html"' in Path("grids/report.html").read_text(encoding="utf-8")
+    assert main(["pretrain", *SMALL, "out=dense"]) == 0
+    assert main(["advise", "dense", "-m", "steps=2,3", "out=judged"]) == 0
+    rows = report("judged")["results"]
+    assert [(r["values"], r["iteration"], r["verdict"]) for r in rows] == [
+        ({"steps": 2}, 4, "too early"), ({"steps": 3}, 4, "too early"),
+    ]  # fmt: skip
+    assert Path("judged/plots/accuracy_and_loss.png").is_file()
+    assert "| too early |" in page(Path("judged"))
 
 
 def test_unrelated_runs_are_compared(swept: Path, tmp_path: Path, capsys: Any) -> None:
