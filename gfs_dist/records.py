@@ -262,6 +262,20 @@ class Advice(TypedDict):
     series: list[SeriesRow]
 
 
+class StreamFacts(TypedDict):
+    """The repair of streams, which takes no labels.
+
+    Attributes:
+        samples: that weights were trained on.
+        steps: of the optimiser.
+        seconds: that they took; of a run that was resumed, since then.
+    """
+
+    samples: int
+    steps: int
+    seconds: float
+
+
 class ResultRow(Measured):
     """One network that a run has made: pruned, trained or evaluated.
 
@@ -273,6 +287,7 @@ class ResultRow(Measured):
         layers: of a deep network; of one with two layers there are none.
         budget, sizing, difference: of a deep network: what was asked for, how widths were chosen,
             and the largest difference between outputs of the cut and the masked network.
+        streams: of a deep network whose streams were repaired.
         steps, stop_reason, evaluated_share, theory, verified: of a two-layer network's search.
         accuracy_before, checkpoints: of a network that was trained on.
         run, values: of a comparison: the run that has made it, and its values of the keys that
@@ -297,6 +312,7 @@ class ResultRow(Measured):
     budget: NotRequired[str]
     sizing: NotRequired[dict[str, Any]]
     difference: NotRequired[float]
+    streams: NotRequired[StreamFacts]
     accuracy_before: NotRequired[float | None]
     checkpoints: NotRequired[list[CheckpointRow]]
     run: NotRequired[str]

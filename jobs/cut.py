@@ -7,6 +7,7 @@ from dataclasses import replace
 from gfs_dist.config import commands as schema
 from gfs_dist.config.command_line import resume_word
 from gfs_dist.config.compose import compose_stored
+from gfs_dist.config.prune import Repair
 from gfs_dist.errors import ConfigError, RunFolderError
 from gfs_dist.files import RunFolder
 from gfs_dist.files.find import find_checkpoints
@@ -83,8 +84,20 @@ def _configuration(config: schema.Cut) -> schema.Prune:
         threads=config.threads,
         export=config.export or stored.export,
         budget=config.budget,
-        repair=replace(stored.repair, finetune=False),
+        repair=_repair(config, stored),
     )
+
+
+def _repair(config: schema.Cut, stored: schema.Prune) -> Repair:
+    """The run's repairs without fine-tuning, with or without that of streams."""
+    asked, repair = config.repair, replace(stored.repair, finetune=False)
+    if asked.streams is not None:
+        repair.streams = asked.streams
+        repair.steps = repair.steps if asked.streams else None
+    if asked.steps is not None:
+        repair.steps = asked.steps
+    repair.settle_streams()
+    return repair
 
 
 def _check_name(folder: RunFolder, name: str) -> None:

@@ -233,6 +233,8 @@ def test_batches_may_be_any_iterable(network: nn.Module) -> None:
         ({}, ["cut", "refit"]),
         ({"refit": False}, ["cut", "batch_norm"]),
         ({"batch_norm": True}, ["cut", "refit", "batch_norm"]),
+        ({"streams": True, "stream_steps": 2}, ["cut", "refit", "streams"]),
+        ({"refit": False, "streams": True, "stream_steps": 2}, ["cut", "streams"]),
     ],
     ids=str,
 )

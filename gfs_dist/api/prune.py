@@ -21,6 +21,8 @@ from gfs_dist.networks.graph.tensors import named_tensors
 from gfs_dist.pruning.calibration.batches import CLASS_NUMBERS
 from gfs_dist.pruning.cut import CutResult, Repairs, cut, layer_rows, picks_sha256
 from gfs_dist.pruning.pruner import PROBLEMS, LayerPath, Pruner, Settings
+from gfs_dist.pruning.repair import STREAM_STEPS
+from gfs_dist.pruning.repair.stream_training import StreamSpec
 from gfs_dist.pruning.structure.shrink import shrink
 from gfs_dist.pruning.widths.budget import Budget
 from gfs_dist.pruning.widths.choose import choose_widths
@@ -42,6 +44,8 @@ def prune(
     candidates: int | None = None,
     fold: bool = True,
     refit: bool = True,
+    streams: bool = False,
+    stream_steps: int = STREAM_STEPS,
     batch_norm: bool | None = None,
     seed: int = 0,
     workers: int = 1,
@@ -70,8 +74,10 @@ def prune(
         coupled: prune residual widths too.
         target: of the refit: ``stream``, the residual stream after the block, or ``output``.
         candidates: ``network_loss``: candidates scored at each step; None for all.
-        fold, refit, batch_norm: the repairs; batch norms are measured again by default only where
-            nothing is refitted.
+        fold, refit, streams, batch_norm: the repairs. ``streams``: all weights are trained, without
+            labels, towards the dense network's streams, for ``stream_steps`` steps of 128 samples,
+            which are augmented if they are images of three colours. Batch norms are measured again
+            by default only where nothing is fitted.
         seed: of mini-batches and candidates.
         workers, runtime, device: ranks that share the work; kills are survived.
 
@@ -98,6 +104,9 @@ def prune(
     for name, (given, only) in fixed.items():
         if given != only:
             raise InputError(f"{name}: found {given!r}, accepted {only!r} with {objective!r}")
+    if stream_steps < 1:
+        raise InputError(f"stream_steps: found {stream_steps}, accepted 1 or more")
+    repairs = Repairs(fold, refit, batch_norm, StreamSpec(stream_steps, seed) if streams else None)
     wanted = Budget.parse(budget)
     settings = Settings(
         objective=objective,
@@ -121,8 +130,13 @@ def prune(
                         "are not measured",
                         stacklevel=2,
                     )
+                if streams and not pruner.has_streams:
+                    raise InputError(
+                        "streams: found True, accepted False with this network: no layer whose "
+                        "output could be compared with the dense one's"
+                    )
                 pruner.search()
-                source = _Source(model, pruner, spec, Repairs(fold, refit, batch_norm))
+                source = _Source(model, pruner, spec, repairs)
                 pruned = source.cut(wanted)
         except BaseException:
             scratch.close()
@@ -204,6 +218,8 @@ class _Source:
             "layers": layer_rows(self.pruner, made.network, chosen.widths),
             "settings": asdict(self.pruner.settings),
         }
+        if made.streams:
+            report["streams"] = made.streams
         return Pruned(self._adopt(made), report, self)
 
     def _measure(self, network: nn.Module) -> dict[str, Any]:

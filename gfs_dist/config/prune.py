@@ -26,6 +26,7 @@ from gfs_dist.config.groups import (
     value_of,
 )
 from gfs_dist.errors import ConfigError
+from gfs_dist.pruning.repair import STREAM_STEPS
 from gfs_dist.pruning.widths.budget import KINDS
 from gfs_dist.pruning.widths.budget import Budget as Limit
 from gfs_dist.selection.stop import DEFAULT_STEPS
@@ -90,8 +91,23 @@ class Repair:
 
     fold: bool | None
     refit: bool | None
+    streams: bool | None
+    steps: Positive | None
     batch_norm: bool | None
     finetune: bool | None
+
+    def settle_streams(self) -> None:
+        """Replace null of ``steps``.
+
+        Raises:
+            ConfigError: steps of a repair that was not asked for.
+        """
+        if self.steps is not None and not self.streams:
+            raise ConfigError(
+                f"repair.steps: found {self.steps}, accepted with repair.streams=true only"
+            )
+        if self.streams and self.steps is None:
+            self.steps = STREAM_STEPS
 
 
 @dataclass
@@ -129,6 +145,7 @@ DEEP_DEFAULTS = {
     "replacement": False,
     "repair.fold": True,
     "repair.refit": True,
+    "repair.streams": False,
     "repair.finetune": False,
     "calibration.samples": 1024,
 }
@@ -177,8 +194,9 @@ class Prune(Computing):
         if not deep and self.steps is None and self.distinct is None:
             self.steps = DEFAULT_STEPS
         if deep:
-            if self.repair.batch_norm is None:  # after a refit it does harm: see Repairs
-                self.repair.batch_norm = not self.repair.refit
+            self.repair.settle_streams()
+            if self.repair.batch_norm is None:  # after a fit it does harm: see Repairs
+                self.repair.batch_norm = not (self.repair.refit or self.repair.streams)
             if all(getattr(self.budget, kind) is None for kind in KINDS):
                 self.budget.macs = "50%"
             self.budget.settle()
@@ -232,6 +250,14 @@ class Prune(Computing):
 
 
 @dataclass
+class CutRepair:
+    """What ``gfs cut`` may mend otherwise than its run did."""
+
+    streams: bool | None
+    steps: Positive | None
+
+
+@dataclass
 class Cut(Job):
     """``gfs cut RUN_DIR``."""
 
@@ -239,6 +265,7 @@ class Cut(Job):
     name: str | None
     factory: str | None
     budget: Budget
+    repair: CutRepair
     export: Export | None
     device: Device
     threads: Positive | None

@@ -319,7 +319,7 @@ def cuts(
         for share in setting.macs:
             budget, name = Budget("macs", share, trials=setting.width_trials), as_percent(share)
             widths, tolerance = rule.widths(pruner, budget, tick)
-            made = cut(pruner, widths, rule.repairs, name=f"cut_{name}", on_site=lambda _: tick())
+            made = cut(pruner, widths, rule.repairs, name=f"cut_{name}", on_step=lambda *_: tick())
             model = folder / f"model_{name}"
             networks.save(model, made.network, example=pruner.example, origin=origin)
             costs = pruner.costs

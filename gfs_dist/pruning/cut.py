@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import nn
 
@@ -12,8 +14,9 @@ from gfs_dist.networks import macs_by_module
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.repair.batch_norm import recalibrate
+from gfs_dist.pruning.repair.stream_training import StreamSpec
 from gfs_dist.pruning.smaller import KeptChannels
-from gfs_dist.records import LayerRow
+from gfs_dist.records import LayerRow, StreamFacts
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,9 @@ class Repairs:
         fold: what picks count goes into the consumers' weights (not for ``least_squares``, whose
             picks count nothing).
         refit: every layer after a cut fitted again to the dense network.
+        streams: all weights trained towards the dense network's streams; None: not.
         batch_norm: running statistics measured again on the calibration samples; None: where
-            nothing is refitted. After a refit it does harm, since least squares shrinks what it
+            nothing was fitted. After a refit it does harm, since least squares shrinks what it
             cannot explain and new statistics blow it up again (ResNet20 at 50 %: 87.4 % refitted,
             83.2 % with statistics measured again).
     """
@@ -33,6 +37,7 @@ class Repairs:
     fold: bool = True
     refit: bool = True
     batch_norm: bool | None = None
+    streams: StreamSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,14 @@ class CutResult:
         accuracy_after: ``cut`` and each repair that was asked for, as ``evaluate`` found it; of
             the last one None, since the caller measures the network as it is stored.
         difference: from the masked network, relative to the largest output.
+        streams: what their repair took; None without one.
     """
 
     network: GraphNetwork
     kept: KeptChannels
     accuracy_after: dict[str, float | None] = field(default_factory=dict)
     difference: float = 0.0
+    streams: StreamFacts | None = None
 
     def accuracies(self, last: float | None) -> dict[str, float | None]:
         """``accuracy_after`` with what was measured of the network itself."""
@@ -63,8 +70,9 @@ def cut(
     repairs: Repairs,
     *,
     name: str,
+    state: Path | None = None,
     evaluate: Callable[[nn.Module], float | None] = lambda _: None,
-    on_site: Callable[[int], None] = lambda _: None,
+    on_step: Callable[[str, int, float | None], None] = lambda *_: None,
 ) -> CutResult:
     """Cut, repair, and check against the masked network on all calibration samples.
 
@@ -73,24 +81,41 @@ def cut(
         widths: channels to keep.
         repairs: which.
         name: folder for scratch files, new in the workspace.
+        state: file from which a repair of streams that was killed goes on; None: none does.
         evaluate: measures a network that is repaired further.
-        on_site: called with the number of layers that are refitted.
+        on_step: called with ``refit`` or ``streams``, the number of layers or steps that are done,
+            from 0 on, and the loss where there is one.
 
     Raises:
         RunError: the smaller network differs from the masked one.
     """
+    workspace = pruner.workspace
     kept = pruner.keep(widths, fold=repairs.fold and pruner.picks_are_weighted)
     network = pruner.cut(kept)
     accuracy_after: dict[str, float | None] = {"cut": None}
+    facts: StreamFacts | None = None
+
+    def begin(repair: str) -> None:
+        before = next(reversed(accuracy_after))
+        accuracy_after.update({before: evaluate(network), repair: None})
+        on_step(repair, 0, None)
+
     if repairs.refit:
-        accuracy_after = {"cut": evaluate(network), "refit": None}
-        network = pruner.refit(kept, name, on_site)
-    if not repairs.refit if repairs.batch_norm is None else repairs.batch_norm:
-        before, workspace = next(reversed(accuracy_after)), pruner.workspace
-        accuracy_after |= {before: evaluate(network), "batch_norm": None}
-        chunks = range(workspace.num_chunks)
-        recalibrate(network, map(workspace.x, chunks), workspace.folder)
-    return CutResult(network, kept, accuracy_after, pruner.check(network, kept))
+        begin("refit")
+        network = pruner.refit(kept, name, lambda site: on_step("refit", site + 1, None))
+    if spec := repairs.streams:
+        begin("streams")
+        began, state = time.monotonic(), state or workspace.subfolder(name) / "streams.safetensors"
+        network = pruner.repair_streams(
+            network, kept, spec, state, lambda done, loss: on_step("streams", done, loss)
+        )
+        seconds = time.monotonic() - began
+        facts = {"samples": workspace.num_samples, "steps": spec.steps, "seconds": seconds}
+    fitted = repairs.refit or repairs.streams
+    if not fitted if repairs.batch_norm is None else repairs.batch_norm:
+        begin("batch_norm")
+        recalibrate(network, map(workspace.x, range(workspace.num_chunks)), workspace.folder)
+    return CutResult(network, kept, accuracy_after, pruner.check(network, kept), facts)
 
 
 def layer_rows(pruner: Pruner, small: GraphNetwork, widths: Mapping[str, int]) -> list[LayerRow]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
+from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.calibration.staged_run import advance, make_stages
 from gfs_dist.pruning.objectives.evaluation_batches import SearchCosts, search_costs
 from gfs_dist.pruning.pruner import Pruner
+from gfs_dist.pruning.repair.stream_training import BATCH, PART
 from gfs_dist.pruning.widths.budget import UNITS, Budget
 from gfs_dist.pruning.widths.choose import TRIAL_SAMPLES
 
@@ -15,12 +20,16 @@ RESULTS_BYTES = 2**27
 """Activations of a chunk of samples on its way through the network."""
 
 
-def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int) -> int:
+def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int, streams: int | None = 0) -> int:
     """Bytes a rank may hold at once besides Python and torch, about; not a bound.
 
     The network twice, a chunk's activations, and the largest phase: moments of the layer with the
     most inputs; the streams of the samples that widths are measured on, the dense network's and a
-    smaller one's; evaluations of the network's loss.
+    smaller one's; evaluations of the network's loss; results of both networks for one part of a
+    mini-batch in each thread.
+
+    Args:
+        streams: threads that repair them; 0: they are not, None: as many as there are cores.
     """
     weights = sum(tensor.nbytes for tensor in pruner.dense.state_dict().values())
     modules = (pruner.dense.get_submodule(site.module) for site in pruner.sites)
@@ -33,9 +42,21 @@ def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int) -> int:
         results = advance(pruner.dense, stage, {pruner.dense.gfs_inputs[0]: pruner.example})
         stream = sum(results[name].nbytes for name in names) // len(pruner.example)
         phases.append(2 * min(num_samples, TRIAL_SAMPLES) * stream)
+    if streams != 0:
+        parts = min(streams or torch.get_num_threads(), BATCH // PART)
+        phases.append(2 * parts * PART * _all_results(pruner.dense, pruner.example) + 4 * weights)
     if pruner.settings.objective == "network_loss":
         phases.append(max(cost.memory_bytes for cost in layer_costs(pruner, num_samples)))
     return 2 * weights + RESULTS_BYTES + max(phases)
+
+
+def _all_results(network: GraphNetwork, example: Tensor) -> int:
+    """Bytes of all that a network computes of one sample."""
+    names = frozenset(step.name for step in network.gfs_program)
+    [stage] = make_stages(network, [names])
+    results = advance(network, stage, {network.gfs_inputs[0]: example}).values()
+    tensors = [found for found in results if isinstance(found, Tensor)]
+    return sum(found.nbytes for found in tensors if len(found) == len(example)) // len(example)
 
 
 def layer_costs(pruner: Pruner, num_samples: int) -> list[SearchCosts]:

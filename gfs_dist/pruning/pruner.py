@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import NonFiniteError
+from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.calibration.dense_pass import SMALL_SUMS, DensePass, DenseTask, run_dense_pass
 from gfs_dist.pruning.calibration.layer_sites import Site, find_sites
@@ -25,6 +26,8 @@ from gfs_dist.pruning.objectives.fisher import DerivativesTask, FisherProblem
 from gfs_dist.pruning.objectives.moment_objectives import LayerProblem
 from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.pruning.objectives.stored_moments import StoredMap, make_map, stored_products
+from gfs_dist.pruning.repair.stream_training import StreamSpec, StreamTask, repair_streams
+from gfs_dist.pruning.repair.streams import compared_streams
 from gfs_dist.pruning.repair.sweep import SweepTask, run_sweep
 from gfs_dist.pruning.smaller import KeptChannels, check_equal, expand_to_dense, make_smaller
 from gfs_dist.pruning.structure.discover import find_structure, keep_fittable, nothing_to_prune
@@ -299,6 +302,35 @@ class Pruner:
             self.workspace, self.structure, self.sites, kept, self.settings.target, name
         )
         return run_sweep(task, self.runtime, on_site)
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether there is anything that :meth:`repair_streams` could aim at."""
+        kept = KeptChannels.first(dict.fromkeys(self.channels, 1))
+        outputs = kept.outputs(self.structure, self.dense)
+        return bool(compared_streams(self.dense, self.sites, outputs))
+
+    def repair_streams(
+        self,
+        small: GraphNetwork,
+        kept: KeptChannels,
+        spec: StreamSpec,
+        state: Path,
+        on_step: Callable[[int, float], None] = lambda *_: None,
+    ) -> GraphNetwork:
+        """The smaller network with all its weights trained towards the dense network's streams.
+
+        Args:
+            small: has the channels ``kept``, whatever was repaired before.
+            state: file of the steps done so far; its folder is there, on storage that ranks reach.
+            on_step: called with the number of steps that are done and the loss.
+        """
+        start = self.workspace.subfolder("streams") / f"{state.stem}.safetensors"
+        checkpoint.write_tensors(start, small.state_dict(), durable=False)
+        task = StreamTask(
+            self.workspace, self.structure, self.sites, kept, str(start), str(state), spec
+        )
+        return repair_streams(task, self.runtime, on_step)
 
     def check(self, small: nn.Module, kept: KeptChannels) -> float:
         """The difference between the smaller network and the masked one on all samples.

@@ -20,6 +20,7 @@ MOST_HEADLINES = 4
 REPAIRS = {
     "cut": "cut alone",
     "refit": "least-squares refit",
+    "streams": "stream repair",
     "batch_norm": "batch norms measured again",
     "finetune": "fine-tuning",
 }
@@ -128,7 +129,19 @@ def repairs(result: Result) -> list[str]:
     if len(done) < 2:
         return []
     steps = [f"{REPAIRS[stage]} {text.percent(after[stage])}" for stage in done]
-    return [f"Accuracy after each stage: {', '.join(steps)}."]
+    return [f"Accuracy after each stage: {', '.join(steps)}.", *_streams(result)]
+
+
+def _streams(result: Result) -> list[str]:
+    """What the repair of streams took."""
+    found = result.row.get("streams")
+    if found is None:
+        return []
+    return [
+        f"Stream repair: all weights trained towards the dense network's streams, without labels, "
+        f"{found['steps']:,} steps on {text.several(found['samples'], 'calibration image')} in "
+        f"{text.seconds(found['seconds'])}."
+    ]
 
 
 def speed(result: Result) -> list[str]:

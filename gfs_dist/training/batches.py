@@ -71,3 +71,31 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     image = torch.arange(num_images, device=images.device)[:, None, None, None]
     channel = torch.arange(channels, device=images.device)[:, None, None]
     return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def paste_rectangles(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Cover a rectangle of about half of the images with that of another image.
+
+    Sides are uniform between one pixel and the whole image, places uniform among those where the
+    rectangle fits; the other image is that of a random order of all.
+
+    Args:
+        images: (m, C, H, W), of any dtype.
+        generator: of this batch, on the CPU; ``6 m`` numbers are drawn from it.
+
+    Returns:
+        Images of the same shape, dtype and device.
+
+    Source: Yun et al. 2019, arXiv 1905.04899.
+    """
+    num_images = len(images)
+    other = torch.randperm(num_images, generator=generator)
+    inside = torch.rand(num_images, generator=generator)[:, None, None] < 0.5
+    for axis, size in enumerate(images.shape[2:]):
+        length, start = torch.rand(2, num_images, 1, generator=generator)
+        length = 1 + (length * size).floor()
+        first = (start * (size - length + 1)).floor()
+        place = torch.arange(size)
+        along = (place >= first) & (place < first + length)
+        inside = inside & along.unsqueeze(2 - axis)
+    return torch.where(inside[:, None].to(images.device), images[other.to(images.device)], images)

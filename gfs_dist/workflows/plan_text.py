@@ -1,7 +1,7 @@
 """The wording of plans: what a job says that it will do, a function for each kind of job.
 
 Every line begins with what it is about: data, network, prune, skip, search, method, training,
-budget, repair, ranks, files, time.
+budget, repair, streams, ranks, files, time.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from gfs_dist.data.spec import Labelled
 from gfs_dist.networks import TwoLayer
 from gfs_dist.pruning.memory_needed import layer_costs, rank_bytes
 from gfs_dist.pruning.pruner import Pruner
+from gfs_dist.pruning.repair.stream_training import BATCH
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.pruning.widths.budget import UNITS, Budget, percent
 from gfs_dist.selection.stop import Stop
@@ -87,7 +88,8 @@ def deep_pruning(
 ) -> list[str]:
     """``gfs prune`` of deep checkpoints, or ``gfs cut``: then they are ``searched`` already."""
     costs, count = pruner.costs, "" if len(places) == 1 else f"{len(places)} checkpoints of "
-    memory = rank_bytes(pruner, budget, num_samples)
+    streams = config.repair.streams
+    memory = rank_bytes(pruner, budget, num_samples, config.threads if streams else 0)
     lines = [
         f"data      {config.data.name}: {num_samples:,} calibration images of {_shape(images)}, "
         f"{_others(images)}, {images.num_classes} classes",
@@ -101,6 +103,8 @@ def deep_pruning(
         f"budget    {_budget(budget, pruner)}",
         f"repair    {', '.join(repairs(config)) or 'none'}",
     ]
+    if config.repair.streams:
+        lines.append(_streams(config, pruner, num_samples))
     if training is not None:
         lines.append(_training(training, len(images.x_train), config.workers))
     return [
@@ -163,6 +167,7 @@ def repairs(config: schema.Prune) -> list[str]:
     words = {
         "counts folded into the consumers": asked.fold and config.objective != "least_squares",
         "least-squares refit": asked.refit,
+        "stream repair": asked.streams,
         "batch norms measured again": asked.batch_norm,
         "fine-tuning": asked.finetune,
     }
@@ -198,6 +203,18 @@ def _search(config: schema.Prune, pruner: Pruner, num_samples: int) -> str:
     return (
         f"search    {config.objective} objective, {config.weights} weights, "
         f"{'with' if config.replacement else 'without'} replacement{steps}{cost}"
+    )
+
+
+def _streams(config: schema.Prune, pruner: Pruner, num_samples: int) -> str:
+    """The repair of streams: forward through both networks, and twice that back."""
+    steps, batch = config.repair.steps or 0, min(BATCH, num_samples)
+    dense, budget = pruner.costs.dense("macs"), config.budget.limit
+    share = float(budget.share) if budget.kind == "macs" else 1.0
+    macs = steps * batch * dense * (1 + 3 * share)
+    return (
+        f"streams   {steps:,} steps of {batch} calibration images, without labels; "
+        f"{'' if budget.kind == 'macs' else 'at most '}{macs:.2g} multiply-adds"
     )
 
 

@@ -33,6 +33,7 @@ from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.cut import CutResult, Repairs, cut, layer_rows, picks_sha256
 from gfs_dist.pruning.pruner import Pruner, Settings
+from gfs_dist.pruning.repair.stream_training import StreamSpec
 from gfs_dist.pruning.widths.choose import choose_widths
 from gfs_dist.pruning.widths.feasible import check_feasible
 from gfs_dist.records import ResultRow, Status
@@ -102,7 +103,7 @@ class DeepFamily:
         self.architecture = architecture_of(places[-1][1], config.model, images)
         self.settings = Settings(**given_keys(config, Settings))
         with self._trial(network) as pruner:
-            _refuse_finetuning(config, pruner)
+            _refuse_repairs(config, pruner)
             check_feasible(pruner, budget)
             self.structure = pruner.structure
             self.lines = plan_text.deep_pruning(
@@ -137,10 +138,11 @@ class DeepFamily:
         count = sum(report.row(result_name(iteration)) is None for iteration, _ in self.places)
         repair = self.config.repair
         each = {
-            "measure": 2 + bool(repair.refit) + bool(repair.batch_norm),
+            "measure": 2 + bool(repair.refit) + bool(repair.streams) + bool(repair.batch_norm),
             "prune": 1,
             "size": 1,
             "repair": int(bool(repair.refit)),
+            "streams": int(bool(repair.streams)),
             "finetune": int(bool(repair.finetune)),
         }
         return {kind: times * count for kind, times in each.items()}
@@ -273,6 +275,8 @@ class DeepPruning:
             "sizing": vars(chosen),
             "difference": found.difference,
         }
+        if found.streams:
+            row["streams"] = found.streams
         return cast(ResultRow, row)
 
     def keep(self, row: ResultRow, status: Status = "stopped") -> None:
@@ -284,6 +288,7 @@ class DeepPruning:
         report.put(row)
         self.model.write_card(report.rows, self.place)
         report.write(status)
+        self._stream_state.unlink(missing_ok=True)
 
     def finish(self, row: ResultRow) -> None:
         """Train on, where that is asked for and not done yet; export."""
@@ -291,24 +296,42 @@ class DeepPruning:
             self.keep(self._finetune(row))
         self.model.export()
 
+    @property
+    def _stream_state(self) -> Path:
+        """The file from which a repair of streams goes on where the run was killed."""
+        return self.run.folder.path.resolve() / "streams" / f"{self.name}.safetensors"
+
     def _cut(self, widths: dict[str, int]) -> CutResult:
-        name, family, reporter = self.name, self.family, self.run.reporter
-        asked = family.config.repair
-        repairs = Repairs(bool(asked.fold), bool(asked.refit), bool(asked.batch_norm))
+        name, config, reporter = self.name, self.family.config, self.run.reporter
+        asked, state = config.repair, self._stream_state
+        spec = StreamSpec(asked.steps, config.seed) if asked.streams and asked.steps else None
+        repairs = Repairs(bool(asked.fold), bool(asked.refit), bool(asked.batch_norm), spec)
+        phases = {
+            "refit": (f"repair {name}", len(self.pruner.sites)),
+            "streams": (f"streams {name}", asked.steps),
+            "batch_norm": (f"repair {name}", None),
+        }
 
-        def evaluate(network: nn.Module) -> float:
-            found = family.measures.accuracy(network, self.model.on_batch(f"{name} before repair"))
-            reporter.phase(f"repair {name}", len(self.pruner.sites) if repairs.refit else None)
-            return found
+        def on_step(repair: str, done: int, loss: float | None) -> None:
+            if done:
+                reporter.step(done, loss)
+            else:
+                reporter.phase(*phases[repair])
 
+        if spec is not None:
+            with atomic.storage_errors(state):
+                state.parent.mkdir(exist_ok=True)
         reporter.phase(f"cut {name}")
         return cut(
             self.pruner,
             widths,
             repairs,
             name=f"cut_{name}",
-            evaluate=evaluate,
-            on_site=lambda stage: reporter.step(stage + 1),
+            state=state,
+            evaluate=lambda network: self.family.measures.accuracy(
+                network, self.model.on_batch(f"{name} before repair")
+            ),
+            on_step=on_step,
         )
 
     def _finetune(self, row: ResultRow) -> ResultRow:
@@ -346,7 +369,12 @@ def scratch(folder: RunFolder, name: str) -> Iterator[Path]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _refuse_finetuning(config: schema.Prune, pruner: Pruner) -> None:
+def _refuse_repairs(config: schema.Prune, pruner: Pruner) -> None:
+    if config.repair.streams and not pruner.has_streams:
+        raise ConfigError(
+            "repair.streams: found true, accepted false with this network: after the cut there is "
+            "no convolution or linear layer whose output could be compared with the dense one's"
+        )
     stored = read_json(pruner.workspace.subfolder("dense") / ARCHITECTURE)
     if config.repair.finetune and stored.get("graph", {}).get("evaluation_only"):
         raise ConfigError(

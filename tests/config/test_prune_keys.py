@@ -34,8 +34,11 @@ def test_null_means_what_fits_deep_networks() -> None:
     assert (config.objective, config.replacement, config.steps) == ("least_squares", False, None)
     assert config.budget.limit == Budget("macs", Fraction(1, 2))
     done = {name for name, wanted in vars(config.repair).items() if wanted}
-    assert done == {"fold", "refit"} and None not in vars(config.repair).values()
+    assert done == {"fold", "refit"}
+    assert [name for name, found in vars(config.repair).items() if found is None] == ["steps"]
     assert deep("repair.refit=false").repair.batch_norm is True
+    assert deep("repair.streams=true").repair.steps == 200
+    assert deep("repair.streams=true", "repair.refit=false").repair.batch_norm is False
     assert config.calibration.samples == 1024
 
 
@@ -88,6 +91,11 @@ def test_values_that_null_stood_for_are_recorded(tmp_path: Path) -> None:
             "repair.fold=false",
             r"^repair\.fold: found false with model=two_layer, accepted with deep",
         ),
+        (
+            "repair.streams=true",
+            r"^repair\.streams: found true with model=two_layer, accepted with",
+        ),
+        ("repair.steps=9", r"^repair\.steps: found 9 with model=two_layer, accepted with deep"),
         ("calibration.samples=9", r"^calibration\.samples: found 9 with model=two_layer"),
         ("coupled=true", r"^coupled: found true with model=two_layer, accepted with deep networks"),
         (
@@ -135,6 +143,8 @@ def test_keys_of_deep_networks_are_refused_with_two_layers(words: str, message: 
         ("budget.round_to=0", r"^budget\.round_to: found 0, accepted a whole number, 1 or more"),
         ("budget.widths=/nope", r"^budget\.widths: found /nope, accepted layers and widths, or a"),
         ("calibration.samples=0", r"^calibration\.samples: found 0, accepted a whole number"),
+        ("repair.steps=9", r"^repair\.steps: found 9, accepted with repair\.streams=true only$"),
+        ("repair.steps=0", r"^repair\.steps: found 0, accepted a whole number, 1 or more"),
         ("repair.refit=3", r"^repair\.refit: found 3, accepted true or false, or null$"),
         ("budget.mac=0.5", r"^budget\.mac: unknown key of gfs prune; did you mean budget\.macs\?$"),
         ("macs=0.5", r"^macs: unknown key of gfs prune; did you mean budget\.macs\?$"),

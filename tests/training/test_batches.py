@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gfs_dist.training.batches import batch_rows, crop_and_flip, mixed_seed
+from gfs_dist.training.batches import batch_rows, crop_and_flip, mixed_seed, paste_rectangles
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -82,3 +82,21 @@ def test_seeds_of_neighbouring_places_differ_in_the_bits_that_count() -> None:
     low = {mixed_seed(*place) % 2**32 for place in places}
     assert len(low) == len(places)
     assert mixed_seed(2**62, 3) == mixed_seed(2**62, 3)
+
+
+def test_rectangles_of_other_images_cover_half_of_the_images() -> None:
+    images = torch.arange(400).view(400, 1, 1, 1).expand(400, 2, 6, 9).contiguous()
+    found = paste_rectangles(images, generator())
+    assert torch.equal(found, paste_rectangles(images, generator()))
+    assert found.shape == images.shape
+    assert torch.equal(found[:, 0], found[:, 1])
+    covered = found[:, 0] != images[:, 0]
+    share = float(covered.flatten(1).any(1).double().mean())
+    assert 0.4 < share < 0.6
+    for own, image in zip(covered, found[:, 0], strict=True):
+        rows, columns = own.any(1), own.any(0)
+        assert torch.equal(own, rows[:, None] & columns)  # a rectangle, without holes
+        for along in (rows, columns):
+            places = along.nonzero().flatten().tolist()
+            assert not places or places == [*range(places[0], places[-1] + 1)]
+        assert len(image[own].unique()) <= 1  # of one image

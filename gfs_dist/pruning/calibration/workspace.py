@@ -125,6 +125,18 @@ class Workspace:
             labels.append(self.labels(chunk)[own])
         return torch.cat(x), torch.cat(labels)
 
+    def samples(self, rows: Tensor) -> Tensor:
+        """Inputs of rows in any order; nothing else is read."""
+        found: dict[int, Tensor] = {}
+        with safe_open(self._file(0), "pt") as file:
+            size = file.get_slice("x").get_shape()[0]
+        for chunk in torch.unique(rows // size).tolist():
+            with safe_open(self._file(chunk), "pt") as file:
+                x = file.get_slice("x")
+                for row in rows[rows // size == chunk].tolist():
+                    found[row] = x[row - chunk * size]
+        return torch.stack([found[row] for row in rows.tolist()])
+
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         for chunk in range(self.num_chunks):
             yield self.x(chunk), self.labels(chunk)
@@ -163,7 +175,10 @@ class Workspace:
         return dense(x), len(x)
 
     def _chunk(self, chunk: int) -> dict[str, Tensor]:
-        return load_file(Path(self.folder, "samples", f"{chunk:05d}.safetensors"))
+        return load_file(self._file(chunk))
+
+    def _file(self, chunk: int) -> Path:
+        return Path(self.folder, "samples", f"{chunk:05d}.safetensors")
 
 
 @functools.lru_cache(maxsize=2)
