@@ -15,6 +15,7 @@ import dataclasses
 import shlex
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,16 +23,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from gfs_dist.config.compose import compose
 from gfs_dist.data import Images
 from gfs_dist.data.balanced import calibration_rows
-from gfs_dist.files import fingerprint
+from gfs_dist.files import checkpoint, fingerprint
 from gfs_dist.files.find import find_checkpoints
 from gfs_dist.networks import classify
+from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.pruner import LayerPath, Pruner, Settings
 from gfs_dist.pruning.repair.batch_norm import recalibrate
+from gfs_dist.pruning.repair.stream_training import StreamSpec
 from gfs_dist.pruning.smaller import KeptChannels
 from gfs_dist.pruning.widths.allocate import proportional
 from gfs_dist.pruning.widths.budget import Budget
@@ -52,7 +56,7 @@ OBJECTIVES = {
     "network_loss": ("uniform",),  # line_search needs all candidates, three times over
 }
 RULES = ("measured", "curves", "same share", "shared")
-PARTS = ("dense", *SCORES, *OBJECTIVES, "finetune", "record")
+PARTS = ("dense", *SCORES, *OBJECTIVES, "finetune", "streams", "record")
 KEEPERS = {"local": baselines.keep_local, "global": baselines.keep_global}
 BATCH = 64
 TEST_BATCH = {"cpu": 50, "cuda": 1000}
@@ -117,7 +121,7 @@ class Bench:
     def _refit(self, kept: KeptChannels) -> Cell:
         return {"refit": self.accuracy(self.refitted(kept))}
 
-    def refitted(self, kept: KeptChannels) -> nn.Module:
+    def refitted(self, kept: KeptChannels) -> GraphNetwork:
         """The network with every layer after a cut fitted again."""
         folder = tempfile.mkdtemp(dir=self.pruner.workspace.folder)
         return self.pruner.refit(kept, Path(folder).name)
@@ -234,6 +238,52 @@ def _tune(bench: Bench, spec: DeepSpec, facts: Cell, network: nn.Module) -> None
     bench.cells.once("/".join(["finetune", *map(str, facts.values())]), make)
 
 
+def measure_streams(
+    bench: Bench, inner: Sequence[str], steps: Sequence[int], tunings: Sequence[DeepSpec]
+) -> None:
+    """Our default refitted, its streams repaired from there, and each of these trained on."""
+    pruner = _searched(bench, "least_squares", "least_squares", "")
+    for share, budget in zip(inner, bench.budgets, strict=True):
+        widths = _widths(bench, pruner, "least_squares", "measured", budget)
+        kept = pruner.keep(widths, fold=False)
+        for number in (0, *steps):
+            facts = {"inner": share, "whole": float(budget), "steps": number}
+            network = _repaired(bench, kept, facts, number)
+            for spec in tunings:
+                _tune_repaired(bench, network, facts, spec)
+
+
+def _repaired(bench: Bench, kept: KeptChannels, facts: Cell, steps: int) -> GraphNetwork:
+    """The network after its refit and so many steps on its streams; 0: none. Kept in a file."""
+    name = f"streams/{facts['inner']}/{steps}"
+    file = bench.cells.path.parent / f"{name.replace('/', '_')}.safetensors"
+
+    def make() -> Cell:
+        pruner, began = bench.pruner, time.perf_counter()
+        small = bench.refitted(kept)
+        fitted = time.perf_counter()
+        if steps:
+            state = pruner.workspace.subfolder("states") / file.name
+            small = pruner.repair_streams(small, kept, StreamSpec(steps), state)
+        checkpoint.write_tensors(file, small.state_dict())
+        took = {"refit_s": fitted - began, "streams_s": time.perf_counter() - fitted}
+        return {**facts, **took, "accuracy": bench.accuracy(small)}
+
+    bench.cells.once(name, make)
+    network = bench.pruner.cut(kept)
+    network.load_state_dict(load_file(file))
+    return network
+
+
+def _tune_repaired(bench: Bench, network: GraphNetwork, facts: Cell, spec: DeepSpec) -> None:
+    def make() -> Cell:
+        tuned = copy.deepcopy(network).requires_grad_().to(bench.device)
+        train_deep(tuned, bench.images, spec)
+        return {**facts, "tuned": bench.accuracy(tuned.eval()), "for": spec.iterations}
+
+    bench.cells.once(f"tuned/{facts['inner']}/{facts['steps']}/{spec.iterations}", make)
+
+
 def _facts(budget: Fraction, method: str, widths: str) -> Cell:
     return {"budget": f"{float(100 * budget):g} %", "method": method, "widths": widths}
 
@@ -286,7 +336,9 @@ def write(cells: Cells, name: str, on_weights: str | None) -> None:
         quality_rows.findings(cells.found),
     ]
     command = "python -m tools.records.quality " + shlex.join(sys.argv[1:])
-    keep(name, command, [*rows, *quality_rows.phases(cells.found)], notes, by="budget")
+    tables = {"repair of streams": quality_rows.stream_rows(cells.found)}
+    found = [*rows, *quality_rows.phases(cells.found)]
+    keep(name, command, found, notes, by="budget", tables={k: v for k, v in tables.items() if v})
 
 
 def read_options(words: Sequence[str]) -> argparse.Namespace:
@@ -314,6 +366,12 @@ def read_options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=1024, help="calibration images")
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--iterations", type=int, default=2500, help="of fine-tuning")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[200, 600], help="of repairs of streams"
+    )
+    parser.add_argument(
+        "--tune", type=int, nargs="*", default=[300], help="iterations of fine-tuning after them"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     parser.add_argument("--amp", action="store_true", help="fine-tune in bfloat16")
     parser.add_argument("--draws", type=int, default=3, help="of random scores")
@@ -336,6 +394,9 @@ def main() -> None:
                 measure_score(bench, part)
             elif part == "finetune":
                 measure_tuned(bench, DeepSpec(options.iterations, lr=0.01, amp=options.amp))
+            elif part == "streams":
+                tunings = [DeepSpec(n, lr=0.01, amp=options.amp) for n in options.tune]
+                measure_streams(bench, options.budgets, options.steps, tunings)
             elif part in OBJECTIVES:
                 default = RULES[:3] if part == "least_squares" else RULES[:1]
                 measure_objective(bench, part, options.rules or default)

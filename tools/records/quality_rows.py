@@ -28,6 +28,9 @@ NOTES = (
     "groups, with its defaults, on the same calibration images; random: mean over draws; "
     "local: the same share of every layer; global: one threshold over all layers; only the better "
     "of the two by batch_norm is refitted",
+    "repair of streams: our default with measured widths, refitted, and that many steps on its "
+    "streams from there, without labels (0: the refit alone); fine-tuned: from each of these, with "
+    "labels (lr 0.01 to 0 by cosine, batch 128)",
     "finetune, where measured: ours from its refit and the score that is best recalibrated, both "
     "trained on alike (lr 0.01 to 0 by cosine, batch 128)",
     "measured, curves, same share: widths by exchange on the measured divergence of really cut "
@@ -85,6 +88,29 @@ def phases(cells: Mapping[str, Row]) -> list[Row]:
         {"phase": kind, "runs": len(seconds), "seconds": spread(seconds)}
         for kind, seconds in times.items()
     ]
+
+
+def stream_rows(cells: Mapping[str, Row]) -> list[Row]:
+    """One row for each budget and number of steps on streams, fine-tuning beside it; in order."""
+    tuned: dict[tuple[str, int], Row] = {}
+    for name, cell in cells.items():
+        if name.startswith("tuned/"):
+            key = f"fine-tuned, {cell['for']} iterations"
+            tuned.setdefault((cell["inner"], cell["steps"]), {})[key] = cell["tuned"]
+    found = [cell for name, cell in cells.items() if name.startswith("streams/")]
+    rows = [
+        {
+            "share of the inner multiply-adds": cell["inner"],
+            "of all": cell["whole"],
+            "steps": cell["steps"],
+            "accuracy": cell["accuracy"],
+            "refit (s)": cell["refit_s"],
+            "streams (s)": cell["streams_s"] if cell["steps"] else None,
+            **tuned.get((cell["inner"], cell["steps"]), {}),
+        }
+        for cell in found
+    ]
+    return sorted(rows, key=lambda row: (-row["of all"], row["steps"]))
 
 
 def sources(cells: Mapping[str, Row]) -> list[str]:

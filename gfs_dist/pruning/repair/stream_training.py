@@ -22,7 +22,7 @@ from torch import Tensor
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.files import checkpoint, fingerprint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.pruning.calibration.determinism import one_thread_each
+from gfs_dist.networks.measure.threads import one_thread_each
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.workspace import CPU, Workspace
 from gfs_dist.pruning.repair import STREAM_STEPS

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gfs_dist.networks import dtype_of, prefer_channels_last
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.graph.tensors import split_name
-from gfs_dist.pruning.calibration.determinism import one_thread
+from gfs_dist.networks.measure.threads import one_thread
 from gfs_dist.pruning.calibration.layer_sites import Site, ancestors
 from gfs_dist.pruning.calibration.moments import Geometry
 from gfs_dist.pruning.calibration.staged_run import Results, advance, make_stages, output_names
