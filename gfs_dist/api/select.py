@@ -73,7 +73,7 @@ def select(
             ``path.coefficients(k)`` is the fit on the first ``k``: a weight of any sign a neuron.
         weights: ``uniform`` (the paper's 1/k), or ``line_search``, the best weight in [0, 1].
         replacement: whether a neuron may be picked again; None: yes, under least_squares no.
-        method: squared: ``panel``, ``lazy``, ``streaming``; least_squares: ``elimination``;
+        method: squared: ``lazy`` (or ``panel``), ``streaming``; least_squares: ``elimination``;
             others: ``screened``; any: ``auto``, ``exhaustive``. All give the same picks.
         gram, correlation, energy: ``A'A / samples``, ``A'y / samples``, ``y'y / samples``
             instead of contributions and target (squared, least_squares).

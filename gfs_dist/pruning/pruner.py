@@ -249,7 +249,7 @@ class Pruner:
                         self.settings.objective,
                         layer.num_candidates,
                         tuple(maps[layer.name]),
-                        self.settings.recipe("panel"),
+                        self.settings.recipe("lazy"),
                     )
                     search_layer(layer, problem, units[layer.name] or 1.0)
                     for stored in maps[layer.name]:
@@ -262,7 +262,7 @@ class Pruner:
         task = DerivativesTask(self.workspace, self.structure)
         files = tuple(self.runtime.map(task, range(len(self.workspace.parts()))).values)
         for layer in wanted:
-            recipe = self.settings.recipe("panel")
+            recipe = self.settings.recipe("lazy")
             problem = FisherProblem(layer.name, layer.num_candidates, files, recipe)
             search_layer(layer, problem, 1.0)
         for file in files:

@@ -192,21 +192,15 @@ def test_a_path_knows_its_hash_support_and_prefixes() -> None:
             call(4)
 
 
-def test_auto_takes_the_least_work_that_fits() -> None:
-    def chosen(
-        samples: int, neurons: int, steps: int, memory: float, distinct: int | None = None
-    ) -> str:
+def test_auto_holds_what_fits() -> None:
+    def chosen(samples: int, neurons: int, ranks: int, memory: float) -> str:
         source = ArrayContributions(torch.empty(samples, neurons, device="meta"))
-        return settle(Recipe(), source, 1, Stop(steps, distinct), int(memory))[0].method
+        return settle(Recipe(), source, ranks, Stop(200), int(memory))[1]
 
-    assert chosen(10_000, 500, 5_000, 1e12) == "panel"  # few neurons, many picks
-    assert chosen(10_000, 20_000, 200, 1e12) == "lazy"  # many neurons, few picks
-    assert chosen(10_000, 20_000, 4_000, 1e12) == "panel"
-    assert chosen(10_000, 20_000, 4_000, 1e12, distinct=200) == "lazy"  # many picks of few
-    assert chosen(10_000, 200_000, 4_000, 1e10, distinct=200) == "lazy"  # whose columns fit
-    assert chosen(1_000_000, 20_000, 10, 4e9) == "streaming"  # nothing can be held
-    source = ArrayContributions(torch.empty(1_000_000, 20_000, device="meta"))
-    reason = settle(Recipe(), source, 1, Stop(10), 4 * 10**9)[1]
-    assert "streaming" in reason
-    assert "lazy would not" in reason
+    assert chosen(10_000, 500, 2, 1e12).startswith("lazy: ")
+    assert chosen(10_000, 20_000, 2, 2e9).startswith("lazy: ")
+    assert chosen(10_000, 20_000, 2, 1e8).startswith("streaming: to hold ")
+    assert chosen(1_000_000, 20_000, 1, 2e9).startswith("lazy: ")  # is in memory already
+    reason = chosen(1_000_000, 20_000, 2, 4e9)
+    assert "streaming: to hold contributions would take 38," in reason
     assert "memory a rank" in reason

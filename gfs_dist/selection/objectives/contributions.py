@@ -11,9 +11,8 @@ from torch import Tensor
 from gfs_dist.errors import NonFiniteError, ShapeError
 
 TILE_NUMBERS = 2**22
-CACHE_NUMBERS = 2**18
-"""For tiles read once: in a processor's cache they cost next to nothing, while tiles of the size
-above make ``streaming`` take 1.9 times as long."""
+FEW = 256
+"""Candidates that are copied one by one."""
 
 
 class Contributions(Protocol):
@@ -60,11 +59,11 @@ class ArrayContributions:
         part = self.tensor[start:stop]
         if candidates is not None and (run := _as_slice(candidates)):
             part = part[:, run]  # neighbours are a view
+        elif candidates is not None and part.ndim == 2 and len(candidates) <= FEW:
+            return part.T[candidates.to(self.device)]  # a quarter of the time of the next line
         elif candidates is not None:
             part = part.index_select(1, candidates.to(self.device))
-        if part.ndim == 2:
-            return part.T
-        return part.transpose(0, 1).reshape(part.shape[1], part.shape[0] * part.shape[2])
+        return part.T if part.ndim == 2 else part.transpose(1, 2).flatten(0, 1).T
 
 
 Shift = Callable[[Tensor, int], Tensor]
@@ -91,14 +90,13 @@ class Deviations:
         rows = self._source.tile(candidates, start, stop).to(torch.float64)
         return self._shift(rows, start * self.num_outputs)
 
-    def hold(self, own: Tensor, tick: Callable[[], None], by_row: bool = False) -> Contributions:
-        """Own candidates alone, held in the dtype of the source; they count from 0.
-
-        ``by_row``: each in contiguous memory, to be read a few at a time.
+    def hold(self, own: Tensor, tick: Callable[[], None]) -> Contributions:
+        """Own candidates alone, each in contiguous memory, in the dtype of the source; they count
+        from 0.
         """
         if self._source.dtype == torch.float64:
-            return HeldContributions(self, own, tick, by_row)
-        return Deviations(HeldContributions(self._source, own, tick, by_row), self._shift)
+            return HeldContributions(self, own, tick)
+        return Deviations(HeldContributions(self._source, own, tick), self._shift)
 
 
 class HeldContributions:
@@ -106,22 +104,15 @@ class HeldContributions:
 
     remake_cost = 1
 
-    def __init__(
-        self, source: Contributions, own: Tensor, tick: Callable[[], None], by_row: bool
-    ) -> None:
-        """A view of the source's memory where it holds all of them already."""
+    def __init__(self, source: Contributions, own: Tensor, tick: Callable[[], None]) -> None:
         self.num_candidates, self.num_samples = len(own), source.num_samples
         self.num_outputs, self.dtype, self.device = source.num_outputs, source.dtype, source.device
-        if len(own) == source.num_candidates and source.remake_cost == 1:
-            rows = source.tile(None, 0, source.num_samples)
-        else:
-            length = source.num_samples * source.num_outputs
-            rows = torch.empty(len(own), length, dtype=source.dtype, device=source.device)
-            for start, stop in chunks(source):
-                tile = source.tile(own, start, stop)
-                rows[:, start * self.num_outputs : stop * self.num_outputs] = tile
-                tick()
-        self._rows = rows.contiguous() if by_row else rows
+        length = source.num_samples * source.num_outputs
+        self._rows = torch.empty(len(own), length, dtype=source.dtype, device=source.device)
+        for start, stop in chunks(source):
+            numbers = slice(start * self.num_outputs, stop * self.num_outputs)
+            self._rows[:, numbers] = source.tile(own, start, stop)
+            tick()
 
     def tile(self, candidates: Tensor | None, start: int, stop: int) -> Tensor:
         rows = self._rows[:, start * self.num_outputs : stop * self.num_outputs]
@@ -139,13 +130,13 @@ def _as_slice(candidates: Tensor) -> slice | None:
     return run if torch.equal(candidates, neighbours) else None
 
 
-def chunks(source: Contributions, tile_numbers: int = TILE_NUMBERS) -> Iterator[tuple[int, int]]:
+def chunks(source: Contributions) -> Iterator[tuple[int, int]]:
     """Runs of samples that do not depend on the partition: (start, stop) in order.
 
-    A tile of all candidates over one run holds about ``tile_numbers`` numbers.
+    A tile of all candidates over one run holds about ``TILE_NUMBERS`` numbers.
     """
     width = source.num_candidates * source.num_outputs
-    size = max(64, min(4096, tile_numbers // width))
+    size = max(64, min(4096, TILE_NUMBERS // width))
     for start in range(0, source.num_samples, size):
         yield start, min(start + size, source.num_samples)
 

@@ -11,21 +11,17 @@ from torch import Tensor
 from gfs_dist.errors import InputError, ShapeError
 from gfs_dist.selection.objective import ROUNDING, Objective
 from gfs_dist.selection.objectives.contributions import (
+    TILE_NUMBERS,
     Contributions,
     Deviations,
     check_target,
     chunks,
 )
 from gfs_dist.selection.objectives.exhaustive import Exhaustive
-from gfs_dist.selection.objectives.gram_columns import (
-    COLUMNS,
-    METHODS,
-    GivenMoments,
-    check_moments,
-    choose_method,
-    memory_needed,
-)
+from gfs_dist.selection.objectives.given_moments import GivenMoments, check_moments
+from gfs_dist.selection.objectives.gram_columns import GramColumns, most_columns
 from gfs_dist.selection.objectives.losses import Loss, make_loss
+from gfs_dist.selection.objectives.own_deviations import PICKS
 from gfs_dist.selection.objectives.refit import ExhaustiveRefit, by_elimination, from_moments
 from gfs_dist.selection.objectives.screened import Screened
 from gfs_dist.selection.objectives.squared import Squared
@@ -33,6 +29,9 @@ from gfs_dist.selection.step_sizes import WEIGHTS
 from gfs_dist.selection.stop import Stop
 
 LOSSES = ("squared", "bce", "cross_entropy", "least_squares")
+METHODS = ("panel", "lazy", "streaming")
+"""Of the squared loss: Gram columns on demand, of contributions that are held (``lazy``, and
+``panel``, another word for it) or read or computed again (``streaming``)."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class Recipe:
     Attributes:
         loss: one of ``LOSSES``. ``least_squares`` is the squared loss of weights that are fitted
             again after each pick: ``uniform`` by convention, and without replacement.
-        method: squared: ``panel``, ``lazy``, ``streaming``, ``exhaustive``; least_squares:
-            ``elimination``, ``exhaustive``; others: ``screened``, ``exhaustive``. ``auto`` is
+        method: squared: ``METHODS``, ``exhaustive``; least_squares: ``elimination``,
+            ``exhaustive``; others: ``screened``, ``exhaustive``. ``auto`` is
             replaced by :func:`settle` before ranks start, since all must use the same.
         weights: ``uniform`` or ``line_search``.
         replacement: whether a candidate may be picked again.
@@ -79,13 +78,16 @@ def settle(
 ) -> tuple[Recipe, str]:
     """The recipe with ``auto`` replaced by a method, and why."""
     method, reason = recipe.method, "as asked"
+    memory = memory_needed(source, num_ranks, stop)
     if method == "auto" and recipe.loss == "squared":
-        method, reason = choose_method(source, num_ranks, stop, memory_bytes, recipe.replacement)
+        method, reason = "lazy", "Gram columns on demand"
+        if memory[method] > memory_bytes:
+            method, reason = "streaming", f"to hold contributions would take {_mib(memory[method])}"
     elif method == "auto" and recipe.loss == "least_squares":
         method, reason = "elimination", "orthogonal least squares on the Gram matrix"
     elif method == "auto":
         method, reason = "screened", "exact, most candidates are ruled out by bounds"
-    needed = memory_needed(source, num_ranks, stop)[method]
+    needed = memory[method]
     reason = f"{method}: {reason}; memory a rank {_mib(needed)} of {_mib(memory_bytes)}"
     if needed > memory_bytes:
         reason += ": it may not fit, more workers or precision=float32 need less"
@@ -94,6 +96,34 @@ def settle(
 
 def _mib(num_bytes: int) -> str:
     return f"{num_bytes / 2**20:,.0f} MiB"
+
+
+def memory_needed(source: Contributions, num_ranks: int, stop: Stop) -> dict[str, int]:
+    """Bytes a rank needs by method, the tiles it works on included.
+
+    Gram columns ``8 c n/P``, ``c`` as many as there is room for (``most_columns``), or 16 for each
+    distinct pick if that is less, and ``24 * 16 m`` while some are made; ``lazy`` and ``panel``
+    also hold ``b m n/P`` (b: bytes a number), unless one rank has them in memory already, as do
+    ``screened`` in any case; elimination ``16 n n/P``; exhaustive ``8 m``.
+    """
+    n, m = source.num_candidates, source.num_samples * source.num_outputs
+    own = -(-n // num_ranks)
+    held = source.dtype.itemsize * m * own
+    in_memory = num_ranks == source.remake_cost == source.num_outputs == 1
+    tile = 8 * 2 * max(TILE_NUMBERS, 64 * n * source.num_outputs)
+
+    def columns(hold: bool) -> int:
+        kept = min(most_columns(source, hold), PICKS * (stop.most_distinct(n) + 1))
+        return 8 * kept * own + 24 * PICKS * m + tile + (0 if in_memory or not hold else held)
+
+    return {
+        "panel": columns(hold=True),
+        "lazy": columns(hold=True),
+        "streaming": columns(hold=False),
+        "elimination": 2 * 8 * n * own + tile,
+        "screened": held + tile,
+        "exhaustive": 8 * m + tile,
+    }
 
 
 def make_objective(
@@ -118,10 +148,11 @@ def make_objective(
         make = by_elimination if recipe.method == "elimination" else ExhaustiveRefit
         return make(source, check_target(target, source), own, tick)
     weights = WEIGHTS[recipe.weights]
-    loss, deviations = _loss_and_deviations(recipe, source, target)
     if recipe.loss == "squared" and recipe.method in METHODS:
-        columns = COLUMNS[recipe.method](deviations, own, tick)
+        hold = recipe.method != "streaming"
+        columns = GramColumns(source, check_target(target, source), own, hold, tick)
         return Squared(columns, weights, recipe.replacement)
+    loss, deviations = _loss_and_deviations(recipe, source, target)
     kinds: dict[str, Callable[..., Objective]] = {"screened": Screened, "exhaustive": Exhaustive}
     assert recipe.method in kinds, f"method {recipe.method!r} is not settled"
     return kinds[recipe.method](deviations, loss, own, weights, recipe.replacement, tick)

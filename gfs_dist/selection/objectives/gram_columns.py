@@ -1,40 +1,32 @@
-"""Three exact ways to obtain a Gram column of deviations, and the rule that chooses one.
+"""Gram columns of deviations, made when a pick needs one.
 
-m numbers of a contribution, n candidates, P ranks, s distinct picks; q the cost of computing a
-number of a contribution again (1 if it is read):
+A pick without a column takes one pass over the contributions, which makes the columns of the
+candidates most likely to be picked next along with it: 16 columns cost a processor about twice what
+reading the contributions costs. m numbers of a contribution, n candidates, P ranks, c columns kept;
+q the cost of computing a number of a contribution again (1 if it is read):
 
-    method      set-up        memory              a step
-    panel       m n n/P       n n/P and a tile    n/P
-    lazy        m n/P         (m + s) n/P         m n/P for a new pick, else n/P
-    streaming   q m n/P       m + 3 n/P, a tile   q m n/P
-
-All sums are float64, whatever the contributions are held in.
+    method       memory             a step
+    lazy         (m + c) n/P        n/P, and for every few new picks m n/P
+    streaming    c n/P              n/P, and for every few new picks q m n/P
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from gfs_dist.errors import InputError, NonFiniteError, ShapeError
-from gfs_dist.selection.objectives.contributions import (
-    CACHE_NUMBERS,
-    TILE_NUMBERS,
-    Contributions,
-    Deviations,
-    check_finite,
-    chunks,
-)
-from gfs_dist.selection.stop import Stop
+from gfs_dist.selection.objectives.contributions import Contributions, check_finite
+from gfs_dist.selection.objectives.own_deviations import PICKS, OwnDeviations
 
-# Two cores, 10,000 x 1,000 in float64: 70 G multiply-adds a second in matrix products, 5.9 in
-# matrix-vector products.
-MATVEC = 12
-BLOCK = 512
+MOST_AT_ONCE = 256
+"""Columns of a pass at most."""
+FACTOR_NUMBERS = 2**22
+"""Numbers of the candidates whose columns one pass makes, at most (or of ``PICKS``)."""
+LEAST_KEPT = 512
+"""Columns that there is room for at least."""
 
 
 class Columns(Protocol):
@@ -52,250 +44,102 @@ class Columns(Protocol):
     diagonal: Tensor
     offset: float
 
-    def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
-        """The pick's deviations for other ranks, a buffer for them, or None if none is needed."""
+    def known(self) -> Tensor:
+        """1 for each candidate whose column is there, else 0: float64 (n,)."""
         ...
 
-    def gram(self, pick: int, column: Tensor | None) -> Tensor:
-        """``G_:j`` of the own candidates for pick j."""
+    def keep(self, agreed: Tensor) -> None:
+        """Drop the columns of all candidates for which ``agreed`` is 0."""
+        ...
+
+    def make(self, pick: int, promise: Tensor) -> None:
+        """Make the pick's column, and those of candidates that may be picked soon.
+
+        ``promise``: least for the most likely ones, inf for those that cannot be; float64 (n,).
+        """
+        ...
+
+    def gram(self, pick: int) -> Tensor | None:
+        """``G_:j`` of the own candidates for pick j, if it is there."""
         ...
 
 
-class Panel:
-    """All Gram columns are computed first.
-
-    Attributes:
-        matrix: them, (n, num_own).
-    """
-
-    offset = 0.0
-
-    def __init__(self, source: Deviations, own: Tensor, tick: Callable[[], None]) -> None:
-        """Every rank computes or reads every contribution once."""
-        n, device, width = source.num_candidates, source.device, source.num_outputs
-        self.num_candidates, self.own = n, own
-        gram = torch.zeros(n, len(own), dtype=torch.float64, device=device)
-        index = None if len(own) == n else own.to(device)
-        for start, stop in chunks(source):
-            tile = source.tile(None, start, stop)
-            if index is None:
-                _add_lower_triangle(gram, tile)
-                squares = gram.diagonal()  # not finite where those of a tile are not
-            else:
-                gram.addmm_(tile, tile[index].T)
-                squares = tile.square().sum(1)
-            check_finite(tile, squares, None, start, width)
-            tick()
-        if index is None:
-            _mirror(gram)
-        self.matrix = gram.div_(source.num_samples)
-        own_rows = torch.arange(n, device=device) if index is None else index
-        self.diagonal = gram[own_rows, torch.arange(len(own), device=device)]
-
-    def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
-        return None
-
-    def gram(self, pick: int, column: Tensor | None) -> Tensor:
-        return self.matrix[pick]
-
-
-class GivenMoments:
-    """Gram columns from given moments: ``<psi_i, psi_j> = A_ij - p_i - p_j + e``.
+class GramColumns:
+    """Columns on demand; from contributions that are held, or read again for every pass.
 
     Args:
-        gram: columns of ``A = phi'phi / m`` (n, num_own).
-        correlation: ``p = phi'y / m`` (n,).
-        energy: ``e = y'y / m``.
-    """
-
-    def __init__(self, gram: Tensor, correlation: Tensor, energy: float, own: Tensor) -> None:
-        self.num_candidates, self.own, self.offset = len(gram), own, math.sqrt(energy)
-        index = own.to(gram.device)
-        self._gram, self._correlation = gram, correlation
-        self._own_correlation = correlation[index] - energy
-        diagonal = gram[index, torch.arange(len(own), device=gram.device)]
-        self.diagonal = (diagonal - correlation[index] - self._own_correlation).clamp_(min=0.0)
-
-    def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
-        return None
-
-    def gram(self, pick: int, column: Tensor | None) -> Tensor:
-        return self._gram[pick] - self._own_correlation - self._correlation[pick]
-
-
-def _add_lower_triangle(gram: Tensor, tile: Tensor) -> None:
-    """``gram += tile tile'`` on and below the diagonal, by blocks: half the work."""
-    for first in range(0, len(gram), BLOCK):
-        rows = slice(first, first + BLOCK)
-        upto = min(first + BLOCK, len(gram))
-        gram[rows, :upto].addmm_(tile[rows], tile[:upto].T)
-
-
-def _mirror(gram: Tensor) -> None:
-    """Copy what is below the diagonal to above it, block by block."""
-    for first in range(0, len(gram), BLOCK):
-        rows, upto = slice(first, first + BLOCK), min(first + BLOCK, len(gram))
-        gram[:first, rows] = gram[rows, :first].T
-        square = gram[first:upto, first:upto]
-        square.copy_(square.tril() + square.tril(-1).T)
-
-
-def check_moments(gram: Tensor, correlation: Tensor, energy: float, rounding: float) -> None:
-    """Refuse moments that cannot be ``A'A / m``, ``A'y / m`` and ``y'y / m``.
-
-    Args:
-        rounding: of a moment; a thousand times as much is accepted.
+        source: contributions of all candidates.
+        target: what is subtracted from them, float64 (samples * outputs,).
+        own: candidates of this rank, sorted.
+        hold: whether own contributions are held.
+        tick: called after every run of samples.
 
     Raises:
-        ShapeError: gram is not square and symmetric, or correlation does not fit it.
-        NonFiniteError: an entry is NaN or infinite.
-        InputError: ``p_i^2 <= G_ii e`` (Cauchy-Schwarz) does not hold; names the neuron.
+        NonFiniteError: a contribution is NaN or too large; names neuron and sample.
     """
-    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or len(gram) == 0:
-        raise ShapeError(f"gram: found shape {tuple(gram.shape)}, accepted (neurons, neurons)")
-    if correlation.shape != gram.shape[:1]:
-        raise ShapeError(
-            f"correlation: found shape {tuple(correlation.shape)}, accepted ({len(gram)},) "
-            "to fit gram"
-        )
-    for name, values in (("gram", gram), ("correlation", correlation)):
-        bad = (~torch.isfinite(values)).nonzero()
-        if len(bad):
-            place = bad[0].tolist()
-            raise NonFiniteError(f"{name}: entry {place} is not finite, accepted finite numbers")
-    slack = 1e3 * rounding
-    if not torch.allclose(gram, gram.T, rtol=slack, atol=rounding * float(gram.abs().max())):
-        raise ShapeError("gram: found a matrix that is not symmetric, accepted A'A / m")
-    diagonal = gram.diagonal()
-    bad = ((diagonal < 0) | (correlation.square() > diagonal * energy * (1 + slack))).nonzero()
-    if len(bad):
-        i = int(bad[0])
-        raise InputError(
-            f"correlation: neuron {i} has {float(correlation[i])} with gram {float(diagonal[i])} "
-            f"and energy {energy}; accepted are moments of the same samples, all divided by m"
-        )
-
-
-class Streaming:
-    """Nothing is held: a column is computed from tiles read or computed again at every step."""
 
     offset = 0.0
 
-    def __init__(self, source: Deviations, own: Tensor, tick: Callable[[], None]) -> None:
-        self.num_candidates, self.own, self._source = source.num_candidates, own, source
-        self.diagonal = self._zeros()
-        for start, stop in chunks(source):
-            tile = self._tile(start, stop)
-            squares = tile.square().sum(1)
-            check_finite(tile, squares, own, start, source.num_outputs)
-            self.diagonal += squares
-            tick()
-        self.diagonal /= source.num_samples
+    def __init__(
+        self,
+        source: Contributions,
+        target: Tensor,
+        own: Tensor,
+        hold: bool,
+        tick: Callable[[], None],
+    ) -> None:
+        self.num_candidates, self.own = source.num_candidates, own
+        self._deviations = OwnDeviations(source, target, own, hold, tick)
+        self._room = most_columns(source, hold)
+        self._at_least = PICKS if hold else source.remake_cost
+        self._at_most = min(MOST_AT_ONCE, FACTOR_NUMBERS // len(target))
+        self._columns: dict[int, Tensor] = {}
+        some = min(source.num_samples, max(1, PICKS**2 // source.num_outputs))
+        parts = torch.arange(self.num_candidates).split(FACTOR_NUMBERS // PICKS**2)
+        sights = [self._deviations.of(part, 0, some).square().sum(1) for part in parts]
+        first = self._most_promising(torch.cat(sights).cpu())
+        columns, self.diagonal = self._deviations.products(first, squares=True)
+        self._add(first, columns)
+        for wrong in own[~torch.isfinite(self.diagonal).cpu()][:1].split(1):
+            row = self._deviations.of(wrong, 0, source.num_samples)
+            check_finite(row, row.square().sum(1), wrong, 0, source.num_outputs)
 
-    def _zeros(self) -> Tensor:
-        return torch.zeros(len(self.own), dtype=torch.float64, device=self._source.device)
+    def known(self) -> Tensor:
+        flags = torch.zeros(self.num_candidates, dtype=torch.float64)
+        flags[list(self._columns)] = 1.0
+        return flags
 
-    def _tile(self, start: int, stop: int) -> Tensor:
-        owns_all = len(self.own) == self.num_candidates
-        return self._source.tile(None if owns_all else self.own, start, stop)
+    def keep(self, agreed: Tensor) -> None:
+        self._columns = {pick: c for pick, c in self._columns.items() if agreed[pick]}
 
-    def _deviations(self, pick: int, place: int) -> Tensor:
-        return self._source.tile(torch.tensor([pick]), 0, self._source.num_samples)
+    def gram(self, pick: int) -> Tensor | None:
+        return self._columns.get(pick)
 
-    def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
-        if place is None:
-            length = self._source.num_samples * self._source.num_outputs
-            return torch.empty(length, dtype=torch.float64, device=self._source.device)
-        return self._deviations(pick, place)[0].contiguous()
+    def make(self, pick: int, promise: Tensor) -> None:
+        there, hopes = list(self._columns), promise.clone()
+        hopes[there], hopes[pick] = torch.inf, -torch.inf
+        new = self._most_promising(hopes)
+        excess = max(0, len(there) + len(new) - self._room)
+        for place in promise[there].argsort(descending=True, stable=True)[:excess].tolist():
+            del self._columns[there[place]]
+        columns, _ = self._deviations.products(new)
+        self._add(new, columns)
 
-    def gram(self, pick: int, column: Tensor | None) -> Tensor:
-        """``<psi_i, column> / m`` of all own candidates."""
-        assert column is not None, "a pick travels with its deviations"
-        sums, width = self._zeros(), self._source.num_outputs
-        for start, stop in chunks(self._source, CACHE_NUMBERS):
-            sums.addmv_(self._tile(start, stop), column[start * width : stop * width])
-        return sums.div_(self._source.num_samples)
+    def _add(self, picks: list[int], columns: Tensor) -> None:
+        # Copies: a view would keep the columns that it was made with.
+        self._columns.update((pick, c.clone()) for pick, c in zip(picks, columns, strict=True))
 
-
-class Lazy(Streaming):
-    """Own contributions are held; a column is computed once, when its candidate is first picked."""
-
-    def __init__(self, source: Deviations, own: Tensor, tick: Callable[[], None]) -> None:
-        self._held = source.hold(own, tick)
-        self._known: dict[int, Tensor] = {}
-        super().__init__(source, own, tick)
-
-    def _tile(self, start: int, stop: int) -> Tensor:
-        return self._held.tile(None, start, stop)
-
-    def _deviations(self, pick: int, place: int) -> Tensor:
-        return self._held.tile(torch.tensor([place]), 0, self._source.num_samples)
-
-    def share(self, pick: int, place: int | None, first: bool) -> Tensor | None:
-        return super().share(pick, place, first) if first else None
-
-    def gram(self, pick: int, column: Tensor | None) -> Tensor:
-        if pick not in self._known:
-            self._known[pick] = super().gram(pick, column)
-        return self._known[pick]
+    def _most_promising(self, promise: Tensor) -> list[int]:
+        """As many candidates as a pass makes columns of: more, the more there were before."""
+        number = max(self._at_least, len(self._columns) // 8)
+        number = max(PICKS, min(number, self._at_most) // PICKS * PICKS)
+        best = promise.argsort(stable=True)[:number]
+        return best[promise[best] < torch.inf].tolist()
 
 
-COLUMNS: dict[str, Callable[[Deviations, Tensor, Callable[[], None]], Columns]] = {
-    "panel": Panel,
-    "lazy": Lazy,
-    "streaming": Streaming,
-}
-METHODS = tuple(COLUMNS)
-
-
-def choose_method(
-    source: Contributions, num_ranks: int, stop: Stop, memory_bytes: int, replacement: bool
-) -> tuple[str, str]:
-    """The method with the least work among those that fit, and the reason as a sentence.
-
-    Work a rank in multiply-adds, where one of a matrix-vector product counts as ``MATVEC`` of a
-    matrix product, because it waits for memory: panel ``m n n/P`` (half for one rank, by
-    symmetry); lazy ``m n/P (s + 2) MATVEC`` with s the distinct picks to expect, all
-    ``min(steps, n)`` without replacement and half of them with it, or ``distinct`` if that is
-    less; streaming ``q m n/P (steps + 2) MATVEC``. Streaming always counts as fitting.
-
-    Args:
-        memory_bytes: what one rank may use.
+def most_columns(source: Contributions, hold: bool) -> int:
+    """Columns that are kept at most: as many as take a quarter of what float64 contributions take,
+    or 512; of contributions that are not held, 512.
     """
-    n, m = source.num_candidates, source.num_samples * source.num_outputs
-    own, most = -(-n // num_ranks), stop.most_distinct(n)
-    expected = min(most, min(stop.most_steps, n) / 2) if replacement else most
-    work = {
-        "panel": m * n * own / (2 if num_ranks == 1 else 1),
-        "lazy": m * own * (expected + 2) * MATVEC,
-        "streaming": source.remake_cost * m * own * (stop.most_steps + 2) * MATVEC,
-    }
-    memory = memory_needed(source, num_ranks, stop)
-    fitting = [name for name in METHODS if memory[name] <= memory_bytes] or ["streaming"]
-    best = min(fitting, key=work.__getitem__)
-    left_out = [name for name in METHODS if name not in fitting]
-    reason = f"least work ({work[best]:.2g} multiply-adds a rank) of the methods that fit"
-    if left_out:
-        reason += f"; {' and '.join(left_out)} would not"
-    return best, reason
-
-
-def memory_needed(source: Contributions, num_ranks: int, stop: Stop) -> dict[str, int]:
-    """Bytes a rank needs by method, the tiles it works on included.
-
-    Panel ``8 n n/P``; lazy ``b m n/P + 8 d n/P`` (b: bytes a held number; d: distinct picks at
-    most); elimination ``16 n n/P``; screened ``b m n/P``; streaming ``8 m + 24 n/P``; exhaustive
-    ``8 m``.
-    """
-    n, m = source.num_candidates, source.num_samples * source.num_outputs
-    own = -(-n // num_ranks)
-    held = source.dtype.itemsize * m * own
-    tile = 8 * 2 * max(TILE_NUMBERS, 64 * n * source.num_outputs)
-    return {
-        "panel": 8 * n * own + tile,
-        "elimination": 2 * 8 * n * own + tile,
-        "lazy": held + 8 * stop.most_distinct(n) * own + tile,
-        "streaming": 8 * m + 24 * own + tile,
-        "screened": held + tile,
-        "exhaustive": 8 * m + tile,
-    }
+    quarter = source.num_samples * source.num_outputs // 4 if hold else 0
+    return min(source.num_candidates, max(LEAST_KEPT, quarter))

@@ -29,7 +29,7 @@ class OwnCandidates:
         self.weights, self.replacement = weights, replacement
         self.position = 0
         self._picked = torch.zeros(num_candidates, dtype=torch.bool)
-        self._first_step: dict[int, int] = {}
+        self.first_steps: dict[int, int] = {}
 
     def join(self, communicator: Communicator) -> None:
         """Nothing is needed of other ranks."""
@@ -59,10 +59,6 @@ class OwnCandidates:
     def step_size(self, pick: int) -> float:
         return float(self._step_sizes[self.own_place(pick)])
 
-    def is_first(self, pick: int, k: int) -> bool:
-        """Whether step ``k`` is the first with this pick (also when it is replayed)."""
-        return self._first_step.get(pick, k) == k
-
     def exclude(self, scores: Tensor) -> Tensor:
         """``scores`` on the CPU, +inf where a candidate may not be picked again."""
         scores = scores.cpu()
@@ -73,5 +69,5 @@ class OwnCandidates:
     def advance(self, pick: int) -> None:
         """Count a pick."""
         self.position += 1
-        self._first_step.setdefault(pick, self.position)
+        self.first_steps.setdefault(pick, self.position)
         self._picked[pick] = True

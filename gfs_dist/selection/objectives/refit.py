@@ -19,11 +19,18 @@ from torch import Tensor
 
 from gfs_dist.selection.objective import ROUNDING
 from gfs_dist.selection.objectives.block_least_squares import BlockLeastSquares, BlockMoments
-from gfs_dist.selection.objectives.contributions import Contributions, Deviations, chunks
+from gfs_dist.selection.objectives.contributions import (
+    Contributions,
+    Deviations,
+    check_finite,
+    chunks,
+)
 from gfs_dist.selection.objectives.exhaustive import Exhaustive
-from gfs_dist.selection.objectives.gram_columns import Panel
 from gfs_dist.selection.objectives.losses import SquaredLoss
 from gfs_dist.selection.step_sizes import REFITTED
+
+BLOCK = 512
+"""Rows of the Gram matrix that one product makes."""
 
 
 def least_share(rounding: float = ROUNDING) -> float:
@@ -46,7 +53,7 @@ def by_elimination(
     """
     n = source.num_candidates
     joined = torch.cat([own, torch.tensor([n])])
-    moments = Panel(_WithTarget(source, target), joined, tick).matrix
+    moments = gram_matrix(_WithTarget(source, target), joined, tick)
     energy = energy_of(target, source.num_samples)
     return from_moments(moments[:n, :-1].T, moments[n, :-1], energy, own)
 
@@ -59,6 +66,43 @@ def from_moments(
         rows, correlation.unsqueeze(1), energy, least_share=least_share(rounding)
     )
     return BlockLeastSquares([moments], rows.shape[1], own, to_the_end=False)
+
+
+def gram_matrix(source: Contributions, own: Tensor, tick: Callable[[], None]) -> Tensor:
+    """Own columns of ``A'A / m``: float64 (n, num_own). Every contribution is made or read once."""
+    n, device, width = source.num_candidates, source.device, source.num_outputs
+    gram = torch.zeros(n, len(own), dtype=torch.float64, device=device)
+    index = None if len(own) == n else own.to(device)
+    for start, stop in chunks(source):
+        tile = source.tile(None, start, stop)
+        if index is None:
+            _add_lower_triangle(gram, tile)
+            squares = gram.diagonal()  # not finite where those of a tile are not
+        else:
+            gram.addmm_(tile, tile[index].T)
+            squares = tile.square().sum(1)
+        check_finite(tile, squares, None, start, width)
+        tick()
+    if index is None:
+        _mirror(gram)
+    return gram.div_(source.num_samples)
+
+
+def _add_lower_triangle(gram: Tensor, tile: Tensor) -> None:
+    """``gram += tile tile'`` on and below the diagonal, by blocks: half the work."""
+    for first in range(0, len(gram), BLOCK):
+        rows = slice(first, first + BLOCK)
+        upto = min(first + BLOCK, len(gram))
+        gram[rows, :upto].addmm_(tile[rows], tile[:upto].T)
+
+
+def _mirror(gram: Tensor) -> None:
+    """Copy what is below the diagonal to above it, block by block."""
+    for first in range(0, len(gram), BLOCK):
+        rows, upto = slice(first, first + BLOCK), min(first + BLOCK, len(gram))
+        gram[:first, rows] = gram[rows, :first].T
+        square = gram[first:upto, first:upto]
+        square.copy_(square.tril() + square.tril(-1).T)
 
 
 def energy_of(target: Tensor, num_samples: int) -> float:

@@ -53,7 +53,7 @@ class Screened(OwnCandidates):
         super().__init__(source.num_candidates, own, weights, replacement)
         self._measure, self._tick = loss, tick
         self._source, self._chunks = source, list(chunks(source))
-        self._held = source.hold(self.own, tick, by_row=True)
+        self._held = source.hold(self.own, tick)
         for places in torch.arange(len(own)).split(BATCH):
             tile = self._rows(places)
             check_finite(tile, tile.square().sum(1), self.own[places], 0, source.num_outputs)

@@ -11,7 +11,9 @@ With inner products divided by m, ``c_i = <psi_i, v>``, ``D_i = |psi_i|^2``,
     L after i   = L + g slope_i + g^2 curvature_i / 2     (g = 1 at the first pick: D_i / 2)
     c           <- c + g (G_:j - c)                       after pick j
 
-The methods differ only in how they obtain the Gram column ``G_:j`` (``columns.py``).
+Gram columns ``G_:j`` are made on demand (``gram_columns.py``), for the pick and for the candidates
+whose loss would be least with half the step size, as if the search were twice as far: these are
+likely to be picked soon. Ranks tell each other the losses, so that all make the same columns.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import math
 import torch
 from torch import Tensor
 
-from gfs_dist.selection.objective import Communicator
+from gfs_dist.selection.objective import Communicator, SingleRank
 from gfs_dist.selection.objectives.gram_columns import Columns
 from gfs_dist.selection.objectives.owned_candidates import OwnCandidates
 from gfs_dist.selection.step_sizes import StepSizeRule
@@ -40,35 +42,67 @@ class Squared(OwnCandidates):
         self._inner = torch.zeros_like(columns.diagonal)
         self._step_sizes = self._inner
         self._lengths = torch.empty(0)
+        self._communicator: Communicator = SingleRank()
 
     def join(self, communicator: Communicator) -> None:
-        """Learn the length of every candidate, ``sqrt(D_i)``, from the rank that owns it."""
-        lengths = torch.full((self.num_candidates,), torch.inf, dtype=torch.float64)
-        lengths[self.own] = self.columns.diagonal.sqrt().cpu()
-        self._lengths = communicator.minimum(lengths)
+        """Learn the length of every candidate, ``sqrt(D_i)``, from the rank that owns it, and which
+        columns all ranks have.
+        """
+        told = torch.cat([self._told(self.columns.diagonal.sqrt()), self.columns.known()])
+        self._lengths, known = communicator.minimum(told).split(self.num_candidates)
+        self.columns.keep(known)
+        self._communicator = communicator
+
+    def _told(self, values: Tensor) -> Tensor:
+        """Values of the own candidates, as ranks tell them to each other by a minimum."""
+        told = torch.full((self.num_candidates,), torch.inf, dtype=torch.float64)
+        told[self.own] = values.cpu()
+        return told
 
     def magnitude(self, loss: float) -> float:
         return squared_magnitude(loss, self._spread, self.columns.offset)
 
     def scores(self) -> Tensor:
-        slope = self._inner - 2 * self._loss
-        curvature = torch.add(self.columns.diagonal, self._inner, alpha=-2.0)
-        curvature += 2 * self._loss
-        curvature.clamp_(min=0.0)
+        slope, curvature = self._derivatives()
         steps = self.weights.step_sizes(self.position + 1, slope, curvature)
         self._step_sizes = steps
-        slope += (steps * curvature).mul_(0.5)
+        return self.exclude(self._losses(slope, curvature, steps))
+
+    def _derivatives(self) -> tuple[Tensor, Tensor]:
+        """Slope and curvature of the loss towards each own candidate."""
+        slope = self._inner - 2 * self._loss
+        curvature = torch.add(self.columns.diagonal, self._inner, alpha=-2.0)
+        return slope, curvature.add_(2 * self._loss).clamp_(min=0.0)
+
+    def _losses(self, slope: Tensor, curvature: Tensor, steps: Tensor) -> Tensor:
         # A loss that is zero may come out as rounding below it.
-        return self.exclude(slope.mul_(steps).add_(self._loss).clamp_(min=0.0))
+        change = (steps * curvature).mul_(0.5).add_(slope).mul_(steps)
+        return change.add_(self._loss).clamp_(min=0.0)
 
     def score(self, pick: int) -> float:
         return float(self.scores()[self.own_place(pick)])
 
-    def column(self, pick: int, k: int) -> Tensor | None:
-        return self.columns.share(pick, self.place(pick), self.is_first(pick, k))
+    def column(self, pick: int, k: int) -> None:
+        """Nothing travels: all ranks have the contributions of all candidates."""
+        if self.columns.gram(pick) is None:
+            promise = self._communicator.minimum(self._told(self._promise(k)))
+            self.columns.make(pick, promise)
+
+    def _promise(self, k: int) -> Tensor:
+        """How likely each own candidate is picked soon after pick ``k``: least for the first."""
+        slope, curvature = self._derivatives()
+        steps = self.weights.step_sizes(self.position + 1, slope, curvature)
+        losses = self.exclude(self._losses(slope, curvature, steps * 0.5))
+        for pick, step in self.first_steps.items():
+            # This rank waits for others that are behind: it knows what they will pick.
+            if step >= k and (place := self.place(pick)) is not None:
+                losses[place] = 0.0
+        return losses
 
     def add(self, pick: int, column: Tensor | None, step_size: float, loss: float) -> None:
-        self._inner += step_size * (self.columns.gram(pick, column) - self._inner)
+        gram = self.columns.gram(pick)
+        assert gram is not None, "its column was made"
+        self._inner += step_size * (gram - self._inner)
         self._spread += step_size * (float(self._lengths[pick]) - self._spread)
         # Not accumulated: the loss is what all ranks agreed on.
         self._loss = loss
