@@ -28,7 +28,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gfs_dist.networks.measure.threads import Item, in_threads
-from gfs_dist.pruning.calibration.shifted_products import Window, flat, put_back
+from gfs_dist.pruning.calibration.shifted_products import (
+    Window,
+    convolves,
+    flat,
+    put_back,
+    weight_gradient,
+)
 
 Sums = dict[str, Tensor]
 """Sums over some samples by name, float64. ``count`` (1,): n. ``input_mean`` (c k k,), channel by
@@ -140,8 +146,8 @@ class Geometry:
         x, target = squarable(self.as_images(x), self.as_images(target))
         assert len(x) == len(target), (x.shape, target.shape)
         batch = _Batch(self, x)
-        sums, deviations = _about_mean(target)
-        sums |= {**batch.means(), "cross": batch.cross(target, deviations)}
+        sums, deviations, rest = _about_mean(target)
+        sums |= {**batch.means(), "cross": batch.cross(target, deviations, rest)}
         return sums if only_target else {**sums, "products": batch.products()}
 
     def target_sums(self, target: Tensor) -> Sums:
@@ -181,11 +187,11 @@ class Geometry:
         return torch.cat([part if self.axis == 1 else part.flatten(0, -2) for part in parts])
 
     def patches(self, x: Tensor) -> Tensor:
-        """The patches of images (m, c, h, w): (c k k, m positions)."""
+        """The patches of images (m, c, h, w), as images: (m, c k k, h', w') or of one column."""
         if self.kernel == (1, 1) and not self.is_padded:
-            return flat(x[:, :, :: self.stride[0], :: self.stride[1]])
-        patches = functional.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
-        return patches.transpose(0, 1).reshape(patches.shape[1], -1)
+            return x[:, :, :: self.stride[0], :: self.stride[1]]
+        unfolded = functional.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
+        return unfolded[..., None]
 
 
 @dataclass(frozen=True)
@@ -214,15 +220,14 @@ class _Batch:
         """
         if not self.geometry.is_padded:
             return None
-        means = self.x.mean((0, 2, 3), dtype=torch.float64)
-        lengths = torch.linalg.vector_norm(self.x, dim=(0, 2, 3), dtype=torch.float64)
-        large = 2 * means.square() > lengths.square() / (self.x.numel() // len(means))
-        return (means * large).to(self.x.dtype) if large.any() else None
+        means = self.x.mean((0, 2, 3))
+        large = 2 * means.square() > self.x.square().mean((0, 2, 3))
+        return means * large if large.any() else None
 
     @cached_property
     def _inside(self) -> Tensor:
         """``u`` of one sample: float64 (k k, positions)."""
-        return self.geometry.patches(torch.ones_like(self.x[:1, :1], dtype=torch.float64))
+        return flat(self.geometry.patches(torch.ones_like(self.x[:1, :1], dtype=torch.float64)))
 
     @cached_property
     def _uneven(self) -> Tensor:
@@ -236,10 +241,10 @@ class _Batch:
 
     @cached_property
     def _patches(self) -> tuple[Tensor, Tensor]:
-        """Patches of the deviations less their mean, and that mean."""
+        """Patches of the deviations less their mean, as images, and that mean."""
         patches = self.geometry.patches(self._deviations)
-        mean = patches.mean(1, dtype=torch.float64)
-        return patches - mean[:, None].to(patches.dtype), mean
+        mean = patches.mean((0, 2, 3), dtype=torch.float64)
+        return patches - mean[:, None, None].to(patches.dtype), mean
 
     @cached_property
     def _mean(self) -> Tensor:
@@ -260,48 +265,69 @@ class _Batch:
         """``C`` of the batch, or a window's products about zero."""
         if self.geometry.window:
             return self.geometry.window.products(self.x, self._large)
-        patches, _ = self._patches
-        products = patches @ patches.T
+        products = _product(self._patches[0], self._patches[0])
         if self._large is None:
             return products
         eye = torch.eye(len(self._uneven), dtype=torch.float64, device=self.x.device)
         means = torch.kron(self._large.double()[:, None], eye)
         # Float32 deviations are exact enough among themselves, but not times large means.
         total = self._deviations.sum(0, keepdim=True, dtype=torch.float64)
-        here = self.geometry.patches(total) @ self._uneven.T
+        here = flat(self.geometry.patches(total)) @ self._uneven.T
         there = here + len(self.x) * means @ (self._uneven @ self._uneven.T)
         products = products.double()
         put_back(products, means, here, there)
         return products
 
-    def cross(self, target: Tensor, deviations: Tensor) -> Tensor:
-        """``D`` with a target (m, outputs, h', w'), given also as deviations from its mean."""
+    def cross(self, target: Tensor, deviations: Tensor, rest: Tensor) -> Tensor:
+        """``D`` with a target (m, outputs, h', w').
+
+        Args:
+            deviations: from the target's mean, rounded.
+            rest: their sums (outputs,), 0 but for that rounding.
+        """
         if self.geometry.window:
             cross = self.geometry.window.cross(self._deviations, deviations)
             cross = cross.transpose(0, 1).flatten(0, 1)
-            rest = deviations.sum((0, 2, 3), dtype=torch.float64)  # 0 but for a rounded mean
             cross.addr_(self._mean.to(cross), rest.to(cross), alpha=-1)
         else:
-            cross = self._patches[0] @ flat(deviations).T
+            patches = self._patches[0]
+            cross = _product(patches, deviations.reshape(len(patches), -1, *patches.shape[2:]))
         if self._large is None:
             return cross
         met = self._uneven @ target.sum(0, dtype=torch.float64).flatten(1).T
         return cross + torch.einsum("c,ko->cko", self._large.double(), met).flatten(0, 1)
 
 
-def _about_mean(target: Tensor) -> tuple[Sums, Tensor]:
-    """The sums of a target (m, outputs, h, w) alone, and its deviations from its mean."""
-    mean = target.mean((0, 2, 3), dtype=torch.float64)
-    deviations = target - mean[:, None, None].to(target.dtype)
-    energy = torch.linalg.vector_norm(deviations, dtype=torch.float64).square()
-    count = mean.new_tensor([target.numel() // target.shape[1]])
-    return {"count": count, "target_mean": mean, "energy": energy[None]}, deviations
+def _product(x: Tensor, target: Tensor) -> Tensor:
+    """``sum x t'`` over the positions of images of the same size: (c, outputs)."""
+    if convolves(x):
+        return weight_gradient(x, target, (1, 1)).flatten(1).T
+    return flat(x) @ flat(target).T
+
+
+def _about_mean(target: Tensor) -> tuple[Sums, Tensor, Tensor]:
+    """The sums of a target (m, outputs, h, w) alone, its deviations, and what these sum up to.
+
+    Deviations are from a mean in the target's dtype, rounded; float64 takes it from there.
+    """
+    near = target.mean((0, 2, 3))
+    deviations = target - near[:, None, None]
+    positions = target.numel() // target.shape[1]
+    rest = deviations.sum((0, 2, 3)).double()
+    energy = deviations.square().sum((0, 2, 3)).double() - rest.square() / positions
+    sums = {
+        "count": rest.new_tensor([positions]),
+        "target_mean": near.double() + rest / positions,
+        "energy": energy.clamp(min=0).sum()[None],
+    }
+    return sums, deviations, rest
 
 
 def squarable(*values: Tensor) -> tuple[Tensor, ...]:
     """Values in one dtype in which squares neither overflow nor vanish, float32 or float64."""
     least, most = SQUARABLE
-    largest = [float(torch.linalg.vector_norm(part, torch.inf)) for part in values]
+    extremes = [part.aminmax() for part in values]
+    largest = [max(-float(low), float(high)) for low, high in extremes]
     safe = all(least < size < most for size in largest)
     narrow = safe and all(part.dtype != torch.float64 for part in values)
     return tuple(part.to(torch.float32 if narrow else torch.float64) for part in values)

@@ -14,6 +14,9 @@ outside. Rows and columns are independent. With ``P(R, C)`` the sum over rows ``
 ``P(all, all)`` depends on ``s`` alone, and swapping ``p`` and ``q`` transposes each product, so
 that most products serve several blocks: for a 3x3 window 13 products of whole images, 12 of single
 lines and 4 of corners replace 45 blocks of patches, and no patch is written to memory.
+
+Products of whole images are the gradient of a convolution's weights: on a CPU in float32, one such
+call is two to four times as fast as products of shifted matrices.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Offset = tuple[int, int]
 
@@ -118,12 +122,12 @@ class Window:
                 in float64, which the result then has.
         """
         deviations = x if means is None else x - means[:, None, None]
-        laid_out = self._laid_out(deviations)
         products, _ = _expansion(self)
         found = x.new_empty(len(products), x.shape[1], x.shape[1])
+        whole = self._whole_products(deviations)
         for out, product in zip(found, products, strict=True):
             if product.is_whole:
-                _multiply(laid_out, laid_out, self._memory_offset(x, product.shift), out)
+                out.copy_(whole[product.shift])
             else:
                 here, there = product.operands(deviations)
                 torch.mm(flat(here), flat(there).T, out=out)
@@ -145,11 +149,13 @@ class Window:
             x: (m, c, h, w).
             target: (m, outputs, h, w).
         """
+        if convolves(x):
+            size = 2 * self.rows + 1, 2 * self.columns + 1
+            gradient = weight_gradient(x, target, size, (self.rows, self.columns))
+            return gradient.permute(2, 3, 1, 0).flatten(0, 1)
         read, aimed = self._laid_out(x), self._laid_out(target)
-        found = x.new_empty(len(self.offsets), x.shape[1], target.shape[1])
-        for out, offset in zip(found, self.offsets, strict=True):
-            _multiply(read, aimed, -self._memory_offset(x, offset), out)
-        return found
+        shifts = (-self._memory_offset(x, offset) for offset in self.offsets)
+        return torch.stack([_multiply(read, aimed, shift) for shift in shifts])
 
     def sums(self, x: Tensor) -> Tensor:
         """``sum x`` of the positions each offset meets: float64 (offsets, c)."""
@@ -181,6 +187,17 @@ class Window:
             if i != j:
                 inputs[:, j, :, i] = _signed_sum(summands, columns, rows)
         return inputs.view(-1, channels * size)
+
+    def _whole_products(self, x: Tensor) -> dict[Offset, Tensor]:
+        """``P(all, all)`` for each shift."""
+        shifts = [product.shift for product in _expansion(self)[0] if product.is_whole]
+        if convolves(x):  # no stored shift goes up
+            down, across = 2 * self.rows, 2 * self.columns
+            padded = functional.pad(x, (across, across, 0, down))
+            found = weight_gradient(padded, x, (down + 1, 2 * across + 1))
+            return {(dy, dx): found[:, :, dy, dx + across] for dy, dx in shifts}
+        laid_out = self._laid_out(x)
+        return {s: _multiply(laid_out, laid_out, self._memory_offset(x, s)) for s in shifts}
 
     def _laid_out(self, x: Tensor) -> Tensor:
         """(c, positions), so that a shift is an offset in memory: see :meth:`_memory_offset`.
@@ -233,11 +250,37 @@ def _all_less_missed(p: int, q: int) -> list[tuple[int, Positions]]:
     return [every, missed] if p * q > 0 else [every]
 
 
-def _multiply(left: Tensor, right: Tensor, shift: int, out: Tensor) -> None:
+def _multiply(left: Tensor, right: Tensor, shift: int) -> Tensor:
     """``sum_u left(u) right(u + shift)'`` over one long row of positions."""
     size = max(0, left.shape[1] - abs(shift))
     left, right = left[:, max(0, -shift) :], right[:, max(0, shift) :]
-    torch.mm(left[:, :size], right[:, :size].T, out=out)
+    return left[:, :size] @ right[:, :size].T
+
+
+def convolves(x: Tensor) -> bool:
+    """Whether sums over positions of images are faster as gradients of convolutions."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x[0, 0].numel() > 1
+
+
+def weight_gradient(
+    x: Tensor, target: Tensor, size: Offset, padding: Offset = (0, 0), stride: Offset = (1, 1)
+) -> Tensor:
+    """``sum_v target(v) x(stride v + offset)'`` of a convolution's weights.
+
+    Args:
+        x: (m, c, h, w).
+        target: what the convolution gives (m, outputs, h', w').
+        size, padding, stride: of the convolution.
+
+    Returns:
+        (outputs, c, *size).
+    """
+    weight = x.new_empty(target.shape[1], x.shape[1], *size)
+    found: Tensor = torch.ops.aten.convolution_backward(
+        *(target, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1),
+        (False, True, False),
+    )[1]
+    return found
 
 
 def put_back(products: Tensor, means: Tensor, here: Tensor, there: Tensor) -> None:
