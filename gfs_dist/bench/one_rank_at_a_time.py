@@ -114,6 +114,7 @@ class OneRankAtATime(InProcessRuntime):
     def __init__(self, ranks: Sequence[int], device: str = "auto", threads: int = 1) -> None:
         super().__init__(RuntimeSpec("none", 1, device, threads))
         self.ranks = tuple(ranks)
+        self.num_ranks = max(ranks)  # common work is divided for all of them
         self.forget()
 
     def forget(self) -> None:
@@ -142,7 +143,9 @@ class OneRankAtATime(InProcessRuntime):
         self.inside_s += time.perf_counter() - began
         return SearchResult(path=recorded.path, timing={})
 
-    def _do_map(self, task: Task, items: Sequence[Any], report: OnItem | None) -> MapResult:
+    def _do_map(
+        self, task: Task, items: Sequence[Any], keep: bool, report: OnItem | None
+    ) -> MapResult:
         began, seconds, values = time.perf_counter(), [], []
         for item in items:
             start = time.perf_counter()

@@ -84,6 +84,7 @@ class MapRun:
     """One map by workers.
 
     Attributes:
+        keep: whether ranks keep to their own items.
         members: the worker of each rank, the last one where none is up.
         coming: ranks whose worker is not up, and until when it is waited for.
         idle: ranks that could do an item.
@@ -92,8 +93,11 @@ class MapRun:
         losses: workers lost in a row, by what they were lost over.
     """
 
-    def __init__(self, pool: WorkerPool, items: Sequence[Any], callback: OnItem | None) -> None:
+    def __init__(
+        self, pool: WorkerPool, items: Sequence[Any], keep: bool, callback: OnItem | None
+    ) -> None:
         self.pool, self.shared, self.items = pool, pool.shared[Work.MAP], items
+        self.keep = keep
         self.packed = [pack(item, f"item {place}") for place, item in enumerate(items)]
         self.log = EventLog(pool.faults, pool.store)
         self.results = MapResults(len(items), callback, self.log)
@@ -160,13 +164,24 @@ class MapRun:
 
     def _hand_out(self) -> None:
         """Give idle ranks what waits."""
-        while self.idle and self.waiting:
-            rank, place = self.idle.popleft(), self.waiting.popleft()
+        for _ in range(len(self.idle)):
+            rank = self.idle.popleft()
+            place = next((place for place in self.waiting if self._may_do(rank, place)), None)
+            if place is None:
+                self.idle.append(rank)
+                continue
+            self.waiting.remove(place)
             worker = self.members[rank]
             future = worker.call(WorkHandler.do_item, self.turns[rank], self.packed[place])
             self.watchdog.add(rank, WatchedCall(worker, future))
             self.turns[rank] += 1
             self.in_hand[rank] = place
+
+    def _may_do(self, rank: int, place: int) -> bool:
+        """Whether an item is the rank's own, or that of a rank that is not up."""
+        owner = place * len(self.members) // len(self.items)
+        lost = owner in self.coming or self.pool.ranks[owner] is None
+        return not self.keep or owner == rank or lost
 
     def _take(self, outcome: CallOutcome, place: int | None) -> None:
         """How the item at ``place`` ended, or the set-up of a rank."""

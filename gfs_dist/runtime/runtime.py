@@ -85,7 +85,9 @@ class Runtime(ABC):
     def _do_search(self, job: SearchJob, report: OnProgress | None) -> SearchResult: ...
 
     @abstractmethod
-    def _do_map(self, task: Task, items: Sequence[Any], report: OnItem | None) -> MapResult: ...
+    def _do_map(
+        self, task: Task, items: Sequence[Any], keep: bool, report: OnItem | None
+    ) -> MapResult: ...
 
     @abstractmethod
     def _do_group(self, task: GroupTask, report: OnGroupProgress | None) -> GroupResult: ...
@@ -115,12 +117,21 @@ class Runtime(ABC):
         run = partial(self._do_search, job)
         return self._observed(Work.SEARCH, run, on_progress, len(path))
 
-    def map(self, task: Task, items: Sequence[Any], on_progress: OnItem | None = None) -> MapResult:
+    def map(
+        self,
+        task: Task,
+        items: Sequence[Any],
+        on_progress: OnItem | None = None,
+        *,
+        keep: bool = False,
+    ) -> MapResult:
         """Do every item, each by any one worker: an idle one takes the next.
 
         Args:
             items: small, as they travel to workers by pickle.
             on_progress: called for each item as it is done, in this thread.
+            keep: each rank keeps to its part of the items, as long as it is up: it holds what
+                the same places of the last map have left there.
 
         Returns:
             results in the order of ``items``.
@@ -129,7 +140,7 @@ class Runtime(ABC):
             WorkersLostError: an item lost three workers in a row, or no worker is left.
             Exception: what the task raised, as it was raised there; on_progress likewise.
         """
-        return self._observed(Work.MAP, partial(self._do_map, task, items), on_progress)
+        return self._observed(Work.MAP, partial(self._do_map, task, items, keep), on_progress)
 
     def run_group(self, task: GroupTask, on_progress: OnGroupProgress | None = None) -> GroupResult:
         """Let all ranks do ``task`` at once, in one process group.
@@ -216,7 +227,9 @@ class InProcessRuntime(Runtime):
         log.report(report, Progress, Phase.SEARCH, path=path)
         return SearchResult(path=path, timing=self._timing(spent), events=log.events)
 
-    def _do_map(self, task: Task, items: Sequence[Any], report: OnItem | None) -> MapResult:
+    def _do_map(
+        self, task: Task, items: Sequence[Any], keep: bool, report: OnItem | None
+    ) -> MapResult:
         results = MapResults(len(items), report, self._begin())
         results.prepared(0, 0.0)
         for place, item in enumerate(items):
@@ -283,8 +296,10 @@ class WorkerRuntime(Runtime):
         with self.pool.working(Work.SEARCH, job.problem, run.watchdog):
             return run.result()
 
-    def _do_map(self, task: Task, items: Sequence[Any], report: OnItem | None) -> MapResult:
-        run = MapRun(self.pool, items, report)
+    def _do_map(
+        self, task: Task, items: Sequence[Any], keep: bool, report: OnItem | None
+    ) -> MapResult:
+        run = MapRun(self.pool, items, keep, report)
         with self.pool.working(Work.MAP, task, run.watchdog):
             return run.result()
 

@@ -68,6 +68,24 @@ def test_an_idle_worker_takes_the_next_item(tmp_path: Path, local: Runtime) -> N
     assert {threads for _, threads in (first, *others)} == {1}
 
 
+def test_ranks_keep_to_their_own_items(tmp_path: Path, local: Runtime) -> None:
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        task = WaitForOthers(tmp_path / str(number), number)
+        found = [process for process, _ in local.map(task, [*range(8)], keep=True)]
+        assert len({*found[:4]}) == len({*found[4:]}) == 1
+        assert found[0] != found[4]
+
+
+def test_what_a_lost_rank_kept_is_done_by_others(tmp_path: Path) -> None:
+    spec = RuntimeSpec(kind="local", workers=2, threads=1, hang_floor_s=2.5)
+    with open_runtime(spec) as runtime:
+        found = runtime.map(Hazard(tmp_path, {5: "kill", 20: "kill"}), ITEMS, keep=True)
+        assert list(found) == SQUARES
+        assert len(found.faults) == 2
+        assert list(runtime.map(Square(), ITEMS, keep=True)) == SQUARES
+
+
 def test_timing_of_a_map_is_told_for_every_rank(local: Runtime) -> None:
     timing = local.map(Square(0.05), ITEMS).timing
     ranks = timing["ranks"]

@@ -89,10 +89,12 @@ class TimedRuntime(InProcessRuntime):
         began = time.perf_counter()
         return self._done(SEARCH, began, super()._do_search(job, report))
 
-    def _do_map(self, task: Task, items: Sequence[Any], report: OnItem | None) -> MapResult:
+    def _do_map(
+        self, task: Task, items: Sequence[Any], keep: bool, report: OnItem | None
+    ) -> MapResult:
         began = time.perf_counter()
         phase = PASS if isinstance(task, DenseTask) else WRITE
-        return self._done(phase, began, super()._do_map(task, items, report))
+        return self._done(phase, began, super()._do_map(task, items, keep, report))
 
     def on_layer(self, _name: str, _path: LayerPath) -> None:
         """Between a search and this call, the losses of its prefixes are computed."""

@@ -20,17 +20,20 @@ from gfs_dist.errors import NonFiniteError
 from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.calibration.layer_sites import Site
-from gfs_dist.pruning.calibration.moments import Geometry, Sums, spread, sum_chunks
+from gfs_dist.pruning.calibration.moments import Geometry, Sums, spread
 from gfs_dist.pruning.calibration.staged_run import (
     DENSE,
     ActivationStore,
     FileStore,
+    HeldStore,
+    Results,
     advance,
     keep,
     make_stages,
     output_names,
+    run_to,
 )
-from gfs_dist.pruning.calibration.workspace import Workspace
+from gfs_dist.pruning.calibration.workspace import Workspace, sum_parts
 from gfs_dist.pruning.repair.least_squares import OutputScale
 from gfs_dist.runtime import Runtime
 
@@ -155,6 +158,10 @@ class DensePass:
                 )
         return sums
 
+    def results(self, stage: int, x: Tensor) -> Results:
+        """Results before a stage."""
+        return run_to(self.network, self._stages[:stage], x)
+
     def batches(self, stage: int, chunks: Sequence[int], samples: int) -> list[Sequence[int]]:
         """Chunks of ``samples`` each, joined so that :meth:`sums` has enough positions."""
         count = -(-MIN_POSITIONS // (samples * self.sites[stage].positions))
@@ -192,7 +199,7 @@ def _first_not_finite(values: Sequence[Tensor], chunks: Sequence[int]) -> tuple[
 
 @dataclass(frozen=True)
 class DenseTask:
-    """One stage of the dense pass on one part of the samples.
+    """One stage of the dense pass on one share of the samples.
 
     Attributes:
         sites: of the consumers, in order.
@@ -206,26 +213,26 @@ class DenseTask:
         return self.workspace.subfolder("dense_pass")
 
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> str:
-        """The file of the sums of ``item``: stage and part."""
-        stage, part = item
-        dense = _dense_pass(self, device)
-        store = FileStore(self.folder, device)
-        chunks = self.workspace.parts()[part]
-        if stage == 0:
-            for chunk in chunks:
-                start = {dense.network.gfs_inputs[0]: self.workspace.x(chunk)}
-                store.save(DENSE, 0, chunk, start)
+        """The file of the sums of ``item``: stage, and place among so many shares."""
+        stage, place, count = item
+        dense, store = _dense_pass(self, device)
+        parts = self.workspace.shares(count)[place]
         samples = -(-self.workspace.num_samples // self.workspace.num_chunks)
-        batches = dense.batches(stage, chunks, samples)
-        sums = sum_chunks(lambda batch: dense.sums(stage, batch, store), batches, tick)
-        path = self.folder / f"sums_{stage:04d}_{part:02d}.safetensors"
+        batches = [dense.batches(stage, chunks, samples) for chunks in parts]
+        sums = sum_parts(lambda batch: dense.sums(stage, batch, store), batches, tick)
+        path = self.folder / f"sums_{stage:04d}_{place:02d}.safetensors"
         checkpoint.write_tensors(path, sums, durable=False)
         return str(path)
 
 
 @functools.lru_cache(maxsize=1)
-def _dense_pass(task: DenseTask, device: torch.device) -> DensePass:
-    return DensePass(task.workspace.dense(device), task.sites)
+def _dense_pass(task: DenseTask, device: torch.device) -> tuple[DensePass, HeldStore]:
+    dense = DensePass(task.workspace.dense(device), task.sites)
+
+    def make(_: str, stage: int, chunk: int) -> Results:
+        return dense.results(stage, task.workspace.x(chunk).to(device))
+
+    return dense, HeldStore(task.folder, device, make)
 
 
 def run_dense_pass(
@@ -235,10 +242,12 @@ def run_dense_pass(
 
     The files are removed after it.
     """
-    parts, store = range(len(task.workspace.parts())), FileStore(task.folder)
+    count = len(task.workspace.shares(runtime.num_ranks))
     for stage in range(len(task.sites)):
-        files = [Path(path) for path in runtime.map(task, [(stage, part) for part in parts]).values]
-        store.drop(DENSE, stage)
+        items = [(stage, place, count) for place in range(count)]
+        files = [Path(path) for path in runtime.map(task, items, keep=True).values]
+        FileStore(task.folder).drop(DENSE, stage)
         on_site(stage, files)
         for file in files:
             file.unlink()
+    _dense_pass.cache_clear()  # what this process holds

@@ -376,6 +376,23 @@ def sum_chunks(
     return total
 
 
+def add_halves(
+    count: int, part: Callable[[int], Sums], rows: slice = slice(None), first: int = 0
+) -> Sums:
+    """Sums of parts ``first`` to ``first + count``: of each half so, then of both.
+
+    Whoever added up a half, or a half of that, has the same bits. Parts are asked for in order.
+
+    Args:
+        rows: see :func:`add`.
+    """
+    if count == 1:
+        return add(None, part(first))
+    half = count // 2
+    left = add_halves(half, part, rows, first)
+    return add(left, add_halves(count - half, part, rows, first + half), rows)
+
+
 def multiply_adds(geometry: Geometry, channels: int, outputs: int, positions: int) -> int:
     """Multiply-adds of :meth:`Geometry.sums`."""
     kernel = math.prod(geometry.kernel)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
@@ -27,6 +28,9 @@ Results = dict[str, Any]
 
 DENSE, SMALL = "dense", "small"
 """Names under which results of the dense network and of a smaller one are stored."""
+
+HELD_BYTES = 2**29
+"""Of results that a process holds between stages; more wait in files."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,14 @@ def advance(
     return keep(results, stage.asked | stage.live)
 
 
+def run_to(network: GraphNetwork, stages: Sequence[Stage], x: Tensor) -> Results:
+    """Results after some first stages."""
+    results: Results = {network.gfs_inputs[0]: x}
+    for stage in stages:
+        results = advance(network, stage, results)
+    return results
+
+
 def keep(results: Results, names: frozenset[str]) -> Results:
     """The results that have one of the names."""
     return {name: value for name, value in results.items() if name in names}
@@ -134,6 +146,58 @@ class MemoryStore:
         self._held = {k: held for k, held in self._held.items() if k[:2] != (network, stage)}
 
 
+class HeldStore:
+    """Holds the last results of each chunk in this process; what it may not hold is in files.
+
+    What another process has held is made again: bits are the same, and workers keep to their own
+    chunks unless one is lost.
+
+    Args:
+        folder: see :class:`FileStore`.
+        make: runs a network up to a stage: (network, stage, chunk).
+        most: bytes to hold.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        device: torch.device | str,
+        make: Callable[[str, int, int], Results],
+        most: int = HELD_BYTES,
+    ) -> None:
+        self._files, self._make, self._most = FileStore(folder, device), make, most
+        self._held: dict[tuple[str, int], tuple[int, int, Results]] = {}  # stage, bytes, results
+
+    def load(self, network: str, stage: int, chunk: int) -> Results:
+        found = self._held.get((network, chunk))
+        if found and found[0] == stage:
+            return dict(found[2])
+        if self._files.has(network, stage, chunk):
+            return self._files.load(network, stage, chunk)
+        results = self._make(network, stage, chunk)
+        self.save(network, stage, chunk, results)
+        return results
+
+    def save(self, network: str, stage: int, chunk: int, results: Results) -> None:
+        self._held.pop((network, chunk), None)
+        tensors = [t for t in tree_leaves(results) if isinstance(t, Tensor)]
+        size = sum({t.untyped_storage().data_ptr(): _num_bytes(t) for t in tensors}.values())
+        if size + sum(held for _, held, _ in [*self._held.values()]) <= self._most:
+            self._held[network, chunk] = stage, size, dict(results)
+        else:
+            self._files.save(network, stage, chunk, results)
+
+    def drop(self, network: str, stage: int) -> None:
+        held = self._held.items()
+        self._held = {k: v for k, v in held if (k[0], v[0]) != (network, stage)}
+        self._files.drop(network, stage)
+
+
+def _num_bytes(tensor: Tensor) -> int:
+    """That it keeps alive; another's, if it is a view."""
+    return tensor.untyped_storage().nbytes()
+
+
 class FileStore:
     """A file for each chunk: memory holds only chunks being computed, and processes can share them.
 
@@ -155,6 +219,9 @@ class FileStore:
         layout = {name: _pack(value, tensors) for name, value in results.items()}
         path = self._file(network, stage, chunk)
         checkpoint.write_tensors(path, tensors, {"layout": json.dumps(layout)}, durable=False)
+
+    def has(self, network: str, stage: int, chunk: int) -> bool:
+        return self._file(network, stage, chunk).exists()
 
     def drop(self, network: str, stage: int) -> None:
         for file in self.folder.glob(f"{network}_{stage:04d}_*.safetensors"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.graph.json_values import UnstorableError
 from gfs_dist.networks.graph.record import record
+from gfs_dist.networks.measure.threads import Item, in_threads
 from gfs_dist.pruning.calibration.batches import (
     CLASS_NUMBERS,
     STACK,
@@ -34,14 +35,14 @@ from gfs_dist.pruning.calibration.batches import (
     Row,
     read_batches,
 )
-from gfs_dist.pruning.calibration.moments import Sums, add
+from gfs_dist.pruning.calibration.moments import Sums, add, add_halves
 
 CPU = torch.device("cpu")
 CHUNK_BYTES = 2**25
 MAX_CHUNK = 64
 MAX_PARTS = 16
 """Parts of the samples in a pass, for any number of ranks: sums are added within a part, then over
-parts, so that any number of ranks gets the same bits."""
+halves of the parts, so that any number of ranks gets the same bits."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,15 @@ class Workspace:
         edges = [round(i * self.num_chunks / count) for i in range(count + 1)]
         return [tuple(range(a, b)) for a, b in itertools.pairwise(edges)]
 
+    def shares(self, ranks: int) -> list[tuple[tuple[int, ...], ...]]:
+        """The parts as halves of halves: one share for each rank, or a few (a power of two)."""
+        shares = [tuple(self.parts())]
+        wanted = ranks if ranks.bit_count() == 1 else 4 * ranks
+        while len(shares) < wanted and 2 * len(shares) <= len(self.parts()):
+            halves = [(s[: len(s) // 2], s[len(s) // 2 :]) for s in shares]
+            shares = [half for both in halves for half in both]
+        return shares
+
     def dense(self, device: torch.device = CPU) -> GraphNetwork:
         """The dense network in recorded steps; read once a process and device."""
         return _dense(self, device)
@@ -216,14 +226,33 @@ def _write_dense(folder: Path, model: nn.Module, example: Tensor) -> None:
         raise ConfigError(f"model: it cannot be pruned: {reason}") from error
 
 
+def sum_parts(
+    work: Callable[[Item], Sums],
+    parts: Sequence[Sequence[Item]],
+    tick: Callable[[], None] = lambda: None,
+) -> Sums:
+    """``work`` of each chunk: chunks of a part added in their order, parts by halves."""
+    sums = in_threads(work, itertools.chain.from_iterable(parts))
+
+    def part(number: int) -> Sums:
+        total: Sums | None = None
+        for one in itertools.islice(sums, len(parts[number])):
+            total = add(total, one)
+            tick()
+        assert total is not None
+        return total
+
+    return add_halves(len(parts), part)
+
+
 def read_sums(paths: Sequence[Path], names: Sequence[str] | None = None) -> Sums:
-    """Sums in the files of all parts, added in their order: those named, or all."""
-    total: Sums | None = None
-    for path in paths:
-        with safe_open(path, "pt") as file:
-            total = add(total, {name: file.get_tensor(name) for name in names or file.keys()})
-    assert total is not None
-    return total
+    """Sums in the files of all shares, added by halves: those named, or all."""
+
+    def share(number: int) -> Sums:
+        with safe_open(paths[number], "pt") as file:
+            return {name: file.get_tensor(name) for name in names or file.keys()}
+
+    return add_halves(len(paths), share)
 
 
 def _write_chunk(root: Path, chunk: int, part: list[Row], first: Tensor, before: int) -> None:

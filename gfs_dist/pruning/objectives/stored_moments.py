@@ -30,7 +30,7 @@ from gfs_dist.errors import NonFiniteError
 from gfs_dist.files import checkpoint
 from gfs_dist.networks.measure.threads import one_thread
 from gfs_dist.pruning.calibration.dense_pass import Patches, Reading
-from gfs_dist.pruning.calibration.moments import Sums, add
+from gfs_dist.pruning.calibration.moments import Sums, add_halves
 from gfs_dist.pruning.repair.least_squares import damping
 from gfs_dist.pruning.structure.structure import Slice
 from gfs_dist.runtime import Runtime
@@ -83,7 +83,7 @@ class Piece(NamedTuple):
 
 @contextmanager
 def stored_products(runtime: Runtime, files: Sequence[Path]) -> Iterator[tuple[Piece, ...]]:
-    """The products in the files of all parts, added up; pieces are deleted after the block."""
+    """The products in the files of all shares, added up; pieces are deleted after the block."""
     with safe_open(files[0], "pt") as tensors:
         shape = tensors.get_slice("products").get_shape()
     count = shape[0] if len(shape) == 3 else _num_blocks(shape[0])
@@ -98,7 +98,7 @@ def stored_products(runtime: Runtime, files: Sequence[Path]) -> Iterator[tuple[P
 
 @dataclass(frozen=True)
 class SumTask:
-    """Adds a piece of the products over the files of all parts, in their order."""
+    """Adds a piece of the products over the files of all shares, by halves."""
 
     files: tuple[str, ...]
     folder: str
@@ -106,14 +106,15 @@ class SumTask:
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> str:
         """The file of products from ``item[0]`` to ``item[1]`` along the first axis."""
         start, stop = item
-        total: Sums | None = None
-        for file in self.files:
-            with safe_open(file, "pt") as tensors:
-                part = {name: tensors.get_tensor(name) for name in ("count", "input_mean")}
-                part["products"] = tensors.get_slice("products")[start:stop]
-                total = add(total, part, slice(start, stop))
+
+        def share(number: int) -> Sums:
+            with safe_open(self.files[number], "pt") as tensors:
+                found = {name: tensors.get_tensor(name) for name in ("count", "input_mean")}
+                found["products"] = tensors.get_slice("products")[start:stop]
             tick()
-        assert total is not None
+            return found
+
+        total = add_halves(len(self.files), share, slice(start, stop))
         path = Path(self.folder, f"piece_{start:06d}.safetensors")
         checkpoint.write_tensors(path, {"products": total["products"]}, durable=False)
         return str(path)

@@ -9,8 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gfs_dist.pruning.calibration.moments import Geometry, Moments, Sums, add, multiply_adds
+from gfs_dist.pruning.calibration.moments import (
+    Geometry,
+    Moments,
+    Sums,
+    add,
+    add_halves,
+    multiply_adds,
+)
 from gfs_dist.pruning.calibration.shifted_products import Window
+from gfs_dist.pruning.calibration.workspace import Workspace, sum_parts
 
 CHANNELS, OUTPUTS, SAMPLES = 3, 4, 5
 
@@ -215,3 +223,28 @@ def test_the_plan_counts_products_of_shifts_where_they_are_made() -> None:
     shifting, striding = nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(8, 6, 3, 2, 1)
     assert multiply_adds(Geometry.of(shifting), 8, 6, 10) == 10 * (13 * 64 + 9 * 48)
     assert multiply_adds(Geometry.of(striding), 8, 6, 10) == 10 * (81 * 64 + 9 * 48)
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 5, 16, 37])
+def test_sums_are_the_same_bits_for_any_number_of_ranks(chunks: int) -> None:
+    workspace = Workspace("nowhere", 8 * chunks, chunks, labelled=False)
+    geometry = Geometry.of(nn.Conv2d(CHANNELS, OUTPUTS, 3, padding=1))
+    x, target = draw(8 * chunks, CHANNELS, 4, 4).float(), draw(8 * chunks, OUTPUTS, 4, 4).float()
+
+    def sums(chunk: int) -> Sums:
+        rows = slice(8 * chunk, 8 * (chunk + 1))
+        return geometry.sums(x[rows], target[rows])
+
+    found = []
+    for ranks in (1, 2, 3, 4, 7, 16):
+        shares = workspace.shares(ranks)
+        assert [chunk for share in shares for part in share for chunk in part] == [*range(chunks)]
+        assert len(shares) >= min(ranks, 2 ** (len(workspace.parts()).bit_length() - 1))
+        own = [sum_parts(sums, share) for share in shares]
+        found.append(add_halves(len(own), own.__getitem__))
+    for other in found[1:]:
+        assert all(torch.equal(other[name], found[0][name]) for name in found[0])
+    whole = geometry.assemble(add(None, geometry.sums(x, target)), CHANNELS)
+    together = geometry.assemble(found[0], CHANNELS)
+    torch.testing.assert_close(together.inputs, whole.inputs, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(together.target, whole.target, rtol=1e-5, atol=1e-3)

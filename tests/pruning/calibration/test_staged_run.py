@@ -16,12 +16,14 @@ from gfs_dist.pruning.calibration.layer_sites import find_sites
 from gfs_dist.pruning.calibration.staged_run import (
     ActivationStore,
     FileStore,
+    HeldStore,
     MemoryStore,
     Results,
     advance,
     keep,
     make_stages,
     output_names,
+    run_to,
 )
 from tests.networks import nets
 from tests.pruning.zoo import images
@@ -85,6 +87,37 @@ def test_stages_give_what_the_whole_run_gives(name: str, tmp_path: Path) -> None
     with torch.no_grad():
         assert torch.equal(in_memory[-1][output], network(x))
     assert not list(tmp_path.glob("dense_0000_*"))
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar", "padded"])
+@pytest.mark.parametrize("most", [0, 2**30])
+def test_what_may_not_be_held_is_in_files_and_what_is_lost_is_made_again(
+    name: str, most: int, tmp_path: Path
+) -> None:
+    network, x = recorded(name)
+    stages, made = make_stages(network, asked_of(network, x)), []
+
+    def make_again(_: str, stage: int, chunk: int) -> Results:
+        made.append((stage, chunk))
+        return run_to(network, stages[:stage], x)
+
+    def new() -> HeldStore:
+        return HeldStore(tmp_path, "cpu", make_again, most)
+
+    expected, store = staged(network, x, MemoryStore()), new()
+    for number, stage in enumerate(stages):
+        if number == len(stages) - 1:
+            store = new()  # another process
+        results = advance(network, stage, store.load("dense", number, 0))
+        for _ in range(2):  # a repeat of the visit
+            kept = keep(results, stage.live)
+            store.save("dense", number + 1, 0, kept)
+            again = store.load("dense", number + 1, 0)
+            assert again.keys() == kept.keys()
+            assert all(equal(again[key], kept[key]) for key in kept)
+        assert all(equal(results[key], expected[number][key]) for key in expected[number])
+        store.drop("dense", number)
+    assert made == ([(0, 0), (len(stages) - 1, 0)] if most else [(0, 0)])
 
 
 @pytest.mark.parametrize("name", ["resnet20_cifar", "squeeze_excite"])
