@@ -78,9 +78,11 @@ def network_costs(model: str, width: float, images: Images, device: str, setting
         most = max(LEAST_TRIALS * len(pruner.channels), min(1000, TRIAL_MULTIPLY_ADDS // each))
         trials = setting.width_trials or most
         memory = rank_bytes(pruner, budget, images_used)
-    own_s = {"paper": CELL_S + cuts * passes * TRIAL_S, "least_squares": CELL_S}
+    sought_s, sought_macs = CELL_S + cuts * passes * TRIAL_S, cuts * passes * images_used * macs
+    own_s = {"paper": sought_s, "line_search": sought_s, "least_squares": CELL_S}
     prune_macs = {
-        "paper": search + cuts * passes * images_used * macs,
+        "paper": search + sought_macs,
+        "line_search": sought_macs,
         "least_squares": cuts * PASSES * trials * each,
     }
     batch, speed = DeepSpec().batch, SPEED[device]

@@ -84,14 +84,18 @@ def findings(trained: Sequence[Row], pruned: Sequence[Row]) -> Findings:
     for rule in RULES:
         judge(found, rule, [one for one in series if one.rule == rule])
     judge(found, "published", published_series())
-    paper, ours = RULES
-    found.notes += [
-        f"At the same multiply-adds {compared(pruned, ours, paper)}.",
-        f"What pruning costs: {compared(pruned, ours, CONTROL)}; "
-        f"{compared(pruned, paper, CONTROL)}.",
-        *DIFFERENCES,
-    ]
+    found.notes += [*comparisons(pruned), *DIFFERENCES]
     return found
+
+
+def comparisons(pruned: Sequence[Row]) -> list[str]:
+    """The other rules against the paper's, and what pruning by each costs, a sentence each."""
+    paper, *others = RULES
+    costs = "; ".join(compared(pruned, rule, CONTROL) for rule in reversed(RULES))
+    return [
+        *(f"At the same multiply-adds {compared(pruned, rule, paper)}." for rule in others),
+        f"What pruning costs: {costs}.",
+    ]
 
 
 def accuracy_table(series: Sequence[Series]) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gfs_dist.experiments.deep_rules import CONTROL, DIFFERENCES, RULES
+from gfs_dist.experiments.deep_rules import DIFFERENCES, RULES
 from gfs_dist.experiments.fits import spread
 from gfs_dist.experiments.grid import Findings, Row
 from gfs_dist.experiments.published import TABLE_2, TABLE_2_EPOCHS
@@ -12,7 +12,7 @@ from gfs_dist.experiments.table1_findings import (
     MARGIN,
     Series,
     accuracy_table,
-    compared,
+    comparisons,
     same_family,
     same_place,
     series_of,
@@ -54,13 +54,10 @@ def findings(trained: Sequence[Row], pruned: Sequence[Row], differences: Sequenc
         }
         judge(found, rule, cut)
     judge(found, "published", published_series())
-    paper, ours = RULES
     other = ", ".join(f"{row['setting']} {row['here']}" for row in differences)
     found.notes += [
         f"Another scale than the paper's: {other}.",
-        f"At the same multiply-adds {compared(pruned, ours, paper)}.",
-        f"What pruning costs: {compared(pruned, ours, CONTROL)}; "
-        f"{compared(pruned, paper, CONTROL)}.",
+        *comparisons(pruned),
         *DIFFERENCES,
     ]
     return found

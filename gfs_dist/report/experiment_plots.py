@@ -231,7 +231,9 @@ def _after_fine_tuning(rows: Sequence[Row], column: str, unit: str, when: str) -
     rows = [{**row, **{new: 100 * row[key] for key, new in keys.items()}} for row in rows]
     cut = [row for row in rows if row["rule"] != "unpruned"]
     places = _values(cut, "model", column)
-    colours = {"paper": style.BLUE, "least_squares": style.ORANGE, "unpruned": style.SKY}
+    rules = ("paper", "line_search", "least_squares", "unpruned")
+    shades = (style.BLUE, style.VERMILION, style.ORANGE, style.SKY)
+    colours = {r: c for r, c in zip(rules, shades, strict=True) if r in _values(rows, "rule")}
     figure = style.canvas(10.2, 0.9 + 3.1 * len(_values(rows, "model")))
     panels = style.panels(figure, len(places), len(_values(cut, column)))
     for axes, (model, value) in zip(panels, places, strict=True):
