@@ -19,7 +19,7 @@ from gfs_dist import data, networks
 from gfs_dist.config import commands as schema
 from gfs_dist.data import Dataset, DataSpec
 from gfs_dist.experiments import figure1_findings
-from gfs_dist.experiments.grid import Findings, Grid, load_trained
+from gfs_dist.experiments.grid import Findings, Grid, load_trained, numbers, time_line
 from gfs_dist.files import checkpoint
 from gfs_dist.networks import TwoLayer
 from gfs_dist.pruning.objectives.two_layer import TwoLayerProblem
@@ -30,7 +30,6 @@ from gfs_dist.selection.stop import Stop
 from gfs_dist.training import TrainSpec, TrainState, train
 from gfs_dist.training.train import default_lr
 from gfs_dist.workflows.process import data_spec
-from gfs_dist.workflows.total_time import duration
 
 LOSS, ACTIVATION, BATCH = "bce", "relu", 32
 
@@ -43,9 +42,9 @@ RULES: dict[str, Recipe] = {
 
 TRAIN_S, TRAIN_S_PER_NEURON, MEASURE_S = 0.5e-3, 2.1e-6, 1e-7
 SEARCH_S = {"uniform": 2.8e-9, "line_search": 1e-8, "least_squares": 1e-9}
+PICK_S = {"uniform": 8e-4, "line_search": 3.5e-3, "least_squares": 3e-4}
 """Seconds of one core, measured: of an iteration, of it for each neuron, of both measurements of a
-checkpoint for each neuron and sample; of a pick for each neuron and sample."""
-
+checkpoint for each neuron and sample; of a pick for each neuron and sample, and besides."""
 
 PROCESS_BYTES = 2**29
 """Of a rank: torch, and the dataset as it is read."""
@@ -280,22 +279,20 @@ class Figure1:
             + 16 * widest * min(most, size.prune_samples or most)
         )
         return [
-            f"data      {self.spec.name}: {_numbers(size.samples)} samples, balanced over classes",
-            f"networks  two-layer, {_numbers(size.widths)} {ACTIVATION} neurons, {LOSS}, "
-            f"mini-batches of {BATCH}, float32; checkpoints {_numbers(size.iterations)}",
+            f"data      {self.spec.name}: {numbers(size.samples)} samples, balanced over classes",
+            f"networks  two-layer, {numbers(size.widths)} {ACTIVATION} neurons, {LOSS}, "
+            f"mini-batches of {BATCH}, float32; checkpoints {numbers(size.iterations)}",
             f"pruning   {size.picks} picks on {rows}: {', '.join(RULES)}; no fine-tuning",
             f"cells     {len(self.trainings):,} trainings and {len(self.prunings):,} prunings, "
             f"{size.trials} {'trial' if size.trials == 1 else 'trials'}",
             f"memory    about {memory / 2**30:.1f} GiB a rank",
-            f"time      about {duration((train_s + search_s) / ranks)} on {ranks} ranks of one "
-            f"CPU core each: training {duration(train_s / ranks)}, pruning "
-            f"{duration(search_s / ranks)}",
+            time_line(self.config, {"training": train_s / ranks, "pruning": search_s / ranks}),
         ]
 
     def _prune_cost(self, cell: Pruning) -> float:
         """Seconds of one core."""
         rows = min(cell.samples, self.size.prune_samples or cell.samples)
-        return SEARCH_S[cell.rule] * self.size.picks * cell.width * rows
+        return self.size.picks * (PICK_S[cell.rule] + SEARCH_S[cell.rule] * cell.width * rows)
 
     def run(self, grid: Grid) -> Findings:
         size = self.size
@@ -306,7 +303,3 @@ class Figure1:
         trained = grid.compute("train", TrainTask(setting), self.trainings, train_cost)
         pruned = grid.compute("prune", PruneTask(setting), self.prunings, self._prune_cost)
         return figure1_findings.findings(trained, pruned, size.level)
-
-
-def _numbers(values: tuple[int, ...]) -> str:
-    return ", ".join(f"{value:,}" for value in values)

@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
 
+from gfs_dist.config import commands as schema
 from gfs_dist.errors import CheckpointError, RunFolderError
 from gfs_dist.files import RunFolder, atomic, checkpoint
 from gfs_dist.files.checksums import verify_own_checksum, with_own_checksum
@@ -21,9 +22,17 @@ from gfs_dist.records import FORMAT
 from gfs_dist.runtime import GroupProgress, Peers, Runtime, Task, Tick
 from gfs_dist.runtime.progress import MapProgress
 from gfs_dist.workflows.reporter import Reporter
+from gfs_dist.workflows.total_time import duration
 
 Row = dict[str, Any]
 """Of a table; cells of one experiment have the same keys."""
+
+
+START_S = {"none": 0.0, "local": 3.0, "ray": 10.0}
+"""Seconds until the ranks of a runtime have loaded torch, on two quiet cores."""
+
+FINISH_S = 3.0
+"""Of what every run does once: each rank reads the data, and the page is written with its plots."""
 
 
 class Cell(Protocol):
@@ -260,3 +269,24 @@ def write_csv(file: Path, rows: Sequence[Row]) -> None:
             {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()}
         )
     atomic.write_text(file, text.getvalue())
+
+
+def numbers(values: Iterable[int]) -> str:
+    """``1,000, 5,000``."""
+    return ", ".join(f"{value:,}" for value in values)
+
+
+def time_line(config: schema.Reproduce, work: Mapping[str, float], of: str = "one CPU core") -> str:
+    """The line of a plan on time.
+
+    Args:
+        work: seconds on the clock that all ranks need for each kind of it.
+        of: what a rank has.
+    """
+    ranks, kind = config.workers, config.runtime.kind
+    seconds = {"start and page": START_S[kind] + FINISH_S, **work}
+    return (
+        f"time      about {duration(sum(seconds.values()))} on {ranks} "
+        f"{'rank' if ranks == 1 else 'ranks'} of {of} each: "
+        + ", ".join(f"{name} {duration(spent)}" for name, spent in seconds.items())
+    )

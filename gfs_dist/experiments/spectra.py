@@ -8,7 +8,7 @@ matrices, by which kappa of Definition 1 is judged.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from gfs_dist.config import commands as schema
 from gfs_dist.experiments.fits import Fit, group, linear_fit, mean_and_deviation
-from gfs_dist.experiments.grid import Findings, Grid, Row
+from gfs_dist.experiments.grid import Findings, Grid, Row, time_line
 from gfs_dist.theory import initial_spectrum
 from gfs_dist.training.batches import mixed_seed
 
@@ -27,6 +27,9 @@ SHAPES = ((50, 20), (100, 20), (100, 100), (200, 50))
 WIDTHS = {"smoke": (250, 500, 1000), "cpu": (250, 500, 1000, 2000, 4000, 8000, 16000)}
 DRAWS = {"smoke": 3, "cpu": 10}
 GAUSSIAN_WIDTHS = (500, 1000)
+SPECTRUM_S = 2e-9
+"""Seconds of one core: of a spectrum, times N m^2."""
+
 SAMPLE_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
@@ -67,6 +70,11 @@ class SpectrumTask:
         return {"smallest": smallest, "largest": largest, "kappa": kappa}
 
 
+def _seconds(cells: Sequence[SpectrumCell]) -> float:
+    """Of one core."""
+    return sum(SPECTRUM_S * cell.draws * cell.samples**2 * cell.width for cell in cells)
+
+
 def _matrix(cell: SpectrumCell, generator: torch.Generator) -> torch.Tensor:
     def gaussian(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -88,7 +96,8 @@ class Figure2:
         ]
         self.lines = [
             f"matrices  tanh(X W') of {len(SHAPES)} shapes (m, d), N up to {WIDTHS[size][-1]:,}, "
-            f"{DRAWS[size]} draws each: {len(self.cells)} cells, some seconds in all",
+            f"{DRAWS[size]} draws each: {len(self.cells)} cells",
+            time_line(config, {"spectra": _seconds(self.cells) / config.workers}),
         ]
 
     def run(self, grid: Grid) -> Findings:
@@ -170,8 +179,8 @@ class Figure3:
         ]
         self.lines = [
             f"matrices  Gaussian, m x N with N = {', '.join(f'{n:,}' for n in widths)} and m up to "
-            f"{SAMPLE_SHARES[-1]:.0%} of it, {DRAWS[size]} draws each: {len(self.cells)} cells, "
-            "some seconds in all",
+            f"{SAMPLE_SHARES[-1]:.0%} of it, {DRAWS[size]} draws each: {len(self.cells)} cells",
+            time_line(config, {"spectra": _seconds(self.cells) / config.workers}),
         ]
 
     def run(self, grid: Grid) -> Findings:

@@ -16,10 +16,9 @@ from gfs_dist.experiments import table1_findings
 from gfs_dist.experiments.deep_cells import PruneTask, Pruning, Setting, Training, TrainTask
 from gfs_dist.experiments.deep_costs import CELL_S, network_costs
 from gfs_dist.experiments.deep_rules import CONTROL, RULES
-from gfs_dist.experiments.grid import Findings, Grid
+from gfs_dist.experiments.grid import Findings, Grid, numbers, time_line
 from gfs_dist.pruning.widths.budget import percent
 from gfs_dist.workflows.process import data_spec, own_device
-from gfs_dist.workflows.total_time import duration
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Table1:
         )
         memory = max(cost.memory_bytes for cost in costs.values()) + images.x_train.nbytes
         return [
-            f"data      {self.data.name}: {_numbers(size.samples)} training images, balanced over "
+            f"data      {self.data.name}: {numbers(size.samples)} training images, balanced over "
             f"classes; {len(images.x_test):,} test images",
             f"networks  {names}",
             f"training  {size.iterations:,} iterations, SGD with momentum, cosine from 0.1, "
@@ -126,12 +125,9 @@ class Table1:
             f"cells     {len(self.trainings):,} trainings and {len(self.prunings):,} prunings, "
             f"{size.trials} {'trial' if size.trials == 1 else 'trials'}",
             f"memory    about {memory / 2**20:,.0f} MiB a rank besides Python and torch",
-            f"time      about {duration(train_s + prune_s / ranks)} on {ranks} "
-            f"{'rank' if ranks == 1 else 'ranks'} of "
-            f"{'a GPU' if device == 'cuda' else 'one core'} each: training "
-            f"{duration(train_s)}, pruning and fine-tuning {duration(prune_s / ranks)}",
+            time_line(
+                self.config,
+                {"training": train_s, "pruning and fine-tuning": prune_s / ranks},
+                "a GPU" if device == "cuda" else "one CPU core",
+            ),
         ]
-
-
-def _numbers(values: tuple[int, ...]) -> str:
-    return ", ".join(f"{value:,}" for value in values)

@@ -27,11 +27,10 @@ from gfs_dist.experiments.deep_cells import (
 )
 from gfs_dist.experiments.deep_costs import CELL_S, Costs, network_costs
 from gfs_dist.experiments.deep_rules import CONTROL, RULES
-from gfs_dist.experiments.grid import Findings, Grid, Row
+from gfs_dist.experiments.grid import Findings, Grid, Row, time_line
 from gfs_dist.training import DeepSpec
 from gfs_dist.workflows.process import data_spec, own_device
 from gfs_dist.workflows.stored_networks import read_images
-from gfs_dist.workflows.total_time import duration
 
 MACS = (Fraction(60, 100), Fraction(40, 100))
 """Shares of the multiply-adds that stay."""
@@ -161,7 +160,7 @@ class Table2:
         ]
 
     def _plan(self) -> list[str]:
-        size, ranks, count = self.size, self.config.workers, len(self.images.x_train)
+        size, count = self.size, len(self.images.x_train)
         device = own_device(self.config.device).type
         setting = self._setting("")
         costs = {
@@ -174,14 +173,13 @@ class Table2:
             "pruning": sum(costs[c.model].prune_s.get(c.rule, CELL_S) for c in self.prunings),
             "fine-tuning": tuned * setting.finetune,
         }
-        seconds = {kind: spent / ranks for kind, spent in work.items()}
         names = ", ".join(
             f"{model} of width {width:g} ({costs[model].macs:,} multiply-adds)"
             for model, width in size.networks
         )
         budgets = " and ".join(f"{as_percent(share)} %" for share in MACS)
         memory = max(cost.memory_bytes for cost in costs.values()) + self.images.x_train.nbytes
-        each = "a GPU" if device == "cuda" else "one core"
+        of = "a GPU" if device == "cuda" else "one CPU core"
         scaled = ", ".join(row["setting"] for row in self.differences)
         return [
             f"data      {self.data.name}: {count:,} training images, "
@@ -198,9 +196,9 @@ class Table2:
             f"differs   from the paper: {scaled}",
             f"memory    about {memory / 2**20:,.0f} MiB a rank besides Python and torch; "
             f"{self._stored(costs) / 2**20:,.0f} MiB of checkpoints",
-            f"time      about {duration(sum(seconds.values()))} on {ranks} "
-            f"{'rank' if ranks == 1 else 'ranks'} of {each} each: "
-            + ", ".join(f"{kind} {duration(s)}" for kind, s in seconds.items()),
+            time_line(
+                self.config, {kind: spent / self.config.workers for kind, spent in work.items()}, of
+            ),
         ]
 
     def _stored(self, costs: dict[str, Costs]) -> int:

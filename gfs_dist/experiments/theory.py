@@ -24,7 +24,8 @@ from gfs_dist.config import commands as schema
 from gfs_dist.data import Dataset, DataSpec
 from gfs_dist.errors import RunError
 from gfs_dist.experiments import theory_findings
-from gfs_dist.experiments.grid import Findings, Grid
+from gfs_dist.experiments.grid import Findings, Grid, numbers, time_line
+from gfs_dist.experiments.spectra import SPECTRUM_S
 from gfs_dist.experiments.theory_thresholds import GOOD, RULES
 from gfs_dist.networks import TwoLayer
 from gfs_dist.networks.models.two_layer import ACTIVATIONS
@@ -42,7 +43,6 @@ from gfs_dist.theory import (
 from gfs_dist.training import TrainSpec, default_lr, tangent_kernel, train
 from gfs_dist.training.batches import mixed_seed
 from gfs_dist.workflows.process import data_spec
-from gfs_dist.workflows.total_time import duration
 
 ACTIVATION, LOSS = "tanh", "squared"
 PICKS = (10, 30, 100, 200, 1000)
@@ -57,8 +57,8 @@ FLOOR = 1e-20
 THEORY_STEPS = 30
 """Iterations with the step that the paper's theory allows."""
 
-DESCENT_S, SPECTRUM_S = 8e-8, 2e-9
-"""Seconds of one core: of an iteration for each neuron and sample; of a spectrum, times m^2."""
+DESCENT_S, PRUNE_S = 8e-8, 4e-4
+"""Seconds of one core for each neuron: of an iteration and sample; of a checkpoint to prune."""
 
 
 @dataclass(frozen=True)
@@ -326,18 +326,22 @@ class Theory:
 
     def _plan(self) -> list[str]:
         size, ranks = self.size, self.config.workers
-        seconds = sum(DESCENT_S * d.iterations * d.samples * d.width + 10 for d in self.descents)
-        seconds += sum(SPECTRUM_S * s.samples**2 * s.width for s in self.spectra)
+        pruned = 2 + math.log2(size.pruned)
+        descents_s = sum(
+            d.width * (DESCENT_S * d.iterations * d.samples + PRUNE_S * pruned)
+            for d in self.descents
+        )
+        spectra_s = sum(SPECTRUM_S * s.samples**2 * s.width for s in self.spectra)
         return [
-            f"data      {', '.join(self.specs)}: {_numbers(size.samples)} samples",
-            f"descents  two-layer, {_numbers(size.widths)} {ACTIVATION} neurons, gradient descent "
+            f"data      {', '.join(self.specs)}: {numbers(size.samples)} samples",
+            f"descents  two-layer, {numbers(size.widths)} {ACTIVATION} neurons, gradient descent "
             f"on squared loss, up to {size.iterations:,} iterations; pruned to {PICKS[-1]:,} picks "
             f"at 0, 1, 2, 4 ... {size.pruned:,} by {', '.join(RULES)}, least_squares",
             f"spectra   {size.spectrum_width:,} neurons at initialisation on up to "
             f"{size.spectrum_samples[-1]:,} samples, and Gaussian matrices",
             f"cells     {len(self.descents):,} descents and {len(self.spectra):,} spectra, "
             f"{size.trials} {'trial' if size.trials == 1 else 'trials'}",
-            f"time      about {duration(seconds / ranks)} on {ranks} ranks of one CPU core each",
+            time_line(self.config, {"descents": descents_s / ranks, "spectra": spectra_s / ranks}),
         ]
 
     def run(self, grid: Grid) -> Findings:
@@ -345,7 +349,3 @@ class Theory:
         spectra = grid.compute("spectra", SpectrumTask(setting), self.spectra)
         descents = grid.compute("descent", DescentTask(setting), self.descents)
         return theory_findings.findings(descents, spectra, PICKS)
-
-
-def _numbers(values: tuple[int, ...]) -> str:
-    return ", ".join(f"{value:,}" for value in values)

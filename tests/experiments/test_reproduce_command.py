@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -171,6 +172,17 @@ def test_a_folder_in_the_place_of_a_cell_is_refused(
 def test_refusals(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce("runtime=none", *words) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("runtime", "start_s"), [("none", 3), ("local", 6), ("ray", 13)])
+def test_the_plan_counts_the_start_of_ranks(
+    runtime: str, start_s: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce("experiment=figure1", f"runtime={runtime}", "--dry-run") == 0
+    ranks = "1 rank" if runtime == "none" else "2 ranks"
+    words = f"on {ranks} of one CPU core each: start and page {start_s} s, "
+    found = re.search(r"time      about (\d+) s " + words, capsys.readouterr().out)
+    assert found is not None and int(found[1]) > start_s
 
 
 def test_a_run_stored_with_keys_without_effect_goes_on(tmp_path: Path) -> None:
