@@ -135,9 +135,7 @@ class Setting:
     def checkpoint(self, cell: Pruning) -> Dense:
         """The dense network to prune."""
         place = RunFolder(Path(self.trainings) / cell.training).checkpoint(cell.iteration)
-        found = load_trained(place, cell.training)
-        network = networks.load_tensors(found.state["architecture"], found.tensors, place)
-        return Dense(network, found.state)
+        return Dense(*load_trained(place, cell.training))
 
     def measures(self, cell: Pruning, device: torch.device) -> Measures:
         """Images to prune and to measure on."""

@@ -6,7 +6,6 @@ and serves all of its checkpoints and rules; pruning a checkpoint by a rule is o
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from gfs_dist.selection.stop import Stop
 from gfs_dist.training import TrainSpec, TrainState, train
 from gfs_dist.training.train import default_lr
 from gfs_dist.workflows.process import data_spec
+from gfs_dist.workflows.two_layer import Inputs
 
 LOSS, ACTIVATION, BATCH = "bce", "relu", 32
 
@@ -129,23 +129,17 @@ class Setting:
         """The sub-dataset of a trial, balanced over classes; those of one trial are nested."""
         few = self.prune_samples if samples > (self.prune_samples or samples) else None
         seed = self.seed + trial
-        return _load(replace(self.spec, samples=samples, seed=seed, prune_samples=few))
+        spec = replace(self.spec, samples=samples, seed=seed, prune_samples=few)
+        return Inputs(spec, 1, ACTIVATION, LOSS).dataset()
 
     def checkpoint(self, training: str, iteration: int) -> Path:
         return Path(self.trainings) / training / f"step_{iteration:08d}"
 
     def network(self, training: str, iteration: int) -> tuple[TwoLayer, float]:
         """A checkpoint's network and its mean loss over what it was trained on."""
-        found = load_trained(self.checkpoint(training, iteration), training)
-        shape = {key: found.state["architecture"][key] for key in ("width", "features")}
-        network = TwoLayer(**shape, activation=ACTIVATION, dtype=torch.float32)
-        network.load_state_dict(found.tensors)
-        return network, float(found.state["loss"])
-
-
-@functools.lru_cache(maxsize=1)
-def _load(spec: DataSpec) -> Dataset:
-    return data.load(spec)
+        network, state = load_trained(self.checkpoint(training, iteration), training)
+        assert isinstance(network, TwoLayer)
+        return network.requires_grad_(), float(state["loss"])
 
 
 @dataclass(frozen=True)

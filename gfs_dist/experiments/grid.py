@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
+from torch import nn
 
+from gfs_dist import networks
 from gfs_dist.config import commands as schema
 from gfs_dist.errors import CheckpointError, RunFolderError
 from gfs_dist.files import RunFolder, atomic, checkpoint
@@ -243,14 +245,16 @@ class _OfCell:
         return self.task.together(self.cell, peers, device, tick)
 
 
-def load_trained(place: Path, training: str) -> checkpoint.Checkpoint:
-    """A checkpoint that the cell ``training`` left in the run folder.
+def load_trained(place: Path, training: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a checkpoint that the cell ``training`` left in the run folder, and what the
+    checkpoint says of it.
 
     Raises:
         CheckpointError: it is gone or damaged, and how it is made again.
     """
     try:
-        return checkpoint.load(place)
+        found = checkpoint.load(place)
+        return networks.load_tensors(found.state["architecture"], found.tensors, place), found.state
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}\nto train it again remove trainings/{training} and cells/{training}.json "

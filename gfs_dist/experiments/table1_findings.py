@@ -123,7 +123,6 @@ def published_table(series: Sequence[Series]) -> list[Row]:
         sizes = sorted({s.samples for s in series if s.model == model})
         samples = same_place(sizes, published_sizes.index(images), len(published_sizes))
         own = [s for s in series if (s.model, s.samples) == (model, samples)]
-        ends = {s.trial: s.dense for s in own}  # the same for all rules
         for place, accuracy in enumerate(accuracies):
             step = same_place(list(own[0].pruned), place, len(accuracies))
             rows.append(
@@ -136,14 +135,17 @@ def published_table(series: Sequence[Series]) -> list[Row]:
                     "measured network": model,
                     "its images": samples,
                     "its iteration": step,
-                    **{
-                        r: spread((s.pruned[step] for s in own if s.rule == r), ".2f")
-                        for r in RULES
-                    },
-                    "dense": spread(ends.values(), ".2f"),
+                    **measured(own, step),
                 }
             )
     return rows
+
+
+def measured(series: Sequence[Series], when: int) -> Row:
+    """Means of trials of one training: pruned at a checkpoint by each rule, and dense."""
+    ends = {one.trial: one.dense for one in series}  # the same for all rules
+    by_rule = {r: spread((s.pruned[when] for s in series if s.rule == r), ".2f") for r in RULES}
+    return {**by_rule, "dense": spread(ends.values(), ".2f")}
 
 
 def same_family(name: str, models: Sequence[str]) -> str:

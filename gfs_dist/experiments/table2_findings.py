@@ -13,6 +13,7 @@ from gfs_dist.experiments.table1_findings import (
     Series,
     accuracy_table,
     comparisons,
+    measured,
     same_family,
     same_place,
     series_of,
@@ -74,7 +75,6 @@ def published_table(series: ByBudget, pruned: Sequence[Row]) -> list[Row]:
         macs = int(ratio.partition("%")[0])
         model = same_family(name, [s.model for s in series[macs]])
         own = [s for s in series[macs] if s.model == model]
-        ends = {s.trial: s.dense for s in own}  # the same for all rules
         left = {
             r: spread(
                 (
@@ -97,11 +97,7 @@ def published_table(series: ByBudget, pruned: Sequence[Row]) -> list[Row]:
                     "published dense": dense,
                     "measured network": model,
                     "its epoch": epoch,
-                    **{
-                        r: spread((s.pruned[epoch] for s in own if s.rule == r), ".2f")
-                        for r in RULES
-                    },
-                    "dense": spread(ends.values(), ".2f"),
+                    **measured(own, epoch),
                     **{f"parameters left in %, {rule}": kept for rule, kept in left.items()},
                 }
             )

@@ -8,7 +8,6 @@ network at initialisation on more samples, which shows how the theory's constant
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from torch import Tensor
 from gfs_dist import data
 from gfs_dist.api.select import select
 from gfs_dist.config import commands as schema
-from gfs_dist.data import Dataset, DataSpec
+from gfs_dist.data import DataSpec
 from gfs_dist.errors import RunError
 from gfs_dist.experiments import theory_findings
 from gfs_dist.experiments.grid import Findings, Grid, numbers, time_line
@@ -43,6 +42,7 @@ from gfs_dist.theory import (
 from gfs_dist.training import TrainSpec, default_lr, tangent_kernel, train
 from gfs_dist.training.batches import mixed_seed
 from gfs_dist.workflows.process import data_spec
+from gfs_dist.workflows.two_layer import Inputs
 
 ACTIVATION, LOSS = "tanh", "squared"
 PICKS = (10, 30, 100, 200, 1000)
@@ -126,11 +126,6 @@ class Initial:
         return f"spectrum_{self.data}_m{self.samples}_n{self.width}_t{self.trial}"
 
 
-@functools.lru_cache(maxsize=2)
-def _load(spec: DataSpec) -> Dataset:
-    return data.load(spec)
-
-
 @dataclass(frozen=True)
 class Setting:
     """The datasets by name; each rank reads them itself."""
@@ -138,8 +133,8 @@ class Setting:
     specs: dict[str, DataSpec]
 
     def inputs(self, cell: Descent | Initial) -> tuple[Tensor, Tensor]:
-        dataset = _load(replace(self.specs[cell.data], samples=cell.samples, seed=cell.seed))
-        return dataset.x_train, data.target(dataset.labels_train, LOSS)
+        spec = replace(self.specs[cell.data], samples=cell.samples, seed=cell.seed)
+        return Inputs(spec, cell.width, ACTIVATION, LOSS).training()
 
 
 def spectrum_of(network: TwoLayer, x: Tensor) -> Spectrum:

@@ -115,11 +115,11 @@ def pretraining_bound(
     """
     picks = whole_numbers("k", k, least=1)
     t = whole_numbers("iterations", iterations, least=0)
-    loss = at_least("initial_loss", initial_loss, 0.0, above=True)
-    dense = at_least("loss_constant", loss_constant, 0.0, above=True) * loss
-    constant = at_least("sparsity_constant", sparsity_constant, 0.0, above=True)
+    loss, dense, constant = _above_0(
+        initial_loss=initial_loss, loss_constant=loss_constant, sparsity_constant=sparsity_constant
+    )
     kept = max(0.0, 1.0 - _contraction(condition_number, step_share, rate_constant))
-    bound: NDArray[np.float64] = constant * np.log(picks) / picks + dense * kept**t
+    bound: NDArray[np.float64] = constant * np.log(picks) / picks + dense * loss * kept**t
     return bound
 
 
@@ -165,11 +165,10 @@ def pretraining_threshold(
     Source: PAPER Theorem 3.
     """
     steps = whole_numbers("k", k, least=2)
-    loss = at_least("initial_loss", initial_loss, 0.0, above=True)
-    ratio = at_least("loss_constant", loss_constant, 0.0, above=True) / at_least(
-        "sparsity_constant", sparsity_constant, 0.0, above=True
+    loss, dense, constant = _above_0(
+        initial_loss=initial_loss, loss_constant=loss_constant, sparsity_constant=sparsity_constant
     )
-    needed = np.maximum(0.0, np.log(ratio * steps * loss / np.log(steps)))
+    needed = np.maximum(0.0, np.log(dense / constant * steps * loss / np.log(steps)))
     contraction = _contraction(condition_number, step_share, rate_constant)
     if contraction == 0.0:
         per_iteration = math.inf
@@ -178,6 +177,11 @@ def pretraining_threshold(
     threshold: NDArray[np.float64] = np.zeros_like(needed)
     np.multiply(needed, per_iteration, out=threshold, where=needed > 0)
     return threshold
+
+
+def _above_0(**values: float) -> list[float]:
+    """The values, each refused by its name unless it is finite and above 0."""
+    return [at_least(name, value, 0.0, above=True) for name, value in values.items()]
 
 
 def _contraction(condition_number: float, step_share: float, rate_constant: float) -> float:
