@@ -53,6 +53,24 @@ def test_first_losses_are_those_of_the_cpu(objective: str, batches: Batches) -> 
     assert found[1].report["macs"] == found[0].report["macs"]
 
 
+def test_streams_are_repaired_as_well_as_on_the_cpu(batches: Batches) -> None:
+    x = torch.cat([x for x, _ in batches])
+    network = network_of("ResNet18")
+    with torch.no_grad():
+        dense = network(x)
+    lost = []
+    for where, repaired in (("cuda", False), ("cpu", True), ("cuda", True), ("cuda", True)):
+        small = gfs_dist.prune(
+            network, batches, budget={"keep": 0.5}, streams=repaired, stream_steps=40, device=where
+        ).model
+        with torch.no_grad():
+            lost.append(float((small(x) - dense).square().mean()))
+    without, cpu, gpu, again = lost
+    assert gpu == again
+    assert max(cpu, gpu) < without
+    assert math.isclose(cpu, gpu, rel_tol=0.2)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_refitted_network_is_as_good_as_on_the_cpu(name: str, batches: Batches) -> None:
     x = torch.cat([x for x, _ in batches])

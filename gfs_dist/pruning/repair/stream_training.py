@@ -88,7 +88,10 @@ class StreamTask:
     def smaller(self, device: torch.device = CPU) -> GraphNetwork:
         """The smaller network before the repair."""
         small = make_smaller(self.workspace.dense(device), self.structure, self.kept)
-        small.load_state_dict(load_file(self.start))
+        own = small.state_dict()
+        for name, value in load_file(self.start).items():
+            if not torch.equal(own[name], value.to(own[name])):  # expanded buffers take no values
+                own[name].copy_(value)
         return small
 
     def pair(self, device: torch.device = CPU) -> StreamPair:

@@ -61,7 +61,9 @@ def compared_streams(
     """
     above, last = ancestors(network), output_names(network)
     readers = {name: [s for s in network.gfs_program if name in s.needs] for name in above}
-    shortcuts = {site.other for site in sites if len(readers[site.stream]) == 1}
+    shortcuts = {
+        site.other for site in sites if site.other is not None and len(readers[site.other]) == 1
+    }
     changed = {s.name for s in network.gfs_program if s.kind == "module" and s.target in outputs}
     inner = [
         site
@@ -99,6 +101,7 @@ class FoldedNetwork:
             self.network.float()
         [self.stage] = make_stages(self.network, [names])
         used = {step.target for step in self.stage.steps if step.kind != "call"}
+        used_names = tuple(f"{target}." for target in used)
         self.sites = [site for site in sites if site.norm in used]
         for site in self.sites:
             self._fold(site)
@@ -108,7 +111,7 @@ class FoldedNetwork:
         self.parameters = [
             parameter
             for name, parameter in self.network.named_parameters()
-            if parameter.is_floating_point() and {name, name.rpartition(".")[0]} & used
+            if parameter.is_floating_point() and f"{name}.".startswith(used_names)
         ]
         self.vector = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         for parameter, part in zip(self.parameters, self.parts(self.vector), strict=True):

@@ -12,7 +12,16 @@ import gfs_dist
 from gfs_dist import networks
 from gfs_dist.cli import main
 from gfs_dist.pruning.repair.stream_training import StreamSpec
-from tests.jobs.deep_runs import ALONE, FACTORY, MADE_BY, outcome, prune, report, tensors
+from tests.jobs.deep_runs import (
+    ALONE,
+    FACTORY,
+    MADE_BY,
+    forget_checksums,
+    outcome,
+    prune,
+    report,
+    tensors,
+)
 
 STREAMS = [*ALONE, "repair.streams=true", "repair.steps=30", "budget.trials=1"]
 
@@ -89,6 +98,11 @@ def test_a_run_without_is_cut_with_streams(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
+    config = (run / "config.yaml").read_text()
+    younger = "  streams: false\n  steps: null\n"  # an earlier version knew nothing of these
+    assert younger in config
+    (run / "config.yaml").write_text(config.replace(younger, ""))
+    forget_checksums(run)
     words = ["cut", str(run), MADE_BY, "budget.keep=50%"]
     assert main([*words, "repair.steps=7"]) == 2
     assert "repair.steps: found 7, accepted with repair.streams=true" in capsys.readouterr().err
