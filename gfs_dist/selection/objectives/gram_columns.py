@@ -94,10 +94,7 @@ class GramColumns:
         self._at_least = PICKS if hold else source.remake_cost
         self._at_most = min(MOST_AT_ONCE, FACTOR_NUMBERS // len(target))
         self._columns: dict[int, Tensor] = {}
-        some = min(source.num_samples, max(1, PICKS**2 // source.num_outputs))
-        parts = torch.arange(self.num_candidates).split(FACTOR_NUMBERS // PICKS**2)
-        sights = [self._deviations.of(part, 0, some).square().sum(1) for part in parts]
-        first = self._most_promising(torch.cat(sights).cpu())
+        first = self._most_promising(self._deviations.first_sight.cpu())
         columns, self.diagonal = self._deviations.products(first, squares=True)
         self._add(first, columns)
         for wrong in own[~torch.isfinite(self.diagonal).cpu()][:1].split(1):

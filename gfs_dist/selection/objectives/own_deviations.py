@@ -2,14 +2,14 @@
 
 Deviations are contributions less the target, ``psi_i = phi_i - y`` (see ``contributions.py``). All
 sums are float64, whatever contributions are held in, of products of one shape: so many picks, so
-many samples, so many candidates, the rest filled with zeros. A processor adds up the terms of an
-element in an order that depends on the shape of the product, not on the element's place in it; the
-bits so depend neither on the partition or the number of threads nor on what else is multiplied.
+many samples, so many candidates, the rest filled up. A processor adds up the terms of an element in
+an order that depends on the shape of the product, not on the element's place in it; the bits so
+depend neither on the partition or the number of threads nor on what else is multiplied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,17 +18,26 @@ from gfs_dist.selection.objectives.contributions import Contributions
 
 PICKS = 16
 """Of a product."""
-ROWS = {"cpu": 512, "cuda": 4096}
+ROWS = 2048
 """Numbers of each candidate in a product."""
 WIDEST, WIDTH_STEP = 240, 24
 """Candidates of a product at most, and what divides their number: kernels compute as many at once.
 Powers of two, whose rows share lines of a cache, take a fifth longer."""
-TILE_NUMBERS = {"cpu": 2**19, "cuda": 2**26}
-"""Deviations that are made at once: on a processor, what its cache holds."""
+COPIED_NUMBERS = {"cpu": 2**19, "cuda": 2**26}
+"""Numbers that are copied at once: on a processor, what its cache holds."""
+SEEN_FIRST = 256
+"""Numbers of each candidate that tell which have small deviations."""
+FARTHEST = 8.0
+"""How many times as long as any deviation the target may be to be subtracted from sums."""
 
 
 class OwnDeviations:
     """Deviations of a rank's own candidates.
+
+        <psi_i, psi_j> = <phi_i, psi_j> - <y, psi_j>
+
+    Where the target is not much longer than deviations, no digits are lost on the right side, which
+    reads contributions where they are; else the target is subtracted first, from copies.
 
     Args:
         source: contributions of all candidates.
@@ -37,6 +46,9 @@ class OwnDeviations:
         hold: whether their contributions are held, in the dtype of the source. One rank does not
             copy those that are in memory.
         tick: called after every run of samples.
+
+    Attributes:
+        first_sight: squared lengths of all candidates' deviations over the first numbers (n,).
     """
 
     def __init__(
@@ -48,22 +60,28 @@ class OwnDeviations:
         tick: Callable[[], None],
     ) -> None:
         self._source, self._target, self._own, self._tick = source, target, own, tick
-        whole, device = len(own) == source.num_candidates, source.device
+        n, m, outputs = source.num_candidates, source.num_samples, source.num_outputs
         self._held: Tensor | None = None
-        self._is_read = hold and whole and source.remake_cost == 1
+        self._is_read = hold and len(own) == n and source.remake_cost == 1
         if self._is_read:
-            self._held = source.tile(None, 0, source.num_samples).T
+            self._held = source.tile(None, 0, m).T
         elif hold:
-            self._held = torch.empty(len(target), len(own), dtype=source.dtype, device=device)
-        rows = ROWS[device.type]
-        self._run = max(1, rows // source.num_outputs)  # samples
-        self._rows = max(rows, 1 << (source.num_outputs - 1).bit_length())
-        products = -(-source.num_candidates // WIDEST)
-        self._width = -(-source.num_candidates // (products * WIDTH_STEP)) * WIDTH_STEP
+            shape = (len(target), len(own))
+            self._held = torch.empty(shape, dtype=source.dtype, device=source.device)
+        self._run = max(1, ROWS // outputs)  # samples
+        self._width = -(-n // (-(-n // WIDEST) * WIDTH_STEP)) * WIDTH_STEP
         self._products = -(-len(own) // self._width)
-        at_once = max(1, TILE_NUMBERS[device.type] // (self._rows * self._width))
-        shape = (max(1, min(at_once, self._products)), self._rows, self._width)
-        self._tile = torch.zeros(shape, dtype=torch.float64, device=device)
+        rows = min(self._run, m) * outputs
+        copied = max(1, COPIED_NUMBERS[source.device.type] // (rows * self._width))
+        self._copies = torch.zeros(
+            max(1, min(copied, self._products)), rows, self._width,
+            dtype=torch.float64, device=source.device,
+        )  # fmt: skip
+        some = min(m, max(1, SEEN_FIRST // outputs))
+        parts = torch.arange(n).split(COPIED_NUMBERS["cpu"] // SEEN_FIRST)
+        self.first_sight = torch.cat([self.of(part, 0, some).square().sum(1) for part in parts])
+        shortest = FARTHEST**2 * float(self.first_sight.min()) * m / some
+        self._subtract_last = float(target.square().sum()) <= shortest
 
     def of(self, candidates: Tensor, start: int, stop: int) -> Tensor:
         """Deviations of any candidates over samples start..stop-1, float64, in rows."""
@@ -79,72 +97,98 @@ class OwnDeviations:
         Returns:
             float64 (picks, num_own) and (num_own,).
         """
-        m, factors = self._source.num_samples, self._factors(picks)
-        shape = (factors.shape[1], self._products, PICKS, self._width)
-        sums, lengths = factors.new_zeros(shape), factors.new_zeros(shape[1], self._width)
-        for number, start in enumerate(range(0, m, self._run)):
-            for first in range(0, self._products, len(self._tile)):
-                tile = self._deviations(first, start, min(start + self._run, m))
-                some = slice(first, first + len(tile))
-                for block, factor in zip(sums[:, some], factors[number], strict=True):
-                    block.baddbmm_(factor.expand(len(tile), -1, -1), tile)
+        m, blocks, own = self._source.num_samples, -(-len(picks) // PICKS), len(self._own)
+        picked = self.of(torch.tensor(picks, dtype=torch.int64), 0, m)
+        shape = (blocks, self._products, PICKS, self._width)
+        sums, lengths = picked.new_zeros(shape), picked.new_zeros(shape[1], shape[3])
+        of_target = picked.new_zeros(blocks * PICKS, 1)
+        for start in range(0, m, self._run):
+            stop = min(start + self._run, m)
+            numbers = slice(start * self._source.num_outputs, stop * self._source.num_outputs)
+            target = self._target[numbers, None]
+            factors = picked.new_zeros(blocks * PICKS, len(target))
+            factors[: len(picks)] = picked[:, numbers]
+            if self._subtract_last:
+                of_target += _summed(factors.T.unsqueeze(0) * target).T
+            for first, found in self._read(start, stop, numbers, squares):
+                for at, part in self._operands(first, found, target):
+                    for block, into in enumerate(sums[:, at]):
+                        factor = factors[block * PICKS : (block + 1) * PICKS]
+                        into.baddbmm_(factor.expand(len(part), -1, -1), part)
                 if squares:
-                    lengths[some] += _summed(tile.square_())
+                    copy = self._copied(found, target)
+                    lengths[first : first + len(copy)] += _summed(copy.square_())
             self._tick()
         self._is_read = self._held is not None
-        own = len(self._own)
-        gram = sums.transpose(1, 2).flatten(2).flatten(0, 1)[: len(picks), :own]
-        return gram / m, lengths.flatten()[:own] / m
+        gram = sums.transpose(1, 2).flatten(2).flatten(0, 1) - of_target
+        return gram[: len(picks), :own] / m, lengths.flatten()[:own] / m
 
-    def _factors(self, picks: Sequence[int]) -> Tensor:
-        """The picks' deviations as products read them: (runs, blocks, PICKS, rows)."""
-        m, run = self._source.num_samples, self._run * self._source.num_outputs
-        found = self.of(torch.tensor(picks, dtype=torch.int64), 0, m)
-        runs, blocks = -(-found.shape[1] // run), -(-len(picks) // PICKS)
-        factors = found.new_zeros(runs, blocks * PICKS, self._rows)
-        for number, part in enumerate(found.split(run, 1)):
-            factors[number, : len(picks), : part.shape[1]] = part
-        return factors.unflatten(1, (blocks, PICKS))
+    def _read(
+        self, start: int, stop: int, numbers: slice, copied: bool
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Own contributions over some samples, candidates in columns, and their first product.
 
-    def _deviations(self, first: int, start: int, stop: int) -> Tensor:
-        """Deviations of own candidates over some samples: (products, rows, width).
-
-        ``first``: product that they begin with.
+        ``copied``: so many at once as are copied.
         """
-        width, outputs = self._width, self._source.num_outputs
-        places = slice(first * width, min((first + len(self._tile)) * width, len(self._own)))
-        numbers = slice(start * outputs, stop * outputs)
-        found, target = self._read(places, numbers, start, stop), self._target[numbers, None]
-        whole, rest = divmod(found.shape[1], width)
-        tile = self._tile[: whole + (rest > 0)]
-        tile[:, len(found) :] = 0
-        parts = [(tile[:whole, : len(found)].transpose(0, 1), found[:, : whole * width])]
-        if rest:
-            parts.append((tile[whole:, : len(found), :rest].transpose(0, 1), found[:, -rest:]))
-        for into, part in parts:
-            part = part.unflatten(1, into.shape[1:])
-            if part.dtype == torch.float64:
-                torch.sub(part, target[..., None], out=into)
-            else:
-                into.copy_(part).sub_(target[..., None])
-        return tile
+        held = self._held if self._is_read else None
+        step, width = len(self._copies), self._width
+        if held is not None and self._stays(held) and not copied:
+            step = max(1, self._products)
+        for first in range(0, self._products, step):
+            places = slice(first * width, min((first + step) * width, len(self._own)))
+            if held is not None:
+                yield first, held[numbers, places]
+                continue
+            whole = places == slice(0, self._source.num_candidates)
+            found = self._source.tile(None if whole else self._own[places], start, stop).T
+            if self._held is not None:
+                self._held[numbers, places] = found
+            yield first, found
 
-    def _read(self, places: slice, numbers: slice, start: int, stop: int) -> Tensor:
-        """Contributions of own candidates, candidates in columns."""
-        if self._held is not None and self._is_read:
-            return self._held[numbers, places]
-        everything = places == slice(0, self._source.num_candidates)
-        found = self._source.tile(None if everything else self._own[places], start, stop).T
-        if self._held is not None:
-            self._held[numbers, places] = found
-        return found
+    def _stays(self, found: Tensor) -> bool:
+        """Whether products read contributions where they are."""
+        return self._subtract_last and found.dtype == torch.float64 and found.stride(1) == 1
+
+    def _operands(
+        self, first: int, found: Tensor, target: Tensor
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """What products multiply, (products, numbers, width), and which products these are."""
+        if self._stays(found):
+            whole = found.shape[1] // self._width
+            if whole:
+                part = found[:, : whole * self._width].unflatten(1, (whole, self._width))
+                yield slice(first, first + whole), part.transpose(0, 1)
+            first, found = first + whole, found[:, whole * self._width :]
+        if found.shape[1]:
+            copy = self._copied(found, None if self._subtract_last else target)
+            yield slice(first, first + len(copy)), copy
+
+    def _copied(self, found: Tensor, target: Tensor | None) -> Tensor:
+        """Float64 copies, less the target if it is given: (products, numbers, width)."""
+        whole, rest = divmod(found.shape[1], self._width)
+        copies = self._copies[: whole + (rest > 0), : len(found)]
+        pairs = [(copies[:whole], found[:, : whole * self._width])]
+        if rest:
+            pairs.append((copies[whole:, :, :rest], found[:, -rest:]))
+        for into, part in pairs:
+            columns = part.unflatten(1, (len(into), into.shape[2])).transpose(0, 1)
+            if target is None:
+                into.copy_(columns)
+            elif columns.dtype == torch.float64:
+                torch.sub(columns, target, out=into)
+            else:
+                into.copy_(columns).sub_(target)
+        return copies
 
 
 def _summed(tile: Tensor) -> Tensor:
-    """The sum of all rows, whose number is a power of two; overwrites them.
+    """The sums of ``tile`` (products, numbers, width) over numbers; overwrites it.
 
     Halves are added to each other: no order of terms is left to the processor.
     """
-    while half := tile.shape[1] // 2:
-        tile = tile[:, :half].add_(tile[:, half:])
+    while (rows := tile.shape[1]) > 1:
+        half = rows // 2
+        if rows % 2:
+            tile[:, 0] += tile[:, -1]
+        tile = tile[:, :half].add_(tile[:, half : 2 * half])
     return tile[:, 0]
