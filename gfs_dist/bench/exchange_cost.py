@@ -137,7 +137,7 @@ class _Stopwatch(GroupCommunicator):
 
 @dataclass(frozen=True)
 class LoopExchangeTask:
-    """A group task: a search whose exchanges are timed. Its method shares no columns."""
+    """A group task: a search whose exchanges are timed."""
 
     problem: CellProblem
     stop: Stop
@@ -169,10 +169,11 @@ def exchange_in_loop(runtime: Runtime, seed: int, repeats: int) -> LoopExchange:
 
     Both by the same workers, by turns. Of each exchange the time of the rank that comes last to it
     counts, the others also wait for its computing; and of all the mean: now and then a message
-    waits for a core, in the loop as well as without it, which a median would not show. A panel's
-    steps exchange 16 bytes and nothing else; their batches of gaps, one in 32 steps, count too.
+    waits for a core, in the loop as well as without it, which a median would not show. Steps
+    exchange 16 bytes; their batches of gaps, one in 32 steps, and the losses of all candidates,
+    where columns are made, count too.
     """
-    cell = Cell.of_ranks(*QUICK, seed, "panel")
+    cell = Cell.of_ranks(*QUICK, seed)
     task = LoopExchangeTask(CellProblem(cell), Stop(cell.picks))
     in_loop, with_waiting, alone = [], [], []
     for _ in range(1 + repeats):

@@ -202,7 +202,6 @@ def resnet20(seed: int) -> Iterator[tuple[BlockSearches, Block]]:
 
 
 RATIOS: dict[str, Callable[[int, int], float]] = {
-    "panel over exhaustive": functools.partial(method_over_exhaustive, "squared", "panel"),
     "lazy over exhaustive": functools.partial(method_over_exhaustive, "squared", "lazy"),
     "streaming over exhaustive": functools.partial(method_over_exhaustive, "squared", "streaming"),
     "screened over exhaustive": functools.partial(method_over_exhaustive, "bce", "screened"),

@@ -15,11 +15,11 @@ from gfs_dist.errors import ConfigError, WorseError
 
 RECORD = Path(__file__).parents[1] / "records" / "guard.json"
 WIDE = 10.0
-QUICK = ("panel over exhaustive", "lazy over exhaustive", "screened over exhaustive")
+QUICK = ("lazy over exhaustive", "streaming over exhaustive", "screened over exhaustive")
 
 
 def test_a_ratio_is_measured() -> None:
-    assert RATIOS["panel over exhaustive"](1, 0) > 0
+    assert RATIOS["lazy over exhaustive"](1, 0) > 0
 
 
 @pytest.mark.slow
@@ -93,5 +93,5 @@ def test_a_pipe_named_as_a_record_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_record_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="record: found none of panel over exhaustive"):
+    with pytest.raises(ConfigError, match="record: found none of lazy over exhaustive"):
         read_record(write_record(tmp_path / "record.json", other=1.0))

@@ -13,6 +13,10 @@ from gfs_dist.errors import ConfigError, NonFiniteError, ShapeError
 
 Activation = Callable[[Tensor], Tensor]
 
+BLOCK = 48
+"""Neurons of a product of contributions, and what divides its samples: a processor then computes
+all elements alike, wherever they are."""
+
 ACTIVATIONS: dict[str, Activation] = {
     "tanh": torch.tanh,
     "relu": torch.relu,
@@ -131,10 +135,15 @@ class TwoLayer(nn.Module):
             neurons: indices, int64 (n,).
 
         Returns:
-            float64 (n, m), computed in float64 whatever the network's dtype.
+            float64 (n, m), computed in float64 whatever the network's dtype; by products of one
+            shape, so that the bits of a neuron do not depend on which others are chosen.
         """
         self._check_inputs(x)
-        hidden = self.hidden.weight[neurons].double() @ x.double().T
+        weights = self.hidden.weight[neurons].double()
+        blocks = functional.pad(weights, (0, 0, 0, -len(weights) % BLOCK)).split(BLOCK)
+        inputs = functional.pad(x.double(), (0, 0, 0, -len(x) % BLOCK)).T
+        products = torch.bmm(torch.stack(blocks), inputs.expand(len(blocks), -1, -1))
+        hidden = products.flatten(0, 1)[: len(weights), : len(x)]
         return ACTIVATIONS[self.activation](hidden) * self.output.weight[neurons].double()[:, None]
 
     @torch.no_grad()

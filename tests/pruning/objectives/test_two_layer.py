@@ -9,8 +9,9 @@ from gfs_dist.networks import ACTIVATIONS, TwoLayer
 from gfs_dist.pruning.objectives.two_layer import TwoLayerContributions, TwoLayerProblem
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objectives.factory import Recipe
-from gfs_dist.selection.partition import RankShare
+from gfs_dist.selection.partition import Partition, RankShare
 from gfs_dist.selection.stop import Stop
+from tests.selection.ranks import search
 
 
 def network_and_inputs(activation: str = "tanh") -> tuple[TwoLayer, torch.Tensor]:
@@ -50,6 +51,26 @@ def test_the_smaller_network_has_the_loss_of_the_path(method, weights) -> None:
     assert small.width == path.num_kept
     loss = float((small(x).detach() - target).square().mean()) / 2
     assert loss == pytest.approx(path.loss[-1], rel=1e-9)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("method", ["lazy", "streaming"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_any_number_of_ranks_gives_the_same_bits(activation, method, precision) -> None:
+    network = TwoLayer.initialise(130, 7, activation, seed=1)
+    x = torch.rand(90, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    target = torch.sin(3 * x[:, 0])
+    recipe = Recipe("squared", method)
+    problem = TwoLayerProblem(lambda: (x, target), network, recipe, precision)
+
+    def build(own: torch.Tensor):
+        return problem.objective(RankShare(own), torch.device("cpu"), lambda: None)
+
+    path = greedy(build(torch.arange(130)), Stop(40))
+    for partition in (Partition.contiguous(130, 2), Partition.strided(130, 3)):
+        assert search(build, partition, Stop(40))[0] == [path] * partition.num_ranks
+    half = path.prefix(20)
+    assert search(build, Partition.strided(130, 2), Stop(40), half)[0] == [path] * 2
 
 
 def test_the_given_network_is_not_modified() -> None:
