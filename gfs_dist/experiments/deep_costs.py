@@ -15,7 +15,7 @@ from gfs_dist.files.scratch_folder import ScratchFolder
 from gfs_dist.pruning.memory_needed import layer_costs, rank_bytes
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.widths.budget import Budget
-from gfs_dist.pruning.widths.choose import LEAST_TRIALS, TRIAL_MULTIPLY_ADDS, TRIAL_SAMPLES
+from gfs_dist.pruning.widths.choose import COMPARED, TRIAL_SAMPLES, most_trials
 from gfs_dist.pruning.widths.feasible import check_feasible
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 from gfs_dist.training import DeepSpec
@@ -74,9 +74,8 @@ def network_costs(model: str, width: float, images: Images, device: str, setting
         images_used = setting.calibration
         search = sum(cost.macs for cost in layer_costs(pruner, images_used))
         passes = HALVINGS * sum(2 + math.log2(n) for n in pruner.channels.values())
-        each = macs * min(images_used, 4 * TRIAL_SAMPLES)
-        most = max(LEAST_TRIALS * len(pruner.channels), min(1000, TRIAL_MULTIPLY_ADDS // each))
-        trials = setting.width_trials or most
+        each = macs * min(images_used, (1 + COMPARED) * TRIAL_SAMPLES)
+        trials = setting.width_trials or most_trials(len(pruner.channels), each)
         memory = rank_bytes(pruner, budget, images_used)
     sought_s, sought_macs = CELL_S + cuts * passes * TRIAL_S, cuts * passes * images_used * macs
     own_s = {"paper": sought_s, "line_search": sought_s, "least_squares": CELL_S}

@@ -47,10 +47,10 @@ def by_tolerance(
     return widths, float(large)
 
 
-def by_divergence(
+def by_trials(
     pruner: Pruner, budget: Budget, tick: Callable[[], None]
 ) -> tuple[Widths, float | None]:
-    """Widths by measured divergence from the dense network, as ``gfs prune`` shares them out."""
+    """Widths by measured difference from the dense network, as ``gfs prune`` shares them out."""
     return choose_widths(pruner, budget, lambda *_: tick()).widths, None
 
 
@@ -69,7 +69,7 @@ RULES = {
     "line_search": Rule(
         Settings("layer_output", weights="line_search"), by_tolerance, Repairs(refit=False)
     ),
-    "least_squares": Rule(Settings("least_squares"), by_divergence, Repairs()),
+    "least_squares": Rule(Settings("least_squares"), by_trials, Repairs()),
 }
 """Rules by name. The paper's: of at most 50 channels the one that makes the network's loss on 128
 images least, each pick of k weighing 1/k, up to a tolerance of top-1; batch norms are measured

@@ -6,12 +6,17 @@ import torch
 from torch import Tensor
 
 from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.pruning.calibration.staged_run import advance, make_stages
+from gfs_dist.pruning.calibration.staged_run import (
+    Results,
+    advance,
+    make_stages,
+    output_names,
+)
 from gfs_dist.pruning.objectives.evaluation_batches import SearchCosts, search_costs
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.repair.stream_training import BATCH, PART
 from gfs_dist.pruning.widths.budget import UNITS, Budget
-from gfs_dist.pruning.widths.choose import TRIAL_SAMPLES
+from gfs_dist.pruning.widths.choose import COMPARED, TRIAL_SAMPLES
 
 COPIES = 6
 """Copies of one layer's moments: sums, centred, damped, and those of a solver."""
@@ -24,9 +29,9 @@ def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int, streams: int | 
     """Bytes a rank may hold at once besides Python and torch, about; not a bound.
 
     The network twice, a chunk's activations, and the largest phase: moments of the layer with the
-    most inputs; the streams of the samples that widths are measured on, the dense network's and a
-    smaller one's; evaluations of the network's loss; results of both networks for one part of a
-    mini-batch in each thread.
+    most inputs; of the samples that widths are measured on, the dense network's streams and what
+    two fronts of smaller ones hold; evaluations of the network's loss; results of both networks
+    for one part of a mini-batch in each thread.
 
     Args:
         streams: threads that repair them; 0: they are not, None: as many as there are cores.
@@ -36,12 +41,9 @@ def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int, streams: int | 
     inputs = [module.get_parameter("weight")[0].numel() for module in modules]
     phases = [COPIES * 8 * max(inputs, default=0) ** 2]
     if budget.kind in UNITS:
-        # Streams of one sample that the consumers of all layers are fitted to.
-        names = frozenset(site.stream for site in pruner.consumer_sites(pruner.structure.layers))
-        [stage] = make_stages(pruner.dense, [names])
-        results = advance(pruner.dense, stage, {pruner.dense.gfs_inputs[0]: pruner.example})
-        stream = sum(results[name].nbytes for name in names) // len(pruner.example)
-        phases.append(2 * min(num_samples, TRIAL_SAMPLES) * stream)
+        aimed, held = _trial_bytes(pruner)
+        fitted = min(num_samples, TRIAL_SAMPLES)
+        phases.append(fitted * aimed + 2 * min(num_samples, (1 + COMPARED) * fitted) * held)
     if streams != 0:
         parts = min(streams or torch.get_num_threads(), BATCH // PART)
         phases.append(2 * parts * PART * _all_results(pruner.dense, pruner.example) + 4 * weights)
@@ -57,6 +59,25 @@ def _all_results(network: GraphNetwork, example: Tensor) -> int:
     results = advance(network, stage, {network.gfs_inputs[0]: example}).values()
     tensors = [found for found in results if isinstance(found, Tensor)]
     return sum(found.nbytes for found in tensors if len(found) == len(example)) // len(example)
+
+
+def _trial_bytes(pruner: Pruner) -> tuple[int, int]:
+    """Bytes of one sample: the streams that consumers are fitted to, and the most at one site."""
+    dense, sites = pruner.dense, pruner.consumer_sites(pruner.structure.layers)
+    start: Results = {dense.gfs_inputs[0]: pruner.example}
+    names = frozenset(site.stream for site in sites)
+    [stage] = make_stages(dense, [names])
+    streams = _nbytes(advance(dense, stage, start))
+    reads = [frozenset([site.source, site.other or site.source]) for site in sites]
+    results, held = start, 0
+    for stage in make_stages(dense, [*reads, output_names(dense)]):
+        held = max(held, _nbytes(results))
+        results = advance(dense, stage, results)
+    return streams // len(pruner.example), held // len(pruner.example)
+
+
+def _nbytes(results: Results) -> int:
+    return sum(value.nbytes for value in results.values() if isinstance(value, Tensor))
 
 
 def layer_costs(pruner: Pruner, num_samples: int) -> list[SearchCosts]:

@@ -10,11 +10,12 @@ from torch import nn
 from gfs_dist.pruning.memory_needed import layer_costs, rank_bytes
 from gfs_dist.pruning.pruner import Pruner, Settings
 from gfs_dist.pruning.widths.budget import Budget
-from gfs_dist.pruning.widths.choose import TRIAL_SAMPLES
+from gfs_dist.pruning.widths.choose import COMPARED, TRIAL_SAMPLES
 from gfs_dist.runtime import RuntimeSpec, open_runtime
 
 HALF, KEEP = Budget.parse({"macs": 0.5}), Budget.parse({"keep": 0.5})
 WIDTH = 3000
+MEASURED = (1 + COMPARED) * TRIAL_SAMPLES
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_moments_of_the_layer_with_most_inputs_are_counted(pruner: Pruner) -> No
 
 
 def test_samples_beyond_those_that_widths_are_measured_on_take_no_more(pruner: Pruner) -> None:
-    assert rank_bytes(pruner, HALF, 10**6) == rank_bytes(pruner, HALF, TRIAL_SAMPLES)
+    assert rank_bytes(pruner, HALF, 10**6) == rank_bytes(pruner, HALF, MEASURED)
 
 
 def test_trials_by_the_loss_of_the_network_are_counted(pruner: Pruner) -> None:

@@ -35,6 +35,7 @@ from gfs_dist.pruning.calibration.staged_run import (
     Results,
     advance,
     make_stages,
+    output_names,
     run_to,
 )
 from gfs_dist.pruning.calibration.workspace import CPU, Workspace, sum_parts
@@ -71,6 +72,7 @@ class NetworkPair:
         target: ``stream``: the dense network's residual stream; ``output``: the dense layer's
             own (normed) output.
         dense_results: the dense network's streams of each chunk, where they are known.
+        stages: of each network, one for each site; of the smaller one also that of its outputs.
     """
 
     dense: GraphNetwork
@@ -95,7 +97,11 @@ class NetworkPair:
         reads = [
             frozenset([site.source, *([site.other] if site.other else [])]) for site in self.sites
         ]
-        self.stages = {DENSE: make_stages(self.dense, aims), SMALL: make_stages(self.small, reads)}
+        to_output = [*reads, output_names(self.small)]
+        self.stages = {
+            DENSE: make_stages(self.dense, aims),
+            SMALL: make_stages(self.small, to_output),
+        }
         self._tails = [
             make_stages(self.small, [read, aim])[1] for read, aim in zip(reads, aims, strict=True)
         ]

@@ -12,22 +12,21 @@ from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.widths.allocate import allocate, proportional
 from gfs_dist.pruning.widths.budget import Budget, allowed_widths, uniform_widths
 from gfs_dist.pruning.widths.feasible import measure_seconds
-from gfs_dist.pruning.widths.width_exchange import WidthExchange, Widths
+from gfs_dist.pruning.widths.width_search import Widths, WidthSearch
 from gfs_dist.pruning.widths.width_trial import WidthTrial
 
 TRIAL_SAMPLES = 256
 COMPARED = 3
 TRIAL_MULTIPLY_ADDS = 2**43
-LEAST_TRIALS = 4
+ROUNDS = 3
 QUICK = 2
 """How much measuring goes into widths: 256 samples to fit and three times as many others to
-compare, and as many trials as cost 9e12 multiply-adds of forward passes (ResNet20 at 32x32: 211),
-but at least four a layer; with ``quick``, the starting widths alone.
+compare; a trial of each layer and one of what follows from them in each of three rounds, or in as
+many (one at least) as cost 9e12 multiply-adds of forward passes; with ``quick``, the starting
+widths alone.
 
-A comparison costs one forward pass, a fit several. The least of many losses on few samples is
-partly luck: on ResNet20 at 35 % of its inner multiply-adds widths compared on 256 samples gave
-79.4 % (105 trials) and 79.7 % (162), on 768 samples 83.1 % (168 trials; CIFAR-10's test images,
-no fine-tuning)."""
+The samples that are compared are not those that are fitted (the paths saw all: they are the same
+for all widths)."""
 
 HALVINGS, STEPS = 6, 50
 """How finely a cost is sought whose network is fast enough, and steps back where it is not."""
@@ -43,14 +42,16 @@ class ChosenWidths:
         widths: by layer.
         rule: ``measured``, ``keep``, ``widths``, ``latency`` or ``tolerance``.
         reason: a sentence for the report.
-        compared: rows ``rule``, ``loss``: rules measured against each other, the mean divergence
-            from the dense network's outputs in nats.
+        compared: rows ``rule``, ``loss``: rules measured against each other, by
+            :class:`.WidthTrial`.
+        weights: by layer, see :meth:`.WidthSearch.weights`; empty where none were measured.
     """
 
     widths: Widths
     rule: str
     reason: str
     compared: list[dict[str, Any]] = field(default_factory=list)
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 def choose_widths(
@@ -62,7 +63,7 @@ def choose_widths(
         pruner: with the paths of all layers.
         budget: feasible.
         on_trial: called with trials made, the most there will be, and the least loss.
-        quick: no exchanges, where the budget does not say how many trials.
+        quick: the starting widths alone, where the budget does not say how many trials.
     """
     chosen = RULES[budget.kind](pruner, budget, on_trial, quick)
     widths = {}
@@ -82,43 +83,44 @@ def by_curves(pruner: Pruner, limit: int, kind: str = "macs", round_to: int = 1)
 
 def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) -> ChosenWidths:
     """Widths by the curves (errors in units of the stream, added up) and the same share everywhere
-    are cut, refitted and measured; from the better, exchanges of width between layers stay where
-    the measured divergence falls. (Sums of single layers' errors do not see how layers' errors
-    meet: on ResNet20 at 35 % exchanges took the divergence from 0.73 to 0.51 nats.)
+    are cut, refitted and measured; then the errors of layers are weighted by what they do to the
+    whole network. (The plain sum does not see what later layers make of an error.)
     """
     limit, costs = pruner.costs.limit(budget), pruner.costs
     task, trials = _trials(pruner)
     trials = budget.trials or (QUICK if quick else trials)
     done, best = 0, float("inf")
 
-    def measure(wanted: Sequence[Widths]) -> list[float]:
+    def measure(wanted: Sequence[Widths], anchor: Widths | None) -> list[float]:
         nonlocal done, best
-        items = [pruner.keep(widths, fold=False) for widths in wanted]
-        losses = list(pruner.runtime.map(task, items).values)
+        kept = [pruner.keep(widths, fold=False) for widths in wanted]
+        shared = anchor and pruner.keep(anchor, fold=False)
+        losses = list(pruner.runtime.map(task, [(own, shared or own) for own in kept]).values)
         done, best = done + len(losses), min(best, *losses)
         on_trial(done, trials, best)
         return losses
 
-    most = {name: len(found.curve) for name, found in pruner.paths.items()}
-    exchange = WidthExchange(costs, budget.kind, limit, measure, trials, most, budget.round_to)
+    curves = {name: found.curve for name, found in pruner.paths.items()}
+    most = {name: len(curve) for name, curve in curves.items()}
+    search = WidthSearch(costs, budget.kind, limit, curves, measure, trials, budget.round_to)
     starts = {
         "curves": by_curves(pruner, limit, budget.kind, budget.round_to),
         "same share": proportional(costs, limit, budget.kind, budget.round_to, most),
     }
     compared: list[dict[str, Any]] = [
         {"rule": rule, "loss": loss}
-        for rule, loss in zip(starts, exchange.losses(list(starts.values())), strict=True)
+        for rule, loss in zip(starts, search.losses(list(starts.values())), strict=True)
     ]
-    widths, loss = exchange.run(list(starts.values()))
-    if exchange.used > len(starts):
-        compared.append({"rule": f"exchanges, {exchange.used} trials", "loss": loss})
+    widths, loss = search.run(list(starts.values()))
+    if search.used > len(starts):
+        compared.append({"rule": f"weighted curves, {search.used} trials", "loss": loss})
     samples = len(task.compared) * len(pruner.workspace.x(0))
     reason = (
-        f"widths of least divergence from the dense network's outputs: {loss:.4f} nats on "
-        f"{samples} samples after one refit (errors of single layers added up: "
+        f"widths of least squared difference from the dense network's outputs: {loss:.4f} of "
+        f"their squares on {samples} samples after one refit (errors of single layers added up: "
         f"{compared[0]['loss']:.4f}, the same share of every layer: {compared[1]['loss']:.4f})"
     )
-    return ChosenWidths(widths, "measured", reason, compared)
+    return ChosenWidths(widths, "measured", reason, compared, search.weights())
 
 
 def _trials(pruner: Pruner) -> tuple[WidthTrial, int]:
@@ -132,7 +134,18 @@ def _trials(pruner: Pruner) -> tuple[WidthTrial, int]:
     sites = pruner.consumer_sites(pruner.structure.layers)
     task = WidthTrial(workspace, pruner.structure, sites, fitted, compared)
     each = pruner.costs.dense("macs") * per_chunk * (len(fitted) + len(compared))
-    return task, max(LEAST_TRIALS * len(pruner.channels), min(1000, TRIAL_MULTIPLY_ADDS // each))
+    return task, most_trials(len(pruner.channels), each)
+
+
+def most_trials(layers: int, each: int) -> int:
+    """Trials of widths, where the budget does not say how many.
+
+    Args:
+        layers: that can be pruned.
+        each: multiply-adds of a trial's forward passes.
+    """
+    a_round = layers + 1
+    return QUICK + max(a_round, min(ROUNDS * a_round, TRIAL_MULTIPLY_ADDS // each))
 
 
 def _uniform(pruner: Pruner, budget: Budget, *_: object) -> ChosenWidths:

@@ -13,19 +13,12 @@ from torch import Tensor
 
 from gfs_dist.networks.measure.threads import one_thread_each
 from gfs_dist.pruning.calibration.layer_sites import Site
-from gfs_dist.pruning.calibration.moments import Sums, sum_chunks
-from gfs_dist.pruning.calibration.staged_run import (
-    SMALL,
-    MemoryStore,
-    Results,
-    advance,
-    keep,
-    make_stages,
-)
+from gfs_dist.pruning.calibration.staged_run import Results, advance, keep, make_stages
 from gfs_dist.pruning.calibration.workspace import Workspace
-from gfs_dist.pruning.repair.sweep import NetworkPair, Visit, sweep
+from gfs_dist.pruning.repair.sweep import NetworkPair
 from gfs_dist.pruning.smaller import KeptChannels
 from gfs_dist.pruning.structure.structure import Structure
+from gfs_dist.pruning.widths.fitted_front import FittedFront
 
 Value = TypeVar("Value")
 
@@ -37,8 +30,16 @@ JOINED = {"cuda": 4}
 class WidthTrial:
     """Cuts, refits the consumers once, and compares outputs with the dense network's.
 
-    The value is the mean Kullback-Leibler divergence ``sum p log(p / q)`` of the softmax of the
-    outputs, in nats: how far the cut network is from the dense one, without labels.
+    The value is ``sum |z - y|^2 / sum |z|^2`` over the compared samples, ``z`` the dense network's
+    outputs (of classes: before the softmax) and ``y`` the cut one's; no labels are needed. It
+    tells two networks apart where divergences of the softmax do not, which few samples decide:
+    on ResNet20 at 35 % of its inner multiply-adds one layer's step changed it by 9.5 standard
+    errors on 768 images, the Kullback-Leibler divergence by 2.5. Over layers' errors it nearly
+    adds up.
+
+    An item is a network's channels and an *anchor's*: where the two are the same in front, that
+    is run and fitted once for all items with this anchor that come in the order of layers. The
+    value does not depend on it.
 
     Attributes:
         workspace, structure: of the network.
@@ -55,34 +56,71 @@ class WidthTrial:
     compared: tuple[int, ...]
 
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> float:
-        """The divergence of the network that keeps these channels."""
-        assert isinstance(item, KeptChannels)
-        dense = self.workspace.dense(device)
+        """The loss of the network that keeps these channels."""
+        kept, anchor = item
+        front = _Held.of(self, device).front(kept, anchor, tick)
+        while front.place < len(front.pair.sites):
+            front.advance(tick)
+        known = _dense_outputs(self, device)
+        parts = [squares(*both) for both in zip(known, front.outputs(), strict=True)]
+        return sum(apart for apart, _ in parts) / (sum(whole for _, whole in parts) or 1.0)
+
+    def start(self, kept: KeptChannels, device: torch.device) -> FittedFront:
+        """A network before its first site."""
+        (name,) = self.workspace.dense(device).gfs_inputs
+        parts = [*batches(self.fitted, device), *batches(self.compared, device)]
+        inputs = {place: {name: self.x(chunks, device)} for place, chunks in enumerate(parts)}
+        return FittedFront(self.pair(kept, device), inputs, len(batches(self.fitted, device)))
+
+    def pair(self, kept: KeptChannels, device: torch.device) -> NetworkPair:
+        """The dense network and the cut one, before any fit."""
         known = _dense_results(self, device)
-        pair = NetworkPair.of_cut(dense, self.structure, item, self.sites, dense_results=known)
-        store = MemoryStore()
-        fitted = batches(self.fitted, device)
-        for place, chunks in enumerate(fitted):
-            store.save(SMALL, 0, place, {dense.gfs_inputs[0]: self.x(chunks, device)})
+        dense = self.workspace.dense(device)
+        return NetworkPair.of_cut(dense, self.structure, kept, self.sites, dense_results=known)
 
-        def sum_up(visit: Visit) -> Sums:
-            tick()
-            return sum_chunks(lambda place: pair.sums(visit, place, store), range(len(fitted)))
-
-        sweep(pair, sum_up, repeats=0, on_site=lambda stage: store.drop(SMALL, stage))
-
-        def compare(chunks: Sequence[int], known: Tensor) -> tuple[float, int]:
-            with torch.no_grad():
-                return divergence(known, pair.small(self.x(chunks, device)))
-
-        compared = batches(self.compared, device)
-        with one_thread_each() as pool:
-            parts = list(pool.map(compare, compared, _dense_outputs(self, device)))
-        return sum(total for total, _ in parts) / sum(count for _, count in parts)
+    def changed(self, one: KeptChannels, other: KeptChannels) -> set[str]:
+        """Modules that do not keep the same channels."""
+        return {
+            part.module
+            for layer in self.structure.layers
+            if one.candidates.get(layer.name) != other.candidates.get(layer.name)
+            for part in (*layer.cut_slices, *layer.consumers)
+        }
 
     def x(self, chunks: Sequence[int], device: torch.device) -> Tensor:
         """Inputs of a few chunks, one below the other; read when they are needed."""
         return torch.cat([self.workspace.x(chunk) for chunk in chunks]).to(device)
+
+
+@dataclass
+class _Held:
+    """The front that the last trials of this process branched from, and its network's channels."""
+
+    task: WidthTrial
+    device: torch.device
+    kept: KeptChannels | None = None
+    held: FittedFront | None = None
+
+    @classmethod
+    @functools.lru_cache(maxsize=1)
+    def of(cls, task: WidthTrial, device: torch.device) -> _Held:
+        return cls(task, device)
+
+    def front(
+        self, kept: KeptChannels, anchor: KeptChannels, tick: Callable[[], None]
+    ) -> FittedFront:
+        """A network of the kept channels, fitted as far as it is the anchor's."""
+        task, device = self.task, self.device
+        pair = task.pair(kept, device)
+        if self.held is None or self.kept != anchor or not self._serves(pair, kept):
+            self.kept, self.held = anchor, task.start(anchor, device)
+        while self.held.place < self.held.shares(pair, task.changed(kept, anchor)):
+            self.held.advance(tick)
+        return self.held.branch(pair)
+
+    def _serves(self, pair: NetworkPair, kept: KeptChannels) -> bool:
+        assert self.held is not None and self.kept is not None
+        return self.held.place <= self.held.shares(pair, self.task.changed(kept, self.kept))
 
 
 def batches(chunks: Sequence[int], device: torch.device) -> list[Sequence[int]]:
@@ -128,16 +166,10 @@ def _on_batches(
         return list(pool.map(on_batch, batches(chunks, device)))
 
 
-def divergence(dense: Tensor, small: Tensor) -> tuple[float, int]:
-    """The divergence summed over a chunk's samples, and their number.
+def squares(dense: Tensor, small: Tensor) -> tuple[float, float]:
+    """Squared difference of outputs, and the dense ones' squares, summed in float64.
 
-    Outputs without classes: half the squared error. Outputs that are not finite are infinitely
-    far: NaN would compare as less than anything.
+    Outputs that are not finite are infinitely far: NaN would compare as less than anything.
     """
-    if not torch.isfinite(small).all():
-        return math.inf, len(small)
-    if dense.ndim != 2 or dense.shape[1] < 2:
-        difference = (dense.double() - small.double()).square().sum()
-        return float(difference / 2), len(dense)
-    p, q = dense.double().log_softmax(1), small.double().log_softmax(1)
-    return float((p.exp() * (p - q)).sum()), len(dense)
+    apart, whole = (part.abs().double().square().sum() for part in (dense - small, dense))
+    return float(apart) if torch.isfinite(apart) else math.inf, float(whole)

@@ -58,7 +58,7 @@ def test_the_report_has_the_promised_keys(undisturbed: Path) -> None:
         assert [speed["batch"] for speed in speeds] == [1, 64]
         assert all(speed["median_s"] > 0 for speed in speeds)
     [notes] = found["notes"]
-    assert "divergence" in notes
+    assert "squared difference" in notes
 
 
 def test_every_layer_has_a_row_in_forward_order(undisturbed: Path) -> None:

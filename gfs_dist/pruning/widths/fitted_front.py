@@ -1,0 +1,94 @@
+"""The front of a cut network, fitted once for all networks that differ only behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gfs_dist.networks.graph.json_values import fill
+from gfs_dist.networks.measure.threads import in_threads, one_thread
+from gfs_dist.pruning.calibration.moments import Sums, add
+from gfs_dist.pruning.calibration.staged_run import SMALL, MemoryStore, Results, advance
+from gfs_dist.pruning.repair.least_squares import Fit
+from gfs_dist.pruning.repair.sweep import NetworkPair, Visit
+
+
+class FittedFront:
+    """A cut network with some of its sites fitted, and what it makes of the samples up to there.
+
+    Args:
+        pair: the dense network and the cut one, which is fitted in place, front to back.
+        inputs: of each batch of samples by name.
+        fitted: as many of the batches, the first ones, are what sites are fitted on.
+
+    Attributes:
+        pair: the networks.
+        place: sites fitted so far; the results are those that the last one of these was fitted on.
+    """
+
+    def __init__(self, pair: NetworkPair, inputs: Mapping[int, Results], fitted: int) -> None:
+        self.pair, self.place = pair, 0
+        self._store, self._batches, self._fitted = MemoryStore(), range(len(inputs)), fitted
+        for batch, results in inputs.items():
+            self._store.save(SMALL, 0, batch, results)
+
+    def shares(self, pair: NetworkPair, changed: set[str]) -> int:
+        """After how many sites this network is still the same as another one.
+
+        Args:
+            pair: with the other one.
+            changed: modules that are not of the same shape in both.
+        """
+        for place, (own, other) in enumerate(zip(self.pair.sites, pair.sites, strict=False)):
+            steps = self.pair.stages[SMALL][place].steps
+            used = {
+                part for step in steps for part in (step.target, step.target.rpartition(".")[0])
+            }
+            if own != other or changed & {own.module, *used}:
+                return place
+        return min(len(self.pair.sites), len(pair.sites))
+
+    def branch(self, pair: NetworkPair) -> FittedFront:
+        """Another network from here on: its front is copied, this one goes on unchanged."""
+        other = FittedFront(pair, {}, self._fitted)
+        other.place, other._batches = self.place, self._batches
+        for batch in self._batches:
+            other._store.save(SMALL, self.place, batch, self._store.load(SMALL, self.place, batch))
+        for site in self.pair.sites[: self.place]:
+            for name in filter(None, (site.module, site.norm)):
+                values = self.pair.small.get_submodule(name).state_dict()
+                pair.small.get_submodule(name).load_state_dict(values)
+        return other
+
+    def advance(self, tick: Callable[[], None]) -> None:
+        """Run all samples up to the next site, and fit it."""
+        visit = Visit(self.place, False)
+
+        def work(batch: int) -> Sums:
+            if batch < self._fitted:
+                return self.pair.sums(visit, batch, self._store)
+            self.pair.results(SMALL, visit, batch, self._store)
+            return {}
+
+        total: Sums | None = None
+        for batch, sums in zip(self._batches, in_threads(work, self._batches), strict=True):
+            if batch < self._fitted:
+                total = add(total, sums)
+        assert total is not None
+        with one_thread():
+            moments = self.pair.moments(self.place, total)
+            Fit(self.pair.small, self.pair.sites[self.place], moments).solve()
+        self._store.drop(SMALL, self.place)
+        self.place += 1
+        tick()
+
+    def outputs(self) -> list[Any]:
+        """The network's outputs for the batches that it was not fitted on; all sites are."""
+        assert self.place == len(self.pair.sites)
+        small, last = self.pair.small, self.pair.stages[SMALL][-1]
+
+        def work(batch: int) -> Any:
+            results = advance(small, last, self._store.load(SMALL, self.place, batch))
+            return fill(small.gfs_output, results)
+
+        return list(in_threads(work, self._batches[self._fitted :]))
