@@ -122,6 +122,7 @@ class Pruner:
         settings: of search and refit.
         runtime: the ranks.
         paths: layers searched so far.
+        weights: by layer, what trials of widths for another budget weighed its error with.
     """
 
     workspace: Workspace
@@ -129,6 +130,7 @@ class Pruner:
     settings: Settings
     runtime: Runtime
     paths: dict[str, LayerPath] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def prepare(

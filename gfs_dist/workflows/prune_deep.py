@@ -199,6 +199,7 @@ class DeepPruning:
         )
         known = run.report.row(source)
         self.dense = known["dense"] if known else None
+        self.weights = dict(known.get("sizing", {}).get("weights", {})) if known else {}
         self.pruner: Pruner
         self.opened = ExitStack()
 
@@ -209,6 +210,8 @@ class DeepPruning:
             workspace = Workspace.create(folder, network, family.measures.batches())
             runtime, settings = self.run.runtime, family.settings
             self.pruner = Pruner(workspace, family.structure, settings, runtime, self.found)
+            if self.quick:
+                self.pruner.weights = self.weights
             if self.dense is None:
                 weights = workspace.subfolder("dense") / checkpoint.MODEL
                 self.dense = self.model.measure("the dense network", network, weights)

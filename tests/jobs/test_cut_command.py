@@ -74,6 +74,11 @@ def test_another_size_joins_the_first(run: Path) -> None:
         row["picks_sha256"] == joined_hash(paths(run, row)) == before["results"][0]["picks_sha256"]
     )
     assert set(row["accuracy_after"]) == {"cut", "refit"}
+    first, sizing = before["results"][0]["sizing"], row["sizing"]
+    assert set(first["weights"]) == set(widths(row)) - {"6"}
+    assert sizing["weights"] == first["weights"]
+    rules = ["curves", "same share", "weighted curves"]
+    assert [found["rule"] for found in sizing["compared"]] == rules
     network = gfs_dist.load(run / row["model"])
     assert networks.count_params(network) == row["params"]
     assert (run / row["model"] / "README.md").read_text().count("35% of the multiply-adds") == 1

@@ -170,7 +170,7 @@ def measure_objective(bench: Bench, objective: str, rules: Sequence[str]) -> Non
     """One of our objectives with each of its step weights and each width rule, all refitted."""
     for weights in OBJECTIVES[objective]:
         name = f"{objective}, {weights}" if weights else objective
-        pruner = _searched(bench, name, objective, weights)
+        pruner = searched(bench, name, objective, weights)
         for budget in bench.budgets:
             for rule in rules:
                 widths = _widths(bench, pruner, name, rule, budget)
@@ -180,7 +180,7 @@ def measure_objective(bench: Bench, objective: str, rules: Sequence[str]) -> Non
                 bench.measure("refit", facts, kept)
 
 
-def _searched(bench: Bench, name: str, objective: str, weights: str) -> Pruner:
+def searched(bench: Bench, name: str, objective: str, weights: str) -> Pruner:
     """The pruner with the paths of all layers."""
     candidates = bench.candidates if objective == "network_loss" else None
     settings = Settings(objective, weights or "uniform", candidates=candidates)
@@ -216,7 +216,7 @@ def _widths(bench: Bench, pruner: Pruner, name: str, rule: str, budget: Fraction
 def measure_tuned(bench: Bench, spec: DeepSpec) -> None:
     """Our default and the score that is best recalibrated, trained on alike from there."""
     for budget in bench.budgets:
-        pruner = _searched(bench, "least_squares", "least_squares", "")
+        pruner = searched(bench, "least_squares", "least_squares", "")
         widths = _widths(bench, pruner, "least_squares", "measured", budget)
         ours = pruner.keep(widths, fold=False)
         _tune(bench, spec, _facts(budget, "least_squares", "measured"), bench.refitted(ours))
@@ -242,7 +242,7 @@ def measure_streams(
     bench: Bench, inner: Sequence[str], steps: Sequence[int], tunings: Sequence[DeepSpec]
 ) -> None:
     """Our default refitted, its streams repaired from there, and each of these trained on."""
-    pruner = _searched(bench, "least_squares", "least_squares", "")
+    pruner = searched(bench, "least_squares", "least_squares", "")
     for share, budget in zip(inner, bench.budgets, strict=True):
         widths = _widths(bench, pruner, "least_squares", "measured", budget)
         kept = pruner.keep(widths, fold=False)

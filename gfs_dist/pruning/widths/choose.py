@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from gfs_dist.errors import BudgetError
@@ -44,7 +45,8 @@ class ChosenWidths:
         reason: a sentence for the report.
         compared: rows ``rule``, ``loss``: rules measured against each other, by
             :class:`.WidthTrial`.
-        weights: by layer, see :meth:`.WidthSearch.weights`; empty where none were measured.
+        weights: by layer, see :meth:`.WidthSearch.weights`, of this or another budget's trials;
+            empty where there were none.
     """
 
     widths: Widths
@@ -63,7 +65,8 @@ def choose_widths(
         pruner: with the paths of all layers.
         budget: feasible.
         on_trial: called with trials made, the most there will be, and the least loss.
-        quick: the starting widths alone, where the budget does not say how many trials.
+        quick: the starting widths alone, where the budget does not say how many trials; with
+            the pruner's weights, one more.
     """
     chosen = RULES[budget.kind](pruner, budget, on_trial, quick)
     widths = {}
@@ -75,9 +78,18 @@ def choose_widths(
     return replace(chosen, widths=widths)
 
 
-def by_curves(pruner: Pruner, limit: int, kind: str = "macs", round_to: int = 1) -> Widths:
-    """Widths that make the sum of all layers' errors least."""
-    curves = {name: found.curve for name, found in pruner.paths.items()}
+def by_curves(
+    pruner: Pruner,
+    limit: int,
+    kind: str = "macs",
+    round_to: int = 1,
+    weights: Mapping[str, float] = MappingProxyType({}),
+) -> Widths:
+    """Widths that make the sum of all layers' errors, each times its weight or 1, least."""
+    curves = {
+        name: [weights.get(name, 1.0) * error for error in found.curve]
+        for name, found in pruner.paths.items()
+    }
     return allocate(curves, pruner.costs, limit, kind, round_to)
 
 
@@ -87,8 +99,10 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) ->
     whole network. (The plain sum does not see what later layers make of an error.)
     """
     limit, costs = pruner.costs.limit(budget), pruner.costs
-    task, trials = _trials(pruner)
-    trials = budget.trials or (QUICK if quick else trials)
+    task, samples = make_trial(pruner), len(pruner.workspace.x(0))
+    each = costs.dense("macs") * samples * (len(task.fitted) + len(task.compared))
+    known, layers = pruner.weights, len(pruner.channels)
+    trials = budget.trials or (QUICK + bool(known) if quick else most_trials(layers, each))
     done, best = 0, float("inf")
 
     def measure(wanted: Sequence[Widths], anchor: Widths | None) -> list[float]:
@@ -107,34 +121,34 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) ->
         "curves": by_curves(pruner, limit, budget.kind, budget.round_to),
         "same share": proportional(costs, limit, budget.kind, budget.round_to, most),
     }
+    if known:
+        starts["weighted curves"] = by_curves(pruner, limit, budget.kind, budget.round_to, known)
     compared: list[dict[str, Any]] = [
         {"rule": rule, "loss": loss}
         for rule, loss in zip(starts, search.losses(list(starts.values())), strict=True)
     ]
     widths, loss = search.run(list(starts.values()))
-    if search.used > len(starts):
-        compared.append({"rule": f"weighted curves, {search.used} trials", "loss": loss})
-    samples = len(task.compared) * len(pruner.workspace.x(0))
     reason = (
         f"widths of least squared difference from the dense network's outputs: {loss:.4f} of "
-        f"their squares on {samples} samples after one refit (errors of single layers added up: "
-        f"{compared[0]['loss']:.4f}, the same share of every layer: {compared[1]['loss']:.4f})"
+        f"their squares on {samples * len(task.compared)} samples after one refit "
+        f"(errors of single layers added up: {compared[0]['loss']:.4f}, "
+        f"the same share of every layer: {compared[1]['loss']:.4f})"
     )
-    return ChosenWidths(widths, "measured", reason, compared, search.weights())
+    if search.used > len(starts):
+        compared.append({"rule": f"weighted curves, {search.used} trials", "loss": loss})
+        pruner.weights = search.weights()
+    return ChosenWidths(widths, "measured", reason, compared, pruner.weights)
 
 
-def _trials(pruner: Pruner) -> tuple[WidthTrial, int]:
-    """How widths are measured, and how often that can be paid for."""
+def make_trial(pruner: Pruner) -> WidthTrial:
+    """How widths are measured."""
     workspace = pruner.workspace
-    per_chunk = len(workspace.x(0))
-    chunks = min(workspace.num_chunks, max(1, TRIAL_SAMPLES // per_chunk))
+    chunks = min(workspace.num_chunks, max(1, TRIAL_SAMPLES // len(workspace.x(0))))
     fitted = tuple(range(chunks))
     others = tuple(range(chunks, min((1 + COMPARED) * chunks, workspace.num_chunks)))
     compared = others if len(others) * 2 >= chunks else fitted
     sites = pruner.consumer_sites(pruner.structure.layers)
-    task = WidthTrial(workspace, pruner.structure, sites, fitted, compared)
-    each = pruner.costs.dense("macs") * per_chunk * (len(fitted) + len(compared))
-    return task, most_trials(len(pruner.channels), each)
+    return WidthTrial(workspace, pruner.structure, sites, fitted, compared)
 
 
 def most_trials(layers: int, each: int) -> int:
