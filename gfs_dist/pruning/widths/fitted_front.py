@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from gfs_dist.networks.graph.json_values import fill
 from gfs_dist.networks.measure.threads import in_threads, one_thread
-from gfs_dist.pruning.calibration.moments import Sums, add
+from gfs_dist.pruning.calibration.moments import Sums, sum_chunks
 from gfs_dist.pruning.calibration.staged_run import SMALL, MemoryStore, Results, advance
 from gfs_dist.pruning.repair.least_squares import Fit
 from gfs_dist.pruning.repair.sweep import NetworkPair, Visit
@@ -64,17 +65,14 @@ class FittedFront:
         """Run all samples up to the next site, and fit it."""
         visit = Visit(self.place, False)
 
-        def work(batch: int) -> Sums:
-            if batch < self._fitted:
-                return self.pair.sums(visit, batch, self._store)
-            self.pair.results(SMALL, visit, batch, self._store)
-            return {}
+        def sums(batch: int) -> Sums:
+            return self.pair.sums(visit, batch, self._store)
 
-        total: Sums | None = None
-        for batch, sums in zip(self._batches, in_threads(work, self._batches), strict=True):
-            if batch < self._fitted:
-                total = add(total, sums)
-        assert total is not None
+        def results(batch: int) -> Results:
+            return self.pair.results(SMALL, visit, batch, self._store)
+
+        total = sum_chunks(sums, self._batches[: self._fitted], tick)
+        deque(in_threads(results, self._batches[self._fitted :]), maxlen=0)
         with one_thread():
             moments = self.pair.moments(self.place, total)
             Fit(self.pair.small, self.pair.sites[self.place], moments).solve()
