@@ -163,6 +163,8 @@ class LayerRow(TypedDict):
 
     Attributes:
         error: of the layer at its width, in units of the variance of the stream that it feeds.
+        reselected: how many of the channels kept are not those of the layer's path; absent in older
+            reports.
     """
 
     name: str
@@ -171,6 +173,7 @@ class LayerRow(TypedDict):
     error: float | None
     macs: int | None
     reason: str | None
+    reselected: NotRequired[int | None]
 
 
 class Theory(TypedDict, total=False):

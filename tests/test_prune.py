@@ -205,6 +205,21 @@ def test_full_width_keeps_the_network(batches: list[tuple[Tensor, Tensor]]) -> N
     torch.testing.assert_close(result.model(x), network(x))
 
 
+def test_channels_are_picked_again_by_default(batches: list[tuple[Tensor, Tensor]]) -> None:
+    network, budget = ten_networks()["ResNet18"][0], {"keep": 0.5}
+    default, off = (
+        gfs_dist.prune(network, batches, budget=budget, reselect=wanted) for wanted in (None, False)
+    )
+    assert default.report["picks_sha256"] == off.report["picks_sha256"]
+    again, before = (
+        {row["name"]: row["reselected"] for row in made.report["layers"]} for made in (default, off)
+    )
+    assert before == {name: None if count is None else 0 for name, count in again.items()}
+    for wrong in ({"objective": "layer_output"}, {"refit": False}):
+        with pytest.raises(ValueError, match="^reselect: found True, accepted with objective='lea"):
+            gfs_dist.prune(network, batches, budget=budget, reselect=True, **wrong)
+
+
 def test_more_ranks_give_the_same_network(batches: list[tuple[Tensor, Tensor]]) -> None:
     network = ten_networks()["ResNet18"][0]
     budget = {"keep": 0.5}

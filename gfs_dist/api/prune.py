@@ -44,6 +44,7 @@ def prune(
     candidates: int | None = None,
     fold: bool = True,
     refit: bool = True,
+    reselect: bool | None = None,
     streams: bool = False,
     stream_steps: int = STREAM_STEPS,
     batch_norm: bool | None = None,
@@ -74,7 +75,9 @@ def prune(
         coupled: prune residual widths too.
         target: of the refit: ``stream``, the residual stream after the block, or ``output``.
         candidates: ``network_loss``: candidates scored at each step; None for all.
-        fold, refit, streams, batch_norm: the repairs. ``streams``: all weights are trained, without
+        fold, refit, reselect, streams, batch_norm: the repairs. ``reselect``: channels are picked
+            again while layers are fitted, on what the pruned layers before make; None: with
+            ``least_squares`` where layers are fitted. ``streams``: all weights are trained, without
             labels, towards the dense network's streams, for ``stream_steps`` steps of 128 samples,
             which are augmented if they are images of three colours. Batch norms are measured again
             by default only where nothing is fitted.
@@ -104,9 +107,9 @@ def prune(
     for name, (given, only) in fixed.items():
         if given != only:
             raise InputError(f"{name}: found {given!r}, accepted {only!r} with {objective!r}")
-    if stream_steps < 1:
-        raise InputError(f"stream_steps: found {stream_steps}, accepted 1 or more")
-    repairs = Repairs(fold, refit, batch_norm, StreamSpec(stream_steps, seed) if streams else None)
+    trained = StreamSpec(stream_steps, seed) if streams else None
+    repairs = Repairs(fold, refit, batch_norm, trained, reselect)
+    _check_repairs(repairs, objective, stream_steps)
     wanted = Budget.parse(budget)
     settings = Settings(
         objective=objective,
@@ -143,6 +146,15 @@ def prune(
             raise
         weakref.finalize(source, scratch.close)
         return pruned
+
+
+def _check_repairs(repairs: Repairs, objective: str, stream_steps: int) -> None:
+    if repairs.reselect and not (repairs.refit and objective == "least_squares"):
+        raise InputError(
+            "reselect: found True, accepted with objective='least_squares' and refit=True only"
+        )
+    if stream_steps < 1:
+        raise InputError(f"stream_steps: found {stream_steps}, accepted 1 or more")
 
 
 @dataclass(frozen=True)
@@ -215,7 +227,7 @@ class _Source:
             "accuracy_after": made.accuracies(measured.get("accuracy")),
             "difference_from_masked": made.difference,
             "picks_sha256": picks_sha256(self.pruner),
-            "layers": layer_rows(self.pruner, made.network, chosen.widths),
+            "layers": layer_rows(self.pruner, made, chosen.widths),
             "settings": asdict(self.pruner.settings),
         }
         if made.streams:

@@ -91,6 +91,7 @@ class Repair:
 
     fold: bool | None
     refit: bool | None
+    reselect: bool | None
     streams: bool | None
     steps: Positive | None
     batch_norm: bool | None
@@ -194,6 +195,8 @@ class Prune(Computing):
         if not deep and self.steps is None and self.distinct is None:
             self.steps = DEFAULT_STEPS
         if deep:
+            if self.repair.reselect is None:
+                self.repair.reselect = self._can_reselect
             self.repair.settle_streams()
             if self.repair.batch_norm is None:  # after a fit it does harm: see Repairs
                 self.repair.batch_norm = not (self.repair.refit or self.repair.streams)
@@ -219,12 +222,21 @@ class Prune(Computing):
         check_workers(self.workers, self.runtime)
         check_training(self.train, self.model)
 
+    @property
+    def _can_reselect(self) -> bool:
+        return self.objective == "least_squares" and bool(self.repair.refit)
+
     def _check_deep(self) -> None:
         name = f"model={self.model.name}"
         self._refuse(TWO_LAYER_ONLY, "model=two_layer only")
         self._check_choice("objective", typing.get_args(DeepObjective), name)
         if self.candidates is not None:
             self._check_choice("objective", ("network_loss",), "candidates")
+        if self.repair.reselect and not self._can_reselect:
+            raise ConfigError(
+                "repair.reselect: found true, accepted with objective=least_squares and "
+                "repair.refit=true only"
+            )
         if self.checkpoint is None:
             raise ConfigError(
                 f"checkpoint: has no default with {name}, accepted a pretrain run folder, a "

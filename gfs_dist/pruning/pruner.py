@@ -26,6 +26,7 @@ from gfs_dist.pruning.objectives.fisher import DerivativesTask, FisherProblem
 from gfs_dist.pruning.objectives.moment_objectives import LayerProblem
 from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.pruning.objectives.stored_moments import StoredMap, make_map, stored_products
+from gfs_dist.pruning.repair.reselect import reselectable
 from gfs_dist.pruning.repair.stream_training import StreamSpec, StreamTask, repair_streams
 from gfs_dist.pruning.repair.streams import compared_streams
 from gfs_dist.pruning.repair.sweep import SweepTask, run_sweep
@@ -291,18 +292,27 @@ class Pruner:
         return make_smaller(self.dense, self.structure, kept)
 
     def refit(
-        self, kept: KeptChannels, name: str, on_site: Callable[[int], None] = lambda _: None
-    ) -> GraphNetwork:
+        self,
+        kept: KeptChannels,
+        name: str,
+        on_site: Callable[[int], None] = lambda _: None,
+        *,
+        reselect: bool = False,
+    ) -> tuple[GraphNetwork, KeptChannels]:
         """The smaller network with every weight that comes after a cut fitted again.
 
         Args:
             kept: channels that stay.
             name: folder for this sweep's files, new in the workspace.
             on_site: called with the number of sites that are done.
+            reselect: pick channels again, as many, where that can be done on the way.
+
+        Returns:
+            The network, and its channels.
         """
-        task = SweepTask(
-            self.workspace, self.structure, self.sites, kept, self.settings.target, name
-        )
+        work, structure, sites = self.workspace, self.structure, self.sites
+        again = reselectable(structure, sites, self.dense, kept) if reselect else ()
+        task = SweepTask(work, structure, sites, kept, self.settings.target, name, again)
         return run_sweep(task, self.runtime, on_site)
 
     @property

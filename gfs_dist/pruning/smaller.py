@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
@@ -70,6 +70,12 @@ class KeptChannels:
     def first(cls, widths: Mapping[str, int]) -> KeptChannels:
         """The first channels of each layer, for what depends on widths alone."""
         return cls({name: tuple(range(width)) for name, width in widths.items()})
+
+    def without(self, layers: Collection[str]) -> KeptChannels:
+        """The channels of the other layers; these ones stay whole."""
+        kept = {name: own for name, own in self.candidates.items() if name not in layers}
+        factors = {name: own for name, own in self.factors.items() if name not in layers}
+        return KeptChannels(kept, factors)
 
     def outputs(self, structure: Structure, dense: nn.Module) -> dict[str, Tensor]:
         """Outputs that each producer which loses some has left, those of no layer included.

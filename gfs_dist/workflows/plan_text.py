@@ -167,6 +167,7 @@ def repairs(config: schema.Prune) -> list[str]:
     words = {
         "counts folded into the consumers": asked.fold and config.objective != "least_squares",
         "least-squares refit": asked.refit,
+        "channels picked again on the pruned front": asked.reselect,
         "stream repair": asked.streams,
         "batch norms measured again": asked.batch_norm,
         "fine-tuning": asked.finetune,

@@ -274,7 +274,7 @@ class DeepPruning:
             "path": f"paths/{self.files.result}",
             "model": folder.relative(self.model.path),
             "picks_sha256": picks_sha256(self.pruner),
-            "layers": layer_rows(self.pruner, found.network, chosen.widths),
+            "layers": layer_rows(self.pruner, found, chosen.widths),
             "sizing": vars(chosen),
             "difference": found.difference,
         }
@@ -308,7 +308,13 @@ class DeepPruning:
         name, config, reporter = self.name, self.family.config, self.run.reporter
         asked, state = config.repair, self._stream_state
         spec = StreamSpec(asked.steps, config.seed) if asked.streams and asked.steps else None
-        repairs = Repairs(bool(asked.fold), bool(asked.refit), bool(asked.batch_norm), spec)
+        repairs = Repairs(
+            bool(asked.fold),
+            bool(asked.refit),
+            bool(asked.batch_norm),
+            spec,
+            bool(asked.reselect),
+        )
         phases = {
             "refit": (f"repair {name}", len(self.pruner.sites)),
             "streams": (f"streams {name}", asked.steps),

@@ -34,9 +34,11 @@ def test_null_means_what_fits_deep_networks() -> None:
     assert (config.objective, config.replacement, config.steps) == ("least_squares", False, None)
     assert config.budget.limit == Budget("macs", Fraction(1, 2))
     done = {name for name, wanted in vars(config.repair).items() if wanted}
-    assert done == {"fold", "refit"}
+    assert done == {"fold", "refit", "reselect"}
     assert [name for name, found in vars(config.repair).items() if found is None] == ["steps"]
     assert deep("repair.refit=false").repair.batch_norm is True
+    assert deep("repair.refit=false").repair.reselect is False
+    assert deep("objective=layer_output").repair.reselect is False
     assert deep("repair.streams=true").repair.steps == 200
     assert deep("repair.streams=true", "repair.refit=false").repair.batch_norm is False
     assert config.calibration.samples == 1024
@@ -146,6 +148,14 @@ def test_keys_of_deep_networks_are_refused_with_two_layers(words: str, message: 
         ("repair.steps=9", r"^repair\.steps: found 9, accepted with repair\.streams=true only$"),
         ("repair.steps=0", r"^repair\.steps: found 0, accepted a whole number, 1 or more"),
         ("repair.refit=3", r"^repair\.refit: found 3, accepted true or false, or null$"),
+        (
+            "repair.reselect=true objective=fisher",
+            r"^repair\.reselect: found true, accepted with objective=least_squares and repair\.r",
+        ),
+        (
+            "repair.reselect=true repair.refit=false",
+            r"^repair\.reselect: found true, accepted with",
+        ),
         ("budget.mac=0.5", r"^budget\.mac: unknown key of gfs prune; did you mean budget\.macs\?$"),
         ("macs=0.5", r"^macs: unknown key of gfs prune; did you mean budget\.macs\?$"),
         ("budget=0.5", r"^budget: unknown key of gfs prune"),

@@ -56,7 +56,7 @@ def measure(model: str, images: int, size: int, refit: bool) -> dict[str, Any]:
         if refit:
             half = {name: n // 2 for name, n in work.channels.items()}
             kept = work.keep(half, fold=False)
-            small = work.refit(kept, "refit")
+            small, _ = work.refit(kept, "refit")
             row["refitted_mib"] = peak_bytes() / MIB
             work.check(small, kept)
             row["checked_mib"] = peak_bytes() / MIB

@@ -124,7 +124,7 @@ class Bench:
     def refitted(self, kept: KeptChannels) -> GraphNetwork:
         """The network with every layer after a cut fitted again."""
         folder = tempfile.mkdtemp(dir=self.pruner.workspace.folder)
-        return self.pruner.refit(kept, Path(folder).name)
+        return self.pruner.refit(kept, Path(folder).name)[0]
 
 
 def inner_shares(pruner: Pruner, shares: Sequence[str]) -> tuple[Fraction, ...]:

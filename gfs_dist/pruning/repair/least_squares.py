@@ -83,6 +83,13 @@ def damping(mean: float, largest: float, trace: float) -> float:
     return found if found > TINY_VARIANCE else 1.0
 
 
+def damped(inputs: Tensor, spread: Tensor) -> Tensor:
+    """``A + lambda I``, see :func:`damping`; ``spread`` of the same inputs."""
+    found, trace = inputs.clone(), float(inputs.diagonal().sum())
+    found.diagonal().add_(damping(float(spread.mean()), float(spread.max()), trace))
+    return found
+
+
 class Fit:
     """Solves for the weights of one site, again for each new target.
 
@@ -97,26 +104,29 @@ class Fit:
         network: whose site is fitted, in place.
         site: which.
         moments: of its inputs, and of its inputs with the target; where the network is.
+        inputs: those that are fitted, sorted; others have weights of zero and keep them. None for
+            all.
 
     Raises:
         NonFiniteError: ``A`` has no factor; names the layer.
     """
 
-    def __init__(self, network: GraphNetwork, site: Site, moments: Moments) -> None:
+    def __init__(
+        self, network: GraphNetwork, site: Site, moments: Moments, inputs: Tensor | None = None
+    ) -> None:
         self.network, self.site = network, site
         self.scaling = OutputScale.of(network, site)
         self._moments = moments
-        self._inputs = moments.inputs if self.scaling.has_offset else moments.raw_inputs()
-        spread = moments.spread
-        damped = self._inputs.clone()
-        trace = float(damped.diagonal().sum())
-        damped.diagonal().add_(damping(float(spread.mean()), float(spread.max()), trace))
-        self._factor, failed = torch.linalg.cholesky_ex(damped)
+        self._rows = torch.arange(len(moments.input_mean)) if inputs is None else inputs
+        every = moments.inputs if self.scaling.has_offset else moments.raw_inputs()
+        self._inputs = every if inputs is None else every[inputs][:, inputs]
+        added = damped(self._inputs, moments.spread[self._rows])
+        self._factor, failed = torch.linalg.cholesky_ex(added)
         if failed:
             raise NonFiniteError(f"layer {site.module!r}: the moments of its input have no factor")
         weight = network.get_submodule(site.module).get_parameter("weight")
         self._shape = weight.shape
-        self._start = weight.detach().double().flatten(1).T * self.scaling.scale
+        self._start = (weight.detach().double().flatten(1).T * self.scaling.scale)[self._rows]
 
     def solve(self, target: Moments | None = None) -> None:
         """Fit to the target of the moments given at first, or to another one's.
@@ -126,8 +136,10 @@ class Fit:
         """
         moments = target or self._moments
         cross = moments.target if self.scaling.has_offset else moments.raw_target()
-        change = torch.cholesky_solve(cross - self._inputs @ self._start, self._factor)
-        self._write(self._start + change, moments)
+        away = cross[self._rows] - self._inputs @ self._start
+        found = torch.zeros_like(cross)
+        found[self._rows] = self._start + torch.cholesky_solve(away, self._factor)
+        self._write(found, moments)
 
     @torch.no_grad()
     def _write(self, found: Tensor, target: Moments) -> None:

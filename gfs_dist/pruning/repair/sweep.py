@@ -11,7 +11,7 @@ idea of Zhang et al. 2015, arXiv 1505.06798).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ from gfs_dist.pruning.calibration.staged_run import (
 )
 from gfs_dist.pruning.calibration.workspace import CPU, Workspace, sum_parts
 from gfs_dist.pruning.repair.least_squares import Fit
+from gfs_dist.pruning.repair.reselect import Reselection
 from gfs_dist.pruning.smaller import KeptChannels, make_smaller
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.runtime import Runtime
@@ -72,6 +73,7 @@ class NetworkPair:
         target: ``stream``: the dense network's residual stream; ``output``: the dense layer's
             own (normed) output.
         dense_results: the dense network's streams of each chunk, where they are known.
+        changed: modules that lose outputs later, besides those of ``outputs``.
         stages: of each network, one for each site; of the smaller one also that of its outputs.
     """
 
@@ -81,11 +83,13 @@ class NetworkPair:
     outputs: Mapping[str, Tensor]
     target: str = "stream"
     dense_results: Mapping[int, Results] | None = None
+    changed: Collection[str] = ()
 
     def __post_init__(self) -> None:
         # Sites whose input or summand depends on a pruned module.
         program, above = self.small.gfs_program, ancestors(self.small)
-        changed = {s.name for s in program if s.kind == "module" and s.target in self.outputs}
+        changing = {*self.outputs, *self.changed}
+        changed = {s.name for s in program if s.kind == "module" and s.target in changing}
         self.sites = [
             site
             for site in self.sites
@@ -115,10 +119,13 @@ class NetworkPair:
         sites: Sequence[Site],
         target: str = "stream",
         dense_results: Mapping[int, Results] | None = None,
+        whole: Collection[str] = (),
     ) -> NetworkPair:
-        """A dense network and a copy cut to the kept channels."""
-        small, outputs = make_smaller(dense, structure, kept), kept.outputs(structure, dense)
-        return cls(dense, small, sites, outputs, target, dense_results)
+        """A dense network and a copy cut to the kept channels, but for ``whole`` layers."""
+        now = kept.without(whole)
+        small, outputs = make_smaller(dense, structure, now), now.outputs(structure, dense)
+        changed = kept.outputs(structure, dense).keys()
+        return cls(dense, small, sites, outputs, target, dense_results, changed)
 
     def results(self, name: str, visit: Visit, chunk: int, store: ActivationStore) -> Results:
         """Results of one network that a visit needs; run and stored at the first one."""
@@ -176,6 +183,7 @@ def sweep(
     sum_up: Callable[[Visit], Sums],
     *,
     repeats: int = REPEATS,
+    choose: Callable[[Site, Moments], Tensor | None] = lambda *_: None,
     on_fit: Callable[[int], None] = lambda _: None,
     on_site: Callable[[int], None] = lambda _: None,
 ) -> None:
@@ -185,12 +193,14 @@ def sweep(
         pair: the networks.
         sum_up: moments' sums of one visit over all samples, in the order of chunks.
         repeats: fits after the first where the stream is rectified.
+        choose: the inputs of a site that stay, by their moments; None for all.
         on_fit, on_site: called with the stage after every fit, and after its last one.
     """
     for stage, site in enumerate(pair.sites):
         sums = sum_up(Visit(stage, False))
         with one_thread():
-            fit = Fit(pair.small, site, pair.moments(stage, sums))
+            moments = pair.moments(stage, sums)
+            fit = Fit(pair.small, site, moments, choose(site, moments))
             fit.solve()
         on_fit(stage)
         for _ in range(repeats if site.rectified else 0):
@@ -211,6 +221,7 @@ class SweepTask:
         kept: channels of the smaller network.
         target: see :class:`NetworkPair`.
         name: folder of this sweep in the workspace.
+        again: layers whose channels are picked again in the sweep.
     """
 
     workspace: Workspace
@@ -219,6 +230,7 @@ class SweepTask:
     kept: KeptChannels
     target: str
     name: str
+    again: tuple[str, ...] = ()
 
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> Sums | str:
         """The sums of ``item``: visit, fits made so far, and place among so many shares.
@@ -247,7 +259,8 @@ class SweepTask:
     def make_pair(self, device: torch.device = CPU) -> NetworkPair:
         """The networks before the first fit."""
         dense = self.workspace.dense(device)
-        return NetworkPair.of_cut(dense, self.structure, self.kept, self.sites, self.target)
+        structure, kept, sites = self.structure, self.kept, self.sites
+        return NetworkPair.of_cut(dense, structure, kept, sites, self.target, whole=self.again)
 
     def _made_after(self, fits: int, device: torch.device) -> _Made:
         made = _made(self, device)
@@ -281,9 +294,10 @@ def _made(task: SweepTask, device: torch.device) -> _Made:
 
 def run_sweep(
     task: SweepTask, runtime: Runtime, on_site: Callable[[int], None] = lambda _: None
-) -> GraphNetwork:
-    """The smaller network with all its sites fitted, one after another."""
+) -> tuple[GraphNetwork, KeptChannels]:
+    """The smaller network with all its sites fitted, one after another, and its channels."""
     pair, count = task.make_pair(), len(task.workspace.shares(runtime.num_ranks))
+    again = Reselection(pair.small, task.structure, task.kept, task.again)
     store, fits = FileStore(task.folder), 0
 
     def sum_up(visit: Visit) -> Sums:
@@ -313,9 +327,9 @@ def run_sweep(
             store.drop(network, stage)
         on_site(stage)
 
-    sweep(pair, sum_up, on_fit=on_fit, on_site=done)
+    sweep(pair, sum_up, choose=again.choose, on_fit=on_fit, on_site=done)
     _made.cache_clear()  # what this process holds
-    return pair.small
+    return again.finish(), again.kept
 
 
 def _read(found: Sums | str) -> Sums:

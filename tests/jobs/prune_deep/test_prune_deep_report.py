@@ -64,8 +64,10 @@ def test_the_report_has_the_promised_keys(undisturbed: Path) -> None:
 def test_every_layer_has_a_row_in_forward_order(undisturbed: Path) -> None:
     [row] = report(undisturbed)["results"]
     assert [set(layer) for layer in row["layers"]] == 3 * [
-        {"name", "channels", "kept", "error", "macs", "reason"}
+        {"name", "channels", "kept", "error", "macs", "reason", "reselected"}
     ]
+    assert [layer["reselected"] for layer in row["layers"]][2] is None
+    assert all(layer["reselected"] <= layer["kept"] for layer in row["layers"][:2])
     assert [(layer["name"], layer["channels"]) for layer in row["layers"]] == [
         ("0", 8),
         ("3", 6),

@@ -1,0 +1,117 @@
+"""Channels of a layer picked again in a sweep, on what the pruned network before them makes.
+
+Paths are searched on the dense network, each layer alone. When a sweep comes to a layer's consumer,
+all that the consumer reads is made by layers that are pruned and fitted already, and its target is
+what the refit is aimed at. As many channels as before are then picked on these moments; until then
+the layer is whole. It has to be all that one consumer reads, and to be read by nothing else; other
+layers keep the channels of their paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gfs_dist.errors import NonFiniteError
+from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.pruning.calibration.layer_sites import Site
+from gfs_dist.pruning.calibration.moments import Moments
+from gfs_dist.pruning.repair.least_squares import OutputScale, damped
+from gfs_dist.pruning.smaller import KeptChannels
+from gfs_dist.pruning.structure.shrink import by_inputs, shrink
+from gfs_dist.pruning.structure.structure import Layer, Structure
+from gfs_dist.selection.subset import SubsetSearch
+
+MAX_INPUTS = 2304
+"""Inputs of a consumer (channels times kernel) up to which its layer is picked again: 256 channels
+of a 3x3 kernel take 5 s. Time grows with the third power of the inputs."""
+
+
+def reselectable(
+    structure: Structure, sites: Sequence[Site], dense: GraphNetwork, kept: KeptChannels
+) -> tuple[str, ...]:
+    """Names of the layers that can be picked again.
+
+    Args:
+        structure, sites: of the dense network.
+        kept: channels of the smaller network.
+    """
+    modules = {site.module for site in sites}
+    readers = [part.module for layer in structure.layers for part in layer.consumers]
+    cut = [module for layer in structure.layers for module in layer.cut_modules]
+
+    def fits(layer: Layer) -> bool:
+        reader = layer.consumers[0]
+        alone = readers.count(reader.module) == len(layer.consumers) == 1
+        alone &= all(cut.count(module) == 1 for module in layer.cut_modules)
+        if not alone or reader.module not in modules:
+            return False
+        channels = [channel for own in reader.channels for channel in own]
+        weight = by_inputs(dense.get_submodule(reader.module))
+        every = sorted(channels) == list(range(len(weight)))
+        even = len({len(own) for own in reader.channels}) == 1
+        return every and even and weight[:, 0].numel() <= MAX_INPUTS
+
+    return tuple(
+        layer.name
+        for layer in structure.layers
+        if 0 < len(kept.candidates.get(layer.name, ())) < layer.num_candidates and fits(layer)
+    )
+
+
+class Reselection:
+    """Picks layers again, one after another, as a sweep comes to their consumers.
+
+    Args:
+        small: the network that is swept; weights of channels that go become zero.
+        structure: of the dense network.
+        kept: channels of all layers, by their paths.
+        names: of the layers to pick again, whole in ``small``.
+
+    Attributes:
+        kept: of the layers picked again so far, the new channels.
+    """
+
+    def __init__(
+        self, small: GraphNetwork, structure: Structure, kept: KeptChannels, names: Sequence[str]
+    ) -> None:
+        self.small, self.structure, self.kept, self.names = small, structure, kept, names
+        self._layers = {
+            layer.consumers[0].module: layer for layer in structure.layers if layer.name in names
+        }
+
+    @torch.no_grad()
+    def choose(self, site: Site, moments: Moments) -> Tensor | None:
+        """The inputs that a site's layer keeps, sorted; None for all.
+
+        Raises:
+            NonFiniteError: the moments have no factor; names the layer.
+        """
+        layer = self._layers.get(site.module)
+        if layer is None:
+            return None
+        (reader,), weight = layer.consumers, by_inputs(self.small.get_submodule(site.module))
+        kernel = weight[0, 0].numel()
+        rows = torch.tensor(reader.channels).flatten()[:, None] * kernel + torch.arange(kernel)
+        rows = rows.view(layer.num_candidates, -1)
+        centred, order = OutputScale.of(self.small, site).has_offset, rows.flatten()
+        inputs = moments.inputs if centred else moments.raw_inputs()
+        target = moments.target if centred else moments.raw_target()
+        inputs = damped(inputs[order][:, order], moments.spread)
+        try:
+            search = SubsetSearch(inputs, target[order], layer.num_candidates)
+            kept = search.best(self.kept.candidates[layer.name])
+        except NonFiniteError as error:
+            raise NonFiniteError(f"layer {layer.name!r}: {error}") from error
+        self.kept = replace(self.kept, candidates={**self.kept.candidates, layer.name: tuple(kept)})
+        lost = sorted(set(range(layer.num_candidates)) - set(kept))
+        weight[reader.of(lost)] = 0
+        return rows[kept].flatten().sort().values
+
+    def finish(self) -> GraphNetwork:
+        """The swept network without the channels that have gone."""
+        own = {name: self.kept.candidates[name] for name in self.names}
+        return shrink(self.small, self.structure, own)  # type: ignore[return-value]
