@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -104,11 +105,14 @@ class WidthSearch:
         return [self._known[key] for key in keys]
 
     def weights(self) -> dict[str, float]:
-        """By layer, what the loss rises by when the curve rises by one; 1 before any trial."""
+        """By layer, what the loss rises by when the curve rises by one; the median where no trial
+        told, 1 before any.
+        """
         found = {name: self._rise[name] / run for name, run in self._run.items() if run}
-        least = LEAST_WEIGHT * float(np.median([*found.values()])) if found else 1.0
-        least = least if least > 0 else 1.0
-        return {name: max(found.get(name, 1.0), least) for name in self._curves}
+        middle = float(np.median([*found.values()])) if found else 1.0
+        if middle <= 0:
+            return dict.fromkeys(self._curves, 1.0)
+        return {name: max(found.get(name, middle), LEAST_WEIGHT * middle) for name in self._curves}
 
     def _weigh(self, widths: Widths, loss: float) -> None:
         """Measure each layer alone at another width."""
@@ -117,9 +121,10 @@ class WidthSearch:
         trials = [{**widths, name: other} for name, other in others.items()]
         found = self.losses(trials, widths)
         for (name, other), value in zip(others.items(), found, strict=True):
-            curve = self._curves[name]
-            self._rise[name] += value - loss
-            self._run[name] += float(curve[other - 1] - curve[widths[name] - 1])
+            if math.isfinite(rise := value - loss):
+                curve = self._curves[name]
+                self._rise[name] += rise
+                self._run[name] += float(curve[other - 1] - curve[widths[name] - 1])
 
     def _other(self, width: int, name: str) -> int:
         """A layer some channels narrower; wider where it cannot be narrower."""

@@ -111,16 +111,17 @@ class _Held:
     ) -> FittedFront:
         """A network of the kept channels, fitted as far as it is the anchor's."""
         task, device = self.task, self.device
-        pair = task.pair(kept, device)
-        if self.held is None or self.kept != anchor or not self._serves(pair, kept):
-            self.kept, self.held = anchor, task.start(anchor, device)
-        while self.held.place < self.held.shares(pair, task.changed(kept, anchor)):
-            self.held.advance(tick)
-        return self.held.branch(pair)
-
-    def _serves(self, pair: NetworkPair, kept: KeptChannels) -> bool:
-        assert self.held is not None and self.kept is not None
-        return self.held.place <= self.held.shares(pair, self.task.changed(kept, self.kept))
+        if kept == anchor:  # it ends a round: nothing is held for long
+            self.held = None
+            return task.start(kept, device)
+        pair, changed = task.pair(kept, device), task.changed(kept, anchor)
+        held = self.held if self.kept == anchor else None
+        if held is None or held.place > held.shares(pair, changed):
+            held = task.start(anchor, device)
+        self.kept, self.held = anchor, held
+        for _ in range(held.place, held.shares(pair, changed)):
+            held.advance(tick)
+        return held.branch(pair)
 
 
 def batches(chunks: Sequence[int], device: torch.device) -> list[Sequence[int]]:

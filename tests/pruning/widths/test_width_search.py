@@ -97,6 +97,18 @@ def test_without_trials_for_a_round_the_best_start_is_taken() -> None:
     assert set(search.weights().values()) == {1.0}
 
 
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_losses_that_are_no_numbers_weigh_nothing(share: float) -> None:
+    case, rng = Case(5), np.random.default_rng(0)
+    finite = case.loss
+    case.loss = lambda widths: np.inf if rng.random() < share else finite(widths)  # type: ignore[method-assign]
+    start = proportional(case.costs, case.limit, round_to=case.round_to, most=case.most)
+    search = case.search(60)
+    widths, _ = search.run([start])
+    assert case.costs.of("macs", widths) <= case.limit
+    assert all(0 < weight < np.inf for weight in search.weights().values())
+
+
 def test_curves_fall_and_level_parts_a_little() -> None:
     curve = falling([4.0, 5.0, 2.0, 2.0, 3.0])
     assert (np.diff(curve) < 0).all()
