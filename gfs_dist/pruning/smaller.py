@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import RunError
 from gfs_dist.networks import evaluating
+from gfs_dist.networks.measure.threads import in_threads
 from gfs_dist.pruning.structure.dependency_graph import is_layer
 from gfs_dist.pruning.structure.shrink import by_inputs, outputs_axis, removed_channels, shrink
 from gfs_dist.pruning.structure.structure import Structure
@@ -167,9 +168,13 @@ def check_equal(small: nn.Module, masked: nn.Module, batches: Iterable[Tensor]) 
         RunError: it is too large in float64 too.
     """
     worst = 0.0
+
+    @torch.no_grad()
+    def compare(x: Tensor) -> tuple[Tensor, float, float]:
+        return x, *_difference(small, masked, x)
+
     with evaluating(small), evaluating(masked):
-        for x in batches:
-            difference, limit = _difference(small, masked, x)
+        for x, difference, limit in in_threads(compare, batches):
             close = difference <= limit or (
                 math.isfinite(difference) and _equal_in_float64(small, masked, x)
             )

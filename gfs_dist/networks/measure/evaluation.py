@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 BYTES_PER_THREAD = 2**23
@@ -99,14 +99,17 @@ def batch_size(model: nn.Module, x: Tensor) -> int:
     return max(1, limit // results.num_bytes)
 
 
-class _LargestResult(TorchDispatchMode):
-    """Measures the largest tensor that is computed, views of ``held`` storages apart."""
+class _LargestResult(TorchFunctionMode):
+    """Measures the largest tensor that is computed, views of ``held`` storages apart.
+
+    (To dispatch below functions, torch imports its compiler, which takes seconds.)
+    """
 
     def __init__(self, held: set[int], num_bytes: int) -> None:
         super().__init__()
         self.held, self.num_bytes = held, num_bytes
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self,
         func: Any,
         types: Sequence[type],

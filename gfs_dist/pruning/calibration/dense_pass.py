@@ -37,9 +37,6 @@ from gfs_dist.pruning.calibration.workspace import Workspace, sum_parts
 from gfs_dist.pruning.repair.least_squares import OutputScale
 from gfs_dist.runtime import Runtime
 
-MIN_POSITIONS = 384
-"""Adding up the products of fewer positions takes as long as forming them."""
-
 SMALL_SUMS = ("count", "input_mean", "inside", "target_mean", "energy")
 """Names of all sums but the products of patches, which are large."""
 
@@ -162,11 +159,6 @@ class DensePass:
         """Results before a stage."""
         return run_to(self.network, self._stages[:stage], x)
 
-    def batches(self, stage: int, chunks: Sequence[int], samples: int) -> list[Sequence[int]]:
-        """Chunks of ``samples`` each, joined so that :meth:`sums` has enough positions."""
-        count = -(-MIN_POSITIONS // (samples * self.sites[stage].positions))
-        return [chunks[at : at + count] for at in range(0, len(chunks), count)]
-
     def reading(self, stage: int, sums: Mapping[str, Tensor]) -> Reading:
         """How the consumer at one site reads its patches.
 
@@ -217,8 +209,7 @@ class DenseTask:
         stage, place, count = item
         dense, store = _dense_pass(self, device)
         parts = self.workspace.shares(count)[place]
-        samples = -(-self.workspace.num_samples // self.workspace.num_chunks)
-        batches = [dense.batches(stage, chunks, samples) for chunks in parts]
+        batches = self.workspace.batches_of(parts, self.sites[stage].positions)
         sums = sum_parts(lambda batch: dense.sums(stage, batch, store), batches, tick)
         path = self.folder / f"sums_{stage:04d}_{place:02d}.safetensors"
         checkpoint.write_tensors(path, sums, durable=False)

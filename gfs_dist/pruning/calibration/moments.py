@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor, nn
@@ -224,10 +224,10 @@ class _Batch:
         large = 2 * means.square() > self.x.square().mean((0, 2, 3))
         return means * large if large.any() else None
 
-    @cached_property
+    @property
     def _inside(self) -> Tensor:
         """``u`` of one sample: float64 (k k, positions)."""
-        return flat(self.geometry.patches(torch.ones_like(self.x[:1, :1], dtype=torch.float64)))
+        return _inside(self.geometry, *self.x.shape[2:], self.x.device)
 
     @cached_property
     def _uneven(self) -> Tensor:
@@ -251,8 +251,9 @@ class _Batch:
         """Mean of the deviations' patches, float64."""
         if not self.geometry.window:
             return self._patches[1]
-        total = self.geometry.window.sums(self._deviations).T.flatten()
-        return total / (len(self.x) * self._inside.shape[1])
+        # An offset meets the positions from which the opposite one stays inside.
+        total = self._deviations.sum(0).double().flatten(1) @ self._inside.flip(0).T
+        return total.flatten() / (len(self.x) * self._inside.shape[1])
 
     def means(self) -> Sums:
         """The input's sums other than products."""
@@ -296,6 +297,13 @@ class _Batch:
             return cross
         met = self._uneven @ target.sum(0, dtype=torch.float64).flatten(1).T
         return cross + torch.einsum("c,ko->cko", self._large.double(), met).flatten(0, 1)
+
+
+@cache
+def _inside(geometry: Geometry, height: int, width: int, device: torch.device) -> Tensor:
+    """1 where a kernel position lies inside an image, 0 in the padding: (k k, positions)."""
+    ones = torch.ones(1, 1, height, width, dtype=torch.float64, device=device)
+    return flat(geometry.patches(ones))
 
 
 def _product(x: Tensor, target: Tensor) -> Tensor:

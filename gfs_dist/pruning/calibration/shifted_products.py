@@ -157,17 +157,6 @@ class Window:
         shifts = (-self._memory_offset(x, offset) for offset in self.offsets)
         return torch.stack([_multiply(read, aimed, shift) for shift in shifts])
 
-    def sums(self, x: Tensor) -> Tensor:
-        """``sum x`` of the positions each offset meets: float64 (offsets, c)."""
-        total = x.sum(0, dtype=torch.float64)
-        rows, columns = x.shape[2:]
-        return torch.stack(
-            [
-                total[:, Positions(-dy).within(rows), Positions(-dx).within(columns)].sum((1, 2))
-                for dy, dx in self.offsets
-            ]
-        )
-
     def assemble(self, products: Sequence[Tensor], own: Sequence[int] | None = None) -> Tensor:
         """``A``, channel by channel, from products summed over samples.
 

@@ -40,6 +40,9 @@ from gfs_dist.pruning.calibration.moments import Sums, add, add_halves
 CPU = torch.device("cpu")
 CHUNK_BYTES = 2**25
 MAX_CHUNK = 64
+MIN_POSITIONS = 2048
+"""Of the chunks whose products are formed at once: to add up those of fewer takes too long."""
+
 MAX_PARTS = 16
 """Parts of the samples in a pass, for any number of ranks: sums are added within a part, then over
 halves of the parts, so that any number of ranks gets the same bits."""
@@ -147,6 +150,17 @@ class Workspace:
         count = min(MAX_PARTS, self.num_chunks)
         edges = [round(i * self.num_chunks / count) for i in range(count + 1)]
         return [tuple(range(a, b)) for a, b in itertools.pairwise(edges)]
+
+    def batches_of(
+        self, parts: Sequence[Sequence[int]], positions: int
+    ) -> list[list[Sequence[int]]]:
+        """The chunks of each part, so many together that they have :data:`MIN_POSITIONS`.
+
+        ``positions``: of a sample.
+        """
+        samples = -(-self.num_samples // self.num_chunks)
+        count = -(-MIN_POSITIONS // (samples * positions))
+        return [[part[at : at + count] for at in range(0, len(part), count)] for part in parts]
 
     def shares(self, ranks: int) -> list[tuple[tuple[int, ...], ...]]:
         """The parts as halves of halves: one share for each rank, or a few (a power of two)."""

@@ -141,17 +141,27 @@ class NetworkPair:
 
     def sums(self, visit: Visit, chunk: int, store: ActivationStore) -> Sums:
         """Moments' sums of one chunk at one site."""
+        return self.joint_sums(visit, [chunk], store)
+
+    def joint_sums(self, visit: Visit, chunks: Sequence[int], store: ActivationStore) -> Sums:
+        """Moments' sums of a few chunks at one site, formed at once."""
+        geometry = Geometry.of(self.small.get_submodule(self.sites[visit.stage].module))
+        read, aimed = zip(*(self._at_site(visit, chunk, store) for chunk in chunks), strict=True)
+        both = geometry.joined(read), geometry.joined(aimed)
+        return geometry.sums(*both, only_target=visit.is_repeat)
+
+    def _at_site(self, visit: Visit, chunk: int, store: ActivationStore) -> tuple[Tensor, Tensor]:
+        """What the site reads, and the target of its fit."""
         site = self.sites[visit.stage]
         dense, small = (self.results(name, visit, chunk, store) for name in (DENSE, SMALL))
-        geometry = Geometry.of(self.small.get_submodule(site.module))
         aimed = dense[site.stream]
         if (kept := self.outputs.get(site.module)) is not None:
-            aimed = aimed.index_select(geometry.axis, kept.to(aimed.device))
-        other = 0.0 if site.other is None else small[site.other]
+            axis = Geometry.of(self.small.get_submodule(site.module)).axis
+            aimed = aimed.index_select(axis, kept.to(aimed.device))
         if visit.is_repeat:
             reached = advance(self.small, self._tails[visit.stage], small)[site.stream]
             aimed = _below_zero(aimed, reached)
-        return geometry.sums(small[site.source], aimed - other, only_target=visit.is_repeat)
+        return small[site.source], aimed if site.other is None else aimed - small[site.other]
 
     def moments(self, stage: int, sums: Sums) -> Moments:
         """The sums as moments.
@@ -240,8 +250,9 @@ class SweepTask:
         stage, is_repeat, fits, place, count = item
         visit = Visit(stage, is_repeat)
         made = self._made_after(fits, device)
-        parts = self.workspace.shares(count)[place]
-        sums = sum_parts(lambda chunk: made.pair.sums(visit, chunk, made.store), parts, tick)
+        positions = made.pair.sites[stage].positions
+        parts = self.workspace.batches_of(self.workspace.shares(count)[place], positions)
+        sums = sum_parts(lambda some: made.pair.joint_sums(visit, some, made.store), parts, tick)
         if sum(part.nbytes for part in sums.values()) <= SMALL_BYTES:
             return sums
         path = self.folder / f"sums_{visit.stage:04d}_{fits:05d}_{place:02d}.safetensors"

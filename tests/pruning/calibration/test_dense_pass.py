@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.graph.record import record
-from gfs_dist.pruning.calibration.dense_pass import MIN_POSITIONS, DensePass
+from gfs_dist.pruning.calibration.dense_pass import DensePass
 from gfs_dist.pruning.calibration.layer_sites import find_sites
 from gfs_dist.pruning.calibration.moments import add
 from gfs_dist.pruning.calibration.staged_run import DENSE, MemoryStore
+from gfs_dist.pruning.calibration.workspace import MIN_POSITIONS, Workspace
 from tests.pruning import zoo
 
 
@@ -60,15 +61,15 @@ def test_chunks_together_give_the_sum_of_each(name: str) -> None:
 
 
 def test_chunks_of_few_positions_go_together() -> None:
-    dense, _ = make_pass("plain CNN")
-    positions = dense.sites[0].positions
-    assert positions == 36  # 8x8 pixels, a 3x3 kernel without padding
-    chunks = range(20)
+    workspace = Workspace("nowhere", 640, 320, labelled=False)
+    parts, positions = workspace.parts(), 36
     count = -(-MIN_POSITIONS // (2 * positions))
-    groups = dense.batches(0, chunks, samples=2)
-    assert [i for group in groups for i in group] == list(chunks)
-    assert {len(group) for group in groups[:-1]} == {count}
-    assert all(len(group) == 1 for group in dense.batches(0, chunks, samples=64))
+    for part, groups in zip(parts, workspace.batches_of(parts, positions), strict=True):
+        assert [i for group in groups for i in group] == list(part)
+        assert {len(group) for group in groups[:-1]} <= {count}
+    assert all(
+        len(group) == 1 for [*groups] in workspace.batches_of(parts, 1024) for group in groups
+    )
 
 
 def test_the_chunk_that_is_not_finite_is_named() -> None:
