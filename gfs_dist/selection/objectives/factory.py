@@ -19,7 +19,7 @@ from gfs_dist.selection.objectives.contributions import (
 )
 from gfs_dist.selection.objectives.exhaustive import Exhaustive
 from gfs_dist.selection.objectives.given_moments import GivenMoments, check_moments
-from gfs_dist.selection.objectives.gram_columns import GramColumns, most_columns
+from gfs_dist.selection.objectives.gram_columns import GramColumns, most_at_once, most_columns
 from gfs_dist.selection.objectives.losses import Loss, make_loss
 from gfs_dist.selection.objectives.own_deviations import PICKS
 from gfs_dist.selection.objectives.refit import ExhaustiveRefit, by_elimination, from_moments
@@ -102,9 +102,10 @@ def memory_needed(source: Contributions, num_ranks: int, stop: Stop) -> dict[str
     """Bytes a rank needs by method, the tiles it works on included.
 
     Gram columns ``8 c n/P``, ``c`` as many as there is room for (``most_columns``), or 16 for each
-    distinct pick if that is less, and ``24 * 16 m`` while some are made; ``lazy`` and ``panel``
-    also hold ``b m n/P`` (b: bytes a number), unless one rank has them in memory already, as do
-    ``screened`` in any case; elimination ``16 n n/P``; exhaustive ``8 m``.
+    distinct pick if that is less; a pass also takes three times as much as the columns that it
+    makes (a ninth of all, at least 16), and the deviations of their candidates twice. ``lazy`` and
+    ``panel`` hold ``b m n/P`` (b: bytes a number), unless one rank has them in memory already;
+    ``screened`` does in any case. Elimination ``16 n n/P``; exhaustive ``8 m``.
     """
     n, m = source.num_candidates, source.num_samples * source.num_outputs
     own = -(-n // num_ranks)
@@ -114,11 +115,12 @@ def memory_needed(source: Contributions, num_ranks: int, stop: Stop) -> dict[str
 
     def columns(hold: bool) -> int:
         kept = min(most_columns(source, hold), PICKS * (stop.most_distinct(n) + 1))
-        return 8 * kept * own + 24 * PICKS * m + tile + (0 if in_memory or not hold else held)
+        made = most_at_once(source, hold, kept)
+        return 8 * (kept + 3 * made) * own + 16 * made * m + tile
 
     return {
-        "panel": columns(hold=True),
-        "lazy": columns(hold=True),
+        "panel": columns(hold=True) + (0 if in_memory else held),
+        "lazy": columns(hold=True) + (0 if in_memory else held),
         "streaming": columns(hold=False),
         "elimination": 2 * 8 * n * own + tile,
         "screened": held + tile,

@@ -13,6 +13,7 @@ q the cost of computing a number of a contribution again (1 if it is read):
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -91,8 +92,7 @@ class GramColumns:
         self.num_candidates, self.own = source.num_candidates, own
         self._deviations = OwnDeviations(source, target, own, hold, tick)
         self._room = most_columns(source, hold)
-        self._at_least = PICKS if hold else source.remake_cost
-        self._at_most = min(MOST_AT_ONCE, FACTOR_NUMBERS // len(target))
+        self._at_once = partial(most_at_once, source, hold)
         self._columns: dict[int, Tensor] = {}
         first = self._most_promising(self._deviations.first_sight.cpu())
         columns, self.diagonal = self._deviations.products(first, squares=True)
@@ -127,9 +127,8 @@ class GramColumns:
         self._columns.update((pick, c.clone()) for pick, c in zip(picks, columns, strict=True))
 
     def _most_promising(self, promise: Tensor) -> list[int]:
-        """As many candidates as a pass makes columns of: more, the more there were before."""
-        number = max(self._at_least, len(self._columns) // 8)
-        number = max(PICKS, min(number, self._at_most) // PICKS * PICKS)
+        """As many candidates as a pass makes columns of."""
+        number = self._at_once(len(self._columns))
         best = promise.argsort(stable=True)[:number]
         return best[promise[best] < torch.inf].tolist()
 
@@ -140,3 +139,14 @@ def most_columns(source: Contributions, hold: bool) -> int:
     """
     quarter = source.num_samples * source.num_outputs // 4 if hold else 0
     return min(source.num_candidates, max(LEAST_KEPT, quarter))
+
+
+def most_at_once(source: Contributions, hold: bool, before: int) -> int:
+    """Columns that a pass makes: a multiple of 16.
+
+    One for eight that were made ``before``, so that long searches take few passes; and where
+    contributions are computed again, as many as that costs multiply-adds a number.
+    """
+    wanted = max(before // 8, 0 if hold else source.remake_cost)
+    most = min(MOST_AT_ONCE, FACTOR_NUMBERS // (source.num_samples * source.num_outputs))
+    return max(PICKS, min(wanted, most) // PICKS * PICKS)

@@ -23,7 +23,7 @@ ROWS = 2048
 WIDEST, WIDTH_STEP = 240, 24
 """Candidates of a product at most, and what divides their number: kernels compute as many at once.
 Powers of two, whose rows share lines of a cache, take a fifth longer."""
-COPIED_NUMBERS = {"cpu": 2**19, "cuda": 2**26}
+COPIED_NUMBERS = {"cpu": 2**19, "cuda": 2**22}
 """Numbers that are copied at once: on a processor, what its cache holds."""
 SEEN_FIRST = 256
 """Numbers of each candidate that tell which have small deviations."""
