@@ -5,6 +5,12 @@ all that the consumer reads is made by layers that are pruned and fitted already
 what the refit is aimed at. As many channels as before are then picked on these moments; until then
 the layer is whole. It has to be all that one consumer reads, and to be read by nothing else; other
 layers keep the channels of their paths.
+
+Refitted, without fine-tuning, 1,024 images, all 10,000 test images of CIFAR-10, the channels of the
+paths and those picked again: ResNet20 at 35 % of its inner multiply-adds 83.13 and 83.50 % (widths
+by the curves: 81.20 and 81.79), at 50 % 87.74 and 87.78 (86.95 and 87.09); a ResNet8 of 73 % 67.02
+and 66.97, 69.71 and 69.65. Of the gain at 35 % by curves, forward selection alone has 0.1 points,
+backward 0.3, exchanges from the path's channels 0.35, the best of all 0.6.
 """
 
 from __future__ import annotations
@@ -25,9 +31,9 @@ from gfs_dist.pruning.structure.shrink import by_inputs, shrink
 from gfs_dist.pruning.structure.structure import Layer, Structure
 from gfs_dist.selection.subset import SubsetSearch
 
-MAX_INPUTS = 2304
-"""Inputs of a consumer (channels times kernel) up to which its layer is picked again: 256 channels
-of a 3x3 kernel take 5 s. Time grows with the third power of the inputs."""
+MAX_INPUTS = 1152
+"""Inputs of a consumer (channels times kernel) up to which its layer is picked again. Time grows
+with the third power: 128 channels of a 3x3 kernel take a second, 256 some fifteen."""
 
 
 def reselectable(
