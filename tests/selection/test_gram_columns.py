@@ -116,8 +116,14 @@ def test_columns_that_were_dropped_are_made_again(monkeypatch) -> None:
     path = alone(build, 200, stop)
     assert path.num_kept > 32
     monkeypatch.setattr(gram_columns, "LEAST_KEPT", 32)
-    assert alone(build, 200, stop) == path
-    paths, _ = search(build, Partition.strided(200, 3), stop)
+    objective = build(torch.arange(200))
+    assert greedy(objective, stop) == path
+    assert objective.columns.known().sum() == 32
+    partition = Partition.strided(200, 3)
+    objectives = [build(part) for part in partition.parts]
+    paths, _ = search(None, partition, Stop(100), objectives=objectives)
+    objectives[2] = build(partition.parts[2])
+    paths, _ = search(None, partition, stop, paths[0], objectives)
     assert paths == [path] * 3
 
 

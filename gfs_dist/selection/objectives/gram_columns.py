@@ -107,7 +107,10 @@ class GramColumns:
         return flags
 
     def keep(self, agreed: Tensor) -> None:
-        self._columns = {pick: c for pick, c in self._columns.items() if agreed[pick]}
+        # In the same order on all ranks, whatever each of them did before.
+        self._columns = {
+            pick: self._columns[pick] for pick in sorted(self._columns) if agreed[pick]
+        }
 
     def gram(self, pick: int) -> Tensor | None:
         return self._columns.get(pick)

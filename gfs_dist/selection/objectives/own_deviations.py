@@ -23,8 +23,8 @@ ROWS = 2048
 WIDEST, WIDTH_STEP = 240, 24
 """Candidates of a product at most, and what divides their number: kernels compute as many at once.
 Powers of two, whose rows share lines of a cache, take a fifth longer."""
-COPIED_NUMBERS = {"cpu": 2**19, "cuda": 2**22}
-"""Numbers that are copied at once: on a processor, what its cache holds."""
+COPIED_NUMBERS = 2**19
+"""Numbers that are copied at once: what the cache of a processor holds."""
 SEEN_FIRST = 256
 """Numbers of each candidate that tell which have small deviations."""
 FARTHEST = 8.0
@@ -72,13 +72,13 @@ class OwnDeviations:
         self._width = -(-n // (-(-n // WIDEST) * WIDTH_STEP)) * WIDTH_STEP
         self._products = -(-len(own) // self._width)
         rows = min(self._run, m) * outputs
-        copied = max(1, COPIED_NUMBERS[source.device.type] // (rows * self._width))
+        copied = max(1, COPIED_NUMBERS // (rows * self._width))
         self._copies = torch.zeros(
             max(1, min(copied, self._products)), rows, self._width,
             dtype=torch.float64, device=source.device,
         )  # fmt: skip
         some = min(m, max(1, SEEN_FIRST // outputs))
-        parts = torch.arange(n).split(COPIED_NUMBERS["cpu"] // SEEN_FIRST)
+        parts = torch.arange(n).split(COPIED_NUMBERS // SEEN_FIRST)
         self.first_sight = torch.cat([self.of(part, 0, some).square().sum(1) for part in parts])
         shortest = FARTHEST**2 * float(self.first_sight.min()) * m / some
         self._subtract_last = float(target.square().sum()) <= shortest
