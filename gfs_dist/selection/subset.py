@@ -88,11 +88,14 @@ class SubsetSearch:
 
     def exchange(self, start: Sequence[int]) -> list[int]:
         """One candidate out for another one in, always the best exchange, until none gains."""
-        swept = Swept(self, start)
+        swept, best, most = Swept(self, start), sorted(start), self.explained(start)
         while exchanged := swept.best_exchange(self.tie):
             for candidate in exchanged:
                 swept.toggle(candidate)
-        return swept.members
+            if (explained := self.explained(swept.members)) <= most:
+                break  # rounding
+            best, most = swept.members, explained
+        return best
 
     def explained(self, candidates: Sequence[int]) -> float:
         """``f(S)``, from a new factor of ``A_SS``."""

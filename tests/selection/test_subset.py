@@ -145,3 +145,14 @@ def test_bad_moments_are_refused() -> None:
         SubsetSearch(inputs * torch.nan, target, 4)
     with pytest.raises(NonFiniteError, match="not positive definite"):
         SubsetSearch(-inputs, target, 4).best([0])
+
+
+def test_exchanges_end_where_they_gain_nothing_though_they_seem_to(monkeypatch) -> None:
+    def any_exchange(swept: Swept, _: float) -> tuple[int, int]:
+        return swept.members[0], int((~swept.inside).nonzero()[0])
+
+    monkeypatch.setattr(Swept, "best_exchange", any_exchange)
+    inputs, target = problem(8, 2, 3, 1)
+    search = SubsetSearch(inputs, target, 8)
+    start = search.forward(4)
+    assert search.explained(search.exchange(start)) >= search.explained(start)
