@@ -246,28 +246,32 @@ def measure_streams(
     for share, budget in zip(inner, bench.budgets, strict=True):
         widths = _widths(bench, pruner, "least_squares", "measured", budget)
         kept = pruner.keep(widths, fold=False)
+        start: GraphNetwork | None = None
         for number in (0, *steps):
             facts = {"inner": share, "whole": float(budget), "steps": number}
-            network = _repaired(bench, kept, facts, number)
+            network = _repaired(bench, kept, facts, start)
+            start = start or network
             for spec in tunings:
                 _tune_repaired(bench, network, facts, spec)
 
 
-def _repaired(bench: Bench, kept: KeptChannels, facts: Cell, steps: int) -> GraphNetwork:
-    """The network after its refit and so many steps on its streams; 0: none. Kept in a file."""
-    name = f"streams/{facts['inner']}/{steps}"
+def _repaired(
+    bench: Bench, kept: KeptChannels, facts: Cell, start: GraphNetwork | None
+) -> GraphNetwork:
+    """The refitted network, or ``start`` after the steps on its streams; kept in a file."""
+    name = f"streams/{facts['inner']}/{facts['steps']}"
     file = bench.cells.path.parent / f"{name.replace('/', '_')}.safetensors"
 
     def make() -> Cell:
         pruner, began = bench.pruner, time.perf_counter()
-        small = bench.refitted(kept)
-        fitted = time.perf_counter()
-        if steps:
+        if start is None:
+            small = bench.refitted(kept)
+        else:
             state = pruner.workspace.subfolder("states") / file.name
-            small = pruner.repair_streams(small, kept, StreamSpec(steps), state)
+            small = pruner.repair_streams(start, kept, StreamSpec(facts["steps"]), state)
+        took = time.perf_counter() - began
         checkpoint.write_tensors(file, small.state_dict())
-        took = {"refit_s": fitted - began, "streams_s": time.perf_counter() - fitted}
-        return {**facts, **took, "accuracy": bench.accuracy(small)}
+        return {**facts, "repair_s": took, "accuracy": bench.accuracy(small)}
 
     bench.cells.once(name, make)
     network = bench.pruner.cut(kept)

@@ -29,8 +29,8 @@ NOTES = (
     "local: the same share of every layer; global: one threshold over all layers; only the better "
     "of the two by batch_norm is refitted",
     "repair of streams: our default with measured widths, refitted, and that many steps on its "
-    "streams from there, without labels (0: the refit alone); fine-tuned: from each of these, with "
-    "labels (lr 0.01 to 0 by cosine, batch 128)",
+    "streams from there, without labels (0: the refit alone), with the time of either; fine-tuned: "
+    "from each of these, with labels (lr 0.01 to 0 by cosine, batch 128)",
     "finetune, where measured: ours from its refit and the score that is best recalibrated, both "
     "trained on alike (lr 0.01 to 0 by cosine, batch 128)",
     "measured, curves, same share: widths by exchange on the measured divergence of really cut "
@@ -104,8 +104,7 @@ def stream_rows(cells: Mapping[str, Row]) -> list[Row]:
             "of all": cell["whole"],
             "steps": cell["steps"],
             "accuracy": cell["accuracy"],
-            "refit (s)": cell["refit_s"],
-            "streams (s)": cell["streams_s"] if cell["steps"] else None,
+            "repair (s)": cell["repair_s"],
             **tuned.get((cell["inner"], cell["steps"]), {}),
         }
         for cell in found
