@@ -35,8 +35,13 @@ from gfs_dist.training.batches import batch_rows, crop_and_flip, mixed_seed, pas
 BATCH, PART = 128, 16
 """Samples of a mini-batch, and of one of its parts on a CPU; a GPU takes the mini-batch at once."""
 
-STEP, WARM_UP = 5e-3, 10
-"""Of a tensor's root mean square, by which one step moves it at most; steps until it is that."""
+STEP, WARM_UP = 4e-2, 10
+"""Of a tensor's root mean square, by which one step moves it at most; steps until it is that.
+
+After 200 steps on CIFAR-10 (1,024 images, 35 % of the inner multiply-adds, widths by curves; refit
+alone 81.2 % of ResNet20, 65.4 % of a ResNet8), the largest step 0.005: 84.3 and 67.0 %, 0.01: 84.7
+and 67.3 %, 0.02: 85.1 and 67.4 %, 0.04: 85.6 and 67.5 %. With 0.005, 600 steps reach 85.3 %. The
+last stream alone, at 0.005: 83.8 % in the same time."""
 
 BETAS, EPSILON = (0.9, 0.99), 1e-8
 
