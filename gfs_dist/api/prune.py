@@ -215,7 +215,7 @@ class _Source:
             chosen.widths,
             self.repairs,
             name=f"cut_{self.sizes}",
-            evaluate=lambda network: self._classify(network)[1],
+            evaluate=lambda _, network: self._classify(network)[1],
         )
         measured = self._measure(made.network)
         report = {

@@ -74,7 +74,7 @@ def cut(
     *,
     name: str,
     state: Path | None = None,
-    evaluate: Callable[[nn.Module], float | None] = lambda _: None,
+    evaluate: Callable[[str, nn.Module], float | None] = lambda *_: None,
     on_step: Callable[[str, int, float | None], None] = lambda *_: None,
 ) -> CutResult:
     """Cut, repair, and check against the masked network on all calibration samples.
@@ -85,7 +85,7 @@ def cut(
         repairs: which.
         name: folder for scratch files, new in the workspace.
         state: file from which a repair of streams that was killed goes on; None: none does.
-        evaluate: measures a network that is repaired further.
+        evaluate: measures a network that is repaired further, after ``cut`` or a repair.
         on_step: called with ``refit`` or ``streams``, the number of layers or steps that are done,
             from 0 on, and the loss where there is one.
 
@@ -100,7 +100,7 @@ def cut(
 
     def begin(repair: str) -> None:
         before = next(reversed(accuracy_after))
-        accuracy_after.update({before: evaluate(network), repair: None})
+        accuracy_after.update({before: evaluate(before, network), repair: None})
         on_step(repair, 0, None)
 
     if repairs.refit:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.pruning.calibration.staged_run import (
+    HELD_BYTES,
     Results,
     advance,
     make_stages,
@@ -21,8 +22,8 @@ from gfs_dist.pruning.widths.choose import COMPARED, TRIAL_SAMPLES
 COPIES = 6
 """Copies of one layer's moments: sums, centred, damped, and those of a solver."""
 
-RESULTS_BYTES = 2**27
-"""Activations of a chunk of samples on its way through the network."""
+RESULTS_BYTES = 2**27 + HELD_BYTES
+"""Activations of a chunk of samples on its way through the network, and those held meanwhile."""
 
 
 def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int, streams: int | None = 0) -> int:

@@ -171,7 +171,7 @@ class DeepPruning:
     Attributes:
         name: of the result, if it is not that of the checkpoint, whose paths it is cut from.
         key: under which a user named the run folder, for messages.
-        quick: take the best widths that need no search.
+        quick: take the best widths that need no search, measure only what is repaired.
     """
 
     family: DeepFamily
@@ -337,11 +337,16 @@ class DeepPruning:
             repairs,
             name=f"cut_{name}",
             state=state,
-            evaluate=lambda network: self.family.measures.accuracy(
-                network, self.model.on_batch(f"{name} before repair")
-            ),
+            evaluate=self._accuracy,
             on_step=on_step,
         )
+
+    def _accuracy(self, stage: str, network: nn.Module) -> float | None:
+        """Of a network that is repaired further; as it was cut, where that is not to take long."""
+        if self.quick and stage == "cut":
+            return None
+        on_batch = self.model.on_batch(f"{self.name} before repair")
+        return self.family.measures.accuracy(network, on_batch)
 
     def _finetune(self, row: ResultRow) -> ResultRow:
         """Train ``models/NAME`` on and write it again; the row that then holds.
