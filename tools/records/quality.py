@@ -249,7 +249,7 @@ def measure_streams(
         start: GraphNetwork | None = None
         for number in (0, *steps):
             facts = {"inner": share, "whole": float(budget), "steps": number}
-            network = _repaired(bench, kept, facts, start)
+            network, kept = _repaired(bench, kept, facts, start)
             start = start or network
             for spec in tunings:
                 _tune_repaired(bench, network, facts, spec)
@@ -257,26 +257,32 @@ def measure_streams(
 
 def _repaired(
     bench: Bench, kept: KeptChannels, facts: Cell, start: GraphNetwork | None
-) -> GraphNetwork:
-    """The refitted network, or ``start`` after the steps on its streams; kept in a file."""
+) -> tuple[GraphNetwork, KeptChannels]:
+    """The network refitted, channels picked again, or ``start`` after the steps on its streams.
+
+    Weights are kept in a file, channels in the cell.
+    """
     name = f"streams/{facts['inner']}/{facts['steps']}"
     file = bench.cells.path.parent / f"{name.replace('/', '_')}.safetensors"
 
     def make() -> Cell:
-        pruner, began = bench.pruner, time.perf_counter()
+        pruner, began, channels = bench.pruner, time.perf_counter(), kept
         if start is None:
-            small = bench.refitted(kept)
+            folder = Path(tempfile.mkdtemp(dir=pruner.workspace.folder)).name
+            small, channels = pruner.refit(kept, folder, reselect=True)
         else:
             state = pruner.workspace.subfolder("states") / file.name
             small = pruner.repair_streams(start, kept, StreamSpec(facts["steps"]), state)
         took = time.perf_counter() - began
         checkpoint.write_tensors(file, small.state_dict())
-        return {**facts, "repair_s": took, "accuracy": bench.accuracy(small)}
+        found = {"repair_s": took, "accuracy": bench.accuracy(small)}
+        return {**facts, **found, "kept": dict(channels.candidates)}
 
-    bench.cells.once(name, make)
-    network = bench.pruner.cut(kept)
+    cell = bench.cells.once(name, make)
+    channels = KeptChannels({layer: tuple(picks) for layer, picks in cell["kept"].items()})
+    network = bench.pruner.cut(channels)
     network.load_state_dict(load_file(file))
-    return network
+    return network, channels
 
 
 def _tune_repaired(bench: Bench, network: GraphNetwork, facts: Cell, spec: DeepSpec) -> None:

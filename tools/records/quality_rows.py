@@ -28,9 +28,10 @@ NOTES = (
     "groups, with its defaults, on the same calibration images; random: mean over draws; "
     "local: the same share of every layer; global: one threshold over all layers; only the better "
     "of the two by batch_norm is refitted",
-    "repair of streams: our default with measured widths, refitted, and that many steps on its "
-    "streams from there, without labels (0: the refit alone), with the time of either; fine-tuned: "
-    "from each of these, with labels (lr 0.01 to 0 by cosine, batch 128)",
+    "repair of streams: our default with measured widths, refitted with channels picked "
+    "again, and that many steps on its streams from there, without labels (0: the refit alone), "
+    "with the time of either; fine-tuned: from each of these, with labels (lr 0.01 to 0 by cosine, "
+    "batch 128)",
     "finetune, where measured: ours from its refit and the score that is best recalibrated, both "
     "trained on alike (lr 0.01 to 0 by cosine, batch 128)",
     "measured, curves, same share: widths by exchange on the measured divergence of really cut "
