@@ -142,8 +142,10 @@ def stored_options(stored: dict[str, Any], chosen: dict[str, str]) -> dict[str, 
 def refuse_changes(stored: dict[str, Any], config: Any) -> None:
     """Only ``CHANGEABLE`` keys may differ where a run goes on."""
     now = as_stored(config)
-    for key in set(stored) - {*CHANGEABLE, "resume"}:
-        found, kept = now[key], stored[key]
+    for key, kept in stored.items():  # in the order of the file: the first one is named
+        if key in CHANGEABLE or key == "resume":
+            continue
+        found = now[key]
         if isinstance(found, dict):
             for name in found:  # a file may leave out what is null
                 if found[name] != kept.get(name):

@@ -22,7 +22,7 @@ from gfs_dist.pruning.repair import sweep
 from gfs_dist.runtime import graph
 from gfs_dist.runtime import spec as runtime_spec
 from gfs_dist.selection import partition
-from gfs_dist.selection.objectives import gram_columns
+from gfs_dist.selection.objectives import factory
 from gfs_dist.training import spec as training_spec
 
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
@@ -93,7 +93,7 @@ def test_words_written_out_are_those_that_there_are() -> None:
     assert choices(pretrain["objective"]) == data_spec.TARGETS
     assert tuple(GROUPS["runtime"]) == runtime_spec.KINDS
     assert tuple(GROUPS["train"]) == training_spec.METHODS
-    assert METHODS["squared"] == ("auto", *gram_columns.METHODS, "exhaustive")
+    assert METHODS["squared"] == ("auto", *factory.METHODS, "exhaustive")
     assert paths.WORDS["partition"] == partition.KINDS
     assert paths.WORDS["graph"] == ("none", *graph.NAMES)
 
