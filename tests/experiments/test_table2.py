@@ -156,8 +156,9 @@ def test_an_image_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert main(["reproduce", "experiment=table2", *words, "runtime=none", f"out={out}"]) == 0
     report = json.loads((out / "report.json").read_text())
     assert [(row["rule"], row["macs"], row["samples"]) for row in report["results"]] == [
-        ("paper", 60, 180), ("paper", 40, 180), ("least_squares", 60, 180),
-        ("least_squares", 40, 180), ("unpruned", 100, 180),
+        ("paper", 60, 180), ("paper", 40, 180), ("line_search", 60, 180),
+        ("line_search", 40, 180), ("least_squares", 60, 180), ("least_squares", 40, 180),
+        ("unpruned", 100, 180),
     ]  # fmt: skip
     other = {
         row["setting"]: row["here"] for row in report["tables"]["settings that are not the paper's"]
