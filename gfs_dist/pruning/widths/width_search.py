@@ -17,9 +17,9 @@ STEPS = 8
 """A trial narrows a layer by this part of its widths."""
 LEAST_WEIGHT = 0.1
 """Of the median weight: below, a weight is the noise of its trials."""
-LEAST_GAIN = 0.02
+LEAST_GAIN = 0.005
 """Of the loss, that a round brings if another one is to follow. On ResNet20 at half of its inner
-multiply-adds the whole search lowers the loss by an eighth, and lifts top-1 by half a point."""
+multiply-adds three rounds lower the loss by 10, 1.2 and 0.9 %; the last one lifts top-1 by 0.3."""
 LEVEL = 1e-3
 """Of a curve's span: what it falls by at least from the first to the last width."""
 
