@@ -177,9 +177,13 @@ class CifarResNet(nn.Module):
 
 
 def initialise(network: nn.Module) -> None:
-    """He's Gaussian weights for convolutions (fan out); everything else stays torch's own."""
+    """He's Gaussian weights for convolutions (fan out); everything else stays torch's own.
+
+    Without numbers (on the meta device) there is nothing to draw, and to draw nothing torch imports
+    its compiler, which takes two seconds.
+    """
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
