@@ -98,6 +98,12 @@ def test_nothing_slow_is_imported_before_it_is_needed(code: str) -> None:
     python("-c", code, cwd=ROOT)
 
 
+def test_networks_are_made_without_numbers_and_without_the_compiler_of_torch() -> None:
+    code = "from gfs_dist.networks.models.catalog import CATALOG; import sys, torch"
+    code += "; torch.set_default_device('meta'); [make(9, 3, width=1) for make in CATALOG.values()]"
+    python("-c", f"{code}; assert 'torch._dynamo' not in sys.modules", cwd=ROOT)
+
+
 def test_checkout_runs_without_an_install() -> None:
     # -S leaves out site-packages' .pth files and so the editable install; libraries stay.
     libraries = os.pathsep.join([str(ROOT), *(p for p in sys.path if p.endswith("-packages"))])
