@@ -151,22 +151,24 @@ def test_path_ignores_the_partition(problem, loss, method, weights) -> None:
             np.testing.assert_allclose(path.loss, alone.loss, rtol=1e-10, atol=1e-13)
         reductions = len(alone) + 1
         gaps, neurons = 8 * (len(alone) + 1), 8 * 30
-        assert threads.reduced_bytes <= 16 * reductions + gaps + 4 * neurons, name
+        # Lengths and columns at first; then of one pass likely candidates and columns made before.
+        assert threads.reduced_bytes <= 16 * reductions + gaps + (4 + 3 + 16) * neurons, name
 
 
 @pytest.mark.parametrize("method", ["lazy", "streaming"])
 def test_a_step_reduces_sixteen_bytes_and_no_pick_travels(problem, method) -> None:
     neurons, given = 600, problem(8, samples=50, neurons=600)
-    paths, threads = search(
-        lambda own: objective_of(given, own, method=method), Partition.strided(neurons, 3), Stop(31)
-    )
+    partition = Partition.strided(neurons, 3)
+    objectives = [objective_of(given, own, method=method) for own in partition.parts]
+    paths, threads = search(None, partition, Stop(31), objectives=objectives)
     assert threads.shared_bytes == 0
+    passes = len(objectives[0].columns.held) // 16 - 1
+    assert 1 <= passes < paths[0].num_kept / 4
     # 31 gaps in one message, the position of replay in another, lengths and columns in a third.
-    passes, rest = divmod(
-        threads.reduced_bytes - 31 * 16 - 31 * 8 - 8 - 2 * neurons * 8, neurons * 8
-    )
-    assert rest == 0  # all losses, for each pass that makes columns
-    assert 1 <= passes < paths[0].num_kept / 2
+    expected = 31 * 16 + 31 * 8 + 8 + 2 * neurons * 8
+    # For each later pass, how likely candidates are, with their slopes, then which ones are chosen,
+    # and what the pass before it made.
+    assert threads.reduced_bytes == expected + passes * (3 + 16) * neurons * 8
 
 
 @pytest.mark.parametrize(("loss", "method"), CASES)

@@ -24,7 +24,7 @@ from gfs_dist.selection.objectives.losses import Loss, make_loss
 from gfs_dist.selection.objectives.own_deviations import PICKS
 from gfs_dist.selection.objectives.refit import ExhaustiveRefit, by_elimination, from_moments
 from gfs_dist.selection.objectives.screened import Screened
-from gfs_dist.selection.objectives.squared import Squared
+from gfs_dist.selection.objectives.squared import SPAN, Squared
 from gfs_dist.selection.step_sizes import WEIGHTS
 from gfs_dist.selection.stop import Stop
 
@@ -103,7 +103,8 @@ def memory_needed(source: Contributions, num_ranks: int, stop: Stop) -> dict[str
 
     Gram columns ``8 c n/P``, ``c`` as many as there is room for (``most_columns``), or 16 for each
     distinct pick if that is less; a pass also takes three times as much as the columns that it
-    makes (a ninth of all, at least 16), and the deviations of their candidates twice. ``lazy`` and
+    makes (a ninth of all, at least 16), and the deviations of their candidates twice. Several ranks
+    keep up to 256 columns of all candidates as well (``squared.SPAN``). ``lazy`` and
     ``panel`` hold ``b m n/P`` (b: bytes a number), unless one rank has them in memory already;
     ``screened`` does in any case. Elimination ``16 n n/P``; exhaustive ``8 m``.
     """
@@ -116,7 +117,8 @@ def memory_needed(source: Contributions, num_ranks: int, stop: Stop) -> dict[str
     def columns(hold: bool) -> int:
         kept = min(most_columns(source, hold), PICKS * (stop.most_distinct(n) + 1))
         made = most_at_once(source, hold, kept)
-        return 8 * (kept + 3 * made) * own + 16 * made * m + tile
+        whole = 8 * min(kept, SPAN) * n if num_ranks > 1 else 0
+        return 8 * (kept + 3 * made) * own + 16 * made * m + whole + tile
 
     return {
         "panel": columns(hold=True) + (0 if in_memory else held),

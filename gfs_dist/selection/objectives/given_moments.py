@@ -21,19 +21,17 @@ class GivenMoments:
 
     def __init__(self, gram: Tensor, correlation: Tensor, energy: float, own: Tensor) -> None:
         self.num_candidates, self.own, self.offset = len(gram), own, math.sqrt(energy)
+        self.held, self.at_once = range(len(gram)), 0
         index = own.to(gram.device)
         self._gram, self._correlation = gram, correlation
         self._own_correlation = correlation[index] - energy
         diagonal = gram[index, torch.arange(len(own), device=gram.device)]
         self.diagonal = (diagonal - correlation[index] - self._own_correlation).clamp_(min=0.0)
 
-    def known(self) -> Tensor:
-        return torch.ones(self.num_candidates, dtype=torch.float64)
-
     def keep(self, agreed: Tensor) -> None:
         """They are given to all ranks."""
 
-    def make(self, pick: int, promise: Tensor) -> None:
+    def make(self, promise: Tensor) -> None:
         raise AssertionError("all columns are there")
 
     def gram(self, pick: int) -> Tensor:

@@ -12,7 +12,7 @@ q the cost of computing a number of a contribution again (1 if it is read):
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Protocol
 
@@ -45,23 +45,29 @@ class Columns(Protocol):
     diagonal: Tensor
     offset: float
 
-    def known(self) -> Tensor:
-        """1 for each candidate whose column is there, else 0: float64 (n,)."""
+    @property
+    def held(self) -> Collection[int]:
+        """Candidates whose columns are there, in the order in which these were made."""
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """Columns that the next pass makes."""
         ...
 
     def keep(self, agreed: Tensor) -> None:
         """Drop the columns of all candidates for which ``agreed`` is 0."""
         ...
 
-    def make(self, pick: int, promise: Tensor) -> None:
-        """Make the pick's column, and those of candidates that may be picked soon.
+    def make(self, promise: Tensor) -> None:
+        """Make the columns of the candidates with the least ``promise`` that have none.
 
-        ``promise``: least for the most likely ones, inf for those that cannot be; float64 (n,).
+        inf for those that cannot be picked; float64 (n,).
         """
         ...
 
-    def gram(self, pick: int) -> Tensor | None:
-        """``G_:j`` of the own candidates for pick j, if it is there."""
+    def gram(self, pick: int) -> Tensor:
+        """``G_:j`` of the own candidates for pick j, which is held."""
         ...
 
 
@@ -101,10 +107,9 @@ class GramColumns:
             row = self._deviations.of(wrong, 0, source.num_samples)
             check_finite(row, row.square().sum(1), wrong, 0, source.num_outputs)
 
-    def known(self) -> Tensor:
-        flags = torch.zeros(self.num_candidates, dtype=torch.float64)
-        flags[list(self._columns)] = 1.0
-        return flags
+    @property
+    def held(self) -> Collection[int]:
+        return self._columns.keys()
 
     def keep(self, agreed: Tensor) -> None:
         # In the same order on all ranks, whatever each of them did before.
@@ -112,12 +117,16 @@ class GramColumns:
             pick: self._columns[pick] for pick in sorted(self._columns) if agreed[pick]
         }
 
-    def gram(self, pick: int) -> Tensor | None:
-        return self._columns.get(pick)
+    def gram(self, pick: int) -> Tensor:
+        return self._columns[pick]
 
-    def make(self, pick: int, promise: Tensor) -> None:
+    @property
+    def at_once(self) -> int:
+        return self._at_once(len(self._columns))
+
+    def make(self, promise: Tensor) -> None:
         there, hopes = list(self._columns), promise.clone()
-        hopes[there], hopes[pick] = torch.inf, -torch.inf
+        hopes[there] = torch.inf
         new = self._most_promising(hopes)
         excess = max(0, len(there) + len(new) - self._room)
         for place in promise[there].argsort(descending=True, stable=True)[:excess].tolist():
@@ -131,8 +140,7 @@ class GramColumns:
 
     def _most_promising(self, promise: Tensor) -> list[int]:
         """As many candidates as a pass makes columns of."""
-        number = self._at_once(len(self._columns))
-        best = promise.argsort(stable=True)[:number]
+        best = promise.argsort(stable=True)[: self.at_once]
         return best[promise[best] < torch.inf].tolist()
 
 

@@ -12,9 +12,9 @@ With inner products divided by m, ``c_i = <psi_i, v>``, ``D_i = |psi_i|^2``,
     c           <- c + g (G_:j - c)                       after pick j
 
 Gram columns ``G_:j`` are made on demand (``gram_columns.py``), for the pick and for the candidates
-whose loss would be least with two thirds of the step size, as if the search were that much further
-on: these are likely to be picked soon. Ranks tell each other the losses, so that all make the same
-columns.
+that a run on ahead picks first (``look_ahead.py``); then for those whose loss would be least with
+two thirds of the step size, as if the search were that much further on. Rank 0 learns from the
+others what it takes, and tells them, so that all make the same columns.
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ from torch import Tensor
 
 from gfs_dist.selection.objective import Communicator, SingleRank
 from gfs_dist.selection.objectives.gram_columns import Columns
+from gfs_dist.selection.objectives.look_ahead import Outlook, losses_after, towards
 from gfs_dist.selection.objectives.owned_candidates import OwnCandidates
 from gfs_dist.selection.step_sizes import StepSizeRule
 
 AHEAD = 1.5
-"""How much further on the search is taken to be, to tell what will be picked. Searches of 600 to
-4,000 neurons, 100 to 150 of them picked, then take 16 to 25 passes; with 1 or 2 up to a third more,
-and no fewer by running ahead with the Gram matrix of 256 samples."""
+"""How much further on the search is taken to be, to tell what may be picked soon."""
+NEAR = 2048
+"""Candidates that take part in a run on ahead. Of 4,000 neurons a tenth more passes are needed with
+1,024, and a third more with 512."""
+SPAN = 256
+"""Columns that foresee others at most, the last ones made."""
 
 
 class Squared(OwnCandidates):
@@ -48,15 +52,19 @@ class Squared(OwnCandidates):
         self._inner = torch.zeros_like(columns.diagonal)
         self._step_sizes = self._inner
         self._lengths = torch.empty(0)
+        self._whole: dict[int, Tensor] = {}
         self._communicator: Communicator = SingleRank()
 
     def join(self, communicator: Communicator) -> None:
         """Learn the length of every candidate, ``sqrt(D_i)``, from the rank that owns it, and which
         columns all ranks have.
         """
-        told = torch.cat([self._told(self.columns.diagonal.sqrt()), self.columns.known()])
-        self._lengths, known = communicator.minimum(told).split(self.num_candidates)
-        self.columns.keep(known)
+        held = torch.zeros(self.num_candidates, dtype=torch.float64)
+        held[list(self.columns.held)] = 1.0
+        told = torch.cat([self._told(self.columns.diagonal.sqrt()), held])
+        self._lengths, held = communicator.minimum(told).split(self.num_candidates)
+        self.columns.keep(held)
+        self._whole.clear()
         self._communicator = communicator
 
     def _told(self, values: Tensor) -> Tensor:
@@ -69,46 +77,69 @@ class Squared(OwnCandidates):
         return squared_magnitude(loss, self._spread, self.columns.offset)
 
     def scores(self) -> Tensor:
-        slope, curvature = self._derivatives()
+        self._step_sizes, losses = self._after(1.0)
+        return losses
+
+    def _after(self, ahead: float) -> tuple[Tensor, Tensor]:
+        """Each own candidate's step size, and the loss after an ``ahead``-th of it."""
+        slope, curvature = towards(self._inner, self.columns.diagonal, self._loss)
         steps = self.weights.step_sizes(self.position + 1, slope, curvature)
-        self._step_sizes = steps
-        return self.exclude(self._losses(slope, curvature, steps))
-
-    def _derivatives(self) -> tuple[Tensor, Tensor]:
-        """Slope and curvature of the loss towards each own candidate."""
-        slope = self._inner - 2 * self._loss
-        curvature = torch.add(self.columns.diagonal, self._inner, alpha=-2.0)
-        return slope, curvature.add_(2 * self._loss).clamp_(min=0.0)
-
-    def _losses(self, slope: Tensor, curvature: Tensor, steps: Tensor) -> Tensor:
-        # A loss that is zero may come out as rounding below it.
-        change = (steps * curvature).mul_(0.5).add_(slope).mul_(steps)
-        return change.add_(self._loss).clamp_(min=0.0)
+        return steps, self.exclude(losses_after(slope, curvature, steps / ahead, self._loss))
 
     def score(self, pick: int) -> float:
         return float(self.scores()[self.own_place(pick)])
 
     def column(self, pick: int, k: int) -> None:
         """Nothing travels: all ranks have the contributions of all candidates."""
-        if self.columns.gram(pick) is None:
-            promise = self._communicator.minimum(self._told(self._promise(k)))
-            self.columns.make(pick, promise)
+        if pick not in self.columns.held:
+            promise, inner = self._gathered(self._promise(pick, k))
+            if self._communicator.rank == 0:
+                # One rank decides: the last bits of a factorisation are those of its processor.
+                self._look_ahead(promise, inner, k)
+            self.columns.make(self._communicator.minimum(promise))
 
-    def _promise(self, k: int) -> Tensor:
-        """How likely each own candidate is picked soon after pick ``k``: least for the first."""
-        slope, curvature = self._derivatives()
-        steps = self.weights.step_sizes(self.position + 1, slope, curvature)
-        losses = self.exclude(self._losses(slope, curvature, steps / AHEAD))
-        for pick, step in self.first_steps.items():
+    def _promise(self, pick: int, k: int) -> Tensor:
+        """How likely each own candidate is picked from pick ``k`` on: least for the first."""
+        _, losses = self._after(AHEAD)
+        for other, step in self.first_steps.items():
             # This rank waits for others that are behind: it knows what they will pick.
-            if step >= k and (place := self.place(pick)) is not None:
-                losses[place] = 0.0
+            if step >= k and (place := self.place(other)) is not None:
+                losses[place] = -1.0 / step
+        if (place := self.place(pick)) is not None:
+            losses[place] = -torch.inf
         return losses
 
+    def _gathered(self, promise: Tensor) -> tuple[Tensor, Tensor]:
+        """The promise and ``c_i`` of all candidates; columns become known as a whole."""
+        held = list(self.columns.held)[-SPAN:]
+        self._whole = {pick: self._whole[pick] for pick in held if pick in self._whole}
+        new = [pick for pick in held if pick not in self._whole]
+        own = [promise, self._inner, *map(self.columns.gram, new)]
+        told = self._communicator.minimum(torch.cat([self._told(values) for values in own]))
+        promise, inner, *columns = told.split(self.num_candidates)
+        if len(self.own) == self.num_candidates:
+            columns = [column.cpu() for column in own[2:]]  # not held twice
+        self._whole.update(zip(new, columns, strict=True))
+        return promise, inner
+
+    def _look_ahead(self, promise: Tensor, inner: Tensor, k: int) -> None:
+        """Give those candidates the promise 0 whose columns a run on ahead needs first."""
+        near = promise.argsort(stable=True)[: min(NEAR, int((promise < torch.inf).sum()))]
+        places = torch.full((self.num_candidates,), -1)
+        places[near] = torch.arange(len(near))
+        held = torch.tensor(list(self._whole))
+        both = torch.cat([near, held])
+        outlook = Outlook(
+            k, self._loss, self.weights, self._repeats, inner[near],
+            self._lengths[near].square(),
+            torch.stack([column.index_select(0, both) for column in self._whole.values()]),
+            places[held].tolist(),
+        )  # fmt: skip
+        soon = near[outlook.needed(self.columns.at_once)]
+        promise[soon] = promise[soon].clamp(max=0.0)
+
     def add(self, pick: int, column: Tensor | None, step_size: float, loss: float) -> None:
-        gram = self.columns.gram(pick)
-        assert gram is not None, "its column was made"
-        self._inner += step_size * (gram - self._inner)
+        self._inner += step_size * (self.columns.gram(pick) - self._inner)
         self._spread += step_size * (float(self._lengths[pick]) - self._spread)
         # Not accumulated: the loss is what all ranks agreed on.
         self._loss = loss
