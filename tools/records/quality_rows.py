@@ -34,8 +34,9 @@ NOTES = (
     "batch 128)",
     "finetune, where measured: ours from its refit and the score that is best recalibrated, both "
     "trained on alike (lr 0.01 to 0 by cosine, batch 128)",
-    "measured, curves, same share: widths by exchange on the measured divergence of really cut "
-    "networks (the default), by the sum of the layers' errors, and the same for every layer; "
+    "measured, curves, same share: widths by the layers' errors, weighted by what trials of really "
+    "cut networks found (the default), by the plain sum of these errors, and the same for every "
+    "layer; "
     "shared: those measured for least_squares, so that only the channels differ",
 )
 
