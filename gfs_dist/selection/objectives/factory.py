@@ -21,7 +21,7 @@ from gfs_dist.selection.objectives.exhaustive import Exhaustive
 from gfs_dist.selection.objectives.given_moments import GivenMoments, check_moments
 from gfs_dist.selection.objectives.gram_columns import GramColumns, most_at_once, most_columns
 from gfs_dist.selection.objectives.losses import Loss, make_loss
-from gfs_dist.selection.objectives.own_deviations import PICKS
+from gfs_dist.selection.objectives.own_deviations import ADDED, PICKS, OwnDeviations
 from gfs_dist.selection.objectives.refit import ExhaustiveRefit, by_elimination, from_moments
 from gfs_dist.selection.objectives.screened import Screened
 from gfs_dist.selection.objectives.squared import SPAN, Squared
@@ -103,10 +103,10 @@ def memory_needed(source: Contributions, num_ranks: int, stop: Stop) -> dict[str
 
     Gram columns ``8 c n/P``, ``c`` as many as there is room for (``most_columns``), or 16 for each
     distinct pick if that is less; a pass also takes three times as much as the columns that it
-    makes (a ninth of all, at least 16), and the deviations of their candidates twice. Several ranks
-    keep up to 256 columns of all candidates as well (``squared.SPAN``). ``lazy`` and
-    ``panel`` hold ``b m n/P`` (b: bytes a number), unless one rank has them in memory already;
-    ``screened`` does in any case. Elimination ``16 n n/P``; exhaustive ``8 m``.
+    makes (a ninth of all, at least 16), and the first one 128 sums of squares for each candidate.
+    Several ranks keep up to 256 columns of all candidates as well. ``lazy`` and ``panel`` hold
+    ``b m n/P`` (b: bytes a number), unless one rank has them in memory already; ``screened`` does
+    in any case. Elimination ``16 n n/P``; exhaustive ``8 m``.
     """
     n, m = source.num_candidates, source.num_samples * source.num_outputs
     own = -(-n // num_ranks)
@@ -118,7 +118,7 @@ def memory_needed(source: Contributions, num_ranks: int, stop: Stop) -> dict[str
         kept = min(most_columns(source, hold), PICKS * (stop.most_distinct(n) + 1))
         made = most_at_once(source, hold, kept)
         whole = 8 * min(kept, SPAN) * n if num_ranks > 1 else 0
-        return 8 * (kept + 3 * made) * own + 16 * made * m + whole + tile
+        return 8 * (kept + 3 * made + ADDED) * own + whole + tile
 
     return {
         "panel": columns(hold=True) + (0 if in_memory else held),
@@ -154,7 +154,7 @@ def make_objective(
     weights = WEIGHTS[recipe.weights]
     if recipe.loss == "squared" and recipe.method in METHODS:
         hold = recipe.method != "streaming"
-        columns = GramColumns(source, check_target(target, source), own, hold, tick)
+        columns = GramColumns(OwnDeviations(source, check_target(target, source), own, hold, tick))
         return Squared(columns, weights, recipe.replacement)
     loss, deviations = _loss_and_deviations(recipe, source, target)
     kinds: dict[str, Callable[..., Objective]] = {"screened": Screened, "exhaustive": Exhaustive}

@@ -12,8 +12,7 @@ q the cost of computing a number of a contribution again (1 if it is read):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Collection
 from typing import Protocol
 
 import torch
@@ -24,8 +23,6 @@ from gfs_dist.selection.objectives.own_deviations import PICKS, OwnDeviations
 
 MOST_AT_ONCE = 256
 """Columns of a pass at most."""
-FACTOR_NUMBERS = 2**22
-"""Numbers of the candidates whose columns one pass makes, at most (or of ``PICKS``)."""
 LEAST_KEPT = 512
 """Columns that there is room for at least."""
 
@@ -72,14 +69,7 @@ class Columns(Protocol):
 
 
 class GramColumns:
-    """Columns on demand; from contributions that are held, or read again for every pass.
-
-    Args:
-        source: contributions of all candidates.
-        target: what is subtracted from them, float64 (samples * outputs,).
-        own: candidates of this rank, sorted.
-        hold: whether own contributions are held.
-        tick: called after every run of samples.
+    """Columns on demand; of contributions that are held, or read again for every pass.
 
     Raises:
         NonFiniteError: a contribution is NaN or too large; names neuron and sample.
@@ -87,24 +77,16 @@ class GramColumns:
 
     offset = 0.0
 
-    def __init__(
-        self,
-        source: Contributions,
-        target: Tensor,
-        own: Tensor,
-        hold: bool,
-        tick: Callable[[], None],
-    ) -> None:
+    def __init__(self, deviations: OwnDeviations) -> None:
+        source, own = deviations.source, deviations.own
         self.num_candidates, self.own = source.num_candidates, own
-        self._deviations = OwnDeviations(source, target, own, hold, tick)
-        self._room = most_columns(source, hold)
-        self._at_once = partial(most_at_once, source, hold)
+        self._deviations = deviations
         self._columns: dict[int, Tensor] = {}
-        first = self._most_promising(self._deviations.first_sight.cpu())
-        columns, self.diagonal = self._deviations.products(first, squares=True)
+        first = self._most_promising(deviations.first_sight.cpu())
+        columns, self.diagonal = deviations.products(first, squares=True)
         self._add(first, columns)
         for wrong in own[~torch.isfinite(self.diagonal).cpu()][:1].split(1):
-            row = self._deviations.of(wrong, 0, source.num_samples)
+            row = deviations.of(wrong, 0, source.num_samples)
             check_finite(row, row.square().sum(1), wrong, 0, source.num_outputs)
 
     @property
@@ -122,13 +104,15 @@ class GramColumns:
 
     @property
     def at_once(self) -> int:
-        return self._at_once(len(self._columns))
+        source, hold = self._deviations.source, self._deviations.hold
+        return most_at_once(source, hold, len(self._columns))
 
     def make(self, promise: Tensor) -> None:
         there, hopes = list(self._columns), promise.clone()
         hopes[there] = torch.inf
         new = self._most_promising(hopes)
-        excess = max(0, len(there) + len(new) - self._room)
+        room = most_columns(self._deviations.source, self._deviations.hold)
+        excess = max(0, len(there) + len(new) - room)
         for place in promise[there].argsort(descending=True, stable=True)[:excess].tolist():
             del self._columns[there[place]]
         columns, _ = self._deviations.products(new)
@@ -159,5 +143,4 @@ def most_at_once(source: Contributions, hold: bool, before: int) -> int:
     contributions are computed again, as many as that costs multiply-adds a number.
     """
     wanted = max(before // 8, 0 if hold else source.remake_cost)
-    most = min(MOST_AT_ONCE, FACTOR_NUMBERS // (source.num_samples * source.num_outputs))
-    return max(PICKS, min(wanted, most) // PICKS * PICKS)
+    return max(PICKS, min(wanted, MOST_AT_ONCE) // PICKS * PICKS)

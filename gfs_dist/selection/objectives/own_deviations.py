@@ -20,11 +20,15 @@ PICKS = 16
 """Of a product."""
 ROWS = 2048
 """Numbers of each candidate in a product."""
-WIDEST, WIDTH_STEP = 240, 24
-"""Candidates of a product at most, and what divides their number: kernels compute as many at once.
+WIDEST, LEAST_WIDE, WIDTH_STEP = 240, 144, 24
+"""Candidates of a product, and what divides their number: kernels compute as many at once.
 Powers of two, whose rows share lines of a cache, take a fifth longer."""
 COPIED_NUMBERS = 2**19
 """Numbers that are copied at once: what the cache of a processor holds."""
+ADDED = 128
+"""Numbers of each candidate whose squares are added to those of the next as many."""
+ADDED_WIDTH = 1024
+"""Candidates whose squares are added at once: what the cache of a core holds."""
 SEEN_FIRST = 256
 """Numbers of each candidate that tell which have small deviations."""
 FARTHEST = 8.0
@@ -48,6 +52,7 @@ class OwnDeviations:
         tick: called after every run of samples.
 
     Attributes:
+        source, own, hold: as given.
         first_sight: squared lengths of all candidates' deviations over the first numbers (n,).
     """
 
@@ -59,7 +64,8 @@ class OwnDeviations:
         hold: bool,
         tick: Callable[[], None],
     ) -> None:
-        self._source, self._target, self._own, self._tick = source, target, own, tick
+        self.source, self.own, self.hold = source, own, hold
+        self._target, self._tick = target, tick
         n, m, outputs = source.num_candidates, source.num_samples, source.num_outputs
         self._held: Tensor | None = None
         self._is_read = hold and len(own) == n and source.remake_cost == 1
@@ -69,7 +75,9 @@ class OwnDeviations:
             shape = (len(target), len(own))
             self._held = torch.empty(shape, dtype=source.dtype, device=source.device)
         self._run = max(1, ROWS // outputs)  # samples
-        self._width = -(-n // (-(-n // WIDEST) * WIDTH_STEP)) * WIDTH_STEP
+        least = min(LEAST_WIDE, -(-n // WIDTH_STEP) * WIDTH_STEP)
+        widths = range(WIDEST, least - 1, -WIDTH_STEP)
+        self._width = min(widths, key=lambda width: -n % width)  # with the fewest left over
         self._products = -(-len(own) // self._width)
         rows = min(self._run, m) * outputs
         copied = max(1, COPIED_NUMBERS // (rows * self._width))
@@ -85,8 +93,8 @@ class OwnDeviations:
 
     def of(self, candidates: Tensor, start: int, stop: int) -> Tensor:
         """Deviations of any candidates over samples start..stop-1, float64, in rows."""
-        width = self._source.num_outputs
-        rows = self._source.tile(candidates, start, stop).to(torch.float64)
+        width = self.source.num_outputs
+        rows = self.source.tile(candidates, start, stop).to(torch.float64)
         return rows - self._target[start * width : stop * width]
 
     def products(self, picks: Sequence[int], squares: bool = False) -> tuple[Tensor, Tensor]:
@@ -97,50 +105,47 @@ class OwnDeviations:
         Returns:
             float64 (picks, num_own) and (num_own,).
         """
-        m, blocks, own = self._source.num_samples, -(-len(picks) // PICKS), len(self._own)
-        picked = self.of(torch.tensor(picks, dtype=torch.int64), 0, m)
-        shape = (blocks, self._products, PICKS, self._width)
-        sums, lengths = picked.new_zeros(shape), picked.new_zeros(shape[1], shape[3])
-        of_target = picked.new_zeros(blocks * PICKS, 1)
+        m, blocks, own = self.source.num_samples, -(-len(picks) // PICKS), len(self.own)
+        chosen, outputs = torch.tensor(picks, dtype=torch.int64), self.source.num_outputs
+        sums = self._target.new_zeros(blocks, self._products + 1, PICKS, self._width)
+        lengths = self._target.new_zeros(ADDED if squares else 1, own)
+        of_target = self._target.new_zeros(blocks * PICKS, 1)
         for start in range(0, m, self._run):
             stop = min(start + self._run, m)
-            numbers = slice(start * self._source.num_outputs, stop * self._source.num_outputs)
+            numbers = slice(start * outputs, stop * outputs)
             target = self._target[numbers, None]
-            factors = picked.new_zeros(blocks * PICKS, len(target))
-            factors[: len(picks)] = picked[:, numbers]
+            factors = target.new_zeros(blocks * PICKS, len(target))
+            factors[: len(picks)] = self.of(chosen, start, stop)
             if self._subtract_last:
                 of_target += _summed(factors.T.unsqueeze(0) * target).T
-            for first, found in self._read(start, stop, numbers, squares):
+            for first, found in self._read(start, stop, numbers):
                 for at, part in self._operands(first, found, target):
                     for block, into in enumerate(sums[:, at]):
                         factor = factors[block * PICKS : (block + 1) * PICKS]
                         into.baddbmm_(factor.expand(len(part), -1, -1), part)
                 if squares:
-                    copy = self._copied(found, target)
-                    lengths[first : first + len(copy)] += _summed(copy.square_())
+                    _add_squares(lengths[:, first * self._width :], found, target)
             self._tick()
         self._is_read = self._held is not None
-        gram = sums.transpose(1, 2).flatten(2).flatten(0, 1) - of_target
-        return gram[: len(picks), :own] / m, lengths.flatten()[:own] / m
+        rest = own % self._width
+        if rest and own > self._width:  # either of the two is 0
+            sums[:, -2, :, :rest] += sums[:, -1, :, -rest:]
+        gram = sums[:, :-1].transpose(1, 2).flatten(2).flatten(0, 1) - of_target
+        return gram[: len(picks), :own] / m, _summed(lengths.unsqueeze(0))[0] / m
 
-    def _read(
-        self, start: int, stop: int, numbers: slice, copied: bool
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Own contributions over some samples, candidates in columns, and their first product.
-
-        ``copied``: so many at once as are copied.
-        """
+    def _read(self, start: int, stop: int, numbers: slice) -> Iterator[tuple[int, Tensor]]:
+        """Own contributions over some samples, candidates in columns, and their first product."""
         held = self._held if self._is_read else None
         step, width = len(self._copies), self._width
-        if held is not None and self._stays(held) and not copied:
+        if held is not None and self._stays(held):
             step = max(1, self._products)
         for first in range(0, self._products, step):
-            places = slice(first * width, min((first + step) * width, len(self._own)))
+            places = slice(first * width, min((first + step) * width, len(self.own)))
             if held is not None:
                 yield first, held[numbers, places]
                 continue
-            whole = places == slice(0, self._source.num_candidates)
-            found = self._source.tile(None if whole else self._own[places], start, stop).T
+            whole = places == slice(0, self.source.num_candidates)
+            found = self.source.tile(None if whole else self.own[places], start, stop).T
             if self._held is not None:
                 self._held[numbers, places] = found
             yield first, found
@@ -153,15 +158,15 @@ class OwnDeviations:
         self, first: int, found: Tensor, target: Tensor
     ) -> Iterator[tuple[slice, Tensor]]:
         """What products multiply, (products, numbers, width), and which products these are."""
-        if self._stays(found):
-            whole = found.shape[1] // self._width
-            if whole:
-                part = found[:, : whole * self._width].unflatten(1, (whole, self._width))
-                yield slice(first, first + whole), part.transpose(0, 1)
-            first, found = first + whole, found[:, whole * self._width :]
-        if found.shape[1]:
-            copy = self._copied(found, None if self._subtract_last else target)
-            yield slice(first, first + len(copy)), copy
+        if self._stays(found) and found.shape[1] >= self._width:
+            whole, rest = divmod(found.shape[1], self._width)
+            part = found[:, : whole * self._width].unflatten(1, (whole, self._width))
+            yield slice(first, first + whole), part.transpose(0, 1)
+            if rest:  # a product that is full reads some again: to copy the rest takes longer
+                yield slice(-1, None), found[:, -self._width :].unsqueeze(0)
+            return
+        copy = self._copied(found, None if self._subtract_last else target)
+        yield slice(first, first + len(copy)), copy
 
     def _copied(self, found: Tensor, target: Tensor | None) -> Tensor:
         """Float64 copies, less the target if it is given: (products, numbers, width)."""
@@ -179,6 +184,17 @@ class OwnDeviations:
             else:
                 into.copy_(columns).sub_(target)
         return copies
+
+
+def _add_squares(lengths: Tensor, found: Tensor, target: Tensor) -> None:
+    """Add ``(found - target)^2`` of number ``r`` (numbers, candidates) to row ``r mod ADDED``."""
+    for first in range(0, found.shape[1], ADDED_WIDTH):
+        columns = found[:, first : first + ADDED_WIDTH]
+        into = lengths[:, first : first + columns.shape[1]]
+        differences = torch.empty_like(into, memory_format=torch.contiguous_format)
+        for rows, level in zip(columns.split(ADDED), target.split(ADDED), strict=True):
+            torch.sub(rows, level, out=differences[: len(rows)])
+            into[: len(rows)] += differences[: len(rows)].square_()
 
 
 def _summed(tile: Tensor) -> Tensor:
