@@ -148,6 +148,20 @@ def test_a_rank_that_starts_anew_brings_the_others_to_the_same_columns() -> None
     assert passes < path.num_kept / 4  # the ranks that are ahead know what will be picked
 
 
+def test_ranks_that_were_stopped_within_a_pass_go_on_with_the_columns_of_all() -> None:
+    contributions, target = planted(10)
+    n, stop = contributions.shape[1], Stop(60)
+    build, partition = builder(contributions, target, method="lazy"), Partition.strided(n, 3)
+    path = alone(build, n, stop)
+    objectives = [build(part) for part in partition.parts]
+    paths, _ = search(None, partition, Stop(30), objectives=objectives)
+    objectives[1].columns.make(torch.arange(n, dtype=torch.float64))  # one had made more
+    objectives[2].columns.keep(torch.arange(n) % 3)
+    paths, _ = search(None, partition, stop, paths[0], objectives)
+    assert paths == [path] * 3
+    assert len({tuple(objective.columns.held) for objective in objectives}) == 1
+
+
 @pytest.mark.parametrize("replacement", [True, False])
 @pytest.mark.parametrize("method", ["lazy", "streaming"])
 def test_no_pass_is_wasted_where_deviations_span_few_dimensions(method, replacement) -> None:

@@ -8,6 +8,8 @@ q the cost of computing a number of a contribution again (1 if it is read):
     method       memory             a step
     lazy         (m + c) n/P        n/P, and for every few new picks m n/P
     streaming    c n/P              n/P, and for every few new picks q m n/P
+
+Several ranks tell each other the columns that they made, and keep 256 of all candidates.
 """
 
 from __future__ import annotations

