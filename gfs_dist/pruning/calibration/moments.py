@@ -249,10 +249,14 @@ class _Batch:
     @cached_property
     def _mean(self) -> Tensor:
         """Mean of the deviations' patches, float64."""
-        if not self.geometry.window:
+        if not self.geometry.is_padded:
             return self._patches[1]
-        # An offset meets the positions from which the opposite one stays inside.
-        total = self._deviations.sum(0).double().flatten(1) @ self._inside.flip(0).T
+        total = self._deviations.sum(0).double()
+        if self.geometry.window:
+            # An offset meets the positions from which the opposite one stays inside.
+            total = total.flatten(1) @ self._inside.flip(0).T
+        else:
+            total = self.geometry.patches(total[None]).sum((0, 2, 3))
         return total.flatten() / (len(self.x) * self._inside.shape[1])
 
     def means(self) -> Sums:
@@ -286,16 +290,19 @@ class _Batch:
             deviations: from the target's mean, rounded.
             rest: their sums (outputs,), 0 but for that rounding.
         """
-        if self.geometry.window:
-            cross = self.geometry.window.cross(self._deviations, deviations)
-            cross = cross.transpose(0, 1).flatten(0, 1)
-            cross.addr_(self._mean.to(cross), rest.to(cross), alpha=-1)
+        g, images = self.geometry, self._deviations
+        if g.is_padded and convolves(images):
+            size, *steps = g.kernel, g.padding, g.stride, g.dilation
+            cross = weight_gradient(images, deviations, size, *steps).flatten(1).T.contiguous()
+        elif g.window:
+            cross = g.window.cross(images, deviations).transpose(0, 1).flatten(0, 1)
         else:
-            patches = self._patches[0]
+            patches, rest = self._patches[0], torch.zeros_like(rest)  # their mean is taken off
             cross = _product(patches, deviations.reshape(len(patches), -1, *patches.shape[2:]))
+        cross.addr_(self._mean.to(cross), rest.to(cross), alpha=-1)
         if self._large is None:
             return cross
-        met = self._uneven @ target.sum(0, dtype=torch.float64).flatten(1).T
+        met = self._uneven @ target.double().sum(0).flatten(1).T
         return cross + torch.einsum("c,ko->cko", self._large.double(), met).flatten(0, 1)
 
 

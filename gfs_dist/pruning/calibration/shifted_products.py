@@ -149,10 +149,6 @@ class Window:
             x: (m, c, h, w).
             target: (m, outputs, h, w).
         """
-        if convolves(x):
-            size = 2 * self.rows + 1, 2 * self.columns + 1
-            gradient = weight_gradient(x, target, size, (self.rows, self.columns))
-            return gradient.permute(2, 3, 1, 0).flatten(0, 1)
         read, aimed = self._laid_out(x), self._laid_out(target)
         shifts = (-self._memory_offset(x, offset) for offset in self.offsets)
         return torch.stack([_multiply(read, aimed, shift) for shift in shifts])
@@ -252,21 +248,26 @@ def convolves(x: Tensor) -> bool:
 
 
 def weight_gradient(
-    x: Tensor, target: Tensor, size: Offset, padding: Offset = (0, 0), stride: Offset = (1, 1)
+    x: Tensor,
+    target: Tensor,
+    size: Offset,
+    padding: Offset = (0, 0),
+    stride: Offset = (1, 1),
+    dilation: Offset = (1, 1),
 ) -> Tensor:
     """``sum_v target(v) x(stride v + offset)'`` of a convolution's weights.
 
     Args:
         x: (m, c, h, w).
         target: what the convolution gives (m, outputs, h', w').
-        size, padding, stride: of the convolution.
+        size, padding, stride, dilation: of the convolution.
 
     Returns:
         (outputs, c, *size).
     """
     weight = x.new_empty(target.shape[1], x.shape[1], *size)
     found: Tensor = torch.ops.aten.convolution_backward(
-        *(target, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1),
+        *(target, x, weight, None, stride, padding, dilation, False, (0, 0), 1),
         (False, True, False),
     )[1]
     return found
