@@ -179,13 +179,13 @@ class NetworkPair:
 
 
 def _below_zero(aimed: Tensor, reached: Tensor) -> Tensor:
-    """``aimed`` where it is above zero, else ``min(reached, 0)``.
+    """``aimed`` where it is above zero, else ``min(reached, 0)``; ``reached`` is overwritten.
 
     With masks, ``torch.where`` takes five times as long.
     """
     tiny = torch.finfo(aimed.dtype).tiny
-    below = torch.ops.aten.threshold_backward(reached.clamp(max=0), -aimed, -tiny)
-    return aimed.relu() + below
+    below: Tensor = torch.ops.aten.threshold_backward(reached.clamp_(max=0), -aimed, -tiny)
+    return below.add_(aimed.relu())
 
 
 def sweep(
