@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,10 @@ def read_cifar10(spec: DataSpec) -> Splits:
         DataError: a file is missing, damaged or pickled; names it.
     """
     folder, suffix = _find(needed_path(spec, "root", "the folder of its six batches"))
-    batches = [_read(folder / (name + suffix)) for name in TRAIN]
+    with ThreadPoolExecutor() as pool:
+        *batches, test = pool.map(lambda name: _read(folder / (name + suffix)), (*TRAIN, TEST))
     x_train, labels_train = map(torch.cat, zip(*batches, strict=True))
-    x_test, labels_test = _read(folder / (TEST + suffix))
+    x_test, labels_test = test
     return Splits(x_train, labels_train, x_test, labels_test, NUM_CLASSES)
 
 

@@ -5,11 +5,14 @@ A product or factor that several threads share is summed in another order than o
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 
@@ -21,12 +24,45 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
+class Pool(ThreadPoolExecutor):
+    """Threads that each compute with one thread, and are kept: to start one costs milliseconds."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads, initializer=_alone)
+        self._given = WeakSet[Future[Any]]()
+
+    def submit(self, fn: Callable[..., Value], /, *args: Any, **kwargs: Any) -> Future[Value]:
+        future = super().submit(fn, *args, **kwargs)
+        self._given.add(future)
+        return future
+
+    def settle(self) -> None:
+        """Wait until nothing is at work."""
+        wait(list(self._given))
+
+
+class _Kept(threading.local):
+    """The pools of each thread: work that waits for its own pool would never end."""
+
+    def __init__(self) -> None:
+        self.pools: dict[tuple[int, int], Pool] = {}
+
+
+_kept = _Kept()
+
+
 @contextmanager
-def one_thread_each() -> Iterator[ThreadPoolExecutor]:
+def one_thread_each() -> Iterator[Pool]:
     """A pool of as many Python threads as torch may use, each computing with one thread."""
-    threads = torch.get_num_threads()
-    with exact(), one_thread(), ThreadPoolExecutor(threads, initializer=_alone) as pool:
-        yield pool
+    key = os.getpid(), torch.get_num_threads()  # a fork has none of its parent's threads
+    if key not in _kept.pools:
+        _kept.pools[key] = Pool(key[1])
+    pool = _kept.pools[key]
+    with exact(), one_thread():
+        try:
+            yield pool
+        finally:
+            pool.settle()
 
 
 def exact() -> AbstractContextManager[None]:
