@@ -10,6 +10,7 @@ import torch
 
 from gfs_dist.selection.loop import greedy
 from gfs_dist.selection.objective import Objective
+from gfs_dist.selection.objectives import squared
 from gfs_dist.selection.objectives.contributions import ArrayContributions, Deviations
 from gfs_dist.selection.objectives.factory import Recipe, make_objective, moments_objective
 from gfs_dist.selection.objectives.refit import gram_matrix, unshifted
@@ -169,6 +170,18 @@ def test_a_step_reduces_sixteen_bytes_and_no_pick_travels(problem, method) -> No
     # For each later pass, how likely candidates are, with their slopes, then which ones are chosen,
     # and what the pass before it made.
     assert threads.reduced_bytes == expected + passes * (3 + 16) * neurons * 8
+
+
+def test_a_problem_that_is_read_quickly_looks_nowhere_ahead(problem, monkeypatch) -> None:
+    given, partition = problem(8, samples=50, neurons=600), Partition.strided(600, 3)
+    before, _ = search(lambda own: objective_of(given, own, method="lazy"), partition, Stop(31))
+    monkeypatch.setattr(squared, "LOOKED_AHEAD", 50 * 600 + 1)
+    objectives = [objective_of(given, own, method="lazy") for own in partition.parts]
+    paths, threads = search(None, partition, Stop(31), objectives=objectives)
+    assert paths[0].picks == before[0].picks
+    passes = len(objectives[0].columns.held) // 16 - 1
+    assert passes >= 1
+    assert threads.reduced_bytes == 31 * 16 + 31 * 8 + 8 + (2 + passes) * 600 * 8
 
 
 @pytest.mark.parametrize(("loss", "method"), CASES)

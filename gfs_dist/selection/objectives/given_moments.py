@@ -21,7 +21,7 @@ class GivenMoments:
 
     def __init__(self, gram: Tensor, correlation: Tensor, energy: float, own: Tensor) -> None:
         self.num_candidates, self.own, self.offset = len(gram), own, math.sqrt(energy)
-        self.held, self.at_once = range(len(gram)), 0
+        self.held, self.at_once, self.numbers = range(len(gram)), 0, 0
         index = own.to(gram.device)
         self._gram, self._correlation = gram, correlation
         self._own_correlation = correlation[index] - energy

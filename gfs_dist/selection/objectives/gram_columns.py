@@ -35,6 +35,7 @@ class Columns(Protocol):
     Attributes:
         own: global indices, int64 (num_own,).
         diagonal: ``|psi_i|^2`` (num_own,).
+        numbers: of all contributions, which a pass reads.
         offset: 0; or the length of the subtracted target (root mean square over samples) where it
             is subtracted after multiplying, which costs digits.
     """
@@ -42,6 +43,7 @@ class Columns(Protocol):
     num_candidates: int
     own: Tensor
     diagonal: Tensor
+    numbers: int
     offset: float
 
     @property
@@ -82,6 +84,7 @@ class GramColumns:
     def __init__(self, deviations: OwnDeviations) -> None:
         source, own = deviations.source, deviations.own
         self.num_candidates, self.own = source.num_candidates, own
+        self.numbers = source.num_candidates * source.num_samples * source.num_outputs
         self._deviations = deviations
         self._columns: dict[int, Tensor] = {}
         first = self._most_promising(deviations.first_sight.cpu())
