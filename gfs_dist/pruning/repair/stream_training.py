@@ -41,7 +41,9 @@ STEP, WARM_UP = 4e-2, 10
 After 200 steps on CIFAR-10 (1,024 images, 35 % of the inner multiply-adds, widths by curves; refit
 alone 81.2 % of ResNet20, 65.4 % of a ResNet8), the largest step 0.005: 84.3 and 67.0 %, 0.01: 84.7
 and 67.3 %, 0.02: 85.1 and 67.4 %, 0.04: 85.6 and 67.5 %. After 600 steps of ResNet20, 0.005:
-85.3 %, 0.04: 86.5 %. The last stream alone, 200 steps at 0.005: 83.8 % in the same time."""
+85.3 %, 0.04: 86.5 %. The last stream alone, 200 steps at 0.005: 83.8 % in the same time. To fit
+block after block first does not pay: 100 steps each, then 600 of all, give 87.51 %, 940 steps of
+all 87.49 % in the same time (ResNet20, 35 %, widths by trials)."""
 
 BETAS, EPSILON = (0.9, 0.99), 1e-8
 
