@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG = "config.yaml"
-RESULTS = ("paths", "models", "finetune")
+RESULTS = ("paths", "sizing", "models", "finetune")
 FOLDERS = (*RESULTS, "checkpoints")
 PARTIAL = ".partial.json"
 """End of the name of a search in progress."""

@@ -217,6 +217,10 @@ class RunFolder:
         """File of the greedy path of result ``name`` (``RESULT`` or ``RESULT/LAYER``)."""
         return self._named("paths", name, ".json")
 
+    def sizing(self, name: str) -> Path:
+        """File of what trials of widths for result ``name`` found."""
+        return self._named("sizing", name, ".json")
+
     def model(self, name: str) -> Path:
         """Folder of the pruned network of result ``name``."""
         return self._named("models", name)

@@ -25,6 +25,7 @@ PARTIAL = ".partial"
 class PathFiles:
     """``paths/RESULT.json`` of a two-layer network, ``paths/RESULT/LAYER.json`` of a deep one.
 
+    What trials of widths weighed the layers with is in ``sizing/RESULT.json``.
     A search in progress has a file of its own beside them. Of a deep network a file also names its
     ``layer`` and the ``unit`` of its losses (see :class:`LayerPath`). While a layer is searched the
     losses in its file are those that the search decides by; once it is finished they are those of
@@ -92,6 +93,32 @@ class PathFiles:
     def write_layer(self, layer: str, found: LayerPath) -> None:
         path = replace(found.path, loss=found.loss)
         self._finish(self.file(layer), path, layer, unit=found.unit)
+
+    def write_weights(self, weights: Mapping[str, float]) -> None:
+        """Keep what trials found, for other budgets."""
+        atomic.write_json(self._weights, {"format": FORMAT, "weights": dict(weights)})
+        self.folder.written()
+
+    def read_weights(self) -> dict[str, float]:
+        """By layer, what trials found; empty if there were none.
+
+        Raises:
+            RunFolderError: the file is damaged; names it.
+        """
+        if not self._weights.exists():
+            return {}
+        try:
+            found: Any = read_json(self._weights).get("weights")
+        except CheckpointError as error:
+            raise RunFolderError(f"{self.key}: {error}") from error
+        values = found.values() if isinstance(found, dict) else [None]
+        if not all(isinstance(value, float) and 0 < value < math.inf for value in values):
+            raise RunFolderError(f"{self.key}: {self._weights} holds no weights of layers")
+        return dict(found)
+
+    @property
+    def _weights(self) -> Path:
+        return self.folder.sizing(self.result)
 
     def file(self, layer: str = "", ending: str = "") -> Path:
         name = f"{self.result}/{file_name(layer)}" if layer else self.result

@@ -199,7 +199,6 @@ class DeepPruning:
         )
         known = run.report.row(source)
         self.dense = known["dense"] if known else None
-        self.weights = dict(known.get("sizing", {}).get("weights", {})) if known else {}
         self.pruner: Pruner
         self.opened = ExitStack()
 
@@ -211,7 +210,7 @@ class DeepPruning:
             runtime, settings = self.run.runtime, family.settings
             self.pruner = Pruner(workspace, family.structure, settings, runtime, self.found)
             if self.quick:
-                self.pruner.weights = self.weights
+                self.pruner.weights = self.files.read_weights()
             if self.dense is None:
                 weights = workspace.subfolder("dense") / checkpoint.MODEL
                 self.dense = self.model.measure("the dense network", network, weights)
@@ -257,6 +256,8 @@ class DeepPruning:
             lambda done, most, best: self.run.reporter.step(done, best, at_most=most),
             quick=self.quick,
         )
+        if chosen.weights and not self.quick:
+            self.files.write_weights(chosen.weights)
         found = self._cut(chosen.widths)
         small, measured = self.model.store(found.network)
         times, dense_times = family.measures.latencies(small, self.network)
