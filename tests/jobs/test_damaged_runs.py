@@ -186,9 +186,8 @@ def test_the_report_knows_all_that_is_computed_from(name: str) -> None:
         if file.partition("/")[0] in kept
     }
     assert report(RUN)["files"] == expected
-    assert len({file.partition("/")[0] for file in expected}) == {"trained": 2, "tuned on": 5}.get(
-        name, 4
-    )
+    kinds = {"trained": 2, "two layers": 4, "tuned on": 5}
+    assert len({file.partition("/")[0] for file in expected}) == kinds[name]
 
 
 def test_a_report_that_says_something_else_is_refused(capsys: Any) -> None:

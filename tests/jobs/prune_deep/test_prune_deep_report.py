@@ -98,8 +98,8 @@ def test_the_path_of_each_layer_is_a_file(undisturbed: Path) -> None:
 def test_the_run_folder_is_complete_and_nothing_else(undisturbed: Path) -> None:
     found = {item.name for item in undisturbed.iterdir() if not item.name.startswith(".")}
     assert found == {
-        "config.yaml", "report.json", "report.md", "report.html", "paths", "sizing", "models", "plots",
-        "logs", "events.jsonl",
+        "config.yaml", "report.json", "report.md", "report.html", "paths", "sizing", "models",
+        "plots", "logs", "events.jsonl",
     }  # fmt: skip
     model = {item.name for item in (undisturbed / "models/step_00000025").iterdir()}
     assert model == {"architecture.json", "model.safetensors", "README.md"}
