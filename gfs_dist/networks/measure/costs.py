@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.networks.measure.evaluation import dtype_of, evaluating, run_with_hook
+from gfs_dist.networks.measure.inputs import Inputs
 from gfs_dist.networks.models.two_layer import TwoLayer
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -24,12 +25,12 @@ def count_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_macs(model: nn.Module, example: Tensor) -> int:
+def count_macs(model: nn.Module, example: Tensor | Inputs) -> int:
     """Multiply-adds of convolutions and linear layers for one input: see :func:`macs_by_module`."""
     return sum(macs_by_module(model, example).values())
 
 
-def macs_by_module(model: nn.Module, example: Tensor) -> dict[str, int]:
+def macs_by_module(model: nn.Module, example: Tensor | Inputs) -> dict[str, int]:
     """Multiply-adds for one input, of each convolution and linear module, in forward order.
 
     An output number of a convolution costs ``c_in / groups * kernel`` multiply-adds (transposed:
@@ -60,7 +61,7 @@ def macs_by_module(model: nn.Module, example: Tensor) -> dict[str, int]:
             return
         totals[name] = totals.get(name, 0) + macs
 
-    run_with_hook(model, [example], add)
+    run_with_hook(model, example, add)
     return {name: total // len(example) for name, total in totals.items()}
 
 

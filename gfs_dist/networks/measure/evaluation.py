@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from gfs_dist.networks.measure.inputs import Inputs, run
+
 BYTES_PER_THREAD = 2**23
 """Of the largest intermediate result, on the CPU: more leaves the caches and takes longer."""
 
@@ -48,7 +50,9 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 
 def run_with_hook(
-    model: nn.Module, inputs: Sequence[Tensor], hook: Callable[[str, Any, Any, Any], None]
+    model: nn.Module,
+    x: Tensor | Inputs | Sequence[Tensor],
+    hook: Callable[[str, Any, Any, Any], None],
 ) -> None:
     """One forward pass in evaluation mode with a forward hook on each module.
 
@@ -59,18 +63,18 @@ def run_with_hook(
     ]
     try:
         with evaluating(model):
-            model(*inputs)
+            run(model, x)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def first_non_finite(model: nn.Module, *inputs: Tensor) -> str | None:
+def first_non_finite(model: nn.Module, x: Tensor | Inputs | Sequence[Tensor]) -> str | None:
     """The first module, in the order they finish, whose output holds NaN or infinity.
 
     Args:
         model: see :func:`run_with_hook`.
-        inputs: of its ``forward``, on its device.
+        x: what it is given, on its device.
 
     Returns:
         Its qualified name (empty: the model itself), or None if all outputs are finite.
@@ -81,7 +85,7 @@ def first_non_finite(model: nn.Module, *inputs: Tensor) -> str | None:
         if isinstance(output, Tensor) and not torch.isfinite(output).all():
             found.append(name)
 
-    run_with_hook(model, inputs, check)
+    run_with_hook(model, x, check)
     return found[0] if found else None
 
 

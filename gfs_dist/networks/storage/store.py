@@ -180,7 +180,7 @@ def _examples(network: nn.Module, inputs: list[Tensor]) -> list[tuple[list[Tenso
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise ShapeError(f"example of shape {shapes}: on it the network raises {words}") from error
     if any(isinstance(leaf, Tensor) and leaf.isnan().any() for leaf in examples[0][1]):
-        layer = first_non_finite(network, *inputs)
+        layer = first_non_finite(network, inputs)
         raise NonFiniteError(f"model: its output is NaN, first after layer {layer!r}")
     with suppress(Exception):  # some networks need several rows; others have to take any number
         row = [x[:1] for x in inputs]

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
 from gfs_dist.networks.graph.json_values import TRAINING, StepOutput, needed
+from gfs_dist.networks.measure.inputs import Inputs
 
 _SUMS = {"operator.add", "torch.add", "Tensor.add"}
 _RECTIFIERS = {"torch.relu", "torch.nn.functional.relu", "torch.nn.functional.relu6", "Tensor.relu"}
@@ -66,7 +68,7 @@ def fittable(module: nn.Module) -> bool:
     )
 
 
-def find_sites(network: GraphNetwork, example: Tensor) -> tuple[Site, ...]:
+def find_sites(network: GraphNetwork, example: Tensor | Inputs) -> tuple[Site, ...]:
     """All sites, each after those that its input and its ``other`` summand depend on.
 
     Args:
@@ -83,7 +85,7 @@ def find_sites(network: GraphNetwork, example: Tensor) -> tuple[Site, ...]:
 class _Finder:
     """The readers of each result in one network."""
 
-    def __init__(self, network: GraphNetwork, example: Tensor) -> None:
+    def __init__(self, network: GraphNetwork, example: Tensor | Inputs) -> None:
         self.network = network
         self.shapes = dict(_shapes(network, example))
         self.outputs = needed(network.gfs_output)
@@ -182,10 +184,10 @@ class _Finder:
 
 
 @torch.no_grad()
-def _shapes(network: GraphNetwork, example: Tensor) -> Iterator[tuple[str, torch.Size]]:
+def _shapes(network: GraphNetwork, example: Tensor | Inputs) -> Iterator[tuple[str, torch.Size]]:
     """Names and shapes of results that are tensors."""
     (name,) = network.gfs_inputs
-    results = {TRAINING.name: False, name: example}
+    results: dict[str, Any] = {TRAINING.name: False, name: example}
     for step in network.gfs_program:
         found = results[step.name] = network.run_step(step, results)
         if isinstance(found, Tensor):

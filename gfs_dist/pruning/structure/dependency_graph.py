@@ -14,6 +14,7 @@ from torch_pruning.dependency import Node
 from torch_pruning.ops import OPTYPE
 
 from gfs_dist.errors import error_line
+from gfs_dist.networks.measure.inputs import Inputs
 from gfs_dist.pruning.structure.structure import Slice
 from gfs_dist.pruning.structure.torch_pruning import Input, copied, splits, trace
 
@@ -54,7 +55,7 @@ class ChannelDependencies:
         InputError: the network cannot be copied, refuses the example, or cannot be followed.
     """
 
-    def __init__(self, network: nn.Module, example: Tensor) -> None:
+    def __init__(self, network: nn.Module, example: Tensor | Inputs) -> None:
         self._network = copied(network)
         self._names = {module: name for name, module in self._network.named_modules()}
         self._users: dict[int, list[str]] = {}

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from gfs_dist.errors import InputError, error_line
 from gfs_dist.networks.graph.allowed import MODULE_NAMES
 from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.measure.inputs import Inputs, run, tensors_of
 from gfs_dist.pruning.calibration.layer_sites import find_sites
 from gfs_dist.pruning.structure.dependency_graph import ChannelDependencies, ChannelGroup, is_layer
 from gfs_dist.pruning.structure.shrink import mask, shrink
 from gfs_dist.pruning.structure.structure import Layer, Skipped, Structure
-from gfs_dist.pruning.structure.torch_pruning import copied, tensors_of
+from gfs_dist.pruning.structure.torch_pruning import copied
 
 MAX_INPUTS = 12_288
 """Inputs of a consumer, kernel positions counted, whose moments are still held: 1.2 GB."""
@@ -26,7 +27,9 @@ TOLERANCE_FLOAT32 = 1e-4
 
 
 @torch.inference_mode(mode=False)
-def find_structure(model: nn.Module, example: Tensor, *, coupled: bool = False) -> Structure:
+def find_structure(
+    model: nn.Module, example: Tensor | Inputs, *, coupled: bool = False
+) -> Structure:
     """Find the channels and hidden units that can be removed from a network.
 
     torch-pruning follows the example through a copy of the network and says which channels go
@@ -104,7 +107,10 @@ def nothing_to_prune(network: str, structure: Structure) -> InputError:
 
 
 def keep_fittable(
-    model: nn.Module, network: GraphNetwork, structure: Structure, example: Tensor
+    model: nn.Module,
+    network: GraphNetwork,
+    structure: Structure,
+    example: Tensor | Inputs,
 ) -> Structure:
     """Layers that the recorded network can lose, and whose consumers can be fitted, stay.
 
@@ -146,7 +152,9 @@ def _why_not(model: nn.Module, network: GraphNetwork, layer: Layer, sites: set[s
     return ""
 
 
-def try_removal(model: nn.Module, layers: Sequence[Layer], example: Tensor) -> dict[str, str]:
+def try_removal(
+    model: nn.Module, layers: Sequence[Layer], example: Tensor | Inputs
+) -> dict[str, str]:
     """Remove a seeded half of the candidates of every layer and compare with the masked network.
 
     All layers at once; if that fails, halves of them, down to the ones at fault, so that a sound
@@ -159,13 +167,14 @@ def try_removal(model: nn.Module, layers: Sequence[Layer], example: Tensor) -> d
     """
     generator = torch.Generator().manual_seed(SEED)
     try:
-        x = example.double() if example.is_floating_point() else example
+        is_whole = isinstance(example, Tensor) and not example.is_floating_point()
+        x = example if is_whole else example.double()
         return _faults(_randomised(copied(model).double(), generator), layers, x)
     except RuntimeError:  # the network's own code requires another dtype
         return _faults(_randomised(copied(model), generator), layers, example)
 
 
-def _faults(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> dict[str, str]:
+def _faults(network: nn.Module, layers: Sequence[Layer], x: Tensor | Inputs) -> dict[str, str]:
     sound: list[Layer] = []
     faults: dict[str, str] = {}
     blocks = [list(layers)] if layers else []
@@ -191,7 +200,7 @@ def _faults(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> dict[str,
 
 
 @torch.no_grad()
-def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> str:
+def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor | Inputs) -> str:
     """How the shrunk network differs from the masked one; empty if it does not."""
     structure = Structure(tuple(layers), ())
     generator = torch.Generator().manual_seed(SEED)
@@ -199,9 +208,9 @@ def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor) -> str:
     for layer in layers:
         order = torch.randperm(layer.num_candidates, generator=generator)
         kept[layer.name] = sorted(order[: (len(order) + 1) // 2].tolist())
-    masked = list(tensors_of(mask(network, structure, kept)(x.clone())))
+    masked = list(tensors_of(run(mask(network, structure, kept), x.clone())))
     try:
-        small = list(tensors_of(shrink(network, structure, kept)(x.clone())))
+        small = list(tensors_of(run(shrink(network, structure, kept), x.clone())))
     except Exception as error:  # noqa: BLE001 - any user's forward pass on other shapes
         return (
             f"its forward pass then fails ({error_line(error)}), as it does where the code "

@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch_pruning.ops import OPTYPE
 from torch_pruning.pruner import function
 
 from gfs_dist.errors import InputError, error_line
+from gfs_dist.networks.measure.inputs import Inputs, described, run, tensors_of
 
 MAPPINGS: dict[OPTYPE, Callable[[Any, Node], None]] = {
     OPTYPE.CONCAT: index_mapping.update_concat_index_mapping,
@@ -53,18 +54,7 @@ def copied(network: nn.Module) -> nn.Module:
         raise InputError(f"network {name}: it cannot be copied ({error_line(error)})") from error
 
 
-def tensors_of(outputs: Any) -> Iterator[Tensor]:
-    """All tensors in a network's output: a tensor, or lists and dictionaries of outputs."""
-    if isinstance(outputs, Tensor):
-        yield outputs
-    elif isinstance(outputs, dict):
-        yield from tensors_of(list(outputs.values()))
-    elif isinstance(outputs, (list, tuple)):
-        for part in outputs:
-            yield from tensors_of(part)
-
-
-def trace(network: nn.Module, example: Tensor) -> tuple[Any, Counter[nn.Module]]:
+def trace(network: nn.Module, example: Tensor | Inputs) -> tuple[Any, Counter[nn.Module]]:
     """The dependency graph of a copy whose parameters require gradients, and calls of modules.
 
     Args:
@@ -189,15 +179,14 @@ class _Traced(nn.Module):
         super().__init__()
         self.input, self.network = Input(), network
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.input(x)
+    def forward(self, x: Tensor | Inputs) -> list[Tensor]:
+        x = x.each(self.input) if isinstance(x, Inputs) else self.input(x)
         name = type(self.network).__name__
         try:
-            outputs = self.network(x)
+            outputs = run(self.network, x)
         except Exception as error:
             raise InputError(
-                f"network {name}: its forward pass refuses an input of shape {tuple(x.shape)}, "
-                f"{x.dtype} ({error_line(error)})"
+                f"network {name}: its forward pass refuses {described(x)} ({error_line(error)})"
             ) from error
         tensors = [out.clone() for out in tensors_of(outputs) if out.requires_grad]
         if not tensors:

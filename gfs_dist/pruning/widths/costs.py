@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from gfs_dist.networks import count_params, macs_by_module
+from gfs_dist.networks.measure.inputs import Inputs
 from gfs_dist.pruning.structure.shrink import outputs_axis
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.pruning.widths.budget import Budget, allowed_widths
@@ -72,7 +73,7 @@ class Costs:
         return {name: allowed_widths(n, round_to)[0] for name, n in self.channels.items()}
 
 
-def measure_costs(model: nn.Module, example: Tensor, structure: Structure) -> Costs:
+def measure_costs(model: nn.Module, example: Tensor | Inputs, structure: Structure) -> Costs:
     """The costs of ``model`` shrunk along ``structure``.
 
     The model runs once, to learn at how many positions each module works. Outputs and inputs of a

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import InputError
+from gfs_dist.networks.measure.inputs import tensors_of
 from gfs_dist.pruning.structure.discover import find_structure
 from gfs_dist.pruning.structure.shrink import mask, shrink
 from gfs_dist.pruning.structure.structure import Structure
-from gfs_dist.pruning.structure.torch_pruning import tensors_of
 from tests.pruning.oddities import other_networks
 from tests.pruning.zoo import images, plain_cnn, ten_networks, vgg, zero_pad_resnet
 
