@@ -14,6 +14,7 @@ from gfs_dist.bench.model.timing_model import Estimate, Exchange, Line
 from gfs_dist.bench.search_time import CRITICAL, WHOLE, SearchTime
 from gfs_dist.bench.suite import Row
 from gfs_dist.networks.measure.costs import macs_by_module
+from gfs_dist.networks.models.layer_kinds import weight_matrix
 from gfs_dist.pruning.calibration.moments import Geometry, multiply_adds
 from gfs_dist.pruning.objectives.evaluation_batches import BatchSizes, search_costs
 from gfs_dist.pruning.objectives.layer_replacement import LayerReplacement
@@ -231,7 +232,7 @@ def _work_of_moments(
     by_module = macs_by_module(pruner.dense, pruner.example)
     for site in pruner.consumer_sites([block.layer]):
         module = pruner.dense.get_submodule(site.module)
-        outputs, inputs = module.get_parameter("weight").flatten(1).shape
+        outputs, inputs = weight_matrix(module).shape
         kernel = inputs // n
         moments += inputs**2 * outputs
         if objective == "least_squares":

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.models.layer_kinds import kernel_size, num_inputs
 from gfs_dist.pruning.calibration.staged_run import (
     HELD_BYTES,
     Results,
@@ -39,7 +40,7 @@ def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int, streams: int | 
     """
     weights = sum(tensor.nbytes for tensor in pruner.dense.state_dict().values())
     modules = (pruner.dense.get_submodule(site.module) for site in pruner.sites)
-    inputs = [module.get_parameter("weight")[0].numel() for module in modules]
+    inputs = [num_inputs(module) * kernel_size(module) for module in modules]
     phases = [COPIES * 8 * max(inputs, default=0) ** 2]
     if budget.kind in UNITS:
         aimed, held = _trial_bytes(pruner)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from gfs_dist.errors import RunError
 from gfs_dist.networks import evaluating
 from gfs_dist.networks.measure.threads import in_threads
-from gfs_dist.pruning.structure.dependency_graph import is_layer
-from gfs_dist.pruning.structure.shrink import by_inputs, outputs_axis, removed_channels, shrink
+from gfs_dist.networks.models.layer_kinds import blocks, is_layer, num_outputs, scale_inputs
+from gfs_dist.pruning.structure.shrink import kept_blocks, removed_channels, shrink
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.selection.path import GreedyPath
 
@@ -88,8 +88,8 @@ class KeptChannels:
         for name, lost in removed_channels(structure, self.candidates)[0].items():
             module = dense.get_submodule(name)
             if lost and is_layer(module):
-                count = module.get_parameter("weight").shape[outputs_axis(module)]
-                found[name] = torch.tensor([i for i in range(count) if i not in lost])
+                kept = [i for i in range(num_outputs(module)) if i not in lost]
+                found[name] = torch.tensor(kept)
         return found
 
 
@@ -115,8 +115,8 @@ def make_smaller(dense: Network, structure: Structure, kept: KeptChannels) -> Ne
         for place, factor in enumerate(kept.factors.get(layer.name, ())):
             candidate = kept.candidates[layer.name][place]
             for consumer in layer.consumers:
-                weight = by_inputs(scaled.get_submodule(consumer.module))
-                weight[list(consumer.channels[candidate])] *= factor
+                module = scaled.get_submodule(consumer.module)
+                scale_inputs(module, consumer.channels[candidate], factor)
     return cast(Network, shrink(scaled, structure, kept.candidates))
 
 
@@ -136,26 +136,17 @@ def expand_to_dense(
             **dict(source.named_parameters(recurse=False)),
             **dict(source.named_buffers(recurse=False)),
         }
+        lost, unread = outputs.get(name, set()), inputs.get(name, set())
         for key, new in own.items():
             value = getattr(module, key)
             if value.shape == new.shape:
                 value.copy_(new)
-                continue
-            if value.ndim > 1 and outputs_axis(module):
-                value, new = value.transpose(0, 1), new.transpose(0, 1)
-            _place(value, new, outputs.get(name, set()), inputs.get(name, set()))
+            elif key == "weight" and is_layer(module):
+                scale_inputs(module, unread, 0.0)
+                blocks(module)[kept_blocks(module, lost, unread)] = blocks(source)
+            else:
+                value[[row for row in range(len(value)) if row not in lost]] = new
     return masked
-
-
-def _place(value: Tensor, new: Tensor, lost_rows: set[int], lost_columns: set[int]) -> None:
-    """``new`` into the rows and columns of ``value`` that were kept; zeros into lost columns."""
-    rows = torch.tensor([r for r in range(len(value)) if r not in lost_rows])
-    if value.ndim == 1 or not lost_columns:
-        value[rows] = new
-        return
-    columns = torch.tensor([c for c in range(value.shape[1]) if c not in lost_columns])
-    value[:, sorted(lost_columns)] = 0
-    value[rows[:, None], columns] = new
 
 
 def check_equal(small: nn.Module, masked: nn.Module, batches: Iterable[Tensor]) -> float:

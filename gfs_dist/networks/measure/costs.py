@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from gfs_dist.networks.measure.evaluation import dtype_of, evaluating, run_with_hook
 from gfs_dist.networks.measure.inputs import Inputs
+from gfs_dist.networks.models.layer_kinds import CONVOLUTIONS, TRANSPOSED, reads_features
 from gfs_dist.networks.models.two_layer import TwoLayer
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WARM_UP = 3
 
 
@@ -47,9 +46,7 @@ def macs_by_module(model: nn.Module, example: Tensor | Inputs) -> dict[str, int]
     totals: dict[str, int] = {}
 
     def add(name: str, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(module, nn.Linear):
-            macs = output.numel() * module.in_features
-        elif isinstance(module, TRANSPOSED):
+        if isinstance(module, TRANSPOSED):
             kernel = math.prod(module.kernel_size)
             macs = inputs[0].numel() * module.out_channels // module.groups * kernel
         elif isinstance(module, TwoLayer):
@@ -57,6 +54,8 @@ def macs_by_module(model: nn.Module, example: Tensor | Inputs) -> dict[str, int]
         elif isinstance(module, CONVOLUTIONS):
             kernel = math.prod(module.kernel_size)
             macs = output.numel() * module.in_channels // module.groups * kernel
+        elif reads_features(module):
+            macs = output.numel() * getattr(module, "in_features", len(module.weight))
         else:
             return
         totals[name] = totals.get(name, 0) + macs

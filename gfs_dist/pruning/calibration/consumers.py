@@ -10,13 +10,19 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from gfs_dist.errors import InputError
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
 from gfs_dist.networks.graph.json_values import StepOutput
-from gfs_dist.networks.measure.costs import CONVOLUTIONS, TRANSPOSED
+from gfs_dist.networks.models.layer_kinds import (
+    blocks,
+    is_layer,
+    num_groups,
+    num_inputs,
+    reads_features,
+)
 from gfs_dist.pruning.calibration.staged_run import Results
 from gfs_dist.pruning.structure.structure import Layer, Slice
 
@@ -38,9 +44,8 @@ class ConsumerCall:
     @cached_property
     def owners(self) -> Tensor:
         """The candidate of each input channel, int64; ``n`` for channels of none."""
-        weight = self.module.weight
-        width = len(weight) if getattr(self.module, "transposed", False) else weight.shape[1]
-        owners = torch.full((width,), len(self.channels), device=weight.device)
+        device = self.module.weight.device
+        owners = torch.full((num_inputs(self.module),), len(self.channels), device=device)
         for candidate, channels in enumerate(self.channels):
             owners[list(channels)] = candidate
         return owners
@@ -50,10 +55,11 @@ class ConsumerCall:
         """Whether its output is a sum over candidates that can be computed one by one."""
         if self.step.kwargs or len(self.step.args) != 1:
             return False
-        if isinstance(self.module, nn.Linear):
+        if reads_features(self.module):
             return True
         # With other paddings the module lengthens its input first.
-        return self.module.padding_mode == "zeros" and not isinstance(self.module.padding, str)
+        own = self.module.padding_mode == "zeros" and not isinstance(self.module.padding, str)
+        return own and num_groups(self.module) == 1
 
     def gates(self, factors: Tensor) -> Tensor:
         """Gates of candidates (rows, n) as gates of input channels (rows, inputs)."""
@@ -63,8 +69,8 @@ class ConsumerCall:
     def gated(self, x: Tensor, gates: Tensor) -> Tensor:
         """The input times gates (rows, inputs); one row serves all samples."""
         middle = (1,) * (x.ndim - 2)
-        linear = isinstance(self.module, nn.Linear)
-        shape = (len(gates), *middle, gates.shape[1]) if linear else (*gates.shape, *middle)
+        last = reads_features(self.module)
+        shape = (len(gates), *middle, gates.shape[1]) if last else (*gates.shape, *middle)
         return x * gates.to(x.dtype).reshape(shape)
 
     def with_gates(self, results: Results, gates: Tensor) -> Results:
@@ -74,8 +80,8 @@ class ConsumerCall:
     def contribution(self, x: Tensor, candidate: int) -> Tensor:
         """What one candidate adds to the output on no candidate."""
         module, channels = self.module, list(self.channels[candidate])
-        if isinstance(module, nn.Linear):
-            return functional.linear(x[..., channels], module.weight[:, channels])
+        if reads_features(module):
+            return functional.linear(x[..., channels], blocks(module)[0][:, channels])
         weight = module.weight[channels] if module.transposed else module.weight[:, channels]
         return torch.convolution(
             x[:, channels],
@@ -111,8 +117,7 @@ def _find_call(network: GraphNetwork, layer: str, consumer: Slice) -> ConsumerCa
     if len(steps) == 1:
         (step,) = steps
         source = step.args[0] if step.args else step.kwargs.get("input")
-        kinds = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
-        if isinstance(source, StepOutput) and isinstance(module, kinds):
+        if isinstance(source, StepOutput) and is_layer(module):
             return ConsumerCall(step, source.name, module, consumer.channels)
     raise InputError(
         f"layer {layer!r}: its consumer {consumer.module!r} is called {len(steps)} times, accepted "

@@ -19,6 +19,7 @@ from torch import Tensor
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.models.layer_kinds import weight_matrix
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.moments import Geometry, Sums, spread
 from gfs_dist.pruning.calibration.staged_run import (
@@ -93,6 +94,9 @@ class Patches:
             inputs = inputs[:, columns]
         if not centred:
             inputs.addr_(mean[rows], mean[columns], alpha=self.positions)
+        if self.geometry.groups > 1:
+            size = len(mean) // self.geometry.groups
+            inputs = inputs.where((rows // size)[:, None] == columns // size, 0.0)
         return inputs, variances
 
 
@@ -171,7 +175,7 @@ class DensePass:
         noise = count * float((NOISE * sums["target_mean"]).square().sum())
         module = self.network.get_submodule(site.module)
         scaling = OutputScale.of(self.network, site)
-        flat = module.get_parameter("weight").detach().cpu().double().flatten(1).T
+        flat = weight_matrix(module).detach().cpu().double().T
         return Reading(
             Patches(Geometry.of(module), mean, inside.repeat(len(mean) // len(inside)), count),
             flat * scaling.scale,

@@ -11,14 +11,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
 from gfs_dist.networks.graph.json_values import TRAINING, StepOutput, needed
 from gfs_dist.networks.measure.inputs import Inputs
+from gfs_dist.networks.models.layer_kinds import (
+    CONVOLUTIONS,
+    TRANSPOSED,
+    blocks,
+    is_transformers_conv1d,
+    num_groups,
+    num_outputs,
+    reads_features,
+)
 
 _SUMS = {"operator.add", "torch.add", "Tensor.add"}
 _RECTIFIERS = {"torch.relu", "torch.nn.functional.relu", "torch.nn.functional.relu6", "Tensor.relu"}
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
+_NORM_PASSES = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 _PASSES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _DROPOUTS = {f"torch.nn.functional.dropout{kind}" for kind in ("", "1d", "2d", "3d")}
 _SIZES = {f"Tensor.{name}" for name in ("shape", "size", "ndim", "dim", "numel", "dtype", "device")}
@@ -57,15 +68,13 @@ class Site:
 
 
 def fittable(module: nn.Module) -> bool:
-    """Whether it is linear, or an ungrouped zero-padded 2-d convolution."""
-    if isinstance(module, nn.Linear):
-        return True
-    return (
-        type(module) is nn.Conv2d
-        and module.groups == 1
-        and module.padding_mode == "zeros"
-        and not isinstance(module.padding, str)
-    )
+    """Whether its output is its weight times what it reads: linear layers and convolutions.
+
+    Depthwise ones, which join no channels, are left as they are.
+    """
+    if type(module) not in _LAYERS and not is_transformers_conv1d(module):
+        return False
+    return num_groups(module) == 1 or blocks(module).shape[2] > 1
 
 
 def find_sites(network: GraphNetwork, example: Tensor | Inputs) -> tuple[Site, ...]:
@@ -131,7 +140,7 @@ class _Finder:
                 other = None
         source = step.args[0].name
         rectified = self.is_rectified(stream)
-        outputs = len(self.network.get_submodule(step.target).get_parameter("weight"))
+        outputs = num_outputs(self.network.get_submodule(step.target))
         positions = self.shapes[step.name][1:].numel() // outputs
         return Site(
             step.target, step.name, source, norm, normed, stream, other, rectified, positions
@@ -140,11 +149,14 @@ class _Finder:
     def norms(self, reader: Step, step: Step) -> bool:
         """Whether ``reader`` is a batch norm of the channels that ``step`` gives."""
         norm = self.called(reader)
-        if not isinstance(norm, _NORMS) or norm.running_mean is None or not norm.affine:
+        # A class of its own may do more than the norm (activate, in timm).
+        if not isinstance(norm, _BatchNorm) or type(norm).forward not in _NORM_PASSES:
+            return False
+        if norm.running_mean is None or not norm.affine:
             return False
         # In three dimensions, a norm takes the second for the channels, a linear layer the last.
-        linear = isinstance(self.network.get_submodule(step.target), nn.Linear)
-        return not linear or len(self.shapes[step.name]) == 2
+        last = reads_features(self.network.get_submodule(step.target))
+        return not last or len(self.shapes[step.name]) == 2
 
     def other_summand(self, reader: Step, summand: str) -> str | None:
         if reader.kind != "call" or reader.target not in _SUMS or reader.kwargs:

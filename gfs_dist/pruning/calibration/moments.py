@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gfs_dist.networks.measure.threads import Item, in_threads
+from gfs_dist.networks.models.layer_kinds import num_groups, reads_features
 from gfs_dist.pruning.calibration.shifted_products import (
     Window,
     convolves,
@@ -35,6 +36,7 @@ from gfs_dist.pruning.calibration.shifted_products import (
     put_back,
     weight_gradient,
 )
+from gfs_dist.pruning.calibration.unfolding import Unfolding, must_unfold
 
 Sums = dict[str, Tensor]
 """Sums over some samples by name, float64. ``count`` (1,): n. ``input_mean`` (c k k,), channel by
@@ -59,6 +61,8 @@ class Moments:
         energy: ``e``.
         positions: ``n``.
         inside: (c k k,), positions at which each input lies inside the image.
+        groups: of a grouped convolution, each of whose outputs is a map of some inputs: moments of
+            inputs of two groups, and of a target with inputs of another one, are taken for zero.
     """
 
     inputs: Tensor
@@ -68,6 +72,7 @@ class Moments:
     energy: float
     positions: float
     inside: Tensor
+    groups: int = 1
 
     @property
     def spread(self) -> Tensor:
@@ -76,11 +81,23 @@ class Moments:
     def raw_inputs(self) -> Tensor:
         """``sum x x'``, as a fit without an intercept sees them."""
         mean = self.input_mean
-        return self.inputs.addr(mean, mean, alpha=self.positions)
+        raw = self.inputs.addr(mean, mean, alpha=self.positions)
+        return within_groups(raw, self.groups)
 
     def raw_target(self) -> Tensor:
         """``sum x t'``."""
-        return self.target.addr(self.input_mean, self.target_mean, alpha=self.positions)
+        raw = self.target.addr(self.input_mean, self.target_mean, alpha=self.positions)
+        return within_groups(raw, self.groups)
+
+
+def within_groups(moments: Tensor, groups: int) -> Tensor:
+    """Moments (rows, columns) with zeros for rows of one group and columns of another."""
+    if groups == 1:
+        return moments
+    rows, columns = (
+        torch.arange(size, device=moments.device) * groups // size for size in moments.shape
+    )
+    return moments.where(rows[:, None] == columns, 0.0)
 
 
 def spread(diagonal: Tensor, mean: Tensor, inside: Tensor, count: float) -> Tensor:
@@ -105,18 +122,27 @@ class Geometry:
     Attributes:
         kernel, stride, padding, dilation: along rows and columns.
         axis: of the channels: 1, in linear layers -1.
+        groups: of channels.
+        unfolding: of a layer whose patches are written out, to be read like features; None for
+            linear layers and for plain convolutions of images.
     """
 
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     axis: int = 1
+    groups: int = 1
+    unfolding: Unfolding | None = None
 
     @classmethod
     def of(cls, module: nn.Module) -> Geometry:
-        if isinstance(module, nn.Linear):
-            return cls((1, 1), (1, 1), (0, 0), (1, 1), -1)
+        if reads_features(module):
+            return FEATURES
+        if must_unfold(module):
+            found = Unfolding.of(module)
+            ones, none = (1,) * len(found.kernel), (0,) * len(found.kernel)
+            return cls(found.kernel, ones, none, ones, 1, num_groups(module), found)
         assert isinstance(module, nn.Conv2d)
         assert not isinstance(module.padding, str)
         (kh, kw), (sh, sw) = module.kernel_size, module.stride
@@ -143,21 +169,28 @@ class Geometry:
             target: (m, outputs, h', w'), or (..., outputs).
             only_target: omit ``products``, which do not depend on the target.
         """
-        x, target = squarable(self.as_images(x), self.as_images(target))
-        assert len(x) == len(target), (x.shape, target.shape)
-        batch = _Batch(self, x)
+        x, target = squarable(x, target)
+        batch, target = self._batch(x), self.as_images(target)
+        assert len(batch.x) == len(target), (batch.x.shape, target.shape)
         sums, deviations, rest = _about_mean(target)
         sums |= {**batch.means(), "cross": batch.cross(target, deviations, rest)}
         return sums if only_target else {**sums, "products": batch.products()}
 
     def target_sums(self, target: Tensor) -> Sums:
         """The sums that need the target alone."""
-        return _about_mean(*squarable(self.as_images(target)))[0]
+        (target,) = squarable(target)
+        return _about_mean(self.as_images(target))[0]
+
+    def _batch(self, x: Tensor) -> _Batch:
+        if self.unfolding is None:
+            return _Batch(self, self.as_images(x))
+        patches = self.unfolding.patches(x).flatten(1, 2)[..., None]
+        return _Batch(FEATURES, patches, len(x) * self.unfolding.inside(x))
 
     def input_sums(self, x: Tensor) -> Sums:
         """The sums that need the input alone."""
-        (x,) = squarable(self.as_images(x))
-        batch = _Batch(self, x)
+        (x,) = squarable(x)
+        batch = self._batch(x)
         return {**batch.means(), "products": batch.products()}
 
     def assemble(self, sums: Sums, channels: int) -> Moments:
@@ -167,18 +200,24 @@ class Geometry:
         if self.window and "products" in sums:
             inputs = self.window.assemble(list(inputs)).addr_(mean, mean, alpha=-count)
         return Moments(
-            inputs,
-            sums["cross"],
+            within_groups(inputs, self.groups),
+            within_groups(sums["cross"], self.groups),
             mean,
             sums["target_mean"],
             float(sums["energy"]),
             count,
             sums["inside"].repeat(channels),
+            self.groups,
         )
 
     def as_images(self, values: Tensor) -> Tensor:
-        """Inputs or outputs as (m, c, h, w); rows of features become images of one pixel."""
-        return values if self.axis == 1 else values.reshape(-1, values.shape[-1], 1, 1)
+        """Inputs or outputs as (m, c, h, w); rows of features become images of one pixel.
+
+        Where patches are written out, outputs become images of one column.
+        """
+        if self.axis == -1:
+            return values.reshape(-1, values.shape[-1], 1, 1)
+        return values if self.unfolding is None else values.flatten(2)[..., None]
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
         """Inputs or outputs of several chunks, one below the other."""
@@ -194,6 +233,9 @@ class Geometry:
         return unfolded[..., None]
 
 
+FEATURES = Geometry((1, 1), (1, 1), (0, 0), (1, 1), -1)
+
+
 @dataclass(frozen=True)
 class _Batch:
     """The sums of one batch of inputs, ``patches = deviations + large u``.
@@ -202,12 +244,14 @@ class _Batch:
     large means are taken off before products are formed; what they add follows in float64.
 
     Attributes:
-        geometry: of the layer.
+        geometry: of the layer; of features, where patches are written out.
         x: (m, c, h, w), squarable.
+        met: positions at which each kernel position of patches written out met the image.
     """
 
     geometry: Geometry
     x: Tensor
+    met: Tensor | None = None
 
     @cached_property
     def _large(self) -> Tensor | None:
@@ -264,7 +308,8 @@ class _Batch:
         mean = self._mean
         if self._large is not None:
             mean = mean + torch.outer(self._large.double(), self._inside.mean(1)).flatten()
-        return {"input_mean": mean, "inside": len(self.x) * self._inside.sum(1)}
+        met = len(self.x) * self._inside.sum(1) if self.met is None else self.met
+        return {"input_mean": mean, "inside": met}
 
     def products(self) -> Tensor:
         """``C`` of the batch, or a window's products about zero."""

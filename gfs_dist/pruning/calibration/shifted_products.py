@@ -250,10 +250,10 @@ def convolves(x: Tensor) -> bool:
 def weight_gradient(
     x: Tensor,
     target: Tensor,
-    size: Offset,
-    padding: Offset = (0, 0),
-    stride: Offset = (1, 1),
-    dilation: Offset = (1, 1),
+    size: tuple[int, ...],
+    padding: tuple[int, ...] = (0, 0),
+    stride: tuple[int, ...] = (1, 1),
+    dilation: tuple[int, ...] = (1, 1),
 ) -> Tensor:
     """``sum_v target(v) x(stride v + offset)'`` of a convolution's weights.
 

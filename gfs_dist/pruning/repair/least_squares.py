@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.models.layer_kinds import num_outputs, set_weight_matrix, weight_matrix
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.moments import Moments
 
@@ -48,12 +50,11 @@ class OutputScale:
     def of(cls, network: GraphNetwork, site: Site) -> OutputScale:
         module = network.get_submodule(site.module)
         if site.norm is None:
-            weight = module.get_parameter("weight").detach()
-            ones = torch.ones(len(weight), dtype=torch.float64, device=weight.device)
+            device = module.get_parameter("weight").device
+            ones = torch.ones(num_outputs(module), dtype=torch.float64, device=device)
             return cls(ones, torch.full_like(ones, torch.inf), module.bias is not None)
         norm = network.get_submodule(site.norm)
-        assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
-        assert norm.running_var is not None
+        assert isinstance(norm, _BatchNorm) and norm.running_var is not None
         variance, reach = norm.running_var.double() + norm.eps, norm.weight.detach().double()
         return cls(reach / variance.sqrt(), reach.abs(), True)
 
@@ -124,9 +125,8 @@ class Fit:
         self._factor, failed = torch.linalg.cholesky_ex(added)
         if failed:
             raise NonFiniteError(f"layer {site.module!r}: the moments of its input have no factor")
-        weight = network.get_submodule(site.module).get_parameter("weight")
-        self._shape = weight.shape
-        self._start = (weight.detach().double().flatten(1).T * self.scaling.scale)[self._rows]
+        weight = weight_matrix(network.get_submodule(site.module)).detach()
+        self._start = (weight.double().T * self.scaling.scale)[self._rows]
 
     def solve(self, target: Moments | None = None) -> None:
         """Fit to the target of the moments given at first, or to another one's.
@@ -145,15 +145,16 @@ class Fit:
     def _write(self, found: Tensor, target: Moments) -> None:
         """Weights and intercept to where the network keeps them; dead outputs stay."""
         module = self.network.get_submodule(self.site.module)
-        weight = module.get_parameter("weight")
+        weight = weight_matrix(module).clone()
         stream = target.energy / (target.positions * len(weight))
         alive = self.scaling.alive(stream, weight.dtype)
         scale = self.scaling.scale.where(alive, 1.0)
-        self._put(weight, (found / scale).T.reshape(self._shape), alive)
+        self._put(weight, (found / scale).T, alive)
+        set_weight_matrix(module, weight)
         if not self.scaling.has_offset:
             return
         # Of the weights as they are stored: their rounding times a large mean is no small offset.
-        reached = weight.double().flatten(1) @ self._moments.input_mean
+        reached = weight.double() @ self._moments.input_mean
         offset = target.target_mean - scale * reached
         if self.site.norm is None:
             assert isinstance(module.bias, Tensor)

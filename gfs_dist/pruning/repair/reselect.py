@@ -23,11 +23,12 @@ from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.models.layer_kinds import kernel_size, num_inputs, scale_inputs
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.moments import Moments
 from gfs_dist.pruning.repair.least_squares import OutputScale, damped
 from gfs_dist.pruning.smaller import KeptChannels
-from gfs_dist.pruning.structure.shrink import by_inputs, shrink
+from gfs_dist.pruning.structure.shrink import shrink
 from gfs_dist.pruning.structure.structure import Layer, Structure
 from gfs_dist.selection.subset import SubsetSearch
 
@@ -56,10 +57,10 @@ def reselectable(
         if not alone or reader.module not in modules:
             return False
         channels = [channel for own in reader.channels for channel in own]
-        weight = by_inputs(dense.get_submodule(reader.module))
-        every = sorted(channels) == list(range(len(weight)))
+        module = dense.get_submodule(reader.module)
+        every = sorted(channels) == list(range(num_inputs(module)))
         even = len({len(own) for own in reader.channels}) == 1
-        return every and even and weight[:, 0].numel() <= MAX_INPUTS
+        return every and even and num_inputs(module) * kernel_size(module) <= MAX_INPUTS
 
     return tuple(
         layer.name
@@ -99,8 +100,8 @@ class Reselection:
         layer = self._layers.get(site.module)
         if layer is None:
             return None
-        (reader,), weight = layer.consumers, by_inputs(self.small.get_submodule(site.module))
-        kernel = weight[0, 0].numel()
+        (reader,), module = layer.consumers, self.small.get_submodule(site.module)
+        kernel = kernel_size(module)
         rows = torch.tensor(reader.channels).flatten()[:, None] * kernel + torch.arange(kernel)
         rows = rows.view(layer.num_candidates, -1)
         centred, order = OutputScale.of(self.small, site).has_offset, rows.flatten()
@@ -114,7 +115,7 @@ class Reselection:
             raise NonFiniteError(f"layer {layer.name!r}: {error}") from error
         self.kept = replace(self.kept, candidates={**self.kept.candidates, layer.name: tuple(kept)})
         lost = sorted(set(range(layer.num_candidates)) - set(kept))
-        weight[reader.of(lost)] = 0
+        scale_inputs(module, reader.of(lost), 0.0)
         return rows[kept].flatten().sort().values
 
     def finish(self) -> GraphNetwork:

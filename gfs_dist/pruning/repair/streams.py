@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gfs_dist.networks import dtype_of, prefer_channels_last
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.graph.tensors import split_name
 from gfs_dist.networks.measure.threads import one_thread
+from gfs_dist.networks.models.layer_kinds import blocks
 from gfs_dist.pruning.calibration.layer_sites import Site, ancestors
 from gfs_dist.pruning.calibration.moments import Geometry
 from gfs_dist.pruning.calibration.staged_run import Results, advance, make_stages, output_names
@@ -140,7 +142,7 @@ class FoldedNetwork:
             bias = folded.pop(f"{site.module}.bias").double()
             if isinstance(module.bias, Tensor):
                 mean = mean - module.bias.double()
-            module.get_parameter("weight").copy_(weight / _along(scale, weight))
+            module.get_parameter("weight").copy_(weight / _along(scale, module))
             norm.get_parameter("bias").copy_(bias + scale * mean)
             norm.get_parameter("weight").copy_(scale * _deviation(norm))
         for name, value in folded.items():
@@ -157,15 +159,15 @@ class FoldedNetwork:
     @torch.no_grad()
     def _fold(self, site: Site) -> None:
         module = self.network.get_submodule(site.module)
-        assert site.norm is not None and isinstance(module, nn.Conv2d | nn.Linear)
+        assert site.norm is not None
         norm = self.network.get_submodule(site.norm)
         scale, mean = _affine(norm)
-        weight, before = module.weight.double(), module.bias
+        own, before = module.get_parameter("weight"), module.bias
         bias = norm.get_parameter("bias").double() - scale * mean
-        if before is not None:
+        if isinstance(before, Tensor):
             bias += scale * before.double()
-        module.weight = nn.Parameter((weight * _along(scale, weight)).to(module.weight))
-        module.bias = nn.Parameter(bias.to(module.weight))
+        module.weight = nn.Parameter((own.double() * _along(scale, module)).to(own))
+        module.bias = nn.Parameter(bias.to(own))
         owner, name = split_name(self.network, site.norm)
         setattr(owner, name, nn.Identity())
 
@@ -228,7 +230,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def _deviation(norm: nn.Module) -> Tensor:
-    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and norm.running_var is not None
+    assert isinstance(norm, _BatchNorm) and norm.running_var is not None
     return (norm.running_var.double() + norm.eps).sqrt()
 
 
@@ -238,6 +240,10 @@ def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return scale, norm.get_buffer("running_mean").double()
 
 
-def _along(scale: Tensor, weight: Tensor) -> Tensor:
-    """The scale of outputs in the shape of a weight."""
-    return scale.view(-1, *[1] * (weight.ndim - 1))
+def _along(scale: Tensor, module: nn.Module) -> Tensor:
+    """The scale of outputs, to be multiplied with a layer's weight."""
+    groups, outputs, inputs, *kernel = blocks(module).shape
+    if not getattr(module, "transposed", False):
+        return scale.view(-1, *[1] * (1 + len(kernel)))
+    rows = scale.view(groups, outputs).repeat_interleave(inputs, 0)
+    return rows.view(*rows.shape, *[1] * len(kernel))

@@ -24,6 +24,7 @@ from gfs_dist.errors import NonFiniteError
 from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.measure.threads import one_thread
+from gfs_dist.networks.models.layer_kinds import num_inputs
 from gfs_dist.pruning.calibration.layer_sites import Site, ancestors
 from gfs_dist.pruning.calibration.moments import Geometry, Moments, Sums, add_halves
 from gfs_dist.pruning.calibration.staged_run import (
@@ -174,8 +175,7 @@ class NetworkPair:
         for part in sums.values():
             if not torch.isfinite(part).all():
                 raise NonFiniteError(f"layer {site.module!r}: its moments hold NaN or infinity")
-        channels = module.get_parameter("weight").shape[1]
-        return Geometry.of(module).assemble(sums, channels)
+        return Geometry.of(module).assemble(sums, num_inputs(module))
 
 
 def _below_zero(aimed: Tensor, reached: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch_pruning.ops import OPTYPE
 
 from gfs_dist.errors import error_line
 from gfs_dist.networks.measure.inputs import Inputs
+from gfs_dist.networks.models.layer_kinds import is_layer
 from gfs_dist.pruning.structure.structure import Slice
 from gfs_dist.pruning.structure.torch_pruning import Input, copied, splits, trace
 
@@ -92,7 +93,8 @@ class ChannelDependencies:
     def channels(self, name: str) -> int:
         """Output channels of a convolution or linear layer."""
         module: Any = self.module(name)
-        return module.out_features if isinstance(module, nn.Linear) else module.out_channels
+        sizes = ("out_channels", "out_features", "nf")
+        return next(int(getattr(module, size)) for size in sizes if hasattr(module, size))
 
     def group(self, name: str) -> ChannelGroup:
         """Everything that is coupled to the outputs of the module ``name``."""
@@ -251,8 +253,3 @@ class ChannelDependencies:
             else:
                 stack += node.inputs
         return found
-
-
-def is_layer(module: nn.Module) -> bool:
-    """Convolutions (transposed ones too) and linear layers: what can lose channels."""
-    return isinstance(module, (ops.TORCH_CONV, nn.Linear))

@@ -12,8 +12,9 @@ from gfs_dist.errors import InputError, error_line
 from gfs_dist.networks.graph.allowed import MODULE_NAMES
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.measure.inputs import Inputs, run, tensors_of
+from gfs_dist.networks.models.layer_kinds import is_layer, kernel_size, num_inputs
 from gfs_dist.pruning.calibration.layer_sites import find_sites
-from gfs_dist.pruning.structure.dependency_graph import ChannelDependencies, ChannelGroup, is_layer
+from gfs_dist.pruning.structure.dependency_graph import ChannelDependencies, ChannelGroup
 from gfs_dist.pruning.structure.shrink import mask, shrink
 from gfs_dist.pruning.structure.structure import Layer, Skipped, Structure
 from gfs_dist.pruning.structure.torch_pruning import copied
@@ -143,10 +144,10 @@ def _why_not(model: nn.Module, network: GraphNetwork, layer: Layer, sites: set[s
         module = network.get_submodule(name)
         if name not in sites:
             return (
-                f"read by {name!r}, a {type(module).__name__} whose weights cannot be fitted "
-                "(linear layers and ungrouped 2-d convolutions with zero padding can)"
+                f"read by {name!r}, a {type(module).__name__} whose weights cannot be fitted (of "
+                "a linear layer or convolution that is called once, with one tensor, they can)"
             )
-        inputs = module.get_parameter("weight")[0].numel()
+        inputs = num_inputs(module) * kernel_size(module)
         if inputs > MAX_INPUTS:
             return f"read by {name!r}, which has {inputs:,} inputs, accepted {MAX_INPUTS:,}"
     return ""

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import InputError
+from gfs_dist.networks.models.layer_kinds import (
+    blocks,
+    count_channels,
+    is_layer,
+    is_transformers_conv1d,
+    scale_inputs,
+)
 from gfs_dist.pruning.structure.structure import Structure
 
-OUTPUTS = ("out_channels", "out_features", "num_features", "num_parameters")
-INPUTS = ("in_channels", "in_features")
+COUNTS = ("num_features", "num_parameters")
 PER_OUTPUT = ("weight", "bias", "running_mean", "running_var")
 
 Kept = Mapping[str, Sequence[int]]
@@ -35,7 +42,7 @@ def mask(model: nn.Module, structure: Structure, kept: Kept) -> nn.Module:
     """
     masked = copy.deepcopy(model)
     for name, channels in removed_channels(structure, kept)[1].items():
-        by_inputs(masked.get_submodule(name))[sorted(channels)] = 0
+        scale_inputs(masked.get_submodule(name), channels, 0.0)
     return masked
 
 
@@ -47,21 +54,20 @@ def shrink(model: nn.Module, structure: Structure, kept: Kept) -> nn.Module:
     """
     smaller = copy.deepcopy(model)
     outputs, inputs = removed_channels(structure, kept)
-    for name, channels in outputs.items():
-        module = smaller.get_submodule(name)
-        if getattr(module, "groups", 1) > 1:  # depthwise
-            _count_down(module, ("groups", *INPUTS), channels)
+    for name in outputs.keys() | inputs.keys():
+        module: Any = smaller.get_submodule(name)
+        lost = outputs.get(name, set())
+        if is_layer(module):
+            _cut_layer(module, lost, inputs.get(name, set()))
+            continue
         # A network in recorded steps holds the tensors of a class that it does not know in a plain
         # module: there are no sizes in it to be kept.
-        _count_down(module, OUTPUTS, channels)
+        for size in COUNTS:
+            if hasattr(module, size):
+                setattr(module, size, getattr(module, size) - len(lost))
         for key in PER_OUTPUT:
-            tensor = getattr(module, key, None)
-            if tensor is not None:
-                _cut(module, key, outputs_axis(module) if tensor.ndim > 1 else 0, channels)
-    for name, channels in inputs.items():
-        module = smaller.get_submodule(name)
-        _count_down(module, INPUTS, channels)
-        _cut(module, "weight", 1 - outputs_axis(module), channels)
+            if getattr(module, key, None) is not None:
+                _cut(module, key, lost)
     return smaller
 
 
@@ -96,31 +102,49 @@ def removed_channels(
     return outputs, inputs
 
 
-def outputs_axis(module: nn.Module) -> int:
-    """Where a weight has the module's outputs: 1 in a transposed convolution, 0 in all others.
+def kept_blocks(module: nn.Module, outputs: set[int], inputs: set[int]) -> tuple[Tensor, ...]:
+    """What a layer keeps: indices into :func:`.layer_kinds.blocks` that give its smaller weight.
 
-    A transposed depthwise convolution has a row for each channel too.
+    A group that loses all its outputs goes with its inputs (depthwise: with each channel).
+
+    Raises:
+        ValueError: groups that stay keep different numbers of channels.
     """
-    return int(getattr(module, "transposed", False) and module.groups == 1)
+    groups, per_group, reads, *_ = blocks(module).shape
+    stay = [_kept_places(g, per_group, outputs) for g in range(groups)]
+    read = [_kept_places(g, reads, inputs) for g in range(groups)]
+    whole = [g for g in range(groups) if stay[g]]
+    device = module.get_parameter("weight").device
+    rows = torch.tensor([stay[g] for g in whole], device=device)
+    columns = torch.tensor([read[g] for g in whole], device=device)
+    return torch.tensor(whole, device=device)[:, None, None], rows[:, :, None], columns[:, None]
 
 
-def by_inputs(consumer: nn.Module) -> Tensor:
-    """The weight of a convolution or linear layer, seen with its inputs in front."""
-    weight = consumer.get_parameter("weight")
-    return weight if getattr(consumer, "transposed", False) else weight.transpose(0, 1)
-
-
-def _count_down(module: nn.Module, sizes: Sequence[str], channels: set[int]) -> None:
-    for size in sizes:
-        if hasattr(module, size):
-            setattr(module, size, getattr(module, size) - len(channels))
+def _kept_places(group: int, size: int, lost: set[int]) -> list[int]:
+    """Places within one group of its channels that stay."""
+    return [place for place in range(size) if group * size + place not in lost]
 
 
 @torch.no_grad()
-def _cut(module: nn.Module, name: str, axis: int, channels: set[int]) -> None:
+def _cut_layer(module: Any, outputs: set[int], inputs: set[int]) -> None:
+    old, bias = module.weight, module.bias
+    small = blocks(module)[kept_blocks(module, outputs, inputs)]
+    if hasattr(module, "groups"):
+        module.groups = len(small)
+    if getattr(module, "transposed", False):
+        small = small.transpose(1, 2)
+    small = small[0].T if is_transformers_conv1d(module) else small.flatten(0, 1)
+    module.weight = nn.Parameter(small.contiguous(), old.requires_grad)
+    if bias is not None:
+        _cut(module, "bias", outputs)
+    count_channels(module)
+
+
+@torch.no_grad()
+def _cut(module: nn.Module, name: str, channels: set[int]) -> None:
     old = getattr(module, name)
-    kept = [channel for channel in range(old.shape[axis]) if channel not in channels]
-    new = old.index_select(axis, torch.tensor(kept, device=old.device))
+    kept = [channel for channel in range(len(old)) if channel not in channels]
+    new = old.index_select(0, torch.tensor(kept, device=old.device))
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, old.requires_grad)
     setattr(module, name, new)

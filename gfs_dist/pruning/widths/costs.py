@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gfs_dist.networks import count_params, macs_by_module
 from gfs_dist.networks.measure.inputs import Inputs
-from gfs_dist.pruning.structure.shrink import outputs_axis
+from gfs_dist.networks.models.layer_kinds import blocks, is_layer, kernel_size, num_groups
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.pruning.widths.budget import Budget, allowed_widths
 
@@ -92,6 +92,7 @@ def measure_costs(model: nn.Module, example: Tensor | Inputs, structure: Structu
     one = np.eye(1, len(whole) + 1, dtype=np.int64)[0]
     for name, (out_slopes, in_slopes) in _slopes(structure).items():
         shape = _Shape.of(model.get_submodule(name))
+        in_slopes = in_slopes // shape.groups
         outputs = np.append(shape.outputs - out_slopes @ whole, out_slopes)
         inputs = np.append(shape.inputs - in_slopes @ whole, in_slopes)
         if shape.kernel:
@@ -113,7 +114,7 @@ class _Shape(NamedTuple):
     """The sizes of a module that grow with its channels.
 
     Attributes:
-        outputs, inputs: channels (depthwise: one input for each output).
+        outputs, inputs: channels (with groups: inputs of one group).
         kernel: weights for each pair of them; 0 for norms and PReLUs.
         per_output: other parameters for each output: biases, weights of norms.
     """
@@ -122,6 +123,7 @@ class _Shape(NamedTuple):
     inputs: int
     kernel: int
     per_output: int
+    groups: int = 1
 
     @classmethod
     def of(cls, module: Any) -> _Shape:
@@ -130,14 +132,12 @@ class _Shape(NamedTuple):
             return cls(0, 0, 0, 0)
         weight = parameters["weight"]
         outputs, inputs, kernel = len(weight), 0, 0
-        if weight.ndim > 1:
-            inputs = weight.shape[1]
-            kernel = weight.numel() // (outputs * inputs)
+        if is_layer(module):
+            groups, outputs, inputs, *_ = blocks(module).shape
+            outputs, kernel = groups * outputs, kernel_size(module)
             del parameters["weight"]
-            if outputs_axis(module):
-                outputs, inputs = inputs, outputs
         others = sum(parameter.numel() for parameter in parameters.values())
-        return cls(outputs, inputs, kernel, others // outputs)
+        return cls(outputs, inputs, kernel, others // outputs, num_groups(module))
 
 
 def _slopes(structure: Structure) -> dict[str, tuple[Integers, Integers]]:

@@ -243,11 +243,13 @@ def test_layers_whose_numbers_others_use_are_no_sites() -> None:
     [
         (nn.Conv2d(4, 4, 3), True),
         (nn.Linear(4, 4), True),
-        (nn.Conv2d(4, 4, 3, groups=2), False),
-        (nn.Conv2d(4, 4, 3, padding="same"), False),
-        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), False),
-        (nn.Conv1d(4, 4, 3), False),
-        (nn.ConvTranspose2d(4, 4, 3), False),
+        (nn.Conv2d(4, 4, 3, groups=2), True),
+        (nn.Conv2d(4, 4, 3, groups=4), False),
+        (nn.Conv2d(4, 4, 3, padding="same"), True),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), True),
+        (nn.Conv1d(4, 4, 3), True),
+        (nn.ConvTranspose2d(4, 4, 3), True),
+        (nn.Bilinear(4, 4, 3), False),
     ],
     ids=str,
 )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from gfs_dist.errors import NonFiniteError
-from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
+from gfs_dist.networks.graph.json_values import StepOutput
 from gfs_dist.networks.graph.record import record
+from gfs_dist.networks.models.layer_kinds import blocks, num_groups, num_inputs, weight_matrix
 from gfs_dist.pruning.calibration.layer_sites import Site, find_sites
 from gfs_dist.pruning.calibration.moments import Geometry, Moments, add
 from gfs_dist.pruning.repair import least_squares as refit
@@ -27,6 +30,60 @@ KINDS = {
     "linear without bias": lambda: [nn.Linear(INPUTS, OUTPUTS, bias=False)],
     "linear and norm": lambda: [nn.Linear(INPUTS, OUTPUTS), norm(nn.BatchNorm1d(OUTPUTS))],
 }
+
+IMAGES = (6, INPUTS, 5, 5)
+OTHERS = {
+    "one axis": (lambda: [nn.Conv1d(INPUTS, OUTPUTS, 3, padding=1)], (6, INPUTS, 9)),
+    "one axis and norm": (
+        lambda: [nn.Conv1d(INPUTS, OUTPUTS, 3, 2, bias=False), norm(nn.BatchNorm1d(OUTPUTS))],
+        (6, INPUTS, 9),
+    ),
+    "three axes and norm": (
+        lambda: [nn.Conv3d(INPUTS, OUTPUTS, 2, padding=1), norm(nn.BatchNorm3d(OUTPUTS))],
+        (4, INPUTS, 3, 4, 5),
+    ),
+    "even kernel, same size": (lambda: [nn.Conv2d(INPUTS, OUTPUTS, 2, padding="same")], IMAGES),
+    "reflected": (lambda: [padded("reflect", dilation=2)], IMAGES),
+    "replicated": (lambda: [padded("replicate", stride=2)], IMAGES),
+    "circular": (lambda: [padded("circular", bias=False)], IMAGES),
+    "groups": (lambda: [nn.Conv2d(6, OUTPUTS, 3, 1, 1, groups=2)], (9, 6, 5, 5)),
+    "groups without bias": (
+        lambda: [nn.Conv1d(6, OUTPUTS, 3, groups=2, bias=False)],
+        (12, 6, 9),
+    ),
+    "groups and norm": (
+        lambda: [nn.Conv2d(6, OUTPUTS, 3, 2, groups=2), norm(nn.BatchNorm2d(OUTPUTS))],
+        (20, 6, 5, 5),
+    ),
+    "transposed": (lambda: [nn.ConvTranspose2d(INPUTS, OUTPUTS, 3, 2, 1, 1)], IMAGES),
+    "transposed, one axis": (lambda: [nn.ConvTranspose1d(INPUTS, OUTPUTS, 4, 2)], (6, INPUTS, 7)),
+    "transposed, three axes, norm": (
+        lambda: [nn.ConvTranspose3d(INPUTS, OUTPUTS, 2, 2), norm(nn.BatchNorm3d(OUTPUTS))],
+        (4, INPUTS, 2, 3, 4),
+    ),
+    "transposed, dilated, groups": (
+        lambda: [nn.ConvTranspose2d(6, OUTPUTS, (2, 3), 1, 2, groups=2, dilation=2, bias=False)],
+        (9, 6, 5, 4),
+    ),
+    "Conv1D": (lambda: [Conv1D()], (8, 5, INPUTS)),
+}
+
+
+class Conv1D(nn.Module):
+    """As in transformers: a linear layer whose weight is (inputs, outputs)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nf, self.nx = OUTPUTS, INPUTS
+        self.weight = nn.Parameter(torch.randn(INPUTS, OUTPUTS))
+        self.bias = nn.Parameter(torch.randn(OUTPUTS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+def padded(mode: str, **options) -> nn.Conv2d:
+    return nn.Conv2d(INPUTS, OUTPUTS, 3, padding=1, padding_mode=mode, **options)
 
 
 def conv(*, bias: bool, stride: int = 1) -> nn.Conv2d:
@@ -47,10 +104,13 @@ class Problem:
 
     def __init__(self, kind: str, dtype: torch.dtype = torch.float64) -> None:
         torch.manual_seed(0)
-        model = nn.Sequential(*KINDS[kind]()).to(dtype).eval()
-        shape = (40, INPUTS) if "linear" in kind else (6, INPUTS, 5, 5)
+        if kind in OTHERS:
+            make, shape = OTHERS[kind]
+        else:
+            make, shape = KINDS[kind], (40, INPUTS) if "linear" in kind else IMAGES
+        model = nn.Sequential(*make()).to(dtype).eval()
         self.x = (torch.randn(shape) + 0.5).to(dtype)
-        self.network: GraphNetwork = record(model, self.x)
+        self.network: GraphNetwork = recorded(model, self.x)
         (self.site,) = find_sites(self.network, self.x)
         self.stream = self.forward()
         self.target = self.stream + torch.randn(self.stream.shape).to(dtype)
@@ -64,7 +124,9 @@ class Problem:
 
     def moments(self, target: Tensor) -> Moments:
         geometry = Geometry.of(self.layer)
-        return geometry.assemble(add(None, geometry.sums(self.x, target)), INPUTS)
+        sums = add(None, geometry.sums(self.x[:2], target[:2]))
+        sums = add(sums, geometry.sums(self.x[2:], target[2:]))
+        return geometry.assemble(sums, num_inputs(self.layer))
 
     def fit(self, target: Tensor) -> Fit:
         return Fit(self.network, self.site, self.moments(target))
@@ -73,16 +135,35 @@ class Problem:
         return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
 
 
-def rows(values: Tensor) -> np.ndarray:
-    return values.movedim(1, -1).reshape(-1, values.shape[1]).double().numpy()
+def recorded(model: nn.Module, x: Tensor) -> GraphNetwork:
+    """The network in steps; a layer that is none of torch.nn's is a step too."""
+    if not isinstance(model[0], Conv1D):
+        return record(model, x)
+    network = GraphNetwork(
+        ["x"], [Step("y", "module", "0", [StepOutput("x")], {})], StepOutput("y")
+    )
+    network.add_module("0", model[0])
+    return network.requires_grad_(False).eval()
 
 
+def rows(values: Tensor, axis: int = 1) -> np.ndarray:
+    return values.movedim(axis, -1).reshape(-1, values.shape[axis]).double().numpy()
+
+
+@torch.no_grad()
 def patches(layer: nn.Module, x: Tensor) -> np.ndarray:
-    """What the layer reads, one row a position."""
-    if isinstance(layer, nn.Conv2d):
-        found = functional.unfold(x, layer.kernel_size, 1, layer.padding, layer.stride)
-        return found.transpose(1, 2).flatten(0, 1).numpy()
-    return x.numpy()
+    """What the layer reads, one row a position: its first output with each weight alone 1."""
+    alone = copy.deepcopy(layer)
+    alone.bias = None if not isinstance(layer, Conv1D) else nn.Parameter(0 * layer.bias)
+    groups, outputs, *_ = blocks(alone).shape
+    columns = []
+    for group in range(groups):
+        for place in range(blocks(alone)[0, 0].numel()):
+            alone.weight.zero_()
+            own = blocks(alone)[group, 0]
+            own[np.unravel_index(place, own.shape)] = 1.0
+            columns.append(rows(alone(x), Geometry.of(layer).axis)[:, group * outputs])
+    return np.stack(columns, 1)
 
 
 def oracle(problem: Problem, target: Tensor) -> np.ndarray:
@@ -90,34 +171,45 @@ def oracle(problem: Problem, target: Tensor) -> np.ndarray:
     layer = problem.layer
     inputs, inside = patches(layer, problem.x), patches(layer, torch.ones_like(problem.x))
     scaling = OutputScale.of(problem.network, problem.site)
-    start = (layer.weight.flatten(1).T * scaling.scale).numpy()
-    aimed = rows(target)
+    start = (weight_matrix(layer).T * scaling.scale).numpy()
+    aimed = rows(target, Geometry.of(layer).axis)
     shift_x = inputs.mean(0) if scaling.has_offset else 0.0
     shift_y = aimed.mean(0) if scaling.has_offset else 0.0
     centred = inputs - shift_x
     deviations = (inputs - inputs.sum(0) / inside.sum(0)) * inside
     damping = refit.DAMPING * np.square(deviations).sum() / deviations.shape[1]
     strength = np.sqrt(damping)
-    found = np.linalg.lstsq(
-        np.vstack([centred, strength * np.eye(centred.shape[1])]),
-        np.vstack([aimed - shift_y, strength * start]),
-        rcond=None,
-    )[0]
+    aimed = aimed - shift_y
+    groups = num_groups(layer)
+    found = np.zeros_like(start)
+    for own, out in zip(
+        np.split(np.arange(len(start)), groups),
+        np.split(np.arange(start.shape[1]), groups),
+        strict=True,
+    ):
+        found[np.ix_(own, out)] = np.linalg.lstsq(
+            np.vstack([centred[:, own], strength * np.eye(len(own))]),
+            np.vstack([aimed[:, out], strength * start[np.ix_(own, out)]]),
+            rcond=None,
+        )[0]
     return centred @ found + shift_y
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("kind", [*KINDS, *OTHERS])
 def test_the_stream_after_a_fit_is_that_of_ridge_regression(kind: str) -> None:
     problem = Problem(kind)
     expected = oracle(problem, problem.target)
     problem.fit(problem.target).solve()
-    found = rows(problem.forward())
+    axis = Geometry.of(problem.layer).axis
+    found = rows(problem.forward(), axis)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10)
-    before = np.square(rows(problem.stream) - rows(problem.target)).mean()
-    assert np.square(found - rows(problem.target)).mean() < before
+    before = np.square(rows(problem.stream, axis) - rows(problem.target, axis)).mean()
+    assert np.square(found - rows(problem.target, axis)).mean() < before
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("kind", [*KINDS, *OTHERS])
 def test_a_layer_fitted_to_itself_stays(kind: str) -> None:
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 2e-5)):
         problem = Problem(kind, dtype)

@@ -10,7 +10,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from gfs_dist.errors import InputError
-from gfs_dist.pruning.structure.dependency_graph import is_layer
+from gfs_dist.networks.models.layer_kinds import is_layer
 from gfs_dist.pruning.structure.discover import find_structure, nothing_to_prune, try_removal
 from gfs_dist.pruning.structure.structure import Layer, Slice, Structure
 from tests.pruning.oddities import other_networks
