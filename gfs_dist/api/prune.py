@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from gfs_dist.api.select import runtime_spec
 from gfs_dist.errors import InputError
 from gfs_dist.files.scratch_folder import ScratchFolder, sigterm_unwinds
 from gfs_dist.networks.graph.tensors import named_tensors
+from gfs_dist.networks.measure.inputs import Call
 from gfs_dist.pruning.calibration.batches import CLASS_NUMBERS
 from gfs_dist.pruning.cut import CutResult, Repairs, cut, layer_rows, picks_sha256
 from gfs_dist.pruning.pruner import PROBLEMS, LayerPath, Pruner, Settings
@@ -36,6 +37,8 @@ def prune(
     batches: Iterable[Any],
     *,
     budget: Mapping[str, Any],
+    call: Call | None = None,
+    output: str | int | Callable[[Any], Any] | None = None,
     objective: str = "least_squares",
     weights: str = "uniform",
     replacement: bool = False,
@@ -60,15 +63,20 @@ def prune(
     network is cut, and every layer after a cut fitted again by least squares.
 
     Args:
-        model: takes one tensor; nothing of it is modified.
-        batches: inputs, or pairs of inputs and labels, tensors or numpy arrays; read once, kept in
-            files. Labels are class numbers: integers (N,) from 0 to C - 1 for outputs (N, C).
-            ``fisher``, ``network_loss`` and a budget by ``tolerance`` need them; without them loss
-            and accuracy are not measured, and a warning says so where something else came in
-            their place (targets of regression, masks, maps of classes).
+        model: any; nothing of it is modified.
+        batches: what it is called with, tensors or numpy arrays: inputs, pairs of inputs and
+            labels, dicts of keyword arguments (``labels`` are labels), tuples of several inputs,
+            lists of images of one shape; read once, kept in files. Labels are class numbers:
+            integers (N,) from 0 to C - 1 for outputs (N, C). ``fisher``, ``network_loss`` and a
+            budget by ``tolerance`` need them; without them loss and accuracy are not measured,
+            and a warning says so where something else came in their place (targets of
+            regression, masks, maps of classes).
         budget: one of ``{"macs": 0.5}``, ``params``, ``latency`` (shares of the dense network's),
             ``keep`` (of each layer's channels), ``widths``, ``tolerance``; with ``round_to``, and
             with ``trials``, how many networks are cut and measured to share widths out.
+        call: ``call(model, batch) -> outputs``, where a batch goes through the model otherwise.
+        output: which of several outputs counts: its key, its place, or a function of the outputs;
+            None: every floating tensor in them.
         objective: ``least_squares``, ``layer_output``, ``fisher``, ``network_loss``.
         weights: ``uniform`` (the paper's) or ``line_search``.
         replacement: whether a channel may be picked again.
@@ -121,11 +129,14 @@ def prune(
         seed=seed,
     )
     spec = runtime_spec(runtime, workers, device)
+    select = output if callable(output) or output is None else OutputPart(output)
     with sigterm_unwinds():
         scratch = ScratchFolder("prune")
         try:
             with open_runtime(spec) as ranks:
-                pruner = Pruner.prepare(model, batches, settings, ranks, scratch.path / "workspace")
+                pruner = Pruner.prepare(
+                    model, batches, settings, ranks, scratch.path / "workspace", call, select
+                )
                 check_feasible(pruner, wanted)
                 if found := pruner.workspace.instead:
                     warnings.warn(
@@ -146,6 +157,20 @@ def prune(
             raise
         weakref.finalize(source, scratch.close)
         return pruned
+
+
+@dataclass(frozen=True)
+class OutputPart:
+    """Takes one of several outputs by its key or place."""
+
+    key: str | int
+
+    def __call__(self, outputs: Any) -> Any:
+        try:
+            return outputs[self.key]
+        except (KeyError, IndexError, TypeError) as error:
+            keys = list(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
+            raise InputError(f"output: found {self.key!r}, accepted one of {keys}") from error
 
 
 def _check_repairs(repairs: Repairs, objective: str, stream_steps: int) -> None:
@@ -184,7 +209,7 @@ class Pruned:
         """Write ``architecture.json``, ``model.safetensors`` and ``report.json``; read the network
         again by :func:`gfs_dist.load`.
         """
-        example = self._source.pruner.example.to(networks.device_of(self.model))
+        example = self._source.pruner.only_input.to(networks.device_of(self.model))
         networks.save(folder, self.model, example=example)
         text = json.dumps(self.report, indent=1)
         Path(folder, "report.json").write_text(text, encoding="utf-8")

@@ -170,7 +170,7 @@ def losses_of_search(pruner: Pruner, block: Block, num_samples: int, steps: int)
     """Losses of the network that a search by ``network_loss`` evaluates."""
     sampling = pruner.settings.sampling
     costs = search_costs(
-        pruner.dense, block.layer, pruner.example, num_samples, steps, RECIPE, sampling
+        pruner.dense, block.layer, pruner.only_input, num_samples, steps, RECIPE, sampling
     )
     return costs.losses
 
@@ -208,7 +208,7 @@ def _work_of_trials(
     by_module = macs_by_module(network, pruner.example)
     replaced, n = LayerReplacement(network, block.layer), work.candidates
     trial, shared = replaced.macs(by_module)
-    sizes = BatchSizes.of(replaced, pruner.example, samples, device)
+    sizes = BatchSizes.of(replaced, pruner.only_input, samples, device)
     rows, scored = math.ceil(samples / sizes.samples), min(n, sampling.candidates or n)
     batches = math.ceil(scored / sizes.trials(scored, rows))
     return replace(

@@ -171,6 +171,7 @@ class BlockSearches:
         sampling = self.problem.settings(block, "network_loss").sampling
         x, labels = self.workspace.rows(sampling.rows(self.workspace.num_samples))
         x, labels = x.to(device), labels.to(device)
+        assert isinstance(x, Tensor)
         others = [i for i in range(block.layer.num_candidates) if i != path.picks[0]]
         seconds, losses = [], []
         try:

@@ -319,7 +319,7 @@ def cuts(
             widths, tolerance = rule.widths(pruner, budget, tick)
             made = cut(pruner, widths, rule.repairs, name=f"cut_{name}", on_step=lambda *_: tick())
             model = folder / f"model_{name}"
-            networks.save(model, made.network, example=pruner.example, origin=origin)
+            networks.save(model, made.network, example=pruner.only_input, origin=origin)
             costs = pruner.costs
             shares = {
                 f"{kind}_kept": costs.of(kind, widths) / costs.dense(kind) for kind in costs.kinds

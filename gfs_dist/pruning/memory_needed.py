@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.measure.inputs import Batch
 from gfs_dist.networks.models.layer_kinds import kernel_size, num_inputs
 from gfs_dist.pruning.calibration.staged_run import (
     HELD_BYTES,
@@ -54,7 +55,7 @@ def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int, streams: int | 
     return 2 * weights + RESULTS_BYTES + max(phases)
 
 
-def _all_results(network: GraphNetwork, example: Tensor) -> int:
+def _all_results(network: GraphNetwork, example: Batch) -> int:
     """Bytes of all that a network computes of one sample."""
     names = frozenset(step.name for step in network.gfs_program)
     [stage] = make_stages(network, [names])
@@ -89,7 +90,7 @@ def layer_costs(pruner: Pruner, num_samples: int) -> list[SearchCosts]:
         search_costs(
             pruner.dense,
             layer,
-            pruner.example,
+            pruner.only_input,
             num_samples,
             settings.steps or layer.num_candidates,
             settings.recipe("auto"),

@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gfs_dist.errors import NonFiniteError
+from gfs_dist.errors import InputError, NonFiniteError
 from gfs_dist.files import checkpoint
+from gfs_dist.networks.graph.followed_network import FollowedNetwork
 from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.measure.inputs import Batch, Call
 from gfs_dist.pruning.calibration.dense_pass import SMALL_SUMS, DensePass, DenseTask, run_dense_pass
 from gfs_dist.pruning.calibration.layer_sites import Site, find_sites
-from gfs_dist.pruning.calibration.workspace import Workspace, read_sums
+from gfs_dist.pruning.calibration.workspace import Select, Workspace, read_sums
 from gfs_dist.pruning.objectives.evaluation_batches import Sampling
 from gfs_dist.pruning.objectives.fisher import DerivativesTask, FisherProblem
 from gfs_dist.pruning.objectives.moment_objectives import LayerProblem
@@ -141,6 +143,8 @@ class Pruner:
         settings: Settings,
         runtime: Runtime,
         folder: Path | str,
+        call: Call | None = None,
+        select: Select | None = None,
     ) -> Pruner:
         """Write the workspace and find the prunable layers.
 
@@ -148,17 +152,19 @@ class Pruner:
             model: not modified.
             batches: calibration samples; see :meth:`Workspace.create`.
             folder: new; for scratch files, on storage that all ranks reach.
+            call, select: see :meth:`Workspace.create`.
 
         Raises:
             InputError: nothing in the network can be pruned; names the first reasons. Or the
                 objective needs class numbers, and there are none.
         """
-        workspace = Workspace.create(folder, model, batches)
+        workspace = Workspace.create(folder, model, batches, call, select)
         if settings.objective in LABELLED:
             workspace.require_labels(f"objective {settings.objective}")
-        example = workspace.x(0)[:2]
-        structure = find_structure(model, example, coupled=settings.coupled)
-        structure = keep_fittable(model, workspace.dense(), structure, example)
+        dense, example = workspace.dense(), workspace.x(0)[:2]
+        followed = isinstance(dense, FollowedNetwork)
+        structure = find_structure(dense if followed else model, example, coupled=settings.coupled)
+        structure = keep_fittable(dense if followed else model, dense, structure, example)
         if not structure.layers:
             raise nothing_to_prune(type(model).__name__, structure)
         return cls(workspace, structure, settings, runtime)
@@ -168,9 +174,23 @@ class Pruner:
         return self.workspace.dense()
 
     @cached_property
-    def example(self) -> Tensor:
+    def example(self) -> Batch:
         """Two samples."""
         return self.workspace.x(0)[:2]
+
+    @property
+    def only_input(self) -> Tensor:
+        """Two samples of a network that takes one tensor.
+
+        Raises:
+            InputError: it takes something else, or cannot be recorded.
+        """
+        if not isinstance(self.example, Tensor):
+            raise InputError(
+                "objective: found 'network_loss', accepted for networks of one tensor in recorded "
+                "steps; least_squares, layer_output and fisher take any"
+            )
+        return self.example
 
     @cached_property
     def costs(self) -> Costs:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import RunError
 from gfs_dist.networks import evaluating
+from gfs_dist.networks.measure.inputs import Batch, real_rows, tensors_of
 from gfs_dist.networks.measure.threads import in_threads
 from gfs_dist.networks.models.layer_kinds import blocks, is_layer, num_outputs, scale_inputs
 from gfs_dist.pruning.structure.shrink import kept_blocks, removed_channels, shrink
@@ -149,7 +150,7 @@ def expand_to_dense(
     return masked
 
 
-def check_equal(small: nn.Module, masked: nn.Module, batches: Iterable[Tensor]) -> float:
+def check_equal(small: nn.Module, masked: nn.Module, batches: Iterable[Batch]) -> float:
     """The largest difference of outputs, relative to the largest output.
 
     It may be more than :data:`TOLERANCE` of the outputs' dtype where large terms cancel, such as
@@ -161,7 +162,7 @@ def check_equal(small: nn.Module, masked: nn.Module, batches: Iterable[Tensor]) 
     worst = 0.0
 
     @torch.no_grad()
-    def compare(x: Tensor) -> tuple[Tensor, float, float]:
+    def compare(x: Batch) -> tuple[Batch, float, float]:
         return x, *_difference(small, masked, x)
 
     with evaluating(small), evaluating(masked):
@@ -178,18 +179,26 @@ def check_equal(small: nn.Module, masked: nn.Module, batches: Iterable[Tensor]) 
     return worst
 
 
-def _difference(small: nn.Module, masked: nn.Module, x: Tensor) -> tuple[float, float]:
+def _difference(small: nn.Module, masked: nn.Module, x: Batch) -> tuple[float, float]:
     """Of the outputs, relative to the largest one, and what :data:`TOLERANCE` accepts."""
-    found, expected = small(x), masked(x)
-    sizes = expected.abs()  # real, where outputs are complex
-    largest = max(float(sizes.max()), torch.finfo(sizes.dtype).tiny)
-    return float((found - expected).abs().max()) / largest, TOLERANCE[sizes.dtype]
+    worst, accepted = 0.0, 0.0
+    for found, expected in zip(tensors_of(small(x)), tensors_of(masked(x)), strict=True):
+        sizes = real_rows(expected.abs(), x)  # real, where outputs are complex
+        if found.shape != expected.shape or not sizes.numel():
+            return (math.inf, 0.0) if found.shape != expected.shape else (worst, accepted)
+        largest = max(float(sizes.max()), torch.finfo(sizes.dtype).tiny)
+        difference = float(real_rows((found - expected).abs(), x).max()) / largest
+        if math.isnan(difference):
+            return difference, 0.0
+        worst, accepted = max(worst, difference), max(accepted, TOLERANCE[sizes.dtype])
+    return worst, accepted
 
 
-def _equal_in_float64(small: nn.Module, masked: nn.Module, x: Tensor) -> bool:
+def _equal_in_float64(small: nn.Module, masked: nn.Module, x: Batch) -> bool:
     one, other = (copy.deepcopy(network).double() for network in (small, masked))
     try:
-        difference, limit = _difference(one, other, x.double() if x.is_floating_point() else x)
+        whole = isinstance(x, Tensor) and not x.is_floating_point()
+        difference, limit = _difference(one, other, x if whole else x.double())
     except RuntimeError:  # the network's own code requires another dtype
         return False
     return difference <= limit

@@ -214,10 +214,10 @@ def by_network_loss(network: nn.Module, batches: Batches, images: int, device: t
     spec = RuntimeSpec(kind="none", device=device.type)
     with tempfile.TemporaryDirectory() as folder, open_runtime(spec) as ranks:
         work = Pruner.prepare(network, batches[:1], Settings(), ranks, Path(folder) / "work")
-        shown = work.workspace.x(0).to(device)
+        shown = work.only_input.to(device)
 
         def cost(layer: Layer, samples: int, steps: int, sampling: Sampling) -> SearchCosts:
-            example = work.example
+            example = work.only_input
             return search_costs(work.dense, layer, example, samples, steps, recipe, sampling)
 
         for layer in work.structure.layers:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gfs_dist.networks.measure.evaluation import dtype_of, evaluating, run_with_hook
-from gfs_dist.networks.measure.inputs import Inputs
+from gfs_dist.networks.measure.inputs import Batch, Inputs
 from gfs_dist.networks.models.layer_kinds import CONVOLUTIONS, TRANSPOSED, reads_features
 from gfs_dist.networks.models.two_layer import TwoLayer
 
@@ -75,12 +75,12 @@ class Latency:
     max_s: float
 
 
-def latency(network: nn.Module, x: Tensor, repeats: int = 30) -> Latency:
+def latency(network: nn.Module, x: Batch, repeats: int = 30) -> Latency:
     """Time the forward pass in evaluation mode on inputs (batch, ...), on the device they are on.
 
     Floating inputs are taken in the network's dtype. The network is left as it was.
     """
-    if x.is_floating_point():
+    if isinstance(x, Tensor) and x.is_floating_point():
         x = x.to(dtype_of(network))
     times = []
     with evaluating(network):
@@ -88,7 +88,7 @@ def latency(network: nn.Module, x: Tensor, repeats: int = 30) -> Latency:
             start = time.perf_counter()
             network(x)
             if x.is_cuda:
-                torch.cuda.synchronize(x.device)
+                torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
     times = times[WARM_UP:]
     return Latency(len(x), repeats, statistics.median(times), min(times), max(times))

@@ -96,11 +96,16 @@ def batch_size(model: nn.Module, x: Tensor) -> int:
         model: left as it was.
         x: one sample (1, ...), on the model's device.
     """
+    limit = GPU_BYTES if x.is_cuda else BYTES_PER_THREAD
+    return max(1, limit // largest_result(model, x))
+
+
+def largest_result(model: nn.Module, x: Tensor | Inputs) -> int:
+    """Bytes of the largest tensor that a forward pass computes, its weights apart."""
     held = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     with evaluating(model), _LargestResult(held, x.nbytes) as results:
-        model(x)
-    limit = GPU_BYTES if x.is_cuda else BYTES_PER_THREAD
-    return max(1, limit // results.num_bytes)
+        run(model, x)
+    return results.num_bytes
 
 
 class _LargestResult(TorchFunctionMode):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_unflatten
+from torch.utils._pytree import tree_map
 
 Call = Callable[[nn.Module, Any], Any]
 """How a batch goes through a model: ``call(model, batch) -> outputs``."""
@@ -22,27 +22,25 @@ class BatchForm:
     """How tensors become a batch, and a batch goes through a model.
 
     Attributes:
-        spec: of the batch as a tree.
-        leaves: of the tree; the name of a tensor in a :class:`Slot`, anything else as it is.
+        template: a batch with a :class:`Slot` in the place of each tensor of samples.
         call: the user's; None: a dict is given as keywords, a tuple by position, the rest alone.
         images: names of tensors that the model takes as a list of samples (detectors).
     """
 
-    spec: TreeSpec
-    leaves: tuple[Any, ...]
+    template: Any
     call: Call | None = None
     images: frozenset[str] = frozenset()
 
     def run(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> Any:
         """Outputs of the model."""
-        batch = tree_unflatten([self._leaf(leaf, tensors) for leaf in self.leaves], self.spec)
+        batch = tree_map(lambda leaf: self._filled(leaf, tensors), self.template)
         if self.call is not None:
             return self.call(model, batch)
         if isinstance(batch, Mapping):
             return model(**batch)
         return model(*batch) if isinstance(batch, tuple) else model(batch)
 
-    def _leaf(self, leaf: Any, tensors: Mapping[str, Tensor]) -> Any:
+    def _filled(self, leaf: Any, tensors: Mapping[str, Tensor]) -> Any:
         if not isinstance(leaf, Slot):
             return leaf
         return list(tensors[leaf.name]) if leaf.name in self.images else tensors[leaf.name]
@@ -60,11 +58,11 @@ class Inputs:
     """Tensors of some samples by name, the first axis counts samples.
 
     Attributes:
-        form: how they are given to a model.
+        form: how they are given to a model; None where a network knows.
     """
 
     tensors: dict[str, Tensor]
-    form: BatchForm
+    form: BatchForm | None
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -81,6 +79,7 @@ class Inputs:
         """Outputs of the model, or of a network that takes :class:`Inputs` themselves."""
         if getattr(model, "takes_inputs", False):
             return model(self)
+        assert self.form is not None
         return self.form.run(model, self.tensors)
 
     def to(self, device: torch.device | str) -> Inputs:
@@ -110,15 +109,43 @@ class Inputs:
             return None
         return mask != 0
 
+    def split(self, size: int) -> list[Inputs]:
+        return [self[at : at + size] for at in range(0, len(self), size)]
+
+    @property
+    def is_cuda(self) -> bool:
+        return next(iter(self.tensors.values())).is_cuda
+
     def each(self, change: Callable[[Tensor], Tensor]) -> Inputs:
         """Every tensor changed."""
         return Inputs({name: change(t) for name, t in self.tensors.items()}, self.form)
 
-    @staticmethod
-    def joined(parts: list[Inputs]) -> Inputs:
-        """The samples of several, one after another."""
-        names = parts[0].tensors
-        return Inputs({n: torch.cat([p.tensors[n] for p in parts]) for n in names}, parts[0].form)
+
+Batch = Tensor | Inputs
+"""Samples: one tensor, or several by name."""
+
+
+def joined(parts: Sequence[Batch]) -> Batch:
+    """The samples of several batches, one after another."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)  # type: ignore[arg-type]
+    names, form = parts[0].tensors, parts[0].form
+    return Inputs({n: torch.cat([p.tensors[n] for p in parts]) for n in names}, form)  # type: ignore[union-attr]
+
+
+def repeated(x: Batch, count: int) -> Batch:
+    """The first sample, so many times."""
+    if isinstance(x, Inputs):
+        return x.each(lambda tensor: repeated(tensor, count))  # type: ignore[arg-type, return-value]
+    return x[:1].expand(count, *x.shape[1:]).contiguous()
+
+
+def real_rows(values: Tensor, x: object) -> Tensor:
+    """Rows of ``values`` (samples, tokens, ...) that are no padding, as (rows, ...); else all."""
+    real = x.real if isinstance(x, Inputs) else None
+    if real is None or values.ndim < 3 or values.shape[:2] != real.shape:
+        return values
+    return values[real.to(values.device)]
 
 
 def run(model: nn.Module, x: Tensor | Inputs | Sequence[Tensor]) -> Any:
@@ -130,9 +157,9 @@ def run(model: nn.Module, x: Tensor | Inputs | Sequence[Tensor]) -> Any:
 
 def described(x: Tensor | Inputs) -> str:
     """Shapes and dtypes, for messages."""
-    if isinstance(x, Inputs):
-        return ", ".join(f"{n} of shape {tuple(t.shape)}, {t.dtype}" for n, t in x.tensors.items())
-    return f"an input of shape {tuple(x.shape)}, {x.dtype}"
+    named = x.tensors if isinstance(x, Inputs) else {"": x}
+    kinds = (f"{name} shape {tuple(t.shape)}, {t.dtype}".strip() for name, t in named.items())
+    return "; ".join(kinds)
 
 
 def tensors_of(outputs: Any) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from gfs_dist.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from gfs_dist.networks.measure.evaluation import device_of, evaluating, first_non_finite
+from gfs_dist.networks.measure.inputs import Batch
 from gfs_dist.networks.measure.threads import in_threads
 from gfs_dist.networks.models.two_layer import TwoLayer
 
@@ -27,7 +28,7 @@ class Classified(NamedTuple):
     accuracy: float
 
 
-def classify(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Classified:
+def classify(model: nn.Module, batches: Iterable[tuple[Batch, Tensor]]) -> Classified:
     """Loss and top-1 accuracy over all samples of ``batches``, in evaluation mode.
 
     Args:
@@ -57,8 +58,8 @@ def classify(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Clas
 
 
 def _classified(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    model: nn.Module, batches: Iterable[tuple[Batch, Tensor]]
+) -> Iterator[tuple[Batch, Tensor, Tensor]]:
     """Inputs and labels on the model's device, and its outputs; on the CPU several at a time.
 
     A batch that all threads share makes them wait for each other at every layer.
@@ -74,7 +75,7 @@ def _classified(
         free.put(copy.deepcopy(model, {id(shared): shared for shared in model.parameters()}))
 
     @torch.no_grad()
-    def run(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def run(batch: tuple[Batch, Tensor]) -> tuple[Batch, Tensor, Tensor]:
         own, (x, labels) = free.get(), batch
         try:
             return x, labels, own(x)
@@ -101,10 +102,10 @@ def check_outputs(logits: object, labels: Tensor, before: int = 0) -> None:
         )
 
 
-def _where(model: nn.Module, x: Tensor, logits: Tensor, before: int) -> str:
+def _where(model: nn.Module, x: Batch, logits: Tensor, before: int) -> str:
     """Sample and layer of the first output that is not finite, for the message."""
     first = int((~torch.isfinite(logits)).any(1).nonzero()[0])
-    if not torch.isfinite(x[first]).all():
+    if isinstance(x, Tensor) and not torch.isfinite(x[first]).all():
         return f"inputs: NaN or infinity at sample {before + first}"
     layer = first_non_finite(model, x)
     return f"outputs: NaN or infinity at sample {before + first}, first after layer {layer!r}"

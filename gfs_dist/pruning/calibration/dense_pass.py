@@ -19,6 +19,7 @@ from torch import Tensor
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.measure.inputs import Batch, real_rows
 from gfs_dist.networks.models.layer_kinds import weight_matrix
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.moments import Geometry, Sums, spread
@@ -33,6 +34,7 @@ from gfs_dist.pruning.calibration.staged_run import (
     make_stages,
     output_names,
     run_to,
+    with_inputs,
 )
 from gfs_dist.pruning.calibration.workspace import Workspace, sum_parts
 from gfs_dist.pruning.repair.least_squares import OutputScale
@@ -127,7 +129,7 @@ class DensePass:
 
     def __init__(self, network: GraphNetwork, sites: Sequence[Site]) -> None:
         self.network, self.sites = network, list(sites)
-        asked = [frozenset([site.source, site.stream]) for site in sites]
+        asked = [with_inputs(network, site.source, site.stream) for site in sites]
         self._stages = make_stages(network, [*asked, output_names(network)])
 
     def sums(self, stage: int, chunks: Sequence[int], store: ActivationStore) -> Sums:
@@ -144,7 +146,10 @@ class DensePass:
             results = advance(self.network, self._stages[stage], store.load(DENSE, stage, chunk))
             store.save(DENSE, stage + 1, chunk, keep(results, self._stages[stage].live))
             found.append(keep(results, asked))
-        sources, streams = ([r[name] for r in found] for name in (site.source, site.stream))
+        sources, streams = (
+            [real_rows(r[name], r.get(self.network.gfs_inputs[0])) for r in found]
+            for name in (site.source, site.stream)
+        )
         sums = geometry.target_sums(geometry.joined(streams))
         sums |= geometry.input_sums(geometry.joined(sources))
         for kind, values, mean in (
@@ -159,7 +164,7 @@ class DensePass:
                 )
         return sums
 
-    def results(self, stage: int, x: Tensor) -> Results:
+    def results(self, stage: int, x: Batch) -> Results:
         """Results before a stage."""
         return run_to(self.network, self._stages[:stage], x)
 

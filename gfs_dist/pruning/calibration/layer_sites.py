@@ -70,9 +70,12 @@ class Site:
 def fittable(module: nn.Module) -> bool:
     """Whether its output is its weight times what it reads: linear layers and convolutions.
 
-    Depthwise ones, which join no channels, are left as they are.
+    Depthwise ones, which join no channels, are left as they are, and so are those whose weight is
+    computed from other tensors.
     """
     if type(module) not in _LAYERS and not is_transformers_conv1d(module):
+        return False
+    if "weight" not in dict(module.named_parameters(recurse=False)):
         return False
     return num_groups(module) == 1 or blocks(module).shape[2] > 1
 

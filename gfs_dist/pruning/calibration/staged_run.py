@@ -19,8 +19,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from gfs_dist.files import checkpoint
+from gfs_dist.networks.graph.followed_network import FollowedNetwork
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
 from gfs_dist.networks.graph.json_values import TRAINING, needed
+from gfs_dist.networks.measure.inputs import Batch, Inputs
 from gfs_dist.pruning.calibration.layer_sites import ancestors
 
 Results = dict[str, Any]
@@ -76,9 +78,16 @@ def make_stages(network: GraphNetwork, asked: Sequence[frozenset[str]]) -> list[
     return stages[::-1]
 
 
+def with_inputs(network: GraphNetwork, *names: str) -> frozenset[str]:
+    """Names of results, and of the inputs where these tell padding."""
+    return frozenset(
+        [*names, *(network.gfs_inputs if isinstance(network, FollowedNetwork) else ())]
+    )
+
+
 def output_names(network: GraphNetwork) -> frozenset[str]:
     """The results that make up the network's output."""
-    return frozenset(needed(network.gfs_output))
+    return with_inputs(network, *needed(network.gfs_output))
 
 
 def advance(
@@ -105,7 +114,7 @@ def advance(
     return keep(results, stage.asked | stage.live)
 
 
-def run_to(network: GraphNetwork, stages: Sequence[Stage], x: Tensor) -> Results:
+def run_to(network: GraphNetwork, stages: Sequence[Stage], x: Batch) -> Results:
     """Results after some first stages."""
     results: Results = {network.gfs_inputs[0]: x}
     for stage in stages:
@@ -240,6 +249,10 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, list | tuple):  # a torch.Size, or the parts of chunk()
         kind = "list" if isinstance(value, list) else "tuple"
         return {kind: [_pack(part, tensors) for part in value]}
+    if isinstance(value, Inputs):
+        return {"inputs": {name: _pack(part, tensors) for name, part in value.tensors.items()}}
+    if isinstance(value, dict):
+        return {"dict": {key: _pack(part, tensors) for key, part in value.items()}}
     assert value is None or isinstance(value, bool | int | float | str), type(value)
     return {"plain": value}
 
@@ -251,5 +264,8 @@ def _unpack(packed: Any, file: Any) -> Any:
         return file.get_tensor(inner).clone()
     if kind == "plain":
         return inner
+    if kind in ("inputs", "dict"):
+        named = {name: _unpack(part, file) for name, part in inner.items()}
+        return Inputs(named, None) if kind == "inputs" else named
     parts = [_unpack(part, file) for part in inner]
     return parts if kind == "list" else tuple(parts)

@@ -10,34 +10,54 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from gfs_dist import networks
-from gfs_dist.errors import ConfigError, DataError, InputError, NonFiniteError, ShapeError
+from gfs_dist.errors import (
+    ConfigError,
+    DataError,
+    InputError,
+    NonFiniteError,
+    ShapeError,
+    error_line,
+)
 from gfs_dist.files import checkpoint
+from gfs_dist.networks.graph.followed_network import (
+    FollowedNetwork,
+    check_replay,
+    follow_network,
+)
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.graph.json_values import UnstorableError
 from gfs_dist.networks.graph.record import record
+from gfs_dist.networks.graph.tensors import copied
+from gfs_dist.networks.measure.evaluation import largest_result
+from gfs_dist.networks.measure.inputs import Batch, Call, Inputs, described, joined, run
 from gfs_dist.networks.measure.threads import Item, in_threads
 from gfs_dist.pruning.calibration.batches import (
     CLASS_NUMBERS,
+    LABELS,
     STACK,
     WRAP,
-    Labels,
+    BatchReader,
     Row,
-    read_batches,
+    X,
 )
 from gfs_dist.pruning.calibration.moments import Sums, add, add_halves
 
 CPU = torch.device("cpu")
+FOLLOWED = "followed.pickle"
+Select = Callable[[Any], Any]
 CHUNK_BYTES = 2**25
 MAX_CHUNK = 64
 MIN_POSITIONS = 2048
@@ -56,6 +76,8 @@ class Workspace:
         folder: on storage that all ranks reach.
         labelled: whether every sample has its class number.
         instead: description of labels that are no class numbers; empty without labels.
+        ends: samples before each chunk, and all.
+        follows: whether the network takes :class:`Inputs`, and is followed; else it is recorded.
     """
 
     folder: str
@@ -63,16 +85,28 @@ class Workspace:
     num_chunks: int
     labelled: bool = field(compare=False)
     instead: str = field(default="", compare=False)
+    ends: tuple[int, ...] = field(default=(), compare=False)
+    follows: bool = False
 
     @classmethod
-    def create(cls, folder: Path | str, model: nn.Module, batches: Iterable[Any]) -> Workspace:
+    def create(
+        cls,
+        folder: Path | str,
+        model: nn.Module,
+        batches: Iterable[Any],
+        call: Call | None = None,
+        select: Select | None = None,
+    ) -> Workspace:
         """Write the network and the samples.
 
         Args:
             folder: new.
             model: the dense network.
             batches: tensors or arrays, or pairs of these and class numbers (m,); other second
-                parts are ignored. Read once, never in memory together.
+                parts are ignored. Or tuples, dicts, lists of images, see :class:`BatchReader`.
+                Read once, never in memory together.
+            call: how a batch goes through the model.
+            select: the part of the outputs that counts; None for all.
 
         Raises:
             DataError: no samples.
@@ -83,22 +117,27 @@ class Workspace:
         """
         root = Path(folder)
         (root / "samples").mkdir(parents=True)
-        labels = Labels()
-        rows = read_batches(batches, labels)
-        count, chunks = 0, 0
+        reader = BatchReader(model, call)
+        rows = reader.rows(batches)
         first = next(rows, None)
         if first is None:
             raise DataError("batches: found no samples, accepted one or more")
-        per_chunk = chunk_size(first[0])
+        example = reader.inputs({name: tensor[None] for name, tensor in first[0].items()})
+        per_chunk = chunk_size(first[0], None if reader.is_plain else _widest(model, example))
+        ends = [0]
         rows = itertools.chain([first], rows)
-        while part := list(itertools.islice(rows, per_chunk)):
-            _write_chunk(root, chunks, part, first[0], count)
-            count, chunks = count + len(part), chunks + 1
-        workspace = cls(str(root), count, chunks, False)
-        _write_dense(root / "dense", model, workspace.x(0)[:2])
-        outputs, num_samples = workspace._try_rows()
-        instead = labels.unusable(outputs, num_samples)
-        return replace(workspace, labelled=not instead, instead=instead if labels.given else "")
+        for part in _alike(_same(rows) if reader.is_plain else rows, per_chunk):
+            _write_chunk(root, len(ends) - 1, part, ends[-1])
+            ends.append(ends[-1] + len(part))
+        workspace = cls(str(root), ends[-1], len(ends) - 1, False, ends=tuple(ends))
+        example = reader.inputs(load_file(workspace.file(0)))[:2]
+        if not (reader.is_plain and select is None and workspace._record_dense(model)):
+            workspace = replace(workspace, follows=True)
+            _follow_dense(workspace, model, example, select or _all_outputs)
+        outputs, num_samples = workspace.try_rows()
+        instead = reader.labels.unusable(outputs, num_samples)
+        given = reader.labels.given
+        return replace(workspace, labelled=not instead, instead=instead if given else "")
 
     def require_labels(self, asker: str) -> None:
         """Do nothing where every sample has its class number.
@@ -112,36 +151,49 @@ class Workspace:
                 f"{self.instead or 'none'}, accepted are pairs (x, y), y {CLASS_NUMBERS}"
             )
 
-    def x(self, chunk: int) -> Tensor:
-        return self._chunk(chunk)["x"]
+    def x(self, chunk: int) -> Batch:
+        tensors = self.tensors(chunk)
+        return Inputs(tensors, None) if self.follows else tensors[X]
+
+    def tensors(self, chunk: int) -> dict[str, Tensor]:
+        """What the network is called with, by name."""
+        found = self._chunk(chunk)
+        found.pop(LABELS, None)
+        return found
 
     def labels(self, chunk: int) -> Tensor:
         """Labels of one chunk, int64."""
-        return self._chunk(chunk)["labels"]
+        return self._chunk(chunk)[LABELS]
 
-    def rows(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def rows(self, rows: Tensor) -> tuple[Batch, Tensor]:
         """Inputs and labels of sorted rows; other chunks than theirs are not read."""
-        size = len(self.labels(0))
         x, labels = [], []
-        for chunk in torch.unique(rows // size).tolist():
-            own = rows[rows // size == chunk] - chunk * size
+        for chunk, own in self._by_chunk(rows):
             x.append(self.x(chunk)[own])
             labels.append(self.labels(chunk)[own])
-        return torch.cat(x), torch.cat(labels)
+        return joined(x), torch.cat(labels)
 
-    def samples(self, rows: Tensor) -> Tensor:
+    def samples(self, rows: Tensor) -> Batch:
         """Inputs of rows in any order; nothing else is read."""
-        found: dict[int, Tensor] = {}
-        with safe_open(self._file(0), "pt") as file:
-            size = file.get_slice("x").get_shape()[0]
-        for chunk in torch.unique(rows // size).tolist():
-            with safe_open(self._file(chunk), "pt") as file:
-                x = file.get_slice("x")
-                for row in rows[rows // size == chunk].tolist():
-                    found[row] = x[row - chunk * size]
-        return torch.stack([found[row] for row in rows.tolist()])
+        found: dict[str, list[Tensor]] = {}
+        order = rows.argsort()
+        for chunk, own in self._by_chunk(rows[order]):
+            with safe_open(self.file(chunk), "pt") as file:
+                for name in sorted(set(file.keys()) - {LABELS}):
+                    part = file.get_slice(name)
+                    found.setdefault(name, []).extend(part[row] for row in own.tolist())
+        back = order.argsort().tolist()
+        tensors = {name: torch.stack([own[i] for i in back]) for name, own in found.items()}
+        return Inputs(tensors, None) if self.follows else tensors[X]
 
-    def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
+    def _by_chunk(self, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Chunks of sorted rows, and their places in it."""
+        ends = torch.tensor(self.ends)
+        chunks = torch.searchsorted(ends, rows, right=True) - 1
+        for chunk in torch.unique(chunks).tolist():
+            yield chunk, rows[chunks == chunk] - self.ends[chunk]
+
+    def batches(self) -> Iterable[tuple[Batch, Tensor]]:
         for chunk in range(self.num_chunks):
             yield self.x(chunk), self.labels(chunk)
 
@@ -181,8 +233,19 @@ class Workspace:
         found.mkdir(parents=True, exist_ok=True)
         return found
 
+    def _record_dense(self, model: nn.Module) -> bool:
+        """Store the network in recorded steps; False if it cannot be recorded."""
+        try:
+            _write_dense(self.subfolder("dense"), model, load_file(self.file(0))[X][:2])
+            self.dense()
+        except ConfigError as error:
+            if not isinstance(error.__cause__, UnstorableError):
+                raise
+            return False
+        return True
+
     @torch.no_grad()
-    def _try_rows(self) -> tuple[Tensor, int]:
+    def try_rows(self) -> tuple[Any, int]:
         """Outputs of the network for a few samples, and how many.
 
         Raises:
@@ -190,18 +253,19 @@ class Workspace:
         """
         dense, x = self.dense(), self.x(0)[:2]
         try:
-            dense(torch.cat([x, x[:1]]))
+            dense(joined([x, x[:1]]))
         except Exception as error:  # the user's code may raise anything
+            found = described(x[0] if isinstance(x, Tensor) else x[:1])
             raise ShapeError(
-                f"batches: the network takes {len(x)} samples of shape {tuple(x.shape[1:])} at "
-                f"once, but not {len(x) + 1}; accepted is any number along the first axis ({STACK})"
+                f"batches: the network takes {len(x)} samples of {found} at once, but not "
+                f"{len(x) + 1}; accepted is any number along the first axis ({STACK})"
             ) from error
         return dense(x), len(x)
 
     def _chunk(self, chunk: int) -> dict[str, Tensor]:
-        return load_file(self._file(chunk))
+        return load_file(self.file(chunk))
 
-    def _file(self, chunk: int) -> Path:
+    def file(self, chunk: int) -> Path:
         return Path(self.folder, "samples", f"{chunk:05d}.safetensors")
 
 
@@ -209,16 +273,91 @@ class Workspace:
 def _dense(workspace: Workspace, device: torch.device) -> GraphNetwork:
     if device != CPU:
         return copy.deepcopy(workspace.dense()).to(device)
-    network = networks.load(Path(workspace.folder, "dense"))
+    folder = Path(workspace.folder, "dense")
+    if workspace.follows:
+        followed: FollowedNetwork = cloudpickle.loads((folder / FOLLOWED).read_bytes())
+        return followed
     try:
-        return record(network, workspace.x(0)[:2])
+        return record(networks.load(folder), load_file(workspace.file(0))[X][:2])
     except UnstorableError as error:
         raise ConfigError(f"model: it cannot be pruned: {error}") from error
 
 
-def chunk_size(sample: Tensor) -> int:
-    """Samples of a chunk: the first layers' results then take some tens of MiB."""
-    widest = 64 * sample.numel() * 4 // max(1, sample.shape[0] if sample.ndim else 1)
+def _follow_dense(workspace: Workspace, model: nn.Module, example: Inputs, select: Select) -> None:
+    """Write the network as it is: for the processes of this job alone, which run its code anyway.
+
+    Errors are those of :meth:`Workspace.create`.
+    """
+    for name, module in model.named_modules():
+        if is_parametrized(module):
+            raise ConfigError(
+                f"model: it cannot be pruned: {name!r} is a {type(module).__name__} whose tensors "
+                "are computed from others: call torch.nn.utils.parametrize.remove_parametrizations "
+                "first"
+            )
+    try:
+        with torch.no_grad():
+            run(copied(model).eval(), example)
+    except UnstorableError as error:
+        raise ConfigError(f"model: it cannot be pruned: {error}") from error
+    except Exception as error:  # the user's code may raise anything
+        raise ShapeError(
+            f"batches: the network refuses an input of {described(example)}: {error_line(error)}"
+        ) from error
+    try:
+        network = follow_network(model, example, select)
+        for chunk in range(workspace.num_chunks):
+            check_replay(network, Inputs(workspace.tensors(chunk), example.form))
+    except UnstorableError as error:
+        raise ConfigError(f"model: it cannot be pruned: {error}") from error
+    (workspace.subfolder("dense") / FOLLOWED).write_bytes(cloudpickle.dumps(network))
+
+
+def _all_outputs(outputs: Any) -> Any:
+    return outputs
+
+
+def _widest(model: nn.Module, example: Inputs) -> int:
+    """Bytes of the largest result of one sample."""
+    try:
+        return largest_result(model, example.to(networks.device_of(model)))
+    except Exception:  # noqa: BLE001 - the error shows when the network is followed
+        return example.nbytes
+
+
+def _alike(rows: Iterator[Row], most: int) -> Iterator[list[Row]]:
+    """Runs of at most so many samples of the same shapes."""
+    for _, run_of in itertools.groupby(rows, lambda row: [*_kinds(row[0]).items()]):
+        while part := list(itertools.islice(run_of, most)):
+            yield part
+
+
+def _same(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows, all of them of the first one's shape."""
+    first: Any = None
+    for place, (tensors, label) in enumerate(rows):
+        found = _kinds(tensors)[X]
+        first = first or found
+        if found != first:
+            raise ShapeError(
+                f"batches: sample {place} has shape {tuple(found[0])}, {found[1]}, the first "
+                f"{tuple(first[0])}, {first[1]}; all need the same (a pair alone: [(x, y)])"
+            )
+        yield tensors, label
+
+
+def _kinds(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def chunk_size(sample: dict[str, Tensor], widest: int | None = None) -> int:
+    """Samples of a chunk: the first layers' results then take some tens of MiB.
+
+    ``widest``: bytes of the largest result of one sample; None: by the first axis of the sample.
+    """
+    if widest is None:
+        x = sample[X]
+        widest = 64 * x.numel() * 4 // max(1, x.shape[0] if x.ndim else 1)
     return max(1, min(MAX_CHUNK, CHUNK_BYTES // max(1, widest)))
 
 
@@ -233,11 +372,6 @@ def _write_dense(folder: Path, model: nn.Module, example: Tensor) -> None:
             if example.dtype != wanted and "type" in str(error.__cause__):
                 cure = f"samples are {example.dtype}, weights {wanted}: convert one to the other"
         raise ShapeError(f"batches: {error}; {cure}") from error
-    except ConfigError as error:
-        if not isinstance(error.__cause__, UnstorableError):
-            raise
-        reason = error.__cause__.args[0]  # of its graph: no pruning without one
-        raise ConfigError(f"model: it cannot be pruned: {reason}") from error
 
 
 def sum_parts(
@@ -269,17 +403,14 @@ def read_sums(paths: Sequence[Path], names: Sequence[str] | None = None) -> Sums
     return add_halves(len(paths), share)
 
 
-def _write_chunk(root: Path, chunk: int, part: list[Row], first: Tensor, before: int) -> None:
-    for place, (x, _) in enumerate(part, start=before):
-        if (x.shape, x.dtype) != (first.shape, first.dtype):
-            raise ShapeError(
-                f"batches: sample {place} has shape {tuple(x.shape)}, {x.dtype}, the first "
-                f"{tuple(first.shape)}, {first.dtype}; all need the same (a pair alone: [(x, y)])"
-            )
-        if x.is_floating_point() and not torch.isfinite(x).all():
-            raise NonFiniteError(f"batches: sample {place} holds NaN or infinity")
-    tensors = {"x": torch.stack([x for x, _ in part])}
+def _write_chunk(root: Path, chunk: int, part: list[Row], before: int) -> None:
+    for place, (tensors, _) in enumerate(part, start=before):
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                where = "" if name == X else f" in {name!r}"
+                raise NonFiniteError(f"batches: sample {place} holds NaN or infinity{where}")
+    stacked = {name: torch.stack([row[name] for row, _ in part]) for name in part[0][0]}
     labels = [label for _, label in part if label is not None]
     if len(labels) == len(part):
-        tensors["labels"] = torch.stack(labels)
-    checkpoint.write_tensors(root / "samples" / f"{chunk:05d}.safetensors", tensors, durable=False)
+        stacked[LABELS] = torch.stack(labels)
+    checkpoint.write_tensors(root / "samples" / f"{chunk:05d}.safetensors", stacked, durable=False)

@@ -22,6 +22,8 @@ from torch.nn import functional
 from gfs_dist.errors import InputError, NonFiniteError
 from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
+from gfs_dist.networks.graph.json_values import fill
+from gfs_dist.networks.measure.inputs import Batch
 from gfs_dist.networks.measure.loss_and_accuracy import check_outputs
 from gfs_dist.networks.measure.threads import one_thread_each
 from gfs_dist.pruning.calibration.consumers import ConsumerCall, find_consumer_calls
@@ -96,7 +98,7 @@ class DerivativesTask:
 def gate_derivatives(
     network: GraphNetwork,
     structure: Structure,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Batch, Tensor]],
     tick: Callable[[], None] = lambda: None,
 ) -> Derivatives:
     """Derivatives of each sample's cross-entropy by the gate of each candidate.
@@ -166,7 +168,7 @@ class _Gates:
 
         (name,) = self._network.gfs_inputs
         results = advance(self._network, self._stage, {name: x}, gate, gradients=True)
-        (logits,) = results.values()
+        logits = fill(self._network.gfs_output, results)
         check_outputs(logits, labels)
         loss = functional.cross_entropy(logits.double(), labels, reduction="sum")
         found = torch.autograd.grad(

@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 
 from gfs_dist.errors import InputError, NonFiniteError, PicksDifferError
+from gfs_dist.networks.measure.inputs import Batch
 from gfs_dist.networks.measure.loss_and_accuracy import check_outputs
 from gfs_dist.networks.measure.threads import one_thread, one_thread_each
+from gfs_dist.pruning.calibration.batches import X
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.objectives.evaluation_batches import (
     PADDING,
@@ -106,7 +108,7 @@ class NetworkLoss(OwnCandidates):
         self._step_sizes: dict[int, float] = {}
         self._loss = self.empty_loss = math.nan  # until the ranks have joined
         self._batch = min(problem.sampling.batch, problem.workspace.num_samples)
-        example = problem.workspace.rows(torch.arange(min(2, problem.workspace.num_samples)))[0]
+        example = problem.workspace.tensors(0)[X][:2]
         with one_thread():  # two samples are too few for threads that wait for each other
             self._sizes = BatchSizes.of(self._layer, example.to(device), self._batch, device.type)
         self._num_chunks = math.ceil(self._batch / self._sizes.samples)
@@ -243,7 +245,8 @@ class NetworkLoss(OwnCandidates):
         own = self._share.rows(self._num_chunks)
         rows = self._sampling.rows(self._workspace.num_samples)[own.start * size : own.stop * size]
 
-        def enter(x: Tensor, labels: Tensor, number: int) -> tuple[Chunk, Tensor]:
+        def enter(x: Batch, labels: Tensor, number: int) -> tuple[Chunk, Tensor]:
+            assert isinstance(x, Tensor)
             # A copy: a sample's place in memory, which differs by rank, can decide last bits.
             chunk = layer.enter(x.clone(), labels)
             logits = layer.logits(chunk, absent, [PADDING])

@@ -18,6 +18,7 @@ from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks import device_of
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.graph.json_values import StepOutput
+from gfs_dist.networks.measure.inputs import Batch
 from gfs_dist.networks.measure.threads import one_thread_each
 from gfs_dist.pruning.calibration.staged_run import FileStore, advance, keep, make_stages
 
@@ -43,7 +44,7 @@ class NormStatistics:
 
 
 def recalibrate(
-    network: GraphNetwork, batches: Iterable[Tensor], folder: Path | str | None = None
+    network: GraphNetwork, batches: Iterable[Batch], folder: Path | str | None = None
 ) -> None:
     """Set running mean and variance of every batch norm to those of all samples, in place.
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.files import checkpoint, fingerprint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.measure.inputs import Batch
 from gfs_dist.networks.measure.threads import one_thread_each
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.workspace import CPU, Workspace
@@ -132,10 +133,12 @@ class StreamTask:
                     checkpoint.write_tensors(self.state, adam.tensors, facts)
                 tick(end, {"loss": loss})
 
-    def batch(self, iteration: int) -> Tensor:
+    def batch(self, iteration: int) -> Batch:
         """The samples of a mini-batch, augmented if they are images of three colours."""
         rows = batch_rows(self.workspace.num_samples, BATCH, iteration, self.spec.seed)
         x = self.workspace.samples(rows)
+        if not isinstance(x, Tensor):
+            return x
         if x.ndim == 4 and x.shape[1] == COLOURS and x.is_floating_point():
             generator = torch.Generator().manual_seed(mixed_seed(self.spec.seed, iteration))
             x = paste_rectangles(crop_and_flip(x, generator), generator)
@@ -190,7 +193,7 @@ class Adam:
 
 
 def _total_gradient(
-    pair: StreamPair, x: Tensor, peers: Peers, pool: ThreadPoolExecutor
+    pair: StreamPair, x: Batch, peers: Peers, pool: ThreadPoolExecutor
 ) -> tuple[Tensor, float]:
     """Gradient and loss of a mini-batch, of which each rank computes some parts."""
     parts = x.split(len(x) if x.is_cuda else PART)

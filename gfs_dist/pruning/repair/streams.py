@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gfs_dist.networks import dtype_of, prefer_channels_last
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.graph.tensors import split_name
+from gfs_dist.networks.measure.inputs import Batch, Inputs
 from gfs_dist.networks.measure.threads import one_thread
 from gfs_dist.networks.models.layer_kinds import blocks
 from gfs_dist.pruning.calibration.layer_sites import Site, ancestors
@@ -96,7 +97,7 @@ class FoldedNetwork:
     """
 
     def __init__(
-        self, network: GraphNetwork, sites: Sequence[Site], names: frozenset[str], x: Tensor
+        self, network: GraphNetwork, sites: Sequence[Site], names: frozenset[str], x: Batch
     ) -> None:
         self.network = copy.deepcopy(network)
         if dtype_of(network).itemsize < torch.float32.itemsize:
@@ -125,7 +126,7 @@ class FoldedNetwork:
         pieces = vector.split([p.numel() for p in self.parameters])
         return [piece.view(p.shape) for piece, p in zip(pieces, self.parameters, strict=True)]
 
-    def run(self, x: Tensor, *, gradients: bool = False) -> Results:
+    def run(self, x: Batch, *, gradients: bool = False) -> Results:
         """The results asked for."""
         return advance(self.network, self.stage, self._start(x), gradients=gradients)
 
@@ -148,8 +149,10 @@ class FoldedNetwork:
         for name, value in folded.items():
             own[name].copy_(value)
 
-    def _start(self, x: Tensor) -> Results:
+    def _start(self, x: Batch) -> Results:
         """Samples in the dtype and the layout of the weights."""
+        if isinstance(x, Inputs):
+            return {self.network.gfs_inputs[0]: x}
         if x.is_floating_point():
             x = x.to(dtype_of(self.network))
         if x.ndim == 4 and self._channels_last:
@@ -192,7 +195,7 @@ class StreamPair:
         small: GraphNetwork,
         sites: Sequence[Site],
         outputs: Mapping[str, Tensor],
-        x: Tensor,
+        x: Batch,
     ) -> None:
         self.streams = compared_streams(small, sites, outputs)
         names = frozenset(stream.name for stream in self.streams)
@@ -202,13 +205,13 @@ class StreamPair:
             variances = [float(stream.target(found).var()) for stream in self.streams]
         self._units = [variance or 1.0 for variance in variances]
 
-    def gradient(self, x: Tensor) -> Tensor:
+    def gradient(self, x: Batch) -> Tensor:
         """Of the loss of some samples by :attr:`FoldedNetwork.vector`, and last the loss.
 
         By hand down to the streams, which saves copies of them in float32.
         """
         vector = self.small.vector
-        with torch.autocast(x.device.type, torch.bfloat16, has_bfloat16(x.device), False):
+        with torch.autocast(vector.device.type, torch.bfloat16, has_bfloat16(vector.device), False):
             dense, small = self.dense.run(x), self.small.run(x, gradients=True)
         loss, slopes = vector.new_zeros(1), []
         for stream, unit in zip(self.streams, self._units, strict=True):

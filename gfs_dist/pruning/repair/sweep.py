@@ -23,6 +23,7 @@ from torch import Tensor
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.measure.inputs import real_rows
 from gfs_dist.networks.measure.threads import one_thread
 from gfs_dist.networks.models.layer_kinds import num_inputs
 from gfs_dist.pruning.calibration.layer_sites import Site, ancestors
@@ -38,6 +39,7 @@ from gfs_dist.pruning.calibration.staged_run import (
     make_stages,
     output_names,
     run_to,
+    with_inputs,
 )
 from gfs_dist.pruning.calibration.workspace import CPU, Workspace, sum_parts
 from gfs_dist.pruning.repair.least_squares import Fit
@@ -98,9 +100,10 @@ class NetworkPair:
         ]
         if self.target == "output":
             self.sites = [site.alone() for site in self.sites]
-        aims = [frozenset([site.stream]) for site in self.sites]
+        aims = [with_inputs(self.dense, site.stream) for site in self.sites]
         reads = [
-            frozenset([site.source, *([site.other] if site.other else [])]) for site in self.sites
+            with_inputs(self.small, site.source, *([site.other] if site.other else []))
+            for site in self.sites
         ]
         to_output = [*reads, output_names(self.small)]
         self.stages = {
@@ -162,7 +165,9 @@ class NetworkPair:
         if visit.is_repeat:
             reached = advance(self.small, self._tails[visit.stage], small)[site.stream]
             aimed = _below_zero(aimed, reached)
-        return small[site.source], aimed if site.other is None else aimed - small[site.other]
+        aimed = aimed if site.other is None else aimed - small[site.other]
+        x = small.get(self.small.gfs_inputs[0])
+        return real_rows(small[site.source], x), real_rows(aimed, x)
 
     def moments(self, stage: int, sums: Sums) -> Moments:
         """The sums as moments.

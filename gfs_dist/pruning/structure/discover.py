@@ -120,7 +120,8 @@ def keep_fittable(
     """
     sites = {site.module for site in find_sites(network, example)}
     reasons = {layer.name: _why_not(model, network, layer, sites) for layer in structure.layers}
-    reasons |= try_removal(network, [x for x in structure.layers if not reasons[x.name]], example)
+    left = [layer for layer in structure.layers if not reasons[layer.name]]
+    reasons |= try_removal(network, left, example, other_half=True)
     skipped = [
         Skipped(part.module, layer.num_candidates, reasons[layer.name])
         for layer in structure.layers
@@ -154,9 +155,14 @@ def _why_not(model: nn.Module, network: GraphNetwork, layer: Layer, sites: set[s
 
 
 def try_removal(
-    model: nn.Module, layers: Sequence[Layer], example: Tensor | Inputs
+    model: nn.Module,
+    layers: Sequence[Layer],
+    example: Tensor | Inputs,
+    *,
+    other_half: bool = False,
 ) -> dict[str, str]:
-    """Remove a seeded half of the candidates of every layer and compare with the masked network.
+    """Remove a seeded half of the candidates of every layer, or the other half, and compare with
+    the masked network.
 
     All layers at once; if that fails, halves of them, down to the ones at fault, so that a sound
     network costs two forward passes. It runs in float64 on random weights: dependencies of channels
@@ -170,21 +176,23 @@ def try_removal(
     try:
         is_whole = isinstance(example, Tensor) and not example.is_floating_point()
         x = example if is_whole else example.double()
-        return _faults(_randomised(copied(model).double(), generator), layers, x)
+        return _faults(_randomised(copied(model).double(), generator), layers, x, other_half)
     except RuntimeError:  # the network's own code requires another dtype
-        return _faults(_randomised(copied(model), generator), layers, example)
+        return _faults(_randomised(copied(model), generator), layers, example, other_half)
 
 
-def _faults(network: nn.Module, layers: Sequence[Layer], x: Tensor | Inputs) -> dict[str, str]:
+def _faults(
+    network: nn.Module, layers: Sequence[Layer], x: Tensor | Inputs, other_half: bool
+) -> dict[str, str]:
     sound: list[Layer] = []
     faults: dict[str, str] = {}
     blocks = [list(layers)] if layers else []
     while blocks:
         block = blocks.pop()
-        difference = _difference(network, [*sound, *block], x)
+        difference = _difference(network, [*sound, *block], x, other_half)
         if not difference:
             sound += block
-        elif not faults and not sound and (alone := _difference(network, [], x)):
+        elif not faults and not sound and (alone := _difference(network, [], x, other_half)):
             reason = (
                 "two passes over one input differ with nothing removed (random numbers or counters "
                 f"in its forward?): {alone}"
@@ -201,13 +209,16 @@ def _faults(network: nn.Module, layers: Sequence[Layer], x: Tensor | Inputs) -> 
 
 
 @torch.no_grad()
-def _difference(network: nn.Module, layers: Sequence[Layer], x: Tensor | Inputs) -> str:
+def _difference(
+    network: nn.Module, layers: Sequence[Layer], x: Tensor | Inputs, other_half: bool
+) -> str:
     """How the shrunk network differs from the masked one; empty if it does not."""
     structure = Structure(tuple(layers), ())
     generator = torch.Generator().manual_seed(SEED)
     kept: dict[str, list[int]] = {}
     for layer in layers:
         order = torch.randperm(layer.num_candidates, generator=generator)
+        order = order.flip(0) if other_half else order
         kept[layer.name] = sorted(order[: (len(order) + 1) // 2].tolist())
     masked = list(tensors_of(run(mask(network, structure, kept), x.clone())))
     try:

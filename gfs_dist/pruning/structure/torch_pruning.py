@@ -186,7 +186,8 @@ class _Traced(nn.Module):
             outputs = run(self.network, x)
         except Exception as error:
             raise InputError(
-                f"network {name}: its forward pass refuses {described(x)} ({error_line(error)})"
+                f"network {name}: its forward pass refuses an input of {described(x)} "
+                f"({error_line(error)})"
             ) from error
         tensors = [out.clone() for out in tensors_of(outputs) if out.requires_grad]
         if not tensors:

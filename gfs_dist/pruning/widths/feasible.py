@@ -12,6 +12,7 @@ from torch import nn
 from gfs_dist.errors import BudgetError, ConfigError
 from gfs_dist.networks import latency, macs_by_module
 from gfs_dist.networks.graph.graph_network import GraphNetwork
+from gfs_dist.networks.measure.inputs import repeated
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.smaller import KeptChannels
 from gfs_dist.pruning.widths.budget import UNITS, Budget, allowed_widths, nearest, percent
@@ -97,7 +98,7 @@ def check_latency(budget: Budget, dense_s: float, least_s: float) -> None:
 def measure_seconds(pruner: Pruner, widths: Mapping[str, int], batch: int) -> float:
     """Median of five forward passes of a network of these widths (any channels)."""
     network = pruner.cut(KeptChannels.first(widths))
-    x = pruner.example[:1].expand(batch, *pruner.example.shape[1:]).contiguous()
+    x = repeated(pruner.example, batch)
     return latency(network, x, repeats=5).median_s
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+
+from torch import Tensor
 
 from gfs_dist.networks.graph.json_values import fill
+from gfs_dist.networks.measure.inputs import real_rows, tensors_of
 from gfs_dist.networks.measure.threads import in_threads, one_thread
 from gfs_dist.pruning.calibration.moments import Sums, sum_chunks
 from gfs_dist.pruning.calibration.staged_run import SMALL, MemoryStore, Results, advance
@@ -80,13 +82,14 @@ class FittedFront:
         self.place += 1
         tick()
 
-    def outputs(self) -> list[Any]:
-        """The network's outputs for the batches that it was not fitted on; all sites are."""
+    def outputs(self) -> list[list[Tensor]]:
+        """The network's outputs, without padding, for batches that it was not fitted on."""
         assert self.place == len(self.pair.sites)
         small, last = self.pair.small, self.pair.stages[SMALL][-1]
 
-        def work(batch: int) -> Any:
+        def work(batch: int) -> list[Tensor]:
             results = advance(small, last, self._store.load(SMALL, self.place, batch))
-            return fill(small.gfs_output, results)
+            found = tensors_of(fill(small.gfs_output, results))
+            return [real_rows(part, results.get(small.gfs_inputs[0])) for part in found]
 
         return list(in_threads(work, self._batches[self._fitted :]))

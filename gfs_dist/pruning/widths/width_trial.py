@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from gfs_dist.networks.measure.inputs import Batch, joined, real_rows, tensors_of
 from gfs_dist.networks.measure.threads import one_thread_each
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.staged_run import Results, advance, keep, make_stages
@@ -62,7 +63,11 @@ class WidthTrial:
         while front.place < len(front.pair.sites):
             front.advance(tick)
         known = _dense_outputs(self, device)
-        parts = [squares(*both) for both in zip(known, front.outputs(), strict=True)]
+        parts = [
+            squares(*both)
+            for wanted, found in zip(known, front.outputs(), strict=True)
+            for both in zip(wanted, found, strict=True)
+        ]
         return sum(apart for apart, _ in parts) / (sum(whole for _, whole in parts) or 1.0)
 
     def start(self, kept: KeptChannels, device: torch.device) -> FittedFront:
@@ -87,9 +92,9 @@ class WidthTrial:
             for part in (*layer.cut_slices, *layer.consumers)
         }
 
-    def x(self, chunks: Sequence[int], device: torch.device) -> Tensor:
+    def x(self, chunks: Sequence[int], device: torch.device) -> Batch:
         """Inputs of a few chunks, one below the other; read when they are needed."""
-        return torch.cat([self.workspace.x(chunk) for chunk in chunks]).to(device)
+        return joined([self.workspace.x(chunk) for chunk in chunks]).to(device)
 
 
 @dataclass
@@ -131,9 +136,10 @@ def batches(chunks: Sequence[int], device: torch.device) -> list[Sequence[int]]:
 
 
 @functools.lru_cache(maxsize=1)
-def _dense_outputs(task: WidthTrial, device: torch.device) -> list[Tensor]:
+def _dense_outputs(task: WidthTrial, device: torch.device) -> list[list[Tensor]]:
     """The dense network's outputs on the samples that are compared."""
-    return _on_batches(task, task.compared, device, task.workspace.dense(device))
+    dense = task.workspace.dense(device)
+    return _on_batches(task, task.compared, device, lambda x: compared(dense(x), x))
 
 
 @functools.lru_cache(maxsize=1)
@@ -142,7 +148,7 @@ def _dense_results(task: WidthTrial, device: torch.device) -> dict[int, Results]
     network = task.workspace.dense(device)
     stages = make_stages(network, [frozenset([site.stream]) for site in task.sites])
 
-    def streams(x: Tensor) -> Results:
+    def streams(x: Batch) -> Results:
         found: Results = {}
         results: Results = {network.gfs_inputs[0]: x}
         for stage in stages:
@@ -155,7 +161,7 @@ def _dense_results(task: WidthTrial, device: torch.device) -> dict[int, Results]
 
 
 def _on_batches(
-    task: WidthTrial, chunks: Sequence[int], device: torch.device, run: Callable[[Tensor], Value]
+    task: WidthTrial, chunks: Sequence[int], device: torch.device, run: Callable[[Batch], Value]
 ) -> list[Value]:
     """Results of ``run`` for each batch of inputs, several at a time."""
 
@@ -165,6 +171,11 @@ def _on_batches(
 
     with one_thread_each() as pool:
         return list(pool.map(on_batch, batches(chunks, device)))
+
+
+def compared(outputs: Any, x: Batch) -> list[Tensor]:
+    """The outputs that networks are compared by, without padding."""
+    return [real_rows(part, x) for part in tensors_of(outputs)]
 
 
 def squares(dense: Tensor, small: Tensor) -> tuple[float, float]:
