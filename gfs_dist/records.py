@@ -165,6 +165,8 @@ class LayerRow(TypedDict):
         error: of the layer at its width, in units of the variance of the stream that it feeds.
         reselected: how many of the channels kept are not those of the layer's path; absent in older
             reports.
+        kind: of its candidates, as in :class:`gfs_dist.pruning.structure.structure.Layer`; absent
+            in older reports.
     """
 
     name: str
@@ -174,6 +176,7 @@ class LayerRow(TypedDict):
     macs: int | None
     reason: str | None
     reselected: NotRequired[int | None]
+    kind: NotRequired[str | None]
 
 
 class Theory(TypedDict, total=False):

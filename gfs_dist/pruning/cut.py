@@ -145,6 +145,7 @@ def layer_rows(pruner: Pruner, made: CutResult, widths: Mapping[str, int]) -> li
             reselected=len(
                 {*made.kept.candidates.get(layer.name, ())} - {*by_paths.get(layer.name, ())}
             ),
+            kind=layer.kind,
         )
         for layer in structure.layers
     ]
@@ -157,6 +158,7 @@ def layer_rows(pruner: Pruner, made: CutResult, widths: Mapping[str, int]) -> li
             macs=macs.get(skip.name, 0),
             reason=skip.reason,
             reselected=None,
+            kind=None,
         )
         for skip in structure.skipped
     ]

@@ -146,7 +146,9 @@ def expand_to_dense(
                 scale_inputs(module, unread, 0.0)
                 blocks(module)[kept_blocks(module, lost, unread)] = blocks(source)
             else:
-                value[[row for row in range(len(value)) if row not in lost]] = new
+                axis = 1 if isinstance(module, nn.Embedding) else 0
+                stay = [i for i in range(value.shape[axis]) if i not in lost]
+                value.index_copy_(axis, torch.tensor(stay, device=value.device), new)
     return masked
 
 

@@ -17,7 +17,7 @@ from gfs_dist.networks.models.layer_kinds import (
     is_transformers_conv1d,
     scale_inputs,
 )
-from gfs_dist.pruning.structure.structure import Structure
+from gfs_dist.pruning.structure.structure import Count, Structure
 
 COUNTS = ("num_features", "num_parameters")
 PER_OUTPUT = ("weight", "bias", "running_mean", "running_var")
@@ -60,6 +60,10 @@ def shrink(model: nn.Module, structure: Structure, kept: Kept) -> nn.Module:
         if is_layer(module):
             _cut_layer(module, lost, inputs.get(name, set()))
             continue
+        if isinstance(module, nn.Embedding):
+            _cut(module, "weight", lost, axis=1)
+            module.embedding_dim -= len(lost)
+            continue
         # A network in recorded steps holds the tensors of a class that it does not know in a plain
         # module: there are no sizes in it to be kept.
         for size in COUNTS:
@@ -68,7 +72,26 @@ def shrink(model: nn.Module, structure: Structure, kept: Kept) -> nn.Module:
         for key in PER_OUTPUT:
             if getattr(module, key, None) is not None:
                 _cut(module, key, lost)
+    for layer in structure.layers:
+        removed = layer.num_candidates - len(kept.get(layer.name, range(layer.num_candidates)))
+        for count in layer.counts if removed else ():
+            lower_count(smaller, count, removed)
     return smaller
+
+
+def lower_count(network: nn.Module, count: Count, candidates: int) -> None:
+    """Let a number fall with some candidates.
+
+    A configuration is shared by all modules: the module gets a copy of its own. A network in
+    recorded steps has neither: its numbers are constants.
+    """
+    owner: Any = network.get_submodule(count.module)
+    holder, _, attribute = count.attribute.rpartition(".")
+    if holder and hasattr(owner, holder):
+        setattr(owner, holder, copy.copy(getattr(owner, holder)))
+        owner = getattr(owner, holder)
+    if hasattr(owner, attribute):
+        setattr(owner, attribute, getattr(owner, attribute) - candidates * count.each)
 
 
 def removed_channels(
@@ -141,10 +164,10 @@ def _cut_layer(module: Any, outputs: set[int], inputs: set[int]) -> None:
 
 
 @torch.no_grad()
-def _cut(module: nn.Module, name: str, channels: set[int]) -> None:
+def _cut(module: nn.Module, name: str, channels: set[int], axis: int = 0) -> None:
     old = getattr(module, name)
-    kept = [channel for channel in range(len(old)) if channel not in channels]
-    new = old.index_select(0, torch.tensor(kept, device=old.device))
+    kept = [channel for channel in range(old.shape[axis]) if channel not in channels]
+    new = old.index_select(axis, torch.tensor(kept, device=old.device))
     if isinstance(old, nn.Parameter):
         new = nn.Parameter(new, old.requires_grad)
     setattr(module, name, new)

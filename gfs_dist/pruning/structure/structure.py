@@ -24,15 +24,34 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Count:
+    """A whole number that a module keeps of its sizes, and that falls with every candidate.
+
+    Attributes:
+        module: qualified name in the network, empty for the network itself.
+        attribute: of the module; after a point, of an object that the module holds (``config.x``).
+        each: by how much it falls for one candidate.
+    """
+
+    module: str
+    attribute: str
+    each: int
+
+
+@dataclass(frozen=True)
 class Layer:
     """One set of candidates: channels or hidden units that can be removed one by one.
 
     Attributes:
         name: the first producer in forward order; names the layer in reports, paths and widths.
         num_candidates: at least 2.
-        producers: convolutions and linear layers that lose outputs.
+        producers: convolutions, linear layers and embeddings that lose outputs.
         carriers: norms, depthwise convolutions and PReLUs in between: they lose the same channels.
         consumers: convolutions and linear layers that lose inputs.
+        kind: what a candidate is: ``channels``; ``ffn``, a neuron of a feed-forward block;
+            ``heads`` of attention; ``kv_groups``, a head of keys and values with all queries that
+            share it; ``groups`` of a grouped convolution.
+        counts: numbers that the code of modules reads, and that fall too.
     """
 
     name: str
@@ -40,6 +59,8 @@ class Layer:
     producers: tuple[Slice, ...]
     carriers: tuple[Slice, ...]
     consumers: tuple[Slice, ...]
+    kind: str = "channels"
+    counts: tuple[Count, ...] = ()
 
     @property
     def cut_slices(self) -> tuple[Slice, ...]:
