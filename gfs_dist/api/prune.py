@@ -23,6 +23,7 @@ from gfs_dist.pruning.calibration.batches import CLASS_NUMBERS
 from gfs_dist.pruning.cut import CutResult, Repairs, cut, layer_rows, picks_sha256
 from gfs_dist.pruning.pruner import PROBLEMS, LayerPath, Pruner, Settings
 from gfs_dist.pruning.repair import STREAM_STEPS
+from gfs_dist.pruning.repair.fit_rule import AUTO, TARGETS
 from gfs_dist.pruning.repair.stream_training import StreamSpec
 from gfs_dist.pruning.structure.shrink import shrink
 from gfs_dist.pruning.widths.budget import Budget
@@ -43,7 +44,7 @@ def prune(
     weights: str = "uniform",
     replacement: bool = False,
     coupled: bool = False,
-    target: str = "stream",
+    target: str = "auto",
     candidates: int | None = None,
     fold: bool = True,
     refit: bool = True,
@@ -81,7 +82,9 @@ def prune(
         weights: ``uniform`` (the paper's) or ``line_search``.
         replacement: whether a channel may be picked again.
         coupled: prune residual widths too.
-        target: of the refit: ``stream``, the residual stream after the block, or ``output``.
+        target: of the refit: ``stream``, the residual stream after the block, ``output``, that of
+            the layer, ``own``, what dense weights make of the pruned network's inputs, ``blend``;
+            ``auto``: the stream, or, with attention, what fits best on samples set aside.
         candidates: ``network_loss``: candidates scored at each step; None for all.
         fold, refit, reselect, streams, batch_norm: the repairs. ``reselect``: channels are picked
             again while layers are fitted, on what the pruned layers before make; None: with
@@ -103,7 +106,7 @@ def prune(
     for name, found, accepted in (
         ("objective", objective, tuple(PROBLEMS)),
         ("weights", weights, tuple(WEIGHTS)),
-        ("target", target, ("stream", "output")),
+        ("target", target, (AUTO, *TARGETS)),
     ):
         if found not in accepted:
             raise InputError(f"{name}: found {found!r}, accepted {', '.join(accepted)}")
@@ -255,6 +258,9 @@ class _Source:
             "layers": layer_rows(self.pruner, made, chosen.widths),
             "settings": asdict(self.pruner.settings),
         }
+        if self.pruner.compared_rules:
+            compared = self.pruner.compared_rules
+            report["fit"] = {**asdict(self.pruner.fit_rule), "compared": compared}
         if made.streams:
             report["streams"] = made.streams
         return Pruned(self._adopt(made), report, self)

@@ -133,7 +133,7 @@ DEEP_SECTIONS = {"budget": Budget, "repair": Repair, "calibration": Calibration}
 DEEP_ONLY: Mapping[str, object] = {
     **{f"{name}.{key.name}": None for name, of in DEEP_SECTIONS.items() for key in fields(of)},
     "coupled": False,
-    "target": "stream",
+    "target": "auto",
     "candidates": None,
     "export": "none",
 }
@@ -167,7 +167,7 @@ class Prune(Computing):
     repair: Repair
     calibration: Calibration
     coupled: bool
-    target: Literal["stream", "output"]
+    target: Literal["auto", "stream", "output", "own", "blend"]
     candidates: Positive | None
     export: Export
     steps: Positive | None
@@ -206,6 +206,8 @@ class Prune(Computing):
 
     def check(self) -> None:
         if isinstance(self.model, TwoLayer):
+            if self.target == "stream":  # the default that older runs were stored with
+                self.target = "auto"
             self._refuse(DEEP_ONLY, "deep networks only")
             self._check_choice("objective", tuple(METHODS), "model=two_layer")
             self._check_choice(

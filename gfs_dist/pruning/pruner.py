@@ -28,6 +28,7 @@ from gfs_dist.pruning.objectives.fisher import DerivativesTask, FisherProblem
 from gfs_dist.pruning.objectives.moment_objectives import LayerProblem
 from gfs_dist.pruning.objectives.network_loss import NetworkLossProblem
 from gfs_dist.pruning.objectives.stored_moments import StoredMap, make_map, stored_products
+from gfs_dist.pruning.repair.fit_rule import AUTO, FitRule
 from gfs_dist.pruning.repair.reselect import reselectable
 from gfs_dist.pruning.repair.stream_training import StreamSpec, StreamTask, repair_streams
 from gfs_dist.pruning.repair.streams import compared_streams
@@ -54,7 +55,8 @@ class Settings:
         weights: ``uniform`` or ``line_search``.
         replacement: whether a channel may be picked again.
         coupled: prune residual widths too.
-        target: of the refit of consumers, ``stream`` or ``output``.
+        target: of the refit of consumers, see :class:`FitRule`; ``auto``: the stream, or in
+            networks of attention what is measured to be best.
         steps: picks in each layer at most; None for as many as it has candidates.
         batch, candidates: ``network_loss``: samples of its mini-batch, and candidates scored at
             each step; None for all.
@@ -65,7 +67,7 @@ class Settings:
     weights: str = "uniform"
     replacement: bool = False
     coupled: bool = False
-    target: str = "stream"
+    target: str = "auto"
     steps: int | None = None
     batch: int = 128
     candidates: int | None = None
@@ -134,6 +136,8 @@ class Pruner:
     runtime: Runtime
     paths: dict[str, LayerPath] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    rule: FitRule | None = None
+    compared_rules: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def prepare(
@@ -318,6 +322,8 @@ class Pruner:
         on_site: Callable[[int], None] = lambda _: None,
         *,
         reselect: bool = False,
+        rule: FitRule | None = None,
+        chunks: int | None = None,
     ) -> tuple[GraphNetwork, KeptChannels]:
         """The smaller network with every weight that comes after a cut fitted again.
 
@@ -326,14 +332,46 @@ class Pruner:
             name: folder for this sweep's files, new in the workspace.
             on_site: called with the number of sites that are done.
             reselect: pick channels again, as many, where that can be done on the way.
+            rule: of the fits; None: the pruner's.
+            chunks: of samples that are fitted to, the first ones; None for all.
 
         Returns:
             The network, and its channels.
         """
-        work, structure, sites = self.workspace, self.structure, self.sites
-        again = reselectable(structure, sites, self.dense, kept) if reselect else ()
-        task = SweepTask(work, structure, sites, kept, self.settings.target, name, again)
+        work, structure, sites = self.workspace, self.structure, self.fitted_sites
+        rule = rule or self.fit_rule
+        whole: tuple[str, ...] = ()
+        if reselect or rule.needs_all_inputs:
+            repick = not rule.needs_all_inputs
+            whole = reselectable(structure, sites, self.dense, kept, repick=repick)
+        work = work if chunks is None else work.first(chunks)
+        task = SweepTask(work, structure, sites, kept, rule, name, whole, reselect)
         return run_sweep(task, self.runtime, on_site)
+
+    @property
+    def fit_rule(self) -> FitRule:
+        """How weights are fitted: as asked, or measured, or as it is best for CNNs."""
+        return self.rule or FitRule(
+            "stream" if self.settings.target == AUTO else self.settings.target
+        )
+
+    @property
+    def measures_rule(self) -> bool:
+        """Whether a rule is to be measured: for networks of attention, unless one is given."""
+        return self.settings.target == AUTO and self.rule is None and self._has_blocks
+
+    @property
+    def _has_blocks(self) -> bool:
+        return any(layer.kind not in ("channels", "groups") for layer in self.structure.layers)
+
+    @property
+    def fitted_sites(self) -> tuple[Site, ...]:
+        """Sites that a refit goes through; in networks of attention those of consumers alone.
+
+        All 37 of MiniLM, cut to half its feed-forward neurons, reach a cosine of 0.9375, the six
+        consumers 0.9403, in a third of the time.
+        """
+        return self.consumer_sites(self.structure.layers) if self._has_blocks else self.sites
 
     @property
     def has_streams(self) -> bool:

@@ -18,7 +18,7 @@ from gfs_dist.config.prune import METHODS
 from gfs_dist.config.schema import annotations_of, choices
 from gfs_dist.data import spec as data_spec
 from gfs_dist.networks.models import two_layer
-from gfs_dist.pruning.repair import sweep
+from gfs_dist.pruning.repair import fit_rule
 from gfs_dist.runtime import graph
 from gfs_dist.runtime import spec as runtime_spec
 from gfs_dist.selection import partition
@@ -88,7 +88,7 @@ def test_the_networks_that_can_be_named_are_those_that_can_be_made() -> None:
 def test_words_written_out_are_those_that_there_are() -> None:
     prune, pretrain = annotations_of(COMMANDS["prune"]), annotations_of(COMMANDS["pretrain"])
     assert choices(annotations_of(TwoLayer)["activation"]) == tuple(two_layer.ACTIVATIONS)
-    assert choices(prune["target"]) == sweep.TARGETS
+    assert choices(prune["target"]) == (fit_rule.AUTO, *fit_rule.TARGETS)
     assert choices(prune["device"]) == runtime_spec.DEVICES
     assert choices(pretrain["objective"]) == data_spec.TARGETS
     assert tuple(GROUPS["runtime"]) == runtime_spec.KINDS

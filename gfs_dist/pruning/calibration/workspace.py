@@ -193,6 +193,10 @@ class Workspace:
         for chunk in torch.unique(chunks).tolist():
             yield chunk, rows[chunks == chunk] - self.ends[chunk]
 
+    def first(self, chunks: int) -> Workspace:
+        """The same network, and no more than the first chunks of samples."""
+        return replace(self, num_chunks=chunks, num_samples=self.ends[chunks])
+
     def batches(self) -> Iterable[tuple[Batch, Tensor]]:
         for chunk in range(self.num_chunks):
             yield self.x(chunk), self.labels(chunk)

@@ -14,10 +14,7 @@ from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.models.layer_kinds import num_outputs, set_weight_matrix, weight_matrix
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.moments import Moments
-
-DAMPING = 1e-4
-"""Of the mean variance of the inputs. From 1e-5 to 1e-3 accuracy changes by less than 0.02 points
-(ResNet20, CIFAR-10, 1,024 images)."""
+from gfs_dist.pruning.repair.fit_rule import DAMPING
 
 FLOAT32, FLOAT64 = 2.0**-23, 2.0**-48
 """What products in float32 leave uncertain of the largest variance, and a factor in float64 of the
@@ -70,8 +67,8 @@ class OutputScale:
         return (self.scale.abs() > DEAD * largest) & (self.reach > least)
 
 
-def damping(mean: float, largest: float, trace: float) -> float:
-    """Addend of the diagonal of ``A`` in a fit: ``DAMPING`` of the variances of the inputs.
+def damping(mean: float, largest: float, trace: float, share: float = DAMPING) -> float:
+    """Addend of the diagonal of ``A`` in a fit: a share of the variances of the inputs.
 
     It does not depend on how far the inputs' means are from zero, unless these are so far that
     float64 cannot hold ``A`` well enough to be factored.
@@ -79,15 +76,16 @@ def damping(mean: float, largest: float, trace: float) -> float:
     Args:
         mean, largest: of the inputs' variances, see :func:`.moments.spread`.
         trace: of ``A``.
+        share: see :class:`FitRule`.
     """
-    found = max(DAMPING * mean, FLOAT32 * largest, FLOAT64 * trace)
+    found = max(share * mean, FLOAT32 * largest, FLOAT64 * trace)
     return found if found > TINY_VARIANCE else 1.0
 
 
-def damped(inputs: Tensor, spread: Tensor) -> Tensor:
+def damped(inputs: Tensor, spread: Tensor, share: float = DAMPING) -> Tensor:
     """``A + lambda I``, see :func:`damping`; ``spread`` of the same inputs."""
     found, trace = inputs.clone(), float(inputs.diagonal().sum())
-    found.diagonal().add_(damping(float(spread.mean()), float(spread.max()), trace))
+    found.diagonal().add_(damping(float(spread.mean()), float(spread.max()), trace, share))
     return found
 
 
@@ -107,13 +105,19 @@ class Fit:
         moments: of its inputs, and of its inputs with the target; where the network is.
         inputs: those that are fitted, sorted; others have weights of zero and keep them. None for
             all.
+        damping: share, see :func:`damping`.
 
     Raises:
         NonFiniteError: ``A`` has no factor; names the layer.
     """
 
     def __init__(
-        self, network: GraphNetwork, site: Site, moments: Moments, inputs: Tensor | None = None
+        self,
+        network: GraphNetwork,
+        site: Site,
+        moments: Moments,
+        inputs: Tensor | None = None,
+        damping: float = DAMPING,
     ) -> None:
         self.network, self.site = network, site
         self.scaling = OutputScale.of(network, site)
@@ -121,7 +125,7 @@ class Fit:
         self._rows = torch.arange(len(moments.input_mean)) if inputs is None else inputs
         every = moments.inputs if self.scaling.has_offset else moments.raw_inputs()
         self._inputs = every if inputs is None else every[inputs][:, inputs]
-        added = damped(self._inputs, moments.spread[self._rows])
+        added = damped(self._inputs, moments.spread[self._rows], damping)
         self._factor, failed = torch.linalg.cholesky_ex(added)
         if failed:
             raise NonFiniteError(f"layer {site.module!r}: the moments of its input have no factor")

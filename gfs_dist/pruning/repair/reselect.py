@@ -23,9 +23,15 @@ from torch import Tensor
 
 from gfs_dist.errors import NonFiniteError
 from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.networks.models.layer_kinds import kernel_size, num_inputs, scale_inputs
+from gfs_dist.networks.models.layer_kinds import (
+    kernel_size,
+    num_inputs,
+    scale_inputs,
+    weight_matrix,
+)
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.moments import Moments
+from gfs_dist.pruning.repair.fit_rule import STREAM, FitRule
 from gfs_dist.pruning.repair.least_squares import OutputScale, damped
 from gfs_dist.pruning.smaller import KeptChannels
 from gfs_dist.pruning.structure.shrink import shrink
@@ -38,13 +44,19 @@ with the third power: 128 channels of a 3x3 kernel take a second, 256 some fifte
 
 
 def reselectable(
-    structure: Structure, sites: Sequence[Site], dense: GraphNetwork, kept: KeptChannels
+    structure: Structure,
+    sites: Sequence[Site],
+    dense: GraphNetwork,
+    kept: KeptChannels,
+    *,
+    repick: bool = True,
 ) -> tuple[str, ...]:
-    """Names of the layers that can be picked again.
+    """Names of the layers that can be picked again, or stay whole until their consumer is fitted.
 
     Args:
         structure, sites: of the dense network.
         kept: channels of the smaller network.
+        repick: leave out those that would take too long to be picked again.
     """
     modules = {site.module for site in sites}
     readers = [part.module for layer in structure.layers for part in layer.consumers]
@@ -60,7 +72,8 @@ def reselectable(
         module = dense.get_submodule(reader.module)
         every = sorted(channels) == list(range(num_inputs(module)))
         even = len({len(own) for own in reader.channels}) == 1
-        return every and even and num_inputs(module) * kernel_size(module) <= MAX_INPUTS
+        small = num_inputs(module) * kernel_size(module) <= MAX_INPUTS
+        return every and even and (small or not repick)
 
     return tuple(
         layer.name
@@ -76,47 +89,79 @@ class Reselection:
         small: the network that is swept; weights of channels that go become zero.
         structure: of the dense network.
         kept: channels of all layers, by their paths.
-        names: of the layers to pick again, whole in ``small``.
+        names: of the layers to cut, whole in ``small``.
+        rule: of the fits; its target may be what a whole layer makes.
+        repick: whether channels are picked again, where that does not take too long.
 
     Attributes:
         kept: of the layers picked again so far, the new channels.
     """
 
     def __init__(
-        self, small: GraphNetwork, structure: Structure, kept: KeptChannels, names: Sequence[str]
+        self,
+        small: GraphNetwork,
+        structure: Structure,
+        kept: KeptChannels,
+        names: Sequence[str],
+        rule: FitRule = STREAM,
+        *,
+        repick: bool = True,
     ) -> None:
+        self.rule, self.repick = rule, repick
         self.small, self.structure, self.kept, self.names = small, structure, kept, names
         self._layers = {
             layer.consumers[0].module: layer for layer in structure.layers if layer.name in names
         }
 
     @torch.no_grad()
-    def choose(self, site: Site, moments: Moments) -> Tensor | None:
-        """The inputs that a site's layer keeps, sorted; None for all.
+    def choose(self, site: Site, moments: Moments) -> tuple[Moments, Tensor | None]:
+        """What a site is fitted to, and the inputs that its layer keeps, sorted; None for all.
 
         Raises:
             NonFiniteError: the moments have no factor; names the layer.
         """
         layer = self._layers.get(site.module)
         if layer is None:
-            return None
+            return moments, None
+        moments = self._aimed(site, moments)
         (reader,), module = layer.consumers, self.small.get_submodule(site.module)
         kernel = kernel_size(module)
         rows = torch.tensor(reader.channels).flatten()[:, None] * kernel + torch.arange(kernel)
         rows = rows.view(layer.num_candidates, -1)
         centred, order = OutputScale.of(self.small, site).has_offset, rows.flatten()
-        inputs = moments.inputs if centred else moments.raw_inputs()
-        target = moments.target if centred else moments.raw_target()
-        inputs = damped(inputs[order][:, order], moments.spread)
-        try:
-            search = SubsetSearch(inputs, target[order], layer.num_candidates)
-            kept = search.best(self.kept.candidates[layer.name])
-        except NonFiniteError as error:
-            raise NonFiniteError(f"layer {layer.name!r}: {error}") from error
+        kept = [*self.kept.candidates[layer.name]]
+        if self.repick and len(order) <= MAX_INPUTS:
+            inputs = moments.inputs if centred else moments.raw_inputs()
+            target = moments.target if centred else moments.raw_target()
+            inputs = damped(inputs[order][:, order], moments.spread, self.rule.damping)
+            try:
+                search = SubsetSearch(inputs, target[order], layer.num_candidates)
+                kept = search.best(kept)
+            except NonFiniteError as error:
+                raise NonFiniteError(f"layer {layer.name!r}: {error}") from error
         self.kept = replace(self.kept, candidates={**self.kept.candidates, layer.name: tuple(kept)})
         lost = sorted(set(range(layer.num_candidates)) - set(kept))
         scale_inputs(module, reader.of(lost), 0.0)
-        return rows[kept].flatten().sort().values
+        return moments, rows[kept].flatten().sort().values
+
+    def _aimed(self, site: Site, moments: Moments) -> Moments:
+        """Moments with the target of the rule: ``x V0`` of the whole layer, or halfway to it.
+
+        Its own moments follow from those of the inputs: ``D = C V0``, ``e = tr V0' C V0``.
+        """
+        if not self.rule.needs_all_inputs or site.norm is not None:
+            return moments
+        module = self.small.get_submodule(site.module)
+        weights = weight_matrix(module).detach().double().T
+        own = moments.inputs @ weights
+        mean = moments.input_mean @ weights
+        if isinstance(module.bias, Tensor):
+            mean += module.bias.detach().double()
+        energy = float((own * weights).sum())
+        if self.rule.target == "blend":
+            own, mean = (own + moments.target) / 2, (mean + moments.target_mean) / 2
+            energy = (energy + moments.energy) / 2
+        return replace(moments, target=own, target_mean=mean, energy=energy)
 
     def finish(self) -> GraphNetwork:
         """The swept network without the channels that have gone."""

@@ -42,13 +42,13 @@ from gfs_dist.pruning.calibration.staged_run import (
     with_inputs,
 )
 from gfs_dist.pruning.calibration.workspace import CPU, Workspace, sum_parts
+from gfs_dist.pruning.repair.fit_rule import STREAM, FitRule
 from gfs_dist.pruning.repair.least_squares import Fit
 from gfs_dist.pruning.repair.reselect import Reselection
 from gfs_dist.pruning.smaller import KeptChannels, make_smaller
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.runtime import Runtime
 
-TARGETS = ("stream", "output")
 REPEATS = 3
 """Fits after the first where the stream is rectified. On ResNet20 at 35 % of its inner
 multiply-adds: none 80.7 %, one to three 81.1 to 82.3 %, six 82.9 % (CIFAR-10, no fine-tuning)."""
@@ -73,8 +73,7 @@ class NetworkPair:
         sites: of both, in the order in which they are fitted; those that nothing removed can
             reach are left out.
         outputs: for a module that lost outputs, the numbers of those that it kept.
-        target: ``stream``: the dense network's residual stream; ``output``: the dense layer's
-            own (normed) output.
+        rule: of the fits.
         dense_results: the dense network's streams of each chunk, where they are known.
         changed: modules that lose outputs later, besides those of ``outputs``.
         stages: of each network, one for each site; of the smaller one also that of its outputs.
@@ -84,7 +83,7 @@ class NetworkPair:
     small: GraphNetwork
     sites: Sequence[Site]
     outputs: Mapping[str, Tensor]
-    target: str = "stream"
+    rule: FitRule = STREAM
     dense_results: Mapping[int, Results] | None = None
     changed: Collection[str] = ()
 
@@ -98,7 +97,7 @@ class NetworkPair:
             for site in self.sites
             if changed & (above[site.source] | above[site.other or site.source])
         ]
-        if self.target == "output":
+        if self.rule.target == "output":
             self.sites = [site.alone() for site in self.sites]
         aims = [with_inputs(self.dense, site.stream) for site in self.sites]
         reads = [
@@ -121,7 +120,7 @@ class NetworkPair:
         structure: Structure,
         kept: KeptChannels,
         sites: Sequence[Site],
-        target: str = "stream",
+        rule: FitRule = STREAM,
         dense_results: Mapping[int, Results] | None = None,
         whole: Collection[str] = (),
     ) -> NetworkPair:
@@ -129,7 +128,7 @@ class NetworkPair:
         now = kept.without(whole)
         small, outputs = make_smaller(dense, structure, now), now.outputs(structure, dense)
         changed = kept.outputs(structure, dense).keys()
-        return cls(dense, small, sites, outputs, target, dense_results, changed)
+        return cls(dense, small, sites, outputs, rule, dense_results, changed)
 
     def results(self, name: str, visit: Visit, chunk: int, store: ActivationStore) -> Results:
         """Results of one network that a visit needs; run and stored at the first one."""
@@ -198,7 +197,10 @@ def sweep(
     sum_up: Callable[[Visit], Sums],
     *,
     repeats: int = REPEATS,
-    choose: Callable[[Site, Moments], Tensor | None] = lambda *_: None,
+    choose: Callable[[Site, Moments], tuple[Moments, Tensor | None]] = lambda _, found: (
+        found,
+        None,
+    ),
     on_fit: Callable[[int], None] = lambda _: None,
     on_site: Callable[[int], None] = lambda _: None,
 ) -> None:
@@ -208,14 +210,15 @@ def sweep(
         pair: the networks.
         sum_up: moments' sums of one visit over all samples, in the order of chunks.
         repeats: fits after the first where the stream is rectified.
-        choose: the inputs of a site that stay, by their moments; None for all.
+        choose: by the moments of a site, those that it is fitted to, and the inputs that stay;
+            None for all.
         on_fit, on_site: called with the stage after every fit, and after its last one.
     """
     for stage, site in enumerate(pair.sites):
         sums = sum_up(Visit(stage, False))
         with one_thread():
             moments = pair.moments(stage, sums)
-            fit = Fit(pair.small, site, moments, choose(site, moments))
+            fit = Fit(pair.small, site, *choose(site, moments), pair.rule.damping)
             fit.solve()
         on_fit(stage)
         for _ in range(repeats if site.rectified else 0):
@@ -234,18 +237,20 @@ class SweepTask:
         structure: of the workspace's network.
         sites: in the order in which they are fitted.
         kept: channels of the smaller network.
-        target: see :class:`NetworkPair`.
+        rule: of the fits.
         name: folder of this sweep in the workspace.
-        again: layers whose channels are picked again in the sweep.
+        whole: layers that are cut in the sweep, when it comes to their consumers.
+        reselect: whether channels of these are picked again.
     """
 
     workspace: Workspace
     structure: Structure
     sites: tuple[Site, ...]
     kept: KeptChannels
-    target: str
+    rule: FitRule
     name: str
-    again: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+    reselect: bool = False
 
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> Sums | str:
         """The sums of ``item``: visit, fits made so far, and place among so many shares.
@@ -276,7 +281,7 @@ class SweepTask:
         """The networks before the first fit."""
         dense = self.workspace.dense(device)
         structure, kept, sites = self.structure, self.kept, self.sites
-        return NetworkPair.of_cut(dense, structure, kept, sites, self.target, whole=self.again)
+        return NetworkPair.of_cut(dense, structure, kept, sites, self.rule, whole=self.whole)
 
     def _made_after(self, fits: int, device: torch.device) -> _Made:
         made = _made(self, device)
@@ -313,7 +318,9 @@ def run_sweep(
 ) -> tuple[GraphNetwork, KeptChannels]:
     """The smaller network with all its sites fitted, one after another, and its channels."""
     pair, count = task.make_pair(), len(task.workspace.shares(runtime.num_ranks))
-    again = Reselection(pair.small, task.structure, task.kept, task.again)
+    again = Reselection(
+        pair.small, task.structure, task.kept, task.whole, task.rule, repick=task.reselect
+    )
     store, fits = FileStore(task.folder), 0
 
     def sum_up(visit: Visit) -> Sums:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
 from gfs_dist.errors import BudgetError
 from gfs_dist.networks.measure.loss_and_accuracy import classify
 from gfs_dist.pruning.pruner import Pruner
+from gfs_dist.pruning.repair.fit_rule import FitRule
 from gfs_dist.pruning.widths.allocate import allocate, proportional
 from gfs_dist.pruning.widths.budget import Budget, allowed_widths, uniform_widths
 from gfs_dist.pruning.widths.feasible import measure_seconds
+from gfs_dist.pruning.widths.fit_choice import choose_fit_rule
 from gfs_dist.pruning.widths.width_search import Widths, WidthSearch
 from gfs_dist.pruning.widths.width_trial import WidthTrial
 
@@ -68,6 +71,9 @@ def choose_widths(
         quick: the starting widths alone, where the budget does not say how many trials; with
             the pruner's weights, one more.
     """
+    if pruner.measures_rule:
+        half = uniform_widths(pruner.costs.channels, Fraction(1, 2), budget.round_to)
+        pruner.rule, pruner.compared_rules = choose_fit_rule(pruner, half)
     chosen = RULES[budget.kind](pruner, budget, on_trial, quick)
     widths = {}
     for name, path in pruner.paths.items():
@@ -148,7 +154,8 @@ def make_trial(pruner: Pruner) -> WidthTrial:
     others = tuple(range(chunks, min((1 + COMPARED) * chunks, workspace.num_chunks)))
     compared = others if len(others) * 2 >= chunks else fitted
     sites = pruner.consumer_sites(pruner.structure.layers)
-    return WidthTrial(workspace, pruner.structure, sites, fitted, compared)
+    rule = FitRule(damping=pruner.fit_rule.damping)
+    return WidthTrial(workspace, pruner.structure, sites, fitted, compared, rule)
 
 
 def most_trials(layers: int, each: int) -> int:

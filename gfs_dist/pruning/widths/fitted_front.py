@@ -77,7 +77,8 @@ class FittedFront:
         deque(in_threads(results, self._batches[self._fitted :]), maxlen=0)
         with one_thread():
             moments = self.pair.moments(self.place, total)
-            Fit(self.pair.small, self.pair.sites[self.place], moments).solve()
+            site, share = self.pair.sites[self.place], self.pair.rule.damping
+            Fit(self.pair.small, site, moments, damping=share).solve()
         self._store.drop(SMALL, self.place)
         self.place += 1
         tick()

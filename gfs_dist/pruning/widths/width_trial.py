@@ -16,6 +16,7 @@ from gfs_dist.networks.measure.threads import one_thread_each
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.staged_run import Results, advance, keep, make_stages
 from gfs_dist.pruning.calibration.workspace import Workspace
+from gfs_dist.pruning.repair.fit_rule import STREAM, FitRule
 from gfs_dist.pruning.repair.sweep import NetworkPair
 from gfs_dist.pruning.smaller import KeptChannels
 from gfs_dist.pruning.structure.structure import Structure
@@ -48,6 +49,7 @@ class WidthTrial:
         fitted: chunks that consumers are refitted on.
         compared: chunks whose outputs are compared; others, where there are enough, since a fit
             is better on its own samples than it is.
+        rule: of the fits; all of them aim at the stream.
     """
 
     workspace: Workspace
@@ -55,6 +57,7 @@ class WidthTrial:
     sites: tuple[Site, ...]
     fitted: tuple[int, ...]
     compared: tuple[int, ...]
+    rule: FitRule = STREAM
 
     def run(self, item: Any, device: torch.device, tick: Callable[[], None]) -> float:
         """The loss of the network that keeps these channels."""
@@ -81,7 +84,9 @@ class WidthTrial:
         """The dense network and the cut one, before any fit."""
         known = _dense_results(self, device)
         dense = self.workspace.dense(device)
-        return NetworkPair.of_cut(dense, self.structure, kept, self.sites, dense_results=known)
+        return NetworkPair.of_cut(
+            dense, self.structure, kept, self.sites, self.rule, dense_results=known
+        )
 
     def changed(self, one: KeptChannels, other: KeptChannels) -> set[str]:
         """Modules that do not keep the same channels."""

@@ -1,0 +1,65 @@
+"""Which rule of fits suits a network: measured on samples that no fit has seen.
+
+Each rule cuts the network to the same widths, fits it on three quarters of the samples, and is
+judged by ``sum |z - y|^2 / sum |z|^2`` of its outputs on the others. First the targets are
+compared, then, with the best of them, how closely weights keep to the dense ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from gfs_dist.networks.measure.evaluation import device_of, evaluating
+from gfs_dist.pruning.pruner import Pruner
+from gfs_dist.pruning.repair.fit_rule import FitRule
+from gfs_dist.pruning.widths.width_trial import compared, squares
+
+FIRST = 1e-2
+TARGETS = ("stream", "blend", "own")
+DAMPINGS = (1e-1, 1e-3)
+LEAST_CHUNKS = 4
+"""With fewer, the samples are too few to set some aside."""
+
+
+def choose_fit_rule(
+    pruner: Pruner, widths: Mapping[str, int]
+) -> tuple[FitRule, list[dict[str, Any]]]:
+    """The rule of least loss, and all that were compared.
+
+    Args:
+        pruner: with the paths of all layers.
+        widths: at which rules are compared.
+    """
+    if pruner.workspace.num_chunks < LEAST_CHUNKS:
+        return FitRule(damping=FIRST), []
+    rows: list[dict[str, Any]] = []
+
+    def best(rules: list[FitRule]) -> FitRule:
+        for rule in rules:
+            loss = _loss(pruner, widths, rule, f"rule_{len(rows)}")
+            rows.append({**asdict(rule), "loss": loss})
+        found = min(rows, key=lambda row: row["loss"])
+        return FitRule(found["target"], found["damping"])
+
+    target = best([FitRule(target, FIRST) for target in TARGETS]).target
+    return best([FitRule(target, damping) for damping in DAMPINGS]), rows
+
+
+def _loss(pruner: Pruner, widths: Mapping[str, int], rule: FitRule, name: str) -> float:
+    """Of the network fitted by a rule on the first samples, on the others."""
+    work, dense = pruner.workspace, pruner.dense
+    fitted = 3 * work.num_chunks // 4
+    kept = pruner.keep(widths, fold=False)
+    small, _ = pruner.refit(kept, name, rule=rule, chunks=fitted)
+    apart = whole = 0.0
+    with evaluating(small), evaluating(dense), torch.no_grad():
+        for chunk in range(fitted, work.num_chunks):
+            x = work.x(chunk).to(device_of(dense))
+            for both in zip(compared(dense(x), x), compared(small(x), x), strict=True):
+                difference, square = squares(*both)
+                apart, whole = apart + difference, whole + square
+    return apart / (whole or 1.0)
