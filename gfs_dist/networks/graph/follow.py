@@ -315,7 +315,7 @@ class _Follower(TorchFunctionMode):
             return
         if changed:
             (tensor, *others) = changed
-            if others or tensor._is_view() or id(tensor) in self.own:  # noqa: SLF001
+            if others or id(tensor) in self.own:
                 reason = "it changes a part of a tensor, or a weight, in place"
                 raise OpaqueError(self._innermost(), reason)
             place = next((i for i, arg in enumerate(args) if arg is tensor), None)

@@ -8,7 +8,6 @@ compared, then, with the best of them, how closely weights keep to the dense one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -20,7 +19,9 @@ from gfs_dist.pruning.widths.width_trial import compared, squares
 
 FIRST = 1e-2
 TARGETS = ("stream", "blend", "own")
-DAMPINGS = (1e-1, 1e-3)
+STRONGER, WEAKER = (1e-1, 3e-1, 1.0), (1e-3, 1e-4)
+"""Dampings, tried in this order as long as they help."""
+
 LEAST_CHUNKS = 4
 """With fewer, the samples are too few to set some aside."""
 
@@ -38,15 +39,23 @@ def choose_fit_rule(
         return FitRule(damping=FIRST), []
     rows: list[dict[str, Any]] = []
 
-    def best(rules: list[FitRule]) -> FitRule:
-        for rule in rules:
-            loss = _loss(pruner, widths, rule, f"rule_{len(rows)}")
-            rows.append({**asdict(rule), "loss": loss})
-        found = min(rows, key=lambda row: row["loss"])
-        return FitRule(found["target"], found["damping"])
+    def measure(target: str, damping: float) -> float:
+        loss = _loss(pruner, widths, FitRule(target, damping), f"rule_{len(rows)}")
+        rows.append({"target": target, "damping": damping, "loss": loss})
+        return loss
 
-    target = best([FitRule(target, FIRST) for target in TARGETS]).target
-    return best([FitRule(target, damping) for damping in DAMPINGS]), rows
+    losses = {target: measure(target, FIRST) for target in TARGETS}
+    target = min(losses, key=losses.__getitem__)
+    for dampings in (STRONGER, WEAKER):
+        least = losses[target]
+        for damping in dampings:
+            if (loss := measure(target, damping)) > least:
+                break
+            least = loss
+        if least < losses[target]:
+            break
+    best = min(rows, key=lambda row: row["loss"])
+    return FitRule(best["target"], best["damping"]), rows
 
 
 def _loss(pruner: Pruner, widths: Mapping[str, int], rule: FitRule, name: str) -> float:
