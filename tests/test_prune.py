@@ -147,7 +147,10 @@ READING = Call(widths_read, first=conv(3, 8), second=conv(8, 12), head=nn.Linear
                 "5.right.0": 4,
                 "9": 5,
             },
-            {"0": "splits its channels", "2.expand": "torch-pruning cannot follow an operation"},
+            {
+                "0": "splits its channels",
+                "2.expand": "its channels do not go together in equal sets",
+            },
         ),
         (READING, {"second": 6}, {"first": "as it does where the code names a number of channels"}),
     ],

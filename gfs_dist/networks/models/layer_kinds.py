@@ -39,7 +39,7 @@ def num_groups(module: nn.Module) -> int:
 
 def blocks(module: nn.Module) -> Tensor:
     """The weight of a layer as (groups, outputs, inputs, ...kernel), those of a group: a view."""
-    weight = module.get_parameter("weight")
+    weight: Any = module.weight  # a parameter, or computed from others
     if is_transformers_conv1d(module):
         return weight.T[None]
     split = weight.unflatten(0, (num_groups(module), -1))

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torch_pruning import ops
 from torch_pruning.dependency import Node
 from torch_pruning.ops import OPTYPE
 
 from gfs_dist.errors import error_line
 from gfs_dist.networks.measure.inputs import Inputs
-from gfs_dist.networks.models.layer_kinds import is_layer
+from gfs_dist.networks.models.layer_kinds import blocks, is_layer
 from gfs_dist.pruning.structure.structure import Slice
 from gfs_dist.pruning.structure.torch_pruning import Input, copied, splits, trace
 
@@ -32,6 +31,7 @@ class ChannelGroup:
         producers: modules that lose outputs, in forward order; carriers and consumers likewise.
         obstacle: why nothing here can be removed; empty if it can.
         added_to: another producer whose outputs are added to these; empty if there is none.
+        final: the obstacle is none of torch-pruning's: whoever else looks would find it too.
     """
 
     producers: list[Slice] = field(default_factory=list)
@@ -39,6 +39,7 @@ class ChannelGroup:
     consumers: list[Slice] = field(default_factory=list)
     obstacle: str = ""
     added_to: str = ""
+    final: bool = False
 
 
 class ChannelDependencies:
@@ -82,13 +83,16 @@ class ChannelDependencies:
             return "called more than once in a forward pass"
         if is_layer(module) and "weight" not in dict(module.named_parameters(recurse=False)):
             return "its weight is computed from other parameters (parametrization, weight norm)"
-        if isinstance(module, ops.TORCH_CONV) and module.groups > 1:
-            depthwise = module.groups == module.in_channels == module.out_channels
-            if not depthwise:
-                return f"grouped convolution with {module.groups} groups"
         users = [self._users[id(weight)] for weight in module.parameters(recurse=False)]
         others = [user for names in users for user in names if user != name]
         return f"shares its weights with {others[0]!r}" if others else ""
+
+    def _grouped(self, name: str) -> str:
+        """A grouped convolution, whose channels do not come and go one by one."""
+        module = self.module(name)
+        groups, outputs, inputs, *_ = blocks(module).shape if is_layer(module) else (1, 1, 1)
+        depthwise = outputs == inputs == 1
+        return "" if groups == 1 or depthwise else f"grouped convolution with {groups} groups"
 
     def channels(self, name: str) -> int:
         """Output channels of a convolution or linear layer."""
@@ -100,6 +104,10 @@ class ChannelDependencies:
         """Everything that is coupled to the outputs of the module ``name``."""
         module = self.module(name)
         group = ChannelGroup(obstacle=self.fault(name))
+        if group.obstacle or self.channels(name) == 1:
+            group.final, group.obstacle = True, group.obstacle or "has only one channel"
+            return group
+        group.obstacle = self._grouped(name)
         if group.obstacle:
             return group
         if module not in self._graph.module2node:
@@ -125,8 +133,6 @@ class ChannelDependencies:
         group.obstacle = group.obstacle or next(filter(None, obstacles), "")
         if not group.obstacle and not group.consumers:
             group.obstacle = "torch-pruning found no consumer"
-        if not group.obstacle and self.channels(name) == 1:
-            group.obstacle = "has only one channel"
         for slices in (group.producers, group.carriers, group.consumers):
             slices.sort(key=lambda part: self._place[part.module])
         return group
@@ -174,7 +180,7 @@ class ChannelDependencies:
         return self._slice_obstacle(part, width, reads)
 
     def _slice_obstacle(self, part: Slice, width: int, reads: bool) -> str:
-        fault = self.fault(part.module)
+        fault = self.fault(part.module) or self._grouped(part.module)
         if fault:
             role = "read by" if reads else "tied to"
             return f"its channels are {role} {part.module!r}: {fault}"

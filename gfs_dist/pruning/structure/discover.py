@@ -15,12 +15,16 @@ from gfs_dist.networks.measure.inputs import Inputs, run, tensors_of
 from gfs_dist.networks.models.layer_kinds import is_layer, kernel_size, num_inputs
 from gfs_dist.pruning.calibration.layer_sites import find_sites
 from gfs_dist.pruning.structure.dependency_graph import ChannelDependencies, ChannelGroup
+from gfs_dist.pruning.structure.probed_layers import PARTS, UNEVEN, Prober
 from gfs_dist.pruning.structure.shrink import mask, shrink
 from gfs_dist.pruning.structure.structure import Layer, Skipped, Structure
 from gfs_dist.pruning.structure.torch_pruning import copied
 
 MAX_INPUTS = 12_288
 """Inputs of a consumer, kernel positions counted, whose moments are still held: 1.2 GB."""
+
+LIMITS = ("grouped convolution", "torch-pruning")
+"""Words in reasons that are no reasons for a probe, which tells its own."""
 
 SEED = 0
 TOLERANCE = 1e-9
@@ -51,6 +55,7 @@ def find_structure(
     layers: list[Layer] = []
     reasons: dict[str, str] = {}
     taken: set[str] = set()
+    unclear: list[str] = []
     for name in dependencies.order:
         if name in taken:
             continue
@@ -67,6 +72,9 @@ def find_structure(
                 )
             )
             taken |= layers[-1].cut_modules
+        elif not group.final and not group.added_to:
+            unclear.append(name)
+    layers += _probed(model, dependencies, example[:2], unclear, taken, reasons, coupled=coupled)
     faults = try_removal(model, layers, example[:2])
     for layer in layers:
         if layer.name in faults:
@@ -79,6 +87,55 @@ def find_structure(
         tuple(sound),
         tuple(Skipped(name, dependencies.channels(name), reasons[name]) for name in skipped),
     )
+
+
+def _probed(
+    model: nn.Module,
+    dependencies: ChannelDependencies,
+    example: Tensor | Inputs,
+    unclear: Sequence[str],
+    taken: set[str],
+    reasons: dict[str, str],
+    *,
+    coupled: bool,
+) -> list[Layer]:
+    """Layers that torch-pruning does not understand, found by changing outputs, and tried alone.
+
+    Args:
+        unclear: their first producers, as far as torch-pruning knows.
+        taken: modules of layers, to which those found are added.
+        reasons: why a module is in no layer, which become those of the probe.
+    """
+    layers: list[Layer] = []
+    if not unclear:
+        return layers
+    copy = _randomised(copied(model).float(), torch.Generator().manual_seed(SEED))
+    x = example.each(_single) if isinstance(example, Inputs) else _single(example)
+    prober = Prober(copy, model, x, dependencies.fault, coupled=coupled)
+    for parts in (1, *PARTS):
+        tried: list[Layer] = []
+        uneven: list[str] = []
+        for name in unclear:
+            try:
+                found = prober.layer(name, parts)
+            except Exception:  # noqa: BLE001 - any user's forward pass on numbers not its own
+                break
+            if isinstance(found, str):
+                if any(limit in reasons[name] for limit in LIMITS):
+                    reasons[name] = found
+                uneven += [name] if found == UNEVEN else []
+            elif not found.cut_modules & taken.union(*(one.cut_modules for one in tried)):
+                tried.append(found)
+        faults = try_removal(model, tried, example)
+        sound = [layer for layer in tried if layer.name not in faults]
+        layers += sound
+        taken.update(*(layer.cut_modules for layer in sound))
+        unclear = [*uneven, *(layer.name for layer in tried if layer.name in faults)]
+    return layers
+
+
+def _single(x: Tensor) -> Tensor:
+    return x.float() if x.is_floating_point() else x
 
 
 def _reason(group: ChannelGroup, taken: set[str], coupled: bool) -> str:

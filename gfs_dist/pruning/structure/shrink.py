@@ -19,7 +19,7 @@ from gfs_dist.networks.models.layer_kinds import (
 )
 from gfs_dist.pruning.structure.structure import Count, Structure
 
-COUNTS = ("num_features", "num_parameters")
+COUNTS = ("num_features", "num_channels", "num_parameters")
 PER_OUTPUT = ("weight", "bias", "running_mean", "running_var")
 
 Kept = Mapping[str, Sequence[int]]
