@@ -162,6 +162,10 @@ def prune(
         return pruned
 
 
+FEW = 10
+"""Samples a coefficient, below which a warning is given."""
+
+
 @dataclass(frozen=True)
 class OutputPart:
     """Takes one of several outputs by its key or place."""
@@ -258,6 +262,16 @@ class _Source:
             "layers": layer_rows(self.pruner, made, chosen.widths),
             "settings": asdict(self.pruner.settings),
         }
+        if self.pruner.has_blocks and self.repairs.refit:
+            found = report["samples_a_coefficient"] = self.pruner.samples_a_coefficient(
+                chosen.widths
+            )
+            if found < FEW:
+                warnings.warn(
+                    f"batches: {found:.1f} tokens for each input of the widest layer that is "
+                    f"fitted again; fewer than {FEW} fit the samples, not the network: give more",
+                    stacklevel=3,
+                )
         if self.pruner.compared_rules:
             compared = self.pruner.compared_rules
             report["fit"] = {**asdict(self.pruner.fit_rule), "compared": compared}

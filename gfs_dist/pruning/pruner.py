@@ -20,6 +20,7 @@ from gfs_dist.files import checkpoint
 from gfs_dist.networks.graph.followed_network import FollowedNetwork
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.measure.inputs import Batch, Call
+from gfs_dist.networks.models.layer_kinds import kernel_size
 from gfs_dist.pruning.calibration.dense_pass import SMALL_SUMS, DensePass, DenseTask, run_dense_pass
 from gfs_dist.pruning.calibration.layer_sites import Site, find_sites
 from gfs_dist.pruning.calibration.workspace import Select, Workspace, read_sums
@@ -214,6 +215,30 @@ class Pruner:
         names = {part.module for layer in layers for part in layer.consumers}
         return tuple(site for site in self.sites if site.module in names)
 
+    def samples_a_coefficient(self, widths: Mapping[str, int]) -> float:
+        """Positions of the samples, padding apart, for each input of the consumer with the most.
+
+        A fit of fewer than about ten follows the samples, not the network.
+
+        Args:
+            widths: of the layers.
+        """
+        real = sum(self.workspace.real_share(i) for i in range(self.workspace.num_chunks))
+        share = real / self.workspace.num_chunks
+        positions = {site.module: site.positions for site in self.sites}
+        return min(
+            self.workspace.num_samples
+            * positions[part.module]
+            * (share if positions[part.module] > 1 else 1.0)
+            / (
+                widths[layer.name]
+                * len(part.channels[0])
+                * kernel_size(self.dense.get_submodule(part.module))
+            )
+            for layer in self.structure.layers
+            for part in layer.consumers
+        )
+
     def search(
         self,
         *,
@@ -323,7 +348,7 @@ class Pruner:
         *,
         reselect: bool = False,
         rule: FitRule | None = None,
-        chunks: int | None = None,
+        chunks: Sequence[int] = (),
     ) -> tuple[GraphNetwork, KeptChannels]:
         """The smaller network with every weight that comes after a cut fitted again.
 
@@ -333,7 +358,7 @@ class Pruner:
             on_site: called with the number of sites that are done.
             reselect: pick channels again, as many, where that can be done on the way.
             rule: of the fits; None: the pruner's.
-            chunks: of samples that are fitted to, the first ones; None for all.
+            chunks: of samples that are fitted to; none for all.
 
         Returns:
             The network, and its channels.
@@ -344,7 +369,7 @@ class Pruner:
         if reselect or rule.needs_all_inputs:
             repick = not rule.needs_all_inputs
             whole = reselectable(structure, sites, self.dense, kept, repick=repick)
-        work = work if chunks is None else work.first(chunks)
+        work = work.subset(chunks) if chunks else work
         task = SweepTask(work, structure, sites, kept, rule, name, whole, reselect)
         return run_sweep(task, self.runtime, on_site)
 
@@ -358,10 +383,11 @@ class Pruner:
     @property
     def measures_rule(self) -> bool:
         """Whether a rule is to be measured: for networks of attention, unless one is given."""
-        return self.settings.target == AUTO and self.rule is None and self._has_blocks
+        return self.settings.target == AUTO and self.rule is None and self.has_blocks
 
     @property
-    def _has_blocks(self) -> bool:
+    def has_blocks(self) -> bool:
+        """Whether units other than channels can be removed: neurons of feed-forward layers, heads."""
         return any(layer.kind not in ("channels", "groups") for layer in self.structure.layers)
 
     @property
@@ -371,7 +397,7 @@ class Pruner:
         All 37 of MiniLM, cut to half its feed-forward neurons, reach a cosine of 0.9375, the six
         consumers 0.9403, in a third of the time.
         """
-        return self.consumer_sites(self.structure.layers) if self._has_blocks else self.sites
+        return self.consumer_sites(self.structure.layers) if self.has_blocks else self.sites
 
     @property
     def has_streams(self) -> bool:

@@ -42,7 +42,7 @@ from gfs_dist.networks.graph.json_values import UnstorableError
 from gfs_dist.networks.graph.record import record
 from gfs_dist.networks.graph.tensors import copied
 from gfs_dist.networks.measure.evaluation import largest_result
-from gfs_dist.networks.measure.inputs import Batch, Call, Inputs, described, joined, run
+from gfs_dist.networks.measure.inputs import MASK, Batch, Call, Inputs, described, joined, run
 from gfs_dist.networks.measure.threads import Item, in_threads
 from gfs_dist.pruning.calibration.batches import (
     CLASS_NUMBERS,
@@ -77,6 +77,7 @@ class Workspace:
         labelled: whether every sample has its class number.
         instead: description of labels that are no class numbers; empty without labels.
         ends: samples before each chunk, and all.
+        chosen: files of the chunks, in a subset of a workspace; else all, in order.
         follows: whether the network takes :class:`Inputs`, and is followed; else it is recorded.
     """
 
@@ -87,6 +88,7 @@ class Workspace:
     instead: str = field(default="", compare=False)
     ends: tuple[int, ...] = field(default=(), compare=False)
     follows: bool = False
+    chosen: tuple[int, ...] = ()
 
     @classmethod
     def create(
@@ -161,6 +163,11 @@ class Workspace:
         found.pop(LABELS, None)
         return found
 
+    def real_share(self, chunk: int) -> float:
+        """The share of a chunk's tokens that are no padding."""
+        mask = self.tensors(chunk).get(MASK) if self.follows else None
+        return 1.0 if mask is None else float((mask != 0).double().mean())
+
     def labels(self, chunk: int) -> Tensor:
         """Labels of one chunk, int64."""
         return self._chunk(chunk)[LABELS]
@@ -193,9 +200,13 @@ class Workspace:
         for chunk in torch.unique(chunks).tolist():
             yield chunk, rows[chunks == chunk] - self.ends[chunk]
 
-    def first(self, chunks: int) -> Workspace:
-        """The same network, and no more than the first chunks of samples."""
-        return replace(self, num_chunks=chunks, num_samples=self.ends[chunks])
+    def subset(self, chunks: Sequence[int]) -> Workspace:
+        """The same network, and no more than some chunks of samples."""
+        sizes = [self.ends[chunk + 1] - self.ends[chunk] for chunk in chunks]
+        ends = (0, *itertools.accumulate(sizes))
+        return replace(
+            self, num_chunks=len(chunks), num_samples=ends[-1], ends=ends, chosen=tuple(chunks)
+        )
 
     def batches(self) -> Iterable[tuple[Batch, Tensor]]:
         for chunk in range(self.num_chunks):
@@ -270,6 +281,7 @@ class Workspace:
         return load_file(self.file(chunk))
 
     def file(self, chunk: int) -> Path:
+        chunk = self.chosen[chunk] if self.chosen else chunk
         return Path(self.folder, "samples", f"{chunk:05d}.safetensors")
 
 

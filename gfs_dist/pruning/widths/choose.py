@@ -153,6 +153,10 @@ def make_trial(pruner: Pruner) -> WidthTrial:
     fitted = tuple(range(chunks))
     others = tuple(range(chunks, min((1 + COMPARED) * chunks, workspace.num_chunks)))
     compared = others if len(others) * 2 >= chunks else fitted
+    if workspace.follows and workspace.num_chunks >= 3:  # batches may be sorted, and few
+        every = range(min((1 + COMPARED) * chunks, workspace.num_chunks))
+        compared = tuple(every[2::3])
+        fitted = tuple(chunk for chunk in every if chunk not in compared)
     sites = pruner.consumer_sites(pruner.structure.layers)
     rule = FitRule(damping=pruner.fit_rule.damping)
     return WidthTrial(workspace, pruner.structure, sites, fitted, compared, rule)

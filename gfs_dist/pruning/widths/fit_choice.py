@@ -22,8 +22,8 @@ TARGETS = ("stream", "blend", "own")
 STRONGER, WEAKER = (1e-1, 3e-1, 1.0), (1e-3, 1e-4)
 """Dampings, tried in this order as long as they help."""
 
-LEAST_CHUNKS = 4
-"""With fewer, the samples are too few to set some aside."""
+APART = 4
+"""Every fourth chunk is set aside; with fewer, the samples are too few for that."""
 
 
 def choose_fit_rule(
@@ -35,7 +35,7 @@ def choose_fit_rule(
         pruner: with the paths of all layers.
         widths: at which rules are compared.
     """
-    if pruner.workspace.num_chunks < LEAST_CHUNKS:
+    if pruner.workspace.num_chunks < APART:
         return FitRule(damping=FIRST), []
     rows: list[dict[str, Any]] = []
 
@@ -61,12 +61,13 @@ def choose_fit_rule(
 def _loss(pruner: Pruner, widths: Mapping[str, int], rule: FitRule, name: str) -> float:
     """Of the network fitted by a rule on the first samples, on the others."""
     work, dense = pruner.workspace, pruner.dense
-    fitted = 3 * work.num_chunks // 4
+    others = range(APART - 1, work.num_chunks, APART)  # from all over: batches may be sorted
+    fitted = [chunk for chunk in range(work.num_chunks) if chunk not in others]
     kept = pruner.keep(widths, fold=False)
     small, _ = pruner.refit(kept, name, rule=rule, chunks=fitted)
     apart = whole = 0.0
     with evaluating(small), evaluating(dense), torch.no_grad():
-        for chunk in range(fitted, work.num_chunks):
+        for chunk in others:
             x = work.x(chunk).to(device_of(dense))
             for both in zip(compared(dense(x), x), compared(small(x), x), strict=True):
                 difference, square = squares(*both)
