@@ -387,7 +387,7 @@ class Pruner:
 
     @property
     def has_blocks(self) -> bool:
-        """Whether units other than channels can be removed: neurons of feed-forward layers, heads."""
+        """Whether there are units other than channels: feed-forward neurons, heads."""
         return any(layer.kind not in ("channels", "groups") for layer in self.structure.layers)
 
     @property
