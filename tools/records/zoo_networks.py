@@ -82,6 +82,12 @@ def swin() -> Case:
     return model, images(32)
 
 
+def densenet() -> Case:
+    import torchvision
+
+    return torchvision.models.DenseNet(12, (3, 6, 4, 3), 24, num_classes=10), images()
+
+
 def fcn() -> Case:
     import torchvision
     from torchvision.models._utils import IntermediateLayerGetter
@@ -407,7 +413,7 @@ LLAMA = BERT | {"num_key_value_heads": 2}
 VIT = {key: BERT[key] for key in list(BERT)[1:5]} | {"image_size": 32, "patch_size": 8}
 
 ZOO: dict[str, Callable[[], Case]] = {
-    "torchvision resnet18": torchvision_images("resnet18"),
+    "torchvision resnet18": torchvision_images("resnet18", 128),
     "torchvision resnet50": torchvision_images("resnet50", width_per_group=16),
     "torchvision resnext50_32x4d": torchvision_images("resnext50_32x4d"),
     "torchvision regnet_x_400mf": torchvision_images("regnet_x_400mf"),
@@ -418,9 +424,7 @@ ZOO: dict[str, Callable[[], Case]] = {
     "torchvision efficientnet_b0": torchvision_images("efficientnet_b0", 32),
     "torchvision shufflenet_v2_x0_5": torchvision_images("shufflenet_v2_x0_5"),
     "torchvision squeezenet1_1": torchvision_images("squeezenet1_1"),
-    "torchvision densenet": torchvision_images(
-        "densenet121", growth_rate=12, block_config=(3, 6, 4, 3), num_init_features=24
-    ),
+    "torchvision DenseNet": densenet,
     "torchvision googlenet": torchvision_images("googlenet", init_weights=False, aux_logits=False),
     "torchvision VisionTransformer": vision_transformer,
     "torchvision SwinTransformer": swin,
@@ -441,7 +445,7 @@ ZOO: dict[str, Callable[[], Case]] = {
     "timm convnextv2_atto": timm_images("convnextv2_atto", depths=[2, 2, 2, 2]),
     "timm vit_tiny_patch16_224": timm_images("vit_tiny_patch16_224", 64, img_size=64, depth=2),
     "timm deit_tiny_patch16_224": timm_images("deit_tiny_patch16_224", 64, img_size=64, depth=2),
-    "timm mixer": timm_images("mixer_s32_224", 64, img_size=64, num_blocks=2, embed_dim=128),
+    "timm mixer": timm_images("mixer_s32_224", 64, img_size=64),
     "timm swin": timm_images(
         "swin_tiny_patch4_window7_224",
         64,
@@ -451,7 +455,7 @@ ZOO: dict[str, Callable[[], Case]] = {
         embed_dim=32,
         window_size=4,
     ),
-    "timm poolformer_s12": timm_images("poolformer_s12", depths=[1, 1, 1, 1], mlp_ratios=2),
+    "timm poolformer_s12": timm_images("poolformer_s12"),
     "timm mobilevit_xxs": timm_images("mobilevit_xxs"),
     "transformers Bert": hf("BertModel", "BertConfig", tokens, **BERT),
     "transformers BertForSequenceClassification": hf(

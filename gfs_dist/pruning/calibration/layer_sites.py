@@ -21,10 +21,15 @@ from gfs_dist.networks.models.layer_kinds import (
     TRANSPOSED,
     blocks,
     is_transformers_conv1d,
+    kernel_size,
     num_groups,
+    num_inputs,
     num_outputs,
     reads_features,
 )
+
+MAX_GROUPED_INPUTS = 2304
+"""Inputs of a grouped convolution, kernel positions counted, up to which it is fitted."""
 
 _SUMS = {"operator.add", "torch.add", "Tensor.add"}
 _RECTIFIERS = {"torch.relu", "torch.nn.functional.relu", "torch.nn.functional.relu6", "Tensor.relu"}
@@ -77,7 +82,10 @@ def fittable(module: nn.Module) -> bool:
         return False
     if "weight" not in dict(module.named_parameters(recurse=False)):
         return False
-    return num_groups(module) == 1 or blocks(module).shape[2] > 1
+    if num_groups(module) == 1:
+        return True
+    inputs = num_inputs(module) * kernel_size(module)
+    return blocks(module).shape[2] > 1 and inputs <= MAX_GROUPED_INPUTS
 
 
 def find_sites(network: GraphNetwork, example: Tensor | Inputs) -> tuple[Site, ...]:

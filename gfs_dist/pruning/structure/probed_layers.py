@@ -16,6 +16,7 @@ from gfs_dist.networks.models.layer_kinds import (
     num_inputs,
     num_outputs,
 )
+from gfs_dist.pruning.calibration.layer_sites import fittable
 from gfs_dist.pruning.structure.probing import (
     MIXED,
     NONE,
@@ -292,9 +293,10 @@ class Prober:
 
 
 def _goes_whole(module: nn.Module) -> bool:
-    """Whether a grouped convolution has more groups than channels in each of them."""
+    """Whether a grouped convolution has more groups than channels in each, or cannot be fitted."""
     groups, outputs, inputs, *_ = blocks(module).shape
-    return groups > 1 and inputs > 1 and groups > max(inputs, outputs)
+    many = groups >= max(inputs, outputs) or not fittable(module)
+    return groups > 1 and inputs > 1 and many
 
 
 def _is_cut_along(module: nn.Module, channels: Sequence[bool]) -> bool:
