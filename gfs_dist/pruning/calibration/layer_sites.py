@@ -76,9 +76,10 @@ def fittable(module: nn.Module) -> bool:
     """Whether its output is its weight times what it reads: linear layers and convolutions.
 
     Depthwise ones, which join no channels, are left as they are, and so are those whose weight is
-    computed from other tensors.
+    computed from other tensors, and grouped ones of many inputs: moments are held for all groups
+    together.
     """
-    if type(module) not in _LAYERS and not is_transformers_conv1d(module):
+    if not isinstance(module, _LAYERS) and not is_transformers_conv1d(module):
         return False
     if "weight" not in dict(module.named_parameters(recurse=False)):
         return False
@@ -107,7 +108,16 @@ class _Finder:
 
     def __init__(self, network: GraphNetwork, example: Tensor | Inputs) -> None:
         self.network = network
-        self.shapes = dict(_shapes(network, example))
+        self.shapes: dict[str, torch.Size] = {}
+        self.others: set[str] = set()
+        for step, results in _run(network, example):
+            found = results[step.name]
+            if isinstance(found, Tensor):
+                self.shapes[step.name] = found.shape
+                if step.kind == "module" and step.plain and len(step.args) == 1:
+                    module, x = network.get_submodule(step.target), results[step.args[0].name]
+                    if isinstance(module, _LAYERS) and not _is_itself(module, x, found):
+                        self.others.add(step.name)
         self.outputs = needed(network.gfs_output)
         self.users: dict[str, list[Step]] = {name: [] for name in network.gfs_inputs}
         self.calls: Counter[nn.Module] = Counter()
@@ -129,6 +139,8 @@ class _Finder:
     def called(self, step: Step) -> nn.Module | None:
         """The layer that a step calls with one tensor, if no other step uses it or its weights."""
         if step.kind != "module" or not step.plain or len(step.args) != 1:
+            return None
+        if step.name in self.others:
             return None
         module = self.network.get_submodule(step.target)
         parameters = module.parameters(recurse=False)
@@ -207,16 +219,24 @@ class _Finder:
 
 
 @torch.no_grad()
-def _shapes(network: GraphNetwork, example: Tensor | Inputs) -> Iterator[tuple[str, torch.Size]]:
-    """Names and shapes of results that are tensors."""
+def _run(network: GraphNetwork, example: Tensor | Inputs) -> Iterator[tuple[Step, dict[str, Any]]]:
+    """Each step, with its result and those that it needed."""
     (name,) = network.gfs_inputs
     results: dict[str, Any] = {TRAINING.name: False, name: example}
     for step in network.gfs_program:
-        found = results[step.name] = network.run_step(step, results)
-        if isinstance(found, Tensor):
-            yield step.name, found.shape
+        results[step.name] = network.run_step(step, results)
+        yield step, results
         for used in step.last_used:
             del results[used]
+
+
+def _is_itself(module: nn.Module, x: Tensor, found: Tensor) -> bool:
+    """Whether a layer of a class of its own computes what the class of torch.nn does."""
+    kind = next(kind for kind in _LAYERS if isinstance(module, kind))
+    if type(module) is kind:
+        return True
+    expected = kind.forward(module, x)  # type: ignore[arg-type]
+    return expected.shape == found.shape and torch.allclose(expected, found, 1e-4, 1e-6)
 
 
 def _in_turn(sites: Sequence[Site], before: dict[str, frozenset[str]]) -> list[Site]:

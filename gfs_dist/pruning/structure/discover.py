@@ -193,9 +193,12 @@ def _why_not(model: nn.Module, network: GraphNetwork, layer: Layer, sites: set[s
     recorded = {name for name, _ in network.named_modules(remove_duplicate=False)}
     for part in (*layer.cut_slices, *layer.consumers):
         module = model.get_submodule(part.module)
-        # Of a norm of another class, the tensors are cut; one without any has no place.
-        alone = is_layer(module) or part.module not in recorded
-        if alone and type(module) not in MODULE_NAMES:
+        # Of a norm of another class, the tensors are cut; one without any has no place. Recorded
+        # steps of a layer of another class are those of its code, which know no layer.
+        cut = part.module in recorded and (
+            not is_layer(module) or is_layer(network.get_submodule(part.module))
+        )
+        if not cut and type(module) not in MODULE_NAMES:
             kind = type(module).__name__
             return f"{part.module!r} is a {kind}, accepted are the layers of torch.nn themselves"
     for name in (part.module for part in layer.consumers):
@@ -203,7 +206,8 @@ def _why_not(model: nn.Module, network: GraphNetwork, layer: Layer, sites: set[s
         if name not in sites:
             return (
                 f"read by {name!r}, a {type(module).__name__} whose weights cannot be fitted (of "
-                "a linear layer or convolution that is called once, with one tensor, they can)"
+                "a linear layer or convolution that is called once, with one tensor, and computes "
+                "what that of torch.nn does, they can)"
             )
         inputs = num_inputs(module) * kernel_size(module)
         if inputs > MAX_INPUTS:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
+from gfs_dist.networks.graph.json_values import StepOutput
 from gfs_dist.networks.graph.record import record
 from gfs_dist.pruning.calibration.layer_sites import Site, ancestors, find_sites, fittable
 from tests.pruning.zoo import BasicBlock, Bottleneck, InvertedResidual, images
@@ -274,3 +276,31 @@ def test_sites_come_after_all_that_they_depend_on() -> None:
         needed = before[site.source] | (before[site.other] if site.other else frozenset())
         assert all(place[name] < number for name in needed & place.keys())
     assert [site.module for site in sites] == ["stem", "conv1", "short", "deep", "conv2", "head"]
+
+
+class Same(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T + self.bias
+
+
+class Twice(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "sites"),
+    [
+        (Same(4, 3), torch.randn(5, 4), ["layer"]),
+        (Twice(4, 3, 3), torch.randn(2, 4, 5, 5), []),
+        (type("Other", (nn.Conv2d,), {})(4, 3, 3), torch.randn(2, 4, 5, 5), ["layer"]),
+    ],
+    ids=["same", "twice", "renamed"],
+)
+def test_layers_of_other_classes_are_sites_if_they_compute_the_same(
+    layer: nn.Module, x: Tensor, sites: list[str]
+) -> None:
+    steps = [Step("y", "module", "layer", [StepOutput("x")], {})]
+    network = GraphNetwork(["x"], steps, StepOutput("y")).eval()
+    network.add_module("layer", layer)
+    assert [site.module for site in find_sites(network, x)] == sites
