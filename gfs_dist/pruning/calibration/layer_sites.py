@@ -114,10 +114,10 @@ class _Finder:
             found = results[step.name]
             if isinstance(found, Tensor):
                 self.shapes[step.name] = found.shape
-                if step.kind == "module" and step.plain and len(step.args) == 1:
-                    module, x = network.get_submodule(step.target), results[step.args[0].name]
-                    if isinstance(module, _LAYERS) and not _is_itself(module, x, found):
-                        self.others.add(step.name)
+                module = network.get_submodule(step.target) if step.kind == "module" else None
+                layer = isinstance(module, _LAYERS) and step.plain and len(step.args) == 1
+                if layer and not _is_itself(module, results[step.args[0].name], found):
+                    self.others.add(step.name)
         self.outputs = needed(network.gfs_output)
         self.users: dict[str, list[Step]] = {name: [] for name in network.gfs_inputs}
         self.calls: Counter[nn.Module] = Counter()
@@ -230,12 +230,12 @@ def _run(network: GraphNetwork, example: Tensor | Inputs) -> Iterator[tuple[Step
             del results[used]
 
 
-def _is_itself(module: nn.Module, x: Tensor, found: Tensor) -> bool:
+def _is_itself(module: Any, x: Tensor, found: Tensor) -> bool:
     """Whether a layer of a class of its own computes what the class of torch.nn does."""
     kind = next(kind for kind in _LAYERS if isinstance(module, kind))
     if type(module) is kind:
         return True
-    expected = kind.forward(module, x)  # type: ignore[arg-type]
+    expected = kind.forward(module, x)
     return expected.shape == found.shape and torch.allclose(expected, found, 1e-4, 1e-6)
 
 
