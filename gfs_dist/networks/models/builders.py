@@ -311,7 +311,7 @@ def _read_hf(path: Path) -> nn.Module:
     cls: Any = getattr(transformers, names[0]) if names else None
     if not _is_model_class(cls):
         cls = transformers.AutoModel
-    with _quiet(transformers):
+    with quiet(transformers):
         network, found = _asked(
             "hf",
             str(path),
@@ -326,7 +326,7 @@ def _read_hf(path: Path) -> nn.Module:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """Without progress bars and reports of loading."""
     logging = transformers.utils.logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
