@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import gfs_dist
-from gfs_dist.errors import InputError
+from gfs_dist.errors import GfsError, InputError
 from tools.records.networks import state_of, unchanged
 from tools.records.record import keep
 from tools.records.zoo_networks import ZOO
@@ -162,12 +162,12 @@ def measure(name: str) -> dict[str, Any]:
         with warnings.catch_warnings(action="ignore"):
             try:
                 result = gfs_dist.prune(network, batches, budget=BUDGET)
-            except InputError as error:
+            except GfsError as error:
                 if "coupled=true" not in str(error):
                     raise
                 coupled = True
                 result = gfs_dist.prune(network, batches, budget=BUDGET, coupled=True)
-    except InputError as error:
+    except GfsError as error:
         return row | {"result": f"refused: {error}", "untouched": unchanged(network, before)}
     seconds = time.perf_counter() - began
     report, costs = result.report, result._source.pruner.costs  # noqa: SLF001 - for the least share

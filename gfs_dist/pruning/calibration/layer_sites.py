@@ -133,7 +133,9 @@ class _Finder:
                     self.users[name].append(step)
             if step.kind == "module":
                 self.calls[network.get_submodule(step.target)] += 1
-            elif step.kind == "tensor":
+        for step in network.gfs_program:
+            # Code that asks for a weight's dtype alone does not share it.
+            if step.kind == "tensor" and (self.users[step.name] or step.name in self.outputs):
                 self.owners[id(reduce(getattr, step.path, network))] += 1
 
     def called(self, step: Step) -> nn.Module | None:
