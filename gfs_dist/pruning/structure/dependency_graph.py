@@ -31,7 +31,6 @@ class ChannelGroup:
         producers: modules that lose outputs, in forward order; carriers and consumers likewise.
         obstacle: why nothing here can be removed; empty if it can.
         added_to: another producer whose outputs are added to these; empty if there is none.
-        final: the obstacle is none of torch-pruning's: whoever else looks would find it too.
     """
 
     producers: list[Slice] = field(default_factory=list)
@@ -39,7 +38,6 @@ class ChannelGroup:
     consumers: list[Slice] = field(default_factory=list)
     obstacle: str = ""
     added_to: str = ""
-    final: bool = False
 
 
 class ChannelDependencies:
@@ -105,7 +103,7 @@ class ChannelDependencies:
         module = self.module(name)
         group = ChannelGroup(obstacle=self.fault(name))
         if group.obstacle or self.channels(name) == 1:
-            group.final, group.obstacle = True, group.obstacle or "has only one channel"
+            group.obstacle = group.obstacle or "has only one channel"
             return group
         group.obstacle = self._grouped(name)
         if group.obstacle:

@@ -12,7 +12,12 @@ from gfs_dist.errors import InputError, error_line
 from gfs_dist.networks.graph.allowed import MODULE_NAMES
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.measure.inputs import Inputs, run, tensors_of
-from gfs_dist.networks.models.layer_kinds import is_layer, kernel_size, num_inputs
+from gfs_dist.networks.models.layer_kinds import (
+    is_layer,
+    kernel_size,
+    num_inputs,
+    reads_features,
+)
 from gfs_dist.pruning.calibration.layer_sites import find_sites
 from gfs_dist.pruning.structure.dependency_graph import ChannelDependencies, ChannelGroup
 from gfs_dist.pruning.structure.probed_layers import PARTS, UNEVEN, Prober
@@ -25,6 +30,9 @@ MAX_INPUTS = 12_288
 
 LIMITS = ("grouped convolution", "torch-pruning")
 """Words in reasons that are no reasons for a probe, which tells its own."""
+
+UNCLEAR = (*LIMITS, "mixed by", "splits its channels", "one to one", "combined with those of")
+"""Words in reasons behind which a probe may find channels that go together."""
 
 SEED = 0
 TOLERANCE = 1e-9
@@ -72,8 +80,10 @@ def find_structure(
                 )
             )
             taken |= layers[-1].cut_modules
-        elif not group.final and not group.added_to:
-            unclear.append(name)
+        elif any(word in group.obstacle for word in UNCLEAR):
+            # Behind a linear layer, a LayerNorm mixes its channels for certain.
+            mixed = "mixed by LayerNorm" in group.obstacle
+            unclear += [] if mixed and reads_features(dependencies.module(name)) else [name]
     layers += _probed(model, dependencies, example[:2], unclear, taken, reasons, coupled=coupled)
     faults = try_removal(model, layers, example[:2])
     for layer in layers:

@@ -32,7 +32,8 @@ INNER = {
         "6": 10, "8.conv1": 8, "8.conv2": 4,
     },
     "grouped convolution": {
-        "conv1": 8, **{f"blocks.{i}.conv{j}": 4 if i == 2 else 2 for i in range(3) for j in (1, 2)},
+        "conv1": 8,
+        "blocks.0.conv1": 2, "blocks.1.conv1": 2, "blocks.2.conv1": 4, "blocks.2.conv2": 4,
     },
     "squeeze-and-excitation": {
         "4.conv.0": 24, "4.conv.6.fc1": 6, "5.conv.0": 36, "5.conv.6.fc1": 6, "6": 20,
