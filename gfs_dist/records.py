@@ -293,6 +293,7 @@ class ResultRow(Measured):
         layers: of a deep network; of one with two layers there are none.
         budget, sizing, difference: of a deep network: what was asked for, how widths were chosen,
             and the largest difference between outputs of the cut and the masked network.
+        binds: the limit of which that network takes most; empty without limits.
         streams: of a deep network whose streams were repaired.
         steps, stop_reason, evaluated_share, theory, verified: of a two-layer network's search.
         accuracy_before, checkpoints: of a network that was trained on.
@@ -317,6 +318,7 @@ class ResultRow(Measured):
     verified: NotRequired[bool]
     budget: NotRequired[str]
     sizing: NotRequired[dict[str, Any]]
+    binds: NotRequired[str]
     difference: NotRequired[float]
     streams: NotRequired[StreamFacts]
     accuracy_before: NotRequired[float | None]

@@ -12,6 +12,7 @@ from gfs_dist.errors import ConfigError, RunFolderError
 from gfs_dist.files import RunFolder
 from gfs_dist.files.find import find_checkpoints
 from gfs_dist.files.run_folder import MAX_NAME
+from gfs_dist.pruning.widths.budget import Budget
 from gfs_dist.records import Report
 from gfs_dist.runtime import open_runtime
 from gfs_dist.workflows.pipeline import PruneRun, result_name, show_results
@@ -37,10 +38,7 @@ def run(config: schema.Cut, reporter: Reporter) -> Report:
     assert pruned.checkpoint is not None, "checked"
     iteration, place = find_checkpoints(pruned.checkpoint)[-1]
     source = result_name(iteration)
-    budget = config.budget.limit
-    value = "" if budget.kind == "widths" else f"_{float(budget.share):.6g}"
-    rounded = "" if budget.round_to == 1 else f"_round_to_{budget.round_to}"
-    name = config.name or f"{source}_{budget.kind}{value}{rounded}"
+    name = config.name or f"{source}_{_short_words(config.budget.limit)}"
     with use_threads(config.threads):
         _check_name(RunFolder(config.path), name)
         family = DeepFamily(pruned, [(iteration, place)])
@@ -66,6 +64,13 @@ def run(config: schema.Cut, reporter: Reporter) -> Report:
                 report.write(report.status)  # which lists the files of the run
             show_results(family, report, reporter)
             return report.content
+
+
+def _short_words(budget: Budget) -> str:
+    """``macs_0.35_round_to_8``."""
+    shares = [f"{kind}_{float(share):.6g}" for kind, share in budget.shares.items()]
+    rounded = [f"round_to_{budget.round_to}"] if budget.round_to > 1 else []
+    return "_".join([*(shares or ["widths"]), *rounded])
 
 
 def _configuration(config: schema.Cut) -> schema.Prune:

@@ -447,6 +447,17 @@ def test_objectives_of_the_loss_need_labels(network: nn.Module, objective: str) 
         )
 
 
+def test_several_limits_all_hold(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
+    result = gfs_dist.prune(network, batches, budget={"macs": 0.6, "params": 0.8})
+    found, dense = result.report, result.report["dense"]
+    assert found["macs"] <= 0.6 * dense["macs"]
+    assert found["params"] <= 0.8 * dense["params"]
+    assert found["binds"] in ("macs", "params")
+    assert max(found["used"].values()) == found["used"][found["binds"]] <= 1
+    one = result.cut({"params": 0.8}).report
+    assert result.cut({"params": 0.8, "macs": 1.0}).report["layers"] == one["layers"]
+
+
 @pytest.mark.parametrize("budget", [{"tolerance": 0.5}, {"params": 0.8}])
 def test_other_budgets(
     network: nn.Module, batches: list[tuple[Tensor, Tensor]], budget: dict[str, float]

@@ -315,7 +315,7 @@ def cuts(
         pruner = Pruner.prepare(dense.network, measures.batches(), settings, runtime, place)
         pruner.search(on_progress=lambda *_: tick())
         for share in setting.macs:
-            budget, name = Budget("macs", share, trials=setting.width_trials), as_percent(share)
+            budget, name = Budget({"macs": share}, trials=setting.width_trials), as_percent(share)
             widths, tolerance = rule.widths(pruner, budget, tick)
             made = cut(pruner, widths, rule.repairs, name=f"cut_{name}", on_step=lambda *_: tick())
             model = folder / f"model_{name}"

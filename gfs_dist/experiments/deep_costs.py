@@ -63,7 +63,7 @@ def network_costs(model: str, width: float, images: Images, device: str, setting
     """
     network = fresh_network(architecture_of(model, width, images), 0)
     two = (images.inputs(images.x_train[:2]), images.labels_train[:2])
-    budget, cuts = Budget("macs", min(setting.macs)), len(setting.macs)
+    budget, cuts = Budget({"macs": min(setting.macs)}), len(setting.macs)
     spec = RuntimeSpec(kind="none", workers=1, device="cpu")
     with ScratchFolder("plan") as folder, open_runtime(spec) as runtime:
         pruner = Pruner.prepare(

@@ -28,13 +28,13 @@ def by_tolerance(
     The paper gives no tolerance, only the multiply-adds that were left. What the tolerance leaves
     of the budget goes to the first layers, up to the widths that the next smaller one has.
     """
-    costs, limit = pruner.costs, pruner.costs.limit(budget)
+    costs, limit = pruner.costs, pruner.costs.limits(budget)["macs"]
     small, large = Fraction(0), Fraction(1)
     wide = {name: len(path.curve) for name, path in pruner.paths.items()}  # may end early
     widths = costs.least()
     for _ in range(HALVINGS):
         middle = (small + large) / 2
-        allowed = Budget("tolerance", middle)
+        allowed = Budget({"tolerance": middle})
         found = dict(choose_widths(pruner, allowed, lambda *_: tick()).widths)
         if costs.of("macs", found) <= limit:
             large, widths = middle, found

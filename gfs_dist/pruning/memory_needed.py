@@ -43,7 +43,7 @@ def rank_bytes(pruner: Pruner, budget: Budget, num_samples: int, streams: int | 
     modules = (pruner.dense.get_submodule(site.module) for site in pruner.sites)
     inputs = [num_inputs(module) * kernel_size(module) for module in modules]
     phases = [COPIES * 8 * max(inputs, default=0) ** 2]
-    if budget.kind in UNITS:
+    if budget.shares.keys() & UNITS:
         aimed, held = _trial_bytes(pruner)
         fitted = min(num_samples, TRIAL_SAMPLES)
         phases.append(fitted * aimed + 2 * min(num_samples, (1 + COMPARED) * fitted) * held)

@@ -100,7 +100,7 @@ def deep_pruning(
     if not searched:
         lines.append(_search(config, pruner, num_samples))
     lines += [
-        f"budget    {_budget(budget, pruner)}",
+        *(f"budget    {words}" for words in _budget(budget, pruner)),
         f"repair    {', '.join(repairs(config)) or 'none'}",
     ]
     if config.repair.streams:
@@ -156,9 +156,10 @@ def budget_title(budget: Budget) -> str:
         "latency": f"time at batch {budget.batch}",
         "keep": "channels of each layer",
         "tolerance": "top-1 that may be lost at each layer",
-    }[budget.kind]
+    }
+    shares = [f"{percent(share)} of the {of[kind]}" for kind, share in budget.shares.items()]
     rounded = f", multiples of {budget.round_to}" if budget.round_to > 1 else ""
-    return f"{percent(budget.share)} of the {of}{rounded}"
+    return f"{' and '.join(shares)}{rounded}"
 
 
 def repairs(config: schema.Prune) -> list[str]:
@@ -211,31 +212,32 @@ def _streams(config: schema.Prune, pruner: Pruner, num_samples: int) -> str:
     """The repair of streams: forward through both networks, and twice that back."""
     steps, batch = config.repair.steps or 0, min(BATCH, num_samples)
     dense, budget = pruner.costs.dense("macs"), config.budget.limit
-    share = float(budget.share) if budget.kind == "macs" else 1.0
+    share = float(budget.shares.get("macs", 1))
     macs = steps * batch * dense * (1 + 3 * share)
     return (
         f"streams   {steps:,} steps of {batch} calibration images, without labels; "
-        f"{'' if budget.kind == 'macs' else 'at most '}{macs:.2g} multiply-adds"
+        f"{'' if 'macs' in budget.shares else 'at most '}{macs:.2g} multiply-adds"
     )
 
 
-def _budget(budget: Budget, pruner: Pruner) -> str:
-    """The budget as numbers of this network, and the least that is possible."""
+def _budget(budget: Budget, pruner: Pruner) -> list[str]:
+    """The budget as numbers of this network, and the least that is possible; a line a limit."""
     if budget.kind == "widths":
-        return f"widths of {len(budget.widths)} layers, as given"
-    share = percent(budget.share)
-    if budget.kind == "keep":
-        return f"{share} of the channels of each layer"
+        return [f"widths of {len(budget.widths)} layers, as given"]
+    costs, least = pruner.costs, pruner.costs.least(budget.round_to)
+    words = {
+        "keep": "of the channels of each layer",
+        "latency": f"of the time of the dense network at batch {budget.batch}: feasible",
+    } | {
+        kind: f"of the {UNITS[kind]}: at most {limit:,} of {costs.dense(kind):,}; feasible, the "
+        f"least possible is {costs.of(kind, least):,}"
+        for kind, limit in costs.limits(budget).items()
+    }
+    shares = {kind: percent(share) for kind, share in budget.shares.items()}
     if budget.kind == "tolerance":
-        return f"top-1 on the calibration images may fall by {share} of itself at each layer"
-    if budget.kind == "latency":
-        return f"{share} of the time of the dense network at batch {budget.batch}: feasible"
-    costs = pruner.costs
-    least = costs.of(budget.kind, costs.least(budget.round_to))
-    return (
-        f"{share} of the {UNITS[budget.kind]}: at most {costs.limit(budget):,} of "
-        f"{costs.dense(budget.kind):,}; feasible, the least possible is {least:,}"
-    )
+        share = shares["tolerance"]
+        return [f"top-1 on the calibration images may fall by {share} of itself at each layer"]
+    return [f"{share} {words[kind]}" for kind, share in shares.items()]
 
 
 def _training(spec: DeepSpec, num_samples: int, workers: int) -> str:

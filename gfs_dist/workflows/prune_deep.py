@@ -277,6 +277,7 @@ class DeepPruning:
             "picks_sha256": picks_sha256(self.pruner),
             "layers": layer_rows(self.pruner, found, chosen.widths),
             "sizing": vars(chosen),
+            "binds": chosen.binds,
             "difference": found.difference,
         }
         if found.streams:

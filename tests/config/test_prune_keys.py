@@ -32,7 +32,7 @@ def test_null_means_what_fits_two_layers() -> None:
 def test_null_means_what_fits_deep_networks() -> None:
     config = deep()
     assert (config.objective, config.replacement, config.steps) == ("least_squares", False, None)
-    assert config.budget.limit == Budget("macs", Fraction(1, 2))
+    assert config.budget.limit == Budget({"macs": Fraction(1, 2)})
     done = {name for name, wanted in vars(config.repair).items() if wanted}
     assert done == {"fold", "refit", "reselect"}
     assert [name for name, found in vars(config.repair).items() if found is None] == ["steps"]
@@ -47,12 +47,12 @@ def test_null_means_what_fits_deep_networks() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["budget.macs=35.7%"], Budget("macs", Fraction("0.357"))),
-        (["budget.params=0.5", "budget.round_to=8"], Budget("params", Fraction(1, 2), {}, 8)),
-        (["budget.latency=60%"], Budget("latency", Fraction(3, 5))),
-        (["budget.latency=0.6", "budget.batch=32"], Budget("latency", Fraction(3, 5), batch=32)),
-        (["budget.keep=1"], Budget("keep")),
-        (["budget.tolerance=0.02"], Budget("tolerance", Fraction(1, 50))),
+        (["budget.macs=35.7%"], Budget({"macs": Fraction("0.357")})),
+        (["budget.params=0.5", "budget.round_to=8"], Budget({"params": Fraction(1, 2)}, {}, 8)),
+        (["budget.latency=60%"], Budget({"latency": Fraction(3, 5)})),
+        (["budget.latency=0.6", "budget.batch=32"], Budget({"latency": Fraction(3, 5)}, batch=32)),
+        (["budget.keep=1"], Budget({"keep": Fraction(1)})),
+        (["budget.tolerance=0.02"], Budget({"tolerance": Fraction(1, 50)})),
     ],
 )
 def test_budgets_are_set_by_words(words: list[str], expected: Budget) -> None:

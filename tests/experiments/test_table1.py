@@ -81,7 +81,7 @@ def test_the_tolerance_is_the_least_that_meets_the_budget(
     train_deep(network, images, DeepSpec(iterations=20))
     spec = RuntimeSpec(kind="none", workers=1, device="cpu")
     batch = images.inputs(images.x_train), images.labels_train
-    budget = Budget("macs", Fraction(60, 100))
+    budget = Budget({"macs": Fraction(60, 100)})
     with open_runtime(spec) as runtime:
         settings = RULES["paper"].settings
         pruner = Pruner.prepare(network, [batch], settings, runtime, tmp_path / "workspace")
@@ -89,8 +89,8 @@ def test_the_tolerance_is_the_least_that_meets_the_budget(
         widths, tolerance = by_tolerance(pruner, budget, lambda: None)
         # One after the other in place of halving.
         steps = [Fraction(k, 8) for k in range(1, 9)]
-        all_widths = [choose_widths(pruner, Budget("tolerance", step)).widths for step in steps]
-    limit, costs = pruner.costs.limit(budget), pruner.costs
+        all_widths = [choose_widths(pruner, Budget({"tolerance": step})).widths for step in steps]
+    limit, costs = pruner.costs.limits(budget)["macs"], pruner.costs
     meets = [costs.of("macs", found) <= limit for found in all_widths]
     assert meets == sorted(meets)  # wider tolerances stay within the budget too
     least = meets.index(True)

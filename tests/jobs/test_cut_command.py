@@ -109,6 +109,22 @@ def test_widths_and_rounding_are_taken_as_in_prune(run: Path, tmp_path: Path) ->
     assert widths(row) == {"0": 4, "3": 4, "6": 10}
 
 
+def test_several_limits_all_hold_and_the_one_that_binds_is_told(run: Path) -> None:
+    assert cut(run, "budget.macs=80%", "budget.params=40%") == 0
+    row = result(run, "step_00000025_macs_0.8_params_0.4")
+    dense = row["dense"]
+    assert row["params"] <= 0.4 * dense["params"]
+    assert row["macs"] <= 0.8 * dense["macs"]
+    assert row["budget"] == "80% of the multiply-adds and 40% of the parameters"
+    used = row["sizing"]["used"]
+    assert row["binds"] == row["sizing"]["binds"] == "params" == max(used, key=used.__getitem__)
+    assert used == {
+        kind: row[kind] / int(share * dense[kind])
+        for kind, share in (("macs", 0.8), ("params", 0.4))
+    }
+    assert "; params binds (of the limits macs " in (run / "report.md").read_text()
+
+
 def test_a_resumed_run_keeps_what_was_cut(run: Path) -> None:
     assert cut(run, "budget.macs=35%") == 0
     before = report(run)["results"]
@@ -140,7 +156,7 @@ def test_a_budget_that_cannot_be_met_is_refused_before_anything_is_written(
     for words, code, message in (
         (["budget.macs=1%"], 3, "budget.macs: found 1%"),
         (["budget.macs=2"], 2, "budget.macs: found 2, accepted a share"),
-        ([], 2, "budget: found none, accepted one of macs"),
+        ([], 2, "budget: found none, accepted one or more of macs"),
         (["budget.macs=35%", "name=step_00000025"], 2, "has a result step_00000025, accepted"),
         (["budget.macs=35%", "name=a/b"], 2, "name: found 'a/b', accepted"),
         (["budget.macs=35%", "name='a b'"], 2, "name: found 'a b', accepted letters"),

@@ -90,7 +90,7 @@ def _mean_squared_gradients(network: nn.Module, batches: Batches) -> None:
 
 def keep_local(scores: Scores, costs: Costs, limit: int) -> Kept:
     """The best of every layer, about the same share of each."""
-    widths = proportional(costs, limit)
+    widths = proportional(costs, {"macs": limit})
     return {name: _best(scores[name], width) for name, width in widths.items()}
 
 

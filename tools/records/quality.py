@@ -89,7 +89,7 @@ class Bench:
     device: torch.device
 
     def limit(self, budget: Fraction) -> int:
-        return self.pruner.costs.limit(Budget("macs", budget))
+        return self.pruner.costs.limits(Budget({"macs": budget}))["macs"]
 
     def accuracy(self, network: nn.Module) -> float:
         """Share of the test images that are classified rightly."""
@@ -203,9 +203,9 @@ def _widths(bench: Bench, pruner: Pruner, name: str, rule: str, budget: Fraction
         return dict(bench.cells.found[f"widths/least_squares/measured/{budget}"]["widths"])
     most = {layer: len(found.curve) for layer, found in pruner.paths.items()}
     makers: dict[str, Callable[[], Mapping[str, int]]] = {
-        "measured": lambda: choose_widths(pruner, Budget("macs", budget)).widths,
-        "curves": lambda: by_curves(pruner, limit),
-        "same share": lambda: proportional(pruner.costs, limit, most=most),
+        "measured": lambda: choose_widths(pruner, Budget({"macs": budget})).widths,
+        "curves": lambda: by_curves(pruner, {"macs": limit}),
+        "same share": lambda: proportional(pruner.costs, {"macs": limit}, most=most),
     }
     cell = bench.cells.once(
         f"widths/{name}/{rule}/{budget}", lambda: {"widths": dict(makers[rule]())}

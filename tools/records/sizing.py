@@ -81,7 +81,7 @@ def divergences(dense: Tensor, small: Tensor) -> Tensor:
 
 def by_exchange(pruner: Pruner, budget: Budget) -> tuple[Widths, int]:
     """Widths, and how many trials they took."""
-    costs, limit, task = pruner.costs, pruner.costs.limit(budget), make_trial(pruner)
+    costs, limit, task = pruner.costs, pruner.costs.limits(budget)["macs"], make_trial(pruner)
     samples = len(pruner.workspace.x(0)) * (len(task.fitted) + len(task.compared))
     trials = min(MOST, MULTIPLY_ADDS // (costs.dense("macs") * samples))
     trials = max(LEAST * len(pruner.channels), trials)
@@ -91,7 +91,7 @@ def by_exchange(pruner: Pruner, budget: Budget) -> tuple[Widths, int]:
 
     most = {name: len(found.curve) for name, found in pruner.paths.items()}
     search = WidthExchange(costs, "macs", limit, measure, trials, most)
-    starts = [by_curves(pruner, limit), proportional(costs, limit, most=most)]
+    starts = [by_curves(pruner, {"macs": limit}), proportional(costs, {"macs": limit}, most=most)]
     return search.run(starts)[0], search.used
 
 
@@ -120,7 +120,9 @@ def find(pruner: Pruner, budget: Budget, side: str) -> Cell:
 def measure(bench: Bench, pruner: Pruner, budget: Fraction, side: str) -> Cell:
     """One row: what a side found, and how good it is."""
     name = f"{float(100 * budget):g} %/{side}"
-    found = bench.cells.once(f"widths/{name}", partial(find, pruner, Budget("macs", budget), side))
+    found = bench.cells.once(
+        f"widths/{name}", partial(find, pruner, Budget({"macs": budget}), side)
+    )
     kept, task = pruner.keep(found["widths"], fold=False), make_trial(pruner)
 
     def make() -> Cell:

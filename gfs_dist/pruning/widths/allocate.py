@@ -18,18 +18,19 @@ EXPONENT = 60.0
 HALVINGS = 40
 SWEEPS = 20
 ROUNDING = 1e-12
+MIXES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+"""Weights of the first of two costs in a price of both."""
 
 
 def allocate(
     curves: Mapping[str, Sequence[float]],
     costs: Costs,
-    limit: int,
-    kind: str = "macs",
+    limits: Mapping[str, int],
     round_to: int = 1,
 ) -> dict[str, int]:
-    """Share a limit out over layers so that the sum of their losses is least.
+    """Share limits out over layers so that the sum of their losses is least.
 
-        minimise sum_l best_l(w_l)  subject to  cost(w) <= limit
+        minimise sum_l best_l(w_l)  subject to  cost_k(w) <= limit_k for every kind k
         best_l(w) = min over k <= w of curve_l(k)
 
     Costs of neighbouring layers multiply, so this has no closed form. Prices: at a price of the
@@ -37,9 +38,10 @@ def allocate(
     no layer changes; the price is bisected until the limit is met. Exchanges: one layer gets wider,
     another as narrow as that needs, as long as such a pair lowers the sum; they reach the widths
     off the convex hull that no price does. The rest is shared out as by :func:`proportional`: in
-    the end no layer can have its next width without passing the limit. (Against dynamic
+    the end no layer can have its next width without passing a limit. (Against dynamic
     programming and full enumeration: mostly the same sum, at worst one above it by a hundredth
-    of the losses' span.)
+    of the losses' span.) Under several limits the price is of their costs' mean, each in units of
+    its limit, with one of :data:`MIXES` as weights; of what they lead to the least sum is taken.
 
     The same arguments give the same widths; of equal choices the first layer's is taken.
 
@@ -48,8 +50,8 @@ def allocate(
             end before the layer is whole: then that is the most it gets. Layers without a curve
             stay whole.
         costs: of the network.
-        limit: the largest allowed cost; the smallest widths must meet it.
-        kind: of the cost, ``macs`` or ``params``.
+        limits: by kind, ``macs`` and ``params``, the largest allowed cost; the smallest widths
+            must meet them.
         round_to: widths are multiples of this (see :func:`allowed_widths`).
 
     Returns:
@@ -63,59 +65,72 @@ def allocate(
         allowed = allowed_widths(channels, round_to, len(best)) if name in curves else [channels]
         widths.append(np.array(allowed, np.int64))
         losses.append(best[np.array(allowed) - 1])
-    search = _WidthSearch(widths, losses, costs.kinds[kind], limit)
-    search.price()
-    search.exchange()
-    search.fill(np.array(list(costs.channels.values())))
-    chosen = dict(zip(costs.channels, search.widths.tolist(), strict=True))
+    bounds = [(costs.kinds[kind], limit) for kind, limit in limits.items()]
+    searches = []
+    for mix in _mixes([limit for _, limit in bounds]):
+        searches.append(search := _WidthSearch(widths, losses, bounds))
+        search.price(mix)
+        search.exchange()
+        search.fill(np.array(list(costs.channels.values())))
+    least = min(searches, key=lambda search: search.loss)
+    chosen = dict(zip(costs.channels, least.widths.tolist(), strict=True))
     return {name: width for name, width in chosen.items() if name in curves}
 
 
 def proportional(
     costs: Costs,
-    limit: int,
-    kind: str = "macs",
+    limits: Mapping[str, int],
     round_to: int = 1,
     most: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """About the same share of every layer, as much as a limit on the cost allows.
+    """About the same share of every layer, as much as limits on the cost allow.
 
     From the smallest widths on, the layer with the smallest share of its channels gets its next
-    width if that stays within the limit, until none does.
+    width if that stays within the limits, until none does.
 
     Args:
-        costs, limit, kind, round_to: see :func:`allocate`.
+        costs, limits, round_to: see :func:`allocate`.
         most: by layer the largest width; None for all channels of each.
     """
     most = costs.channels if most is None else most
     allowed = [allowed_widths(n, round_to, most[name]) for name, n in costs.channels.items()]
     widths = [np.array(choices, np.int64) for choices in allowed]
-    search = _WidthSearch(widths, [np.zeros(len(w)) for w in widths], costs.kinds[kind], limit)
+    bounds = [(costs.kinds[kind], limit) for kind, limit in limits.items()]
+    search = _WidthSearch(widths, [np.zeros(len(w)) for w in widths], bounds)
     search.fill(np.array(list(costs.channels.values())))
     return dict(zip(costs.channels, search.widths.tolist(), strict=True))
+
+
+def _mixes(limits: Sequence[int]) -> list[tuple[float, ...]]:
+    """Weights of the costs in a price; costs are in units of their limits, the first in its own."""
+    if len(limits) == 1:
+        return [(1.0,)]
+    first, second = limits
+    return [(mix, (1.0 - mix) * first / max(second, 1)) for mix in MIXES]
 
 
 class _WidthSearch:
     """A choice among the allowed widths of each of n layers, and ways to improve it.
 
-    It starts from the smallest widths, which must meet the limit; the limit is never passed.
+    It starts from the smallest widths, which must meet the limits; no limit is ever passed.
 
     Args:
         allowed: widths of each layer, ascending.
         losses: of each of these widths, never rising.
-        cost: of the network.
-        limit: on the cost.
+        bounds: costs of the network, and the limit on each.
 
     Attributes:
         widths: chosen so far, (n,).
     """
 
     def __init__(
-        self, allowed: list[Integers], losses: list[Floats], cost: Cost, limit: int
+        self,
+        allowed: list[Integers],
+        losses: list[Floats],
+        bounds: Sequence[tuple[Cost, int]],
     ) -> None:
-        self._allowed, self._losses, self._cost, self._limit = allowed, losses, cost, limit
-        self._squares = np.diag(cost.pairs)
-        self._mixed = cost.pairs + cost.pairs.T - 2 * np.diag(self._squares)
+        self._allowed, self._losses = allowed, losses
+        self._bounds = [_Bound(cost, limit) for cost, limit in bounds]
         self._most = np.array([widths[-1] for widths in allowed])
         self._spread = max(float(loss[0] - loss[-1]) for loss in losses)
         # At [i, v] the number of layer i's last choice that is at most v wide, -1 without one.
@@ -126,28 +141,46 @@ class _WidthSearch:
         for row, loss in zip(self._table, losses, strict=True):
             row[: len(loss)] = loss
         self.widths = np.array([widths[0] for widths in allowed])
-        assert cost(self.widths) <= limit, f"{cost(self.widths)} > {limit}"
+        assert self._fits(self.widths), [(b.cost(self.widths), b.limit) for b in self._bounds]
 
-    def price(self) -> None:
-        """Take the widths at the lowest price of the cost at which they meet the limit."""
-        unit = (self._spread or 1.0) / self._cost(self._most)
+    @property
+    def loss(self) -> float:
+        """The sum over layers."""
+        return float(self._table[np.arange(len(self.widths)), self._choices].sum())
+
+    def _fits(self, widths: Integers) -> bool:
+        return all(bound.cost(widths) <= bound.limit for bound in self._bounds)
+
+    def price(self, mix: Sequence[float]) -> None:
+        """Take the widths at the lowest price of the cost at which they meet the limits.
+
+        Args:
+            mix: weights of the costs in the one that has the price.
+        """
+        parts = list(zip(mix, self._bounds, strict=True))
+        linear = np.sum([weight * bound.cost.linear for weight, bound in parts], axis=0)
+        squares = np.sum([weight * bound.squares for weight, bound in parts], axis=0)
+        mixed = np.sum([weight * bound.mixed for weight, bound in parts], axis=0)
+        whole = sum(weight * bound.cost(self._most) for weight, bound in parts)
+        unit = (self._spread or 1.0) / whole
         low, high = -EXPONENT, EXPONENT
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            widths = self._at_price(unit * 2.0**middle)
-            if self._cost(widths) <= self._limit:
+            price = unit * 2.0**middle
+            widths = self._at_price(price, linear, squares, mixed)
+            if self._fits(widths):
                 high, self.widths = middle, widths
             else:
                 low = middle
 
-    def _at_price(self, price: float) -> Integers:
+    def _at_price(self, price: float, linear: Floats, squares: Floats, mixed: Floats) -> Integers:
         """Widths that no layer alone would change, given the others' and the price."""
         widths = self._most.copy()
         for _ in range(SWEEPS):
             before = widths.copy()
             for i, (allowed, losses) in enumerate(zip(self._allowed, self._losses, strict=True)):
-                slope = self._cost.linear[i] + self._mixed[i] @ widths
-                spent = slope * allowed + self._squares[i] * allowed**2
+                slope = linear[i] + mixed[i] @ widths
+                spent = slope * allowed + squares[i] * allowed**2
                 widths[i] = allowed[np.argmin(losses + price * spent)]
             if (widths == before).all():
                 break
@@ -167,10 +200,7 @@ class _WidthSearch:
         wider = self._allowed[i][self._allowed[i] > self.widths[i]]
         if not len(wider):
             return False
-        more = wider - self.widths[i]
-        rise = self._slopes[i] * more + self._squares[i] * (wider**2 - self.widths[i] ** 2)
-        slopes = self._slopes[:, None] + self._mixed[:, i, None] * more
-        kept = self._affordable(slopes, self._limit - self._cost(self.widths) - rise)
+        kept = np.min([bound.affordable(self.widths, i, wider) for bound in self._bounds], axis=0)
         choices = np.take_along_axis(self._numbers, kept, 1)
         now = np.take_along_axis(self._table, self._choices[:, None], 1)
         gain = now - np.take_along_axis(self._table, choices, 1)
@@ -187,32 +217,6 @@ class _WidthSearch:
     def _choices(self) -> Integers:
         return self._numbers[np.arange(len(self.widths)), self.widths]
 
-    @property
-    def _slopes(self) -> Integers:
-        """Cost of one more candidate of each layer, squares apart."""
-        return self._cost.linear + self._mixed @ self.widths
-
-    def _affordable(self, slopes: Integers, room: Integers) -> Integers:
-        """The largest width, at most the present one, to which the limit lets each layer go.
-
-        Args:
-            slopes: (n, c) cost of one more candidate of each layer in c cases, squares apart.
-            room: (c,) rest of the limit in each case; below 0, widths have to shrink.
-
-        Returns:
-            (n, c); 0 where no width makes enough room.
-        """
-        now, squares = self.widths[:, None], self._squares[:, None]
-        fits = now + room // slopes
-        if squares.any():  # the largest w with squares w^2 + slopes w <= total
-            total = room + slopes * now + squares * now**2
-            root = np.sqrt(np.maximum(slopes.astype(np.float64) ** 2 + 4.0 * squares * total, 0.0))
-            width = ((root - slopes) / np.maximum(2 * squares, 1)).astype(np.int64) + 1
-            width -= squares * width**2 + slopes * width > total
-            width -= squares * width**2 + slopes * width > total
-            fits = np.where(squares > 0, width, fits)
-        return np.clip(fits, 0, now)
-
     def fill(self, channels: Integers) -> None:
         """Give the layer with the smallest share of its channels its next width, until none fits.
 
@@ -224,12 +228,61 @@ class _WidthSearch:
             following = np.minimum(self._choices + 1, last)
             pairs = zip(self._allowed, following, strict=True)
             wider = np.array([widths[choice] for widths, choice in pairs])
-            rise = self._slopes * (wider - self.widths)
-            rise += self._squares * (wider**2 - self.widths**2)
-            room = self._limit - self._cost(self.widths)
-            fits = (wider > self.widths) & (rise <= room)
+            fits = wider > self.widths
+            for bound in self._bounds:
+                fits &= bound.rises(self.widths, wider) <= bound.room(self.widths)
             if not fits.any():
                 return
             share = np.where(fits, self.widths / channels, np.inf)
             i = int(np.argmin(share))
             self.widths[i] = wider[i]
+
+
+class _Bound:
+    """A cost of n layers, its limit, and what changes of widths make of them.
+
+    Attributes:
+        squares: (n,) and ``mixed`` (n, n): the pairs of a layer with itself, and with the others.
+    """
+
+    def __init__(self, cost: Cost, limit: int) -> None:
+        self.cost, self.limit = cost, limit
+        self.squares = np.diag(cost.pairs)
+        self.mixed = cost.pairs + cost.pairs.T - 2 * np.diag(self.squares)
+
+    def room(self, widths: Integers) -> int:
+        return self.limit - self.cost(widths)
+
+    def slopes(self, widths: Integers) -> Integers:
+        """Cost of one more candidate of each layer, squares apart."""
+        return self.cost.linear + self.mixed @ widths
+
+    def rises(self, widths: Integers, wider: Integers) -> Integers:
+        """What each layer alone at another width adds to the cost."""
+        return self.slopes(widths) * (wider - widths) + self.squares * (wider**2 - widths**2)
+
+    def affordable(self, widths: Integers, i: int, wider: Integers) -> Integers:
+        """The largest width, at most the present one, to which the limit lets each layer go.
+
+        Args:
+            widths: at present.
+            i: a layer that gets wider.
+            wider: (c,) its widths in c cases.
+
+        Returns:
+            (n, c); 0 where no width makes enough room.
+        """
+        more = wider - widths[i]
+        rise = self.slopes(widths)[i] * more + self.squares[i] * (wider**2 - widths[i] ** 2)
+        slopes = self.slopes(widths)[:, None] + self.mixed[:, i, None] * more
+        room = self.room(widths) - rise
+        now, squares = widths[:, None], self.squares[:, None]
+        fits = now + room // slopes
+        if squares.any():  # the largest w with squares w^2 + slopes w <= total
+            total = room + slopes * now + squares * now**2
+            root = np.sqrt(np.maximum(slopes.astype(np.float64) ** 2 + 4.0 * squares * total, 0.0))
+            width = ((root - slopes) / np.maximum(2 * squares, 1)).astype(np.int64) + 1
+            width -= squares * width**2 + slopes * width > total
+            width -= squares * width**2 + slopes * width > total
+            fits = np.where(squares > 0, width, fits)
+        return np.clip(fits, 0, now)

@@ -16,29 +16,30 @@ from typing import Any
 from gfs_dist.errors import ConfigError
 from gfs_dist.files.untrusted import load_json
 
-KINDS = ("macs", "params", "latency", "keep", "tolerance", "widths")
+LIMITS = ("macs", "params", "latency")
+KINDS = (*LIMITS, "keep", "tolerance", "widths")
 UNITS = {"macs": "multiply-adds", "params": "parameters"}
-"""Budgets on a cost that follows from the widths alone, and what it counts."""
+"""Limits on a cost that follows from the widths alone, and what it counts."""
+BATCHED = ("latency",)
+"""Limits on what is measured at a batch of inputs."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """One limit.
+    """One limit or several, or a rule of its own.
 
     Attributes:
-        kind: ``macs``, ``params``, ``latency``: share kept of the whole dense network's;
-            ``keep``: share of each layer's channels; ``tolerance``: relative drop of top-1;
-            ``widths``: the widths themselves.
-        share: exactly as typed; 1 for ``widths``.
-        widths: channels to keep by layer; empty but for ``widths``.
+        shares: exactly as typed, by kind: ``macs``, ``params``, ``latency``, which may stand
+            together: shares kept of the whole dense network's; or, alone, ``keep``: share
+            of each layer's channels, ``tolerance``: relative drop of top-1. Empty with ``widths``.
+        widths: channels to keep by layer, where they are given.
         round_to: widths are multiples of this.
         batch: inputs at once where latency is measured.
         trials: networks that may be cut and measured to find widths (``macs``, ``params``); None
             for as many as the caller thinks fit.
     """
 
-    kind: str
-    share: Fraction = Fraction(1)
+    shares: Mapping[str, Fraction] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
     round_to: int = 1
     batch: int = 1
@@ -46,13 +47,13 @@ class Budget:
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Budget:
-        """The budget of ``{"macs": 0.5}``, ``{"keep": "50%", "round_to": 8}`` and the like.
+        """The budget of ``{"macs": 0.5}``, ``{"macs": 0.5, "params": "60%", "round_to": 8}``.
 
         Args:
-            given: exactly one of :data:`KINDS`; ``round_to``, ``batch`` with ``latency``, and
-                ``trials`` with ``macs`` and ``params`` may stand beside it. None counts as not
-                given. ``widths`` is a mapping of layers to widths, or the name of a JSON file of
-                one.
+            given: some of :data:`LIMITS`, or one other of :data:`KINDS`; ``round_to``, ``batch``
+                with ``latency``, and ``trials`` with ``macs`` and ``params`` may
+                stand beside them. None counts as not given. ``widths`` is a mapping of layers to
+                widths, or the name of a JSON file of one.
 
         Raises:
             ConfigError: names ``budget.KEY``, found and accepted.
@@ -67,22 +68,29 @@ class Budget:
                     f"budget.{key}: unknown, accepted {', '.join(known)}{nearest(key, known)}"
                 )
         kinds = [kind for kind in KINDS if kind in found]
-        if len(kinds) != 1:
-            names = " and ".join(f"budget.{kind}" for kind in kinds) or "none"
-            raise ConfigError(f"budget: found {names}, accepted one of {', '.join(KINDS)}")
-        (kind,) = kinds
-        for key, partners in (("batch", ("latency",)), ("trials", tuple(UNITS))):
-            if key in found and kind not in partners:
+        names = " and ".join(f"budget.{kind}" for kind in kinds)
+        if not kinds or (len(kinds) > 1 and not set(kinds) <= set(LIMITS)):
+            raise ConfigError(
+                f"budget: found {names or 'none'}, accepted one or more of {', '.join(LIMITS)}, or "
+                f"one of {', '.join(KINDS[len(LIMITS) :])}"
+            )
+        for key, partners in (("batch", BATCHED), ("trials", tuple(UNITS))):
+            if key in found and not set(kinds) & set(partners):
                 raise ConfigError(
-                    f"budget.{key}: found with budget.{kind}, accepted with "
-                    f"{' and '.join(partners)} only"
+                    f"budget.{key}: found with {names}, accepted with {' and '.join(partners)} only"
                 )
         counts: dict[str, Any] = {
             key: _count(key, found[key]) for key in known[len(KINDS) :] if key in found
         }
-        if kind == "widths":
-            return cls(kind, widths=_read_widths(found[kind]), **counts)
-        return cls(kind, _parse_share(f"budget.{kind}", found[kind]), **counts)
+        if "widths" in found:
+            return cls(widths=_read_widths(found["widths"]), **counts)
+        return cls({kind: _parse_share(f"budget.{kind}", found[kind]) for kind in kinds}, **counts)
+
+    @property
+    def kind(self) -> str:
+        """``limits``, ``keep``, ``tolerance`` or ``widths``."""
+        kind = next(iter(self.shares), "widths")
+        return "limits" if kind in LIMITS else kind
 
 
 def percent(share: Fraction) -> str:

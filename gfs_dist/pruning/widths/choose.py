@@ -13,9 +13,10 @@ from gfs_dist.networks.measure.loss_and_accuracy import classify
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.repair.fit_rule import FitRule
 from gfs_dist.pruning.widths.allocate import allocate, proportional
-from gfs_dist.pruning.widths.budget import Budget, allowed_widths, uniform_widths
-from gfs_dist.pruning.widths.feasible import measure_seconds
+from gfs_dist.pruning.widths.budget import Budget, allowed_widths, percent, uniform_widths
+from gfs_dist.pruning.widths.feasible import MEASURES
 from gfs_dist.pruning.widths.fit_choice import choose_fit_rule
+from gfs_dist.pruning.widths.ties import Ties
 from gfs_dist.pruning.widths.width_search import Widths, WidthSearch
 from gfs_dist.pruning.widths.width_trial import WidthTrial
 
@@ -46,6 +47,8 @@ class ChosenWidths:
         widths: by layer.
         rule: ``measured``, ``keep``, ``widths``, ``latency`` or ``tolerance``.
         reason: a sentence for the report.
+        used: by kind of limit, how much of it these widths take (1: all).
+        binds: the kind of limit of which most is taken; empty without limits.
         compared: rows ``rule``, ``loss``: rules measured against each other, by
             :class:`.WidthTrial`.
         weights: by layer, see :meth:`.WidthSearch.weights`, of this or another budget's trials;
@@ -57,6 +60,8 @@ class ChosenWidths:
     reason: str
     compared: list[dict[str, Any]] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
+    used: dict[str, float] = field(default_factory=dict)
+    binds: str = ""
 
 
 def choose_widths(
@@ -86,17 +91,58 @@ def choose_widths(
 
 def by_curves(
     pruner: Pruner,
-    limit: int,
-    kind: str = "macs",
+    limits: Mapping[str, int],
     round_to: int = 1,
     weights: Mapping[str, float] = MappingProxyType({}),
+    *,
+    uniform: bool = False,
 ) -> Widths:
     """Widths that make the sum of all layers' errors, each times its weight or 1, least."""
+    ties = Ties.of(pruner.structure.layers, uniform=uniform)
     curves = {
         name: [weights.get(name, 1.0) * error for error in found.curve]
         for name, found in pruner.paths.items()
     }
-    return allocate(curves, pruner.costs, limit, kind, round_to)
+    return ties.expand(allocate(ties.curves(curves), ties.costs(pruner.costs), limits, round_to))
+
+
+def _within_limits(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) -> ChosenWidths:
+    """Widths by what multiply-adds and parameters allow; narrower ones, where those take more of
+    what is measured than is allowed.
+    """
+    costs, limits = pruner.costs, pruner.costs.limits(budget)
+    measures = {kind: MEASURES[kind] for kind in budget.shares if kind in MEASURES}
+    allowed = {
+        kind: float(budget.shares[kind]) * measure(pruner, {}, budget.batch)
+        for kind, measure in measures.items()
+    }
+
+    def use(widths: Widths) -> dict[str, float]:
+        found = {kind: costs.of(kind, widths) / limit for kind, limit in limits.items()}
+        for kind, measure in measures.items():
+            found[kind] = measure(pruner, widths, budget.batch) / allowed[kind]
+        return found
+
+    def propose(cost: int) -> Widths:
+        macs = min(cost, limits.get("macs", cost))
+        weights = pruner.weights if limits else {}
+        return by_curves(pruner, {**limits, "macs": macs}, budget.round_to, weights)
+
+    used = {}
+    if limits:
+        chosen = _measured(pruner, budget, on_trial, quick)
+        used = use(chosen.widths)
+    if not used or max(used.values()) > 1:
+        dense = limits.get("macs", costs.dense("macs"))
+        least = costs.of("macs", costs.least(budget.round_to))
+        widths, used = widths_within(propose, use, least, dense)
+        rule = " and ".join(measures)
+        chosen = ChosenWidths(widths, rule, f"errors added up, {rule} measured")
+    binds = max(used, key=used.__getitem__)
+    if len(used) > 1:
+        told = ", ".join(f"{kind} {share:.1%}" for kind, share in used.items())
+        chosen = replace(chosen, reason=f"{chosen.reason}; {binds} binds (of the limits {told})")
+    return replace(chosen, used=used, binds=binds)
 
 
 def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) -> ChosenWidths:
@@ -104,31 +150,34 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) ->
     are cut, refitted and measured; then the errors of layers are weighted by what they do to the
     whole network. (The plain sum does not see what later layers make of an error.)
     """
-    limit, costs = pruner.costs.limit(budget), pruner.costs
+    limits, round_to = pruner.costs.limits(budget), budget.round_to
     task, samples = make_trial(pruner), len(pruner.workspace.x(0))
-    each = costs.dense("macs") * samples * (len(task.fitted) + len(task.compared))
-    known, layers = pruner.weights, len(pruner.channels)
-    trials = budget.trials or (QUICK + bool(known) if quick else most_trials(layers, each))
+    each = pruner.costs.dense("macs") * samples * (len(task.fitted) + len(task.compared))
+    ties = Ties.of(pruner.structure.layers, uniform=False)
+    costs = ties.costs(pruner.costs)
+    curves = ties.curves({name: found.curve for name, found in pruner.paths.items()})
+    known = pruner.weights
+    trials = budget.trials or (QUICK + bool(known) if quick else most_trials(len(curves), each))
     done, best = 0, float("inf")
 
     def measure(wanted: Sequence[Widths], anchor: Widths | None) -> list[float]:
         nonlocal done, best
-        kept = [pruner.keep(widths, fold=False) for widths in wanted]
-        shared = anchor and pruner.keep(anchor, fold=False)
+        kept = [pruner.keep(ties.expand(widths), fold=False) for widths in wanted]
+        shared = anchor and pruner.keep(ties.expand(anchor), fold=False)
         losses = list(pruner.runtime.map(task, [(own, shared or own) for own in kept]).values)
         done, best = done + len(losses), min(best, *losses)
         on_trial(done, trials, best)
         return losses
 
-    curves = {name: found.curve for name, found in pruner.paths.items()}
     most = {name: len(curve) for name, curve in curves.items()}
-    search = WidthSearch(costs, budget.kind, limit, curves, measure, trials, budget.round_to)
+    search = WidthSearch(costs, limits, curves, measure, trials, round_to)
     starts = {
-        "curves": by_curves(pruner, limit, budget.kind, budget.round_to),
-        "same share": proportional(costs, limit, budget.kind, budget.round_to, most),
+        "curves": allocate(curves, costs, limits, round_to),
+        "same share": proportional(costs, limits, round_to, most),
     }
     if known:
-        starts["weighted curves"] = by_curves(pruner, limit, budget.kind, budget.round_to, known)
+        weighted = by_curves(pruner, limits, round_to, known)
+        starts["weighted curves"] = {name: weighted[name] for name in curves}
     compared: list[dict[str, Any]] = [
         {"rule": rule, "loss": loss}
         for rule, loss in zip(starts, search.losses(list(starts.values())), strict=True)
@@ -142,8 +191,8 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) ->
     )
     if search.used > len(starts):
         compared.append({"rule": f"weighted curves, {search.used} trials", "loss": loss})
-        pruner.weights = search.weights()
-    return ChosenWidths(widths, "measured", reason, compared, pruner.weights)
+        pruner.weights = ties.expand(search.weights())
+    return ChosenWidths(ties.expand(widths), "measured", reason, compared, pruner.weights)
 
 
 def make_trial(pruner: Pruner) -> WidthTrial:
@@ -174,7 +223,7 @@ def most_trials(layers: int, each: int) -> int:
 
 
 def _uniform(pruner: Pruner, budget: Budget, *_: object) -> ChosenWidths:
-    widths = uniform_widths(pruner.costs.channels, budget.share, budget.round_to)
+    widths = uniform_widths(pruner.costs.channels, budget.shares["keep"], budget.round_to)
     return ChosenWidths(widths, "keep", "the same share of every layer, as asked")
 
 
@@ -182,56 +231,46 @@ def _given(pruner: Pruner, budget: Budget, *_: object) -> ChosenWidths:
     return ChosenWidths({**pruner.costs.channels, **budget.widths}, "widths", "as asked")
 
 
-def _fast_enough(pruner: Pruner, budget: Budget, *_: object) -> ChosenWidths:
-    widths = widths_within(
-        float(budget.share) * measure_seconds(pruner, {}, budget.batch),
-        lambda cost: by_curves(pruner, cost, "macs", budget.round_to),
-        lambda widths: measure_seconds(pruner, widths, budget.batch),
-        least=pruner.costs.of("macs", pruner.costs.least(budget.round_to)),
-        dense=pruner.costs.dense("macs"),
-    )
-    return ChosenWidths(widths, "latency", "errors added up, latency measured")
-
-
 def widths_within(
-    limit_s: float,
     propose: Callable[[int], Widths],
-    seconds: Callable[[Widths], float],
+    use: Callable[[Widths], Mapping[str, float]],
     least: int,
     dense: int,
-) -> Widths:
-    """The widths of largest cost whose measured time is within the limit.
+) -> tuple[Widths, dict[str, float]]:
+    """The widths of largest cost within limits that are measured.
 
     Time falls with cost, but in steps and with noise: the cost is halved down to 1/64 of its
-    range, and the widths found are measured once more. While it then takes too long, the next
+    range, and the widths found are measured once more. While that is then too much, the next
     smaller widths are taken, 2 % of the dense cost at a time.
 
     Args:
-        limit_s: seconds.
         propose: the best widths of at most a cost.
-        seconds: that a network of these widths takes, the median of several runs.
+        use: by kind of limit, the share of it that a network of these widths takes.
         least: cost of the smallest widths.
         dense: cost of the whole network.
 
+    Returns:
+        These widths, and what they use.
+
     Raises:
-        BudgetError: not even the smallest network is fast enough, this time.
+        BudgetError: not even the smallest network is within a limit, this time.
     """
     low, high = least, dense
     for _ in range(HALVINGS):
         middle = (low + high) // 2
-        if seconds(propose(middle)) <= limit_s:
+        if max(use(propose(middle)).values()) <= 1:
             low = middle
         else:
             high = middle
-    for cost in range(low, least, -max(1, dense // STEPS)):
-        if seconds(widths := propose(cost)) <= limit_s:
-            return widths
-    if (found := seconds(widths := propose(least))) > limit_s:
-        raise BudgetError(
-            f"budget.latency: the smallest network took {1e3 * found:.3g} ms where "
-            f"{1e3 * limit_s:.3g} ms are allowed"
-        )
-    return widths
+    for cost in (*range(low, least, -max(1, dense // STEPS)), least):
+        used = dict(use(widths := propose(cost)))
+        if max(used.values()) <= 1:
+            return widths, used
+    kind = max(used, key=used.__getitem__)
+    raise BudgetError(
+        f"budget.{kind}: the smallest network took {percent(Fraction(f'{used[kind]:.4f}'))} of "
+        "what is allowed"
+    )
 
 
 def _tolerant(pruner: Pruner, budget: Budget, on_trial: OnTrial, *_: object) -> ChosenWidths:
@@ -248,7 +287,7 @@ def _tolerant(pruner: Pruner, budget: Budget, on_trial: OnTrial, *_: object) -> 
         return classify(network, pruner.workspace.batches()).accuracy
 
     for name, found in pruner.paths.items():
-        wanted = float(1 - budget.share) * top1(widths)
+        wanted = float(1 - budget.shares["tolerance"]) * top1(widths)
         channels, most = pruner.costs.channels[name], len(found.curve)
         allowed = allowed_widths(channels, budget.round_to, most)
         low, high = -1, len(allowed) - 1
@@ -265,9 +304,7 @@ def _tolerant(pruner: Pruner, budget: Budget, on_trial: OnTrial, *_: object) -> 
 
 
 RULES: dict[str, Callable[[Pruner, Budget, OnTrial, bool], ChosenWidths]] = {
-    "macs": _measured,
-    "params": _measured,
-    "latency": _fast_enough,
+    "limits": _within_limits,
     "keep": _uniform,
     "tolerance": _tolerant,
     "widths": _given,

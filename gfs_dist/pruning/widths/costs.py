@@ -15,7 +15,7 @@ from gfs_dist.networks import count_params, macs_by_module
 from gfs_dist.networks.measure.inputs import Inputs
 from gfs_dist.networks.models.layer_kinds import blocks, is_layer, kernel_size, num_groups
 from gfs_dist.pruning.structure.structure import Structure
-from gfs_dist.pruning.widths.budget import Budget, allowed_widths
+from gfs_dist.pruning.widths.budget import UNITS, Budget, allowed_widths
 
 Integers = npt.NDArray[np.int64]
 
@@ -64,9 +64,13 @@ class Costs:
     def dense(self, kind: str) -> int:
         return self.of(kind, {})
 
-    def limit(self, budget: Budget) -> int:
-        """The largest cost that a budget of ``macs`` or ``params`` allows."""
-        return math.floor(budget.share * self.dense(budget.kind))
+    def limits(self, budget: Budget) -> dict[str, int]:
+        """By kind, ``macs`` and ``params``, the largest cost that a budget allows."""
+        return {
+            kind: math.floor(share * self.dense(kind))
+            for kind, share in budget.shares.items()
+            if kind in UNITS
+        }
 
     def least(self, round_to: int = 1) -> dict[str, int]:
         """The smallest allowed width of every layer."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 
 from torch import nn
@@ -25,20 +26,25 @@ MOST_TOLD, LEAST_TOLD, REASON = 3, 0.01, 160
 def check_feasible(pruner: Pruner, budget: Budget) -> None:
     """Refuse a budget that no widths of a network meet.
 
+    The smallest widths are the least of every kind: limits that can be met one by one, can be met
+    together.
+
     Raises:
-        ConfigError, BudgetError: see :func:`check_costs` and :func:`check_latency`.
+        ConfigError, BudgetError: see :func:`check_costs` and :func:`check_measured`.
         InputError: a tolerance of top-1, and samples without class numbers.
     """
     if budget.kind == "tolerance":
         pruner.workspace.require_labels("budget.tolerance")
-    least = pruner.costs.least(budget.round_to)
+    costs, least = pruner.costs, pruner.costs.least(budget.round_to)
     try:
-        check_costs(budget, pruner.costs)
-        if budget.kind == "latency":
-            times = (measure_seconds(pruner, widths, budget.batch) for widths in ({}, least))
-            check_latency(budget, *times)
+        check_costs(budget, costs)
+        for kind, measure in MEASURES.items():
+            if kind in budget.shares:
+                dense, smallest = (measure(pruner, w, budget.batch) for w in ({}, least))
+                check_measured(budget, kind, dense, smallest)
     except BudgetError as error:
-        stays = describe_fixed_parts(pruner, "params" if budget.kind == "params" else "macs", least)
+        missed = [k for k, limit in costs.limits(budget).items() if costs.of(k, least) > limit]
+        stays = describe_fixed_parts(pruner, missed[0] if missed else "macs", least)
         raise BudgetError(f"{error}; {stays}" if stays else str(error)) from error
 
 
@@ -61,37 +67,40 @@ def check_costs(budget: Budget, costs: Costs) -> None:
                 f"budget.widths: {name}: found {width}, accepted {kind} from {allowed[0]} to "
                 f"{allowed[-1]}{whole}"
             )
-    if budget.kind not in UNITS:
-        return
-    least, limit = costs.of(budget.kind, costs.least(budget.round_to)), costs.limit(budget)
-    if least > limit:
-        each = "1 channel" if budget.round_to == 1 else f"{budget.round_to} channels (or all)"
-        # Rounded up to a hundredth of a percent, so that it can be typed and met.
-        reachable = Fraction(-(-10_000 * least // costs.dense(budget.kind)), 10_000)
-        raise BudgetError(
-            f"budget.{budget.kind}: found {percent(budget.share)} ({limit:,} "
-            f"{UNITS[budget.kind]}), but with {each} in every layer it is still "
-            f"{percent(reachable)} ({least:,}): no widths cost less"
-        )
+    for kind, limit in costs.limits(budget).items():
+        least = costs.of(kind, costs.least(budget.round_to))
+        if least > limit:
+            each = "1 channel" if budget.round_to == 1 else f"{budget.round_to} channels (or all)"
+            raise BudgetError(
+                f"budget.{kind}: found {percent(budget.shares[kind])} ({limit:,} {UNITS[kind]}), "
+                f"but with {each} in every layer it is still "
+                f"{_reachable(Fraction(least, costs.dense(kind)))} ({least:,}): no widths cost less"
+            )
 
 
-def check_latency(budget: Budget, dense_s: float, least_s: float) -> None:
-    """Refuse a latency that not even the smallest network reaches.
+def _reachable(share: Fraction) -> str:
+    """Rounded up to a hundredth of a percent, so that it can be typed and met."""
+    return percent(Fraction(math.ceil(10_000 * share), 10_000))
+
+
+def check_measured(budget: Budget, kind: str, dense: float, least: float) -> None:
+    """Refuse a limit on what is measured that not even the smallest network meets.
 
     Args:
-        budget: of the kind ``latency``.
-        dense_s: seconds of the dense network.
-        least_s: seconds of the network with the smallest allowed widths.
+        budget: with such a limit.
+        kind: of the limit, ``latency``.
+        dense: what the dense network takes, in seconds.
+        least: what the network with the smallest allowed widths takes.
 
     Raises:
         BudgetError: says what the smallest network takes.
     """
-    limit_s = float(budget.share) * dense_s
-    if least_s > limit_s:
+    limit = float(budget.shares[kind]) * dense
+    if least > limit:
         raise BudgetError(
-            f"budget.latency: found {percent(budget.share)} ({1e3 * limit_s:.3g} ms at batch "
-            f"{budget.batch}), but the smallest network takes {1e3 * least_s:.3g} ms "
-            f"({percent(Fraction(round(100 * least_s / dense_s), 100))}) on this device"
+            f"budget.{kind}: found {percent(budget.shares[kind])} ({1e3 * limit:.3g} ms at batch "
+            f"{budget.batch}), but the smallest network takes {1e3 * least:.3g} ms "
+            f"({_reachable(Fraction(f'{least / dense:.6f}'))}) on this device"
         )
 
 
@@ -100,6 +109,12 @@ def measure_seconds(pruner: Pruner, widths: Mapping[str, int], batch: int) -> fl
     network = pruner.cut(KeptChannels.first(widths))
     x = repeated(pruner.example, batch)
     return latency(network, x, repeats=5).median_s
+
+
+MEASURES: dict[str, Callable[[Pruner, Mapping[str, int], int], float]] = {
+    "latency": measure_seconds,
+}
+"""Limits on what a network takes, measured once it is cut to some widths, at a batch of inputs."""
 
 
 def describe_fixed_parts(pruner: Pruner, kind: str, least: Mapping[str, int]) -> str:

@@ -31,7 +31,7 @@ class Measure(Protocol):
 
 
 class WidthSearch:
-    """A search over widths within a limit, by a model that trials correct.
+    """A search over widths within limits, by a model that trials correct.
 
     The model: errors of single layers add up, each times a weight of its layer,
 
@@ -39,12 +39,12 @@ class WidthSearch:
 
     Around the best widths ``v`` so far, every round measures the loss with each layer alone some
     channels narrower. A layer's weight is what all its trials changed the loss by over what they
-    changed the curve by. The widths for which the model is least within the limit are measured,
+    changed the curve by. The widths for which the model is least within the limits are measured,
     and rounds go on from there as long as they lower the loss by :data:`LEAST_GAIN`.
 
     Args:
         costs: of the network.
-        kind, limit: the cost and the most of it.
+        limits: by kind of cost the most of it.
         curves: by layer its error with 1, 2, ... channels.
         measure: see :class:`Measure`.
         trials: how often a loss may be measured.
@@ -54,14 +54,13 @@ class WidthSearch:
     def __init__(
         self,
         costs: Costs,
-        kind: str,
-        limit: int,
+        limits: Mapping[str, int],
         curves: Mapping[str, Sequence[float]],
         measure: Measure,
         trials: int,
         round_to: int = 1,
     ) -> None:
-        self._costs, self._kind, self._limit, self._round_to = costs, kind, limit, round_to
+        self._costs, self._limits, self._round_to = costs, limits, round_to
         self._trials, self._measure = trials, measure
         self._known: dict[tuple[int, ...], float] = {}
         self._curves = {name: falling(curve) for name, curve in curves.items()}
@@ -77,7 +76,7 @@ class WidthSearch:
         return len(self._known)
 
     def run(self, starts: Sequence[Widths]) -> tuple[Widths, float]:
-        """From the best of several widths within the limit to the best of all rounds.
+        """From the best of several widths within the limits to the best of all rounds.
 
         Returns:
             These widths, and their measured loss.
@@ -136,7 +135,7 @@ class WidthSearch:
         """The widths for which the model is least."""
         weights = self.weights()
         curves = {name: (weights[name] * curve).tolist() for name, curve in self._curves.items()}
-        return allocate(curves, self._costs, self._limit, self._kind, self._round_to)
+        return allocate(curves, self._costs, self._limits, self._round_to)
 
 
 def falling(curve: Sequence[float]) -> Floats:

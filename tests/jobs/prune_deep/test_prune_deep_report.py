@@ -16,7 +16,7 @@ from gfs_dist.data import DataSpec
 from gfs_dist.files import checkpoint
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.structure.discover import find_structure
-from gfs_dist.pruning.widths import choose, feasible
+from gfs_dist.pruning.widths import feasible
 from gfs_dist.pruning.widths.costs import measure_costs
 from gfs_dist.workflows.measures import Split, classify_splits
 from tests.jobs.deep_runs import (
@@ -228,8 +228,7 @@ def test_every_budget_is_met(
         assert batch == 4
         return pruner.costs.of("macs", widths) * 1e-9
 
-    for module in (choose, feasible):
-        monkeypatch.setattr(module, "measure_seconds", seconds)
+    monkeypatch.setitem(feasible.MEASURES, "latency", seconds)
     [row] = prune(tmp_path / "run", *ALONE, *words)["results"]
     assert row["sizing"]["rule"] == rule
     kept = {layer["name"]: layer["kept"] for layer in row["layers"] if not layer["reason"]}

@@ -26,17 +26,25 @@ def two_layers() -> Costs:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"macs": 0.5}, Budget("macs", Fraction(1, 2))),
-        ({"macs": "50%"}, Budget("macs", Fraction(1, 2))),
-        ({"params": "35.7 %", "macs": None}, Budget("params", Fraction(357, 1000))),
-        ({"keep": 1}, Budget("keep", Fraction(1))),
-        ({"tolerance": "0.02"}, Budget("tolerance", Fraction(1, 50))),
-        ({"latency": 0.6, "batch": 64}, Budget("latency", Fraction(3, 5), batch=64)),
+        ({"macs": 0.5}, Budget({"macs": Fraction(1, 2)})),
+        ({"macs": "50%"}, Budget({"macs": Fraction(1, 2)})),
+        ({"params": "35.7 %", "macs": None}, Budget({"params": Fraction(357, 1000)})),
+        ({"keep": 1}, Budget({"keep": Fraction(1)})),
+        ({"tolerance": "0.02"}, Budget({"tolerance": Fraction(1, 50)})),
+        ({"latency": 0.6, "batch": 64}, Budget({"latency": Fraction(3, 5)}, batch=64)),
         (
             {"macs": np.float64(0.1), "round_to": np.int64(8)},
-            Budget("macs", Fraction(1, 10), {}, 8),
+            Budget({"macs": Fraction(1, 10)}, {}, 8),
         ),
-        ({"widths": {"a": 3}}, Budget("widths", widths={"a": 3})),
+        ({"widths": {"a": 3}}, Budget(widths={"a": 3})),
+        (
+            {"params": "60%", "macs": 0.5, "trials": 9},
+            Budget({"macs": Fraction(1, 2), "params": Fraction(3, 5)}, trials=9),
+        ),
+        (
+            {"latency": 0.6, "macs": 1, "batch": 2, "trials": 3},
+            Budget({"macs": Fraction(1), "latency": Fraction(3, 5)}, batch=2, trials=3),
+        ),
     ],
 )
 def test_budgets_are_read_as_users_write_them(given: dict[str, Any], expected: Budget) -> None:
@@ -56,9 +64,16 @@ def test_widths_are_read_from_a_file(tmp_path: Path) -> None:
         (0.5, r"^budget: found 0\.5, accepted a dict such as \{'macs': 0\.5\}$"),
         (
             {},
-            r"^budget: found none, accepted one of macs, params, latency, keep, tolerance, widths",
+            r"^budget: found none, accepted one or more of macs, params, latency, or one of keep, "
+            r"tolerance, widths$",
         ),
         ({"macs": 0.5, "keep": 0.5}, r"^budget: found budget\.macs and budget\.keep, accepted one"),
+        ({"keep": 0.5, "widths": {"a": 3}}, r"^budget: found budget\.keep and budget\.widths, acc"),
+        ({"macs": 0.5, "params": 0}, r"^budget\.params: found 0, accepted a share above 0"),
+        (
+            {"macs": 0.5, "params": 0.5, "batch": 2},
+            r"^budget\.batch: found with budget\.macs and budget\.params, accepted with latency",
+        ),
         ({"mac": 0.5}, r"^budget\.mac: unknown, accepted macs, .*; did you mean macs\?$"),
         (
             {"macs": 0},
@@ -143,11 +158,16 @@ def test_impossible_budget_says_the_best_that_can_be_had() -> None:
 
 def test_limit_is_exact() -> None:
     costs = Costs({"a": 1}, {"macs": Cost(99, np.array([1]), np.array([[0]]))})
-    assert [costs.limit(Budget.parse({"macs": share})) for share in (0.29, "29%", 1)] == [
-        29,
-        29,
-        100,
-    ]
+    for share, limit in ((0.29, 29), ("29%", 29), (1, 100)):
+        assert costs.limits(Budget.parse({"macs": share})) == {"macs": limit}
+    both = two_layers().limits(Budget.parse({"params": 0.5, "macs": 0.3, "latency": 0.9}))
+    assert both == {"macs": 282, "params": 17}
+
+
+def test_of_several_limits_the_one_that_cannot_be_met_is_named() -> None:
+    budget = Budget.parse({"macs": 0.9, "params": 0.1})
+    with pytest.raises(BudgetError, match=r"^budget\.params: found 10% \(3 parameters\), but with"):
+        check_costs(budget, two_layers())
 
 
 def test_widths_to_choose_from() -> None:

@@ -49,7 +49,7 @@ class Case:
 
     def search(self, trials: int) -> WidthSearch:
         return WidthSearch(
-            self.costs, "macs", self.limit, self.curves, self.measure, trials, self.round_to
+            self.costs, {"macs": self.limit}, self.curves, self.measure, trials, self.round_to
         )
 
     def allowed(self, name: str) -> list[int]:
@@ -60,7 +60,7 @@ class Case:
 def test_widths_get_better_and_no_layer_could_have_more(seed: int) -> None:
     case = Case(seed)
     costs, round_to = case.costs, case.round_to
-    start = proportional(costs, case.limit, round_to=round_to, most=case.most)
+    start = proportional(costs, {"macs": case.limit}, round_to=round_to, most=case.most)
     search = case.search(case.trials)
     widths, loss = search.run([start])
     assert search.used == case.measured <= case.trials
@@ -77,7 +77,7 @@ def test_widths_get_better_and_no_layer_could_have_more(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_the_best_widths_are_found_where_the_model_holds(seed: int) -> None:
     case = Case(seed, bumps=0.0)
-    start = proportional(case.costs, case.limit, round_to=case.round_to, most=case.most)
+    start = proportional(case.costs, {"macs": case.limit}, round_to=case.round_to, most=case.most)
     search = case.search(100)
     _, loss = search.run([start])
     choices = [[(name, width) for width in case.allowed(name)] for name in case.most]
@@ -89,7 +89,7 @@ def test_the_best_widths_are_found_where_the_model_holds(seed: int) -> None:
 def test_without_trials_for_a_round_the_best_start_is_taken() -> None:
     case = Case(3)
     least = case.costs.least(case.round_to)
-    start = proportional(case.costs, case.limit, round_to=case.round_to, most=case.most)
+    start = proportional(case.costs, {"macs": case.limit}, round_to=case.round_to, most=case.most)
     search = case.search(2)
     best = min((least, start), key=case.loss)
     assert search.run([least, start]) == (best, case.loss(best))
@@ -102,7 +102,7 @@ def test_losses_that_are_no_numbers_weigh_nothing(share: float) -> None:
     case, rng = Case(5), np.random.default_rng(0)
     finite = case.loss
     case.loss = lambda widths: np.inf if rng.random() < share else finite(widths)  # type: ignore[method-assign]
-    start = proportional(case.costs, case.limit, round_to=case.round_to, most=case.most)
+    start = proportional(case.costs, {"macs": case.limit}, round_to=case.round_to, most=case.most)
     search = case.search(60)
     widths, _ = search.run([start])
     assert case.costs.of("macs", widths) <= case.limit
