@@ -167,6 +167,11 @@ class Pruner:
         if settings.objective in LABELLED:
             workspace.require_labels(f"objective {settings.objective}")
         dense, example = workspace.dense(), workspace.x(0)[:2]
+        if settings.objective == "network_loss" and not isinstance(example, Tensor):
+            raise InputError(
+                "objective: found 'network_loss', accepted for networks of one tensor in recorded "
+                "steps; least_squares, layer_output and fisher take any"
+            )
         followed = isinstance(dense, FollowedNetwork)
         structure = find_structure(dense if followed else model, example, coupled=settings.coupled)
         structure = keep_fittable(dense if followed else model, dense, structure, example)
@@ -185,16 +190,8 @@ class Pruner:
 
     @property
     def only_input(self) -> Tensor:
-        """Two samples of a network that takes one tensor.
-
-        Raises:
-            InputError: it takes something else, or cannot be recorded.
-        """
-        if not isinstance(self.example, Tensor):
-            raise InputError(
-                "objective: found 'network_loss', accepted for networks of one tensor in recorded "
-                "steps; least_squares, layer_output and fisher take any"
-            )
+        """Two samples of a network that takes one tensor, and is recorded."""
+        assert isinstance(self.example, Tensor)
         return self.example
 
     @cached_property

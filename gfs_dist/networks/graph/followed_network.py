@@ -130,6 +130,10 @@ class FollowedNetwork(GraphNetwork):
         x.memo[id(self)] = (self.gfs_passes, found)
         return found
 
+    def step_names(self, x: Inputs) -> set[str]:
+        """Names of the steps for these inputs."""
+        return set(self._pass_of(x).steps)
+
     def _guards_hold(self, found: Followed, x: Inputs) -> bool:
         """Whether what the code read out of tensors made of the inputs alone is the same."""
         for name, value, _ in found.guards:

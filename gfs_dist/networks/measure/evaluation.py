@@ -132,7 +132,7 @@ class _LargestResult(TorchFunctionMode):
         return output
 
 
-def prefer_channels_last(model: nn.Module, x: Tensor) -> None:
+def prefer_channels_last(model: nn.Module, x: Tensor | Inputs) -> None:
     """Lay weights out as convolutions are faster, on CPU and GPU, if the model runs so.
 
     One that uses ``view`` on features does not: it needs the usual order.
@@ -140,7 +140,7 @@ def prefer_channels_last(model: nn.Module, x: Tensor) -> None:
     Args:
         x: a few samples, on the model's device.
     """
-    if x.ndim != 4:
+    if not isinstance(x, Tensor) or x.ndim != 4:
         return
     # torch's types do not know the argument.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -190,6 +190,11 @@ class BatchReader:
         """Whether batches are tensors that the model is called with."""
         return self.form is None
 
+    @property
+    def takes_lists(self) -> bool:
+        """Whether the model takes lists of samples."""
+        return self.form is not None and bool(self.form.images)
+
     def inputs(self, tensors: dict[str, Tensor]) -> Inputs:
         """Tensors of samples, to be given to the model as they came."""
         return Inputs(tensors, self.form or BatchForm(Slot(X)))

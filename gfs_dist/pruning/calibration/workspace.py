@@ -46,7 +46,6 @@ from gfs_dist.networks.measure.inputs import MASK, Batch, Call, Inputs, describe
 from gfs_dist.networks.measure.threads import Item, in_threads
 from gfs_dist.pruning.calibration.batches import (
     CLASS_NUMBERS,
-    LABELS,
     STACK,
     WRAP,
     BatchReader,
@@ -57,6 +56,9 @@ from gfs_dist.pruning.calibration.moments import Sums, add, add_halves
 
 CPU = torch.device("cpu")
 FOLLOWED = "followed.pickle"
+CLASSES = "labels?"
+"""Name of the class numbers beside a chunk's tensors, which may be called labels too."""
+
 Select = Callable[[Any], Any]
 CHUNK_BYTES = 2**25
 MAX_CHUNK = 64
@@ -126,13 +128,15 @@ class Workspace:
             raise DataError("batches: found no samples, accepted one or more")
         example = reader.inputs({name: tensor[None] for name, tensor in first[0].items()})
         per_chunk = chunk_size(first[0], None if reader.is_plain else _widest(model, example))
+        if reader.takes_lists:  # the steps of a pass are then those of so many samples
+            per_chunk = 1
         ends = [0]
         rows = itertools.chain([first], rows)
         for part in _alike(_same(rows) if reader.is_plain else rows, per_chunk):
             _write_chunk(root, len(ends) - 1, part, ends[-1])
             ends.append(ends[-1] + len(part))
         workspace = cls(str(root), ends[-1], len(ends) - 1, False, ends=tuple(ends))
-        example = reader.inputs(load_file(workspace.file(0)))[:2]
+        example = reader.inputs(workspace.tensors(0))[:2]
         if not (reader.is_plain and select is None and workspace._record_dense(model)):
             workspace = replace(workspace, follows=True)
             _follow_dense(workspace, model, example, select or _all_outputs)
@@ -160,7 +164,7 @@ class Workspace:
     def tensors(self, chunk: int) -> dict[str, Tensor]:
         """What the network is called with, by name."""
         found = self._chunk(chunk)
-        found.pop(LABELS, None)
+        found.pop(CLASSES, None)
         return found
 
     def real_share(self, chunk: int) -> float:
@@ -170,7 +174,7 @@ class Workspace:
 
     def labels(self, chunk: int) -> Tensor:
         """Labels of one chunk, int64."""
-        return self._chunk(chunk)[LABELS]
+        return self._chunk(chunk)[CLASSES]
 
     def rows(self, rows: Tensor) -> tuple[Batch, Tensor]:
         """Inputs and labels of sorted rows; other chunks than theirs are not read."""
@@ -186,7 +190,7 @@ class Workspace:
         order = rows.argsort()
         for chunk, own in self._by_chunk(rows[order]):
             with safe_open(self.file(chunk), "pt") as file:
-                for name in sorted(set(file.keys()) - {LABELS}):
+                for name in sorted(set(file.keys()) - {CLASSES}):
                     part = file.get_slice(name)
                     found.setdefault(name, []).extend(part[row] for row in own.tolist())
         back = order.argsort().tolist()
@@ -322,8 +326,15 @@ def _follow_dense(workspace: Workspace, model: nn.Module, example: Inputs, selec
         ) from error
     try:
         network = follow_network(model, example, select)
+        names = {step.name for step in network.gfs_program}
         for chunk in range(workspace.num_chunks):
-            check_replay(network, Inputs(workspace.tensors(chunk), example.form))
+            x = Inputs(workspace.tensors(chunk), example.form)
+            check_replay(network, x)
+            if network.step_names(x) != names:
+                raise UnstorableError(
+                    f"its forward pass takes other steps for {len(x)} samples than for "
+                    f"{len(example)}, or for other samples: give batches of one sample"
+                )
     except UnstorableError as error:
         raise ConfigError(f"model: it cannot be pruned: {error}") from error
     (workspace.subfolder("dense") / FOLLOWED).write_bytes(cloudpickle.dumps(network))
@@ -428,5 +439,5 @@ def _write_chunk(root: Path, chunk: int, part: list[Row], before: int) -> None:
     stacked = {name: torch.stack([row[name] for row, _ in part]) for name in part[0][0]}
     labels = [label for _, label in part if label is not None]
     if len(labels) == len(part):
-        stacked[LABELS] = torch.stack(labels)
+        stacked[CLASSES] = torch.stack(labels)
     checkpoint.write_tensors(root / "samples" / f"{chunk:05d}.safetensors", stacked, durable=False)
