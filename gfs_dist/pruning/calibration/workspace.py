@@ -244,7 +244,7 @@ class Workspace:
 
     def dense(self, device: torch.device = CPU) -> GraphNetwork:
         """The dense network in recorded steps; read once a process and device."""
-        return _dense(self, device)
+        return _dense(self.folder, self.follows, device)
 
     def subfolder(self, *names: str) -> Path:
         """A folder in the workspace, created if it is missing."""
@@ -290,15 +290,15 @@ class Workspace:
 
 
 @functools.lru_cache(maxsize=2)
-def _dense(workspace: Workspace, device: torch.device) -> GraphNetwork:
+def _dense(folder: str, follows: bool, device: torch.device) -> GraphNetwork:
     if device != CPU:
-        return copy.deepcopy(workspace.dense()).to(device)
-    folder = Path(workspace.folder, "dense")
-    if workspace.follows:
-        followed: FollowedNetwork = cloudpickle.loads((folder / FOLLOWED).read_bytes())
+        return copy.deepcopy(_dense(folder, follows, CPU)).to(device)
+    network, first = Path(folder, "dense"), Path(folder, "samples", "00000.safetensors")
+    if follows:
+        followed: FollowedNetwork = cloudpickle.loads((network / FOLLOWED).read_bytes())
         return followed
     try:
-        return record(networks.load(folder), load_file(workspace.file(0))[X][:2])
+        return record(networks.load(network), load_file(first)[X][:2])
     except UnstorableError as error:
         raise ConfigError(f"model: it cannot be pruned: {error}") from error
 

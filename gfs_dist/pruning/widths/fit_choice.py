@@ -15,7 +15,8 @@ import torch
 from gfs_dist.networks.measure.evaluation import device_of, evaluating
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.repair.fit_rule import FitRule
-from gfs_dist.pruning.widths.width_trial import compared, squares
+from gfs_dist.pruning.widths.fitted_front import compared
+from gfs_dist.pruning.widths.width_trial import squares
 
 FIRST = 1e-2
 TARGETS = ("stream", "blend", "own")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor
 
 from gfs_dist.networks.graph.json_values import fill
-from gfs_dist.networks.measure.inputs import real_rows, tensors_of
+from gfs_dist.networks.measure.inputs import Inputs, real_rows, tensors_of
 from gfs_dist.networks.measure.threads import in_threads, one_thread
 from gfs_dist.pruning.calibration.moments import Sums, sum_chunks
 from gfs_dist.pruning.calibration.staged_run import SMALL, MemoryStore, Results, advance
 from gfs_dist.pruning.repair.least_squares import Fit
 from gfs_dist.pruning.repair.sweep import NetworkPair, Visit
+
+MOST_COMPARED = 2**22
+"""Numbers of an output of some samples that are compared."""
 
 
 class FittedFront:
@@ -90,7 +94,20 @@ class FittedFront:
 
         def work(batch: int) -> list[Tensor]:
             results = advance(small, last, self._store.load(SMALL, self.place, batch))
-            found = tensors_of(fill(small.gfs_output, results))
-            return [real_rows(part, results.get(small.gfs_inputs[0])) for part in found]
+            return compared(fill(small.gfs_output, results), results.get(small.gfs_inputs[0]))
 
         return list(in_threads(work, self._batches[self._fitted :]))
+
+
+def compared(outputs: Any, x: object) -> list[Tensor]:
+    """The outputs that networks are compared by: without padding, and of very many some.
+
+    The logits of a language model at 512 tokens are 25 million numbers; every sixth token will do.
+
+    Args:
+        x: what they are the outputs for, where it tells padding.
+    """
+    parts = [real_rows(part, x) for part in tensors_of(outputs)]
+    if not isinstance(x, Inputs):
+        return parts
+    return [p.flatten(0, -2)[:: -(-p.numel() // MOST_COMPARED)] if p.ndim > 1 else p for p in parts]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gfs_dist.networks.measure.inputs import Batch, joined, real_rows, tensors_of
+from gfs_dist.networks.measure.inputs import Batch, joined
 from gfs_dist.networks.measure.threads import one_thread_each
 from gfs_dist.pruning.calibration.layer_sites import Site
 from gfs_dist.pruning.calibration.staged_run import Results, advance, keep, make_stages
@@ -20,7 +20,7 @@ from gfs_dist.pruning.repair.fit_rule import STREAM, FitRule
 from gfs_dist.pruning.repair.sweep import NetworkPair
 from gfs_dist.pruning.smaller import KeptChannels
 from gfs_dist.pruning.structure.structure import Structure
-from gfs_dist.pruning.widths.fitted_front import FittedFront
+from gfs_dist.pruning.widths.fitted_front import FittedFront, compared
 
 Value = TypeVar("Value")
 
@@ -176,11 +176,6 @@ def _on_batches(
 
     with one_thread_each() as pool:
         return list(pool.map(on_batch, batches(chunks, device)))
-
-
-def compared(outputs: Any, x: Batch) -> list[Tensor]:
-    """The outputs that networks are compared by, without padding."""
-    return [real_rows(part, x) for part in tensors_of(outputs)]
 
 
 def squares(dense: Tensor, small: Tensor) -> tuple[float, float]:
