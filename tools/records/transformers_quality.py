@@ -237,7 +237,7 @@ def measure(task: Task, pruner: Pruner, cells: Cells, share: Fraction) -> list[C
         if uniform_too:
             widths, reason = uniform, "uniform"
         else:
-            chosen = choose_widths(pruner, Budget("params", total))
+            chosen = choose_widths(pruner, Budget({"params": total}))
             widths, reason = chosen.widths, chosen.reason
         kept = pruner.keep(widths, fold=False)
         network, _ = pruner.refit(kept, f"cut_{name}_{uniform_too}".replace(" ", ""))
@@ -314,7 +314,7 @@ def main() -> None:
         rule = cells.once("rule", lambda: _rule(pruner))
         pruner.rule = FitRule(rule["target"], rule["damping"])
         dense = cells.once("dense", lambda: {"quality": task.quality(runner(pruner.dense))})
-        shares = [Budget.parse({"keep": share}).share for share in options.keep]
+        shares = [Budget.parse({"keep": share}).shares["keep"] for share in options.keep]
         rows = [{"kept": "100 %", "by": "dense", **dense}]
         for share in shares:
             rows += measure(task, pruner, cells, share)
