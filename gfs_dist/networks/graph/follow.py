@@ -179,6 +179,7 @@ class _Follower(TorchFunctionMode):
         self.inside = 0  # depth within a leaf
         self.counts: Counter[str] = Counter()
         self.guards: list[tuple[str, Any, str]] = []
+        self.from_inputs = {X}  # steps that no weight takes part in
         sizes = {name: sum(p.numel() for p in m.parameters()) for m, name in self.names.items()}
         self.main = {n for n, size in sizes.items() if size > MAIN_SHARE * sizes[""]} | {""}
         self.pending: list[tuple[list[Any], dict[str, Any], list[tuple[Tensor, int]]]] = []
@@ -308,9 +309,9 @@ class _Follower(TorchFunctionMode):
         target, function = _name_of(func), func
         if reads:
             where = self._innermost()
-            if where not in self.main:
-                raise OpaqueError(where, "its code reads numbers out of tensors")
             step = self._add(target, "call", target, given, named, function)
+            if step.name not in self.from_inputs and where not in self.main:
+                raise OpaqueError(where, "its code reads numbers out of tensors")
             self.guards.append((step.name, out, where))
             return
         if changed:
@@ -392,6 +393,8 @@ class _Follower(TorchFunctionMode):
             if torch.is_autocast_enabled(device):
                 on = torch.get_autocast_dtype(device)
         self.steps[name] = FollowedStep(name, kind, target, args, kwargs, (), function, on)
+        if kind == "call" and needed([args, kwargs]) <= self.from_inputs:
+            self.from_inputs.add(name)
         return StepOutput(name)
 
 

@@ -65,6 +65,9 @@ class Inputs:
     form: BatchForm | None
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
+    def __reduce__(self) -> Any:
+        return Inputs, (self.tensors, self.form)  # what is remembered stays in its process
+
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
 
