@@ -16,11 +16,18 @@ from gfs_dist.errors import error_line
 from gfs_dist.networks.measure.inputs import Inputs
 from gfs_dist.networks.models.layer_kinds import blocks, is_layer
 from gfs_dist.pruning.structure.structure import Slice
-from gfs_dist.pruning.structure.torch_pruning import Input, copied, splits, trace
+from gfs_dist.pruning.structure.torch_pruning import Input, copied, limited, splits, trace
 
 CARRIERS = (OPTYPE.BN, OPTYPE.IN, OPTYPE.PRELU, OPTYPE.DEPTHWISE_CONV)
 SPLITS = (OPTYPE.SPLIT, OPTYPE.UNBIND, OPTYPE.SLICE, OPTYPE.EXPAND)
 MIXERS = (OPTYPE.LN, OPTYPE.GN)
+NEVER_CALLED = "never called in the forward pass (unused, or only its weights are read)"
+
+
+def channels_of(module: nn.Module) -> int:
+    """Outputs of a convolution or linear layer, even if its weight is computed from others."""
+    sizes = ("out_channels", "out_features", "nf")
+    return next(int(getattr(module, size)) for size in sizes if hasattr(module, size))
 
 
 @dataclass
@@ -76,7 +83,7 @@ class ChannelDependencies:
         """Why the channels of this module, taken alone, cannot be changed; empty if they can."""
         module = self.module(name)
         if not self._calls[name]:
-            return "never called in the forward pass (unused, or only its weights are read)"
+            return NEVER_CALLED
         if self._calls[name] > 1:
             return "called more than once in a forward pass"
         if is_layer(module) and "weight" not in dict(module.named_parameters(recurse=False)):
@@ -94,9 +101,7 @@ class ChannelDependencies:
 
     def channels(self, name: str) -> int:
         """Output channels of a convolution or linear layer."""
-        module: Any = self.module(name)
-        sizes = ("out_channels", "out_features", "nf")
-        return next(int(getattr(module, size)) for size in sizes if hasattr(module, size))
+        return channels_of(self.module(name))
 
     def group(self, name: str) -> ChannelGroup:
         """Everything that is coupled to the outputs of the module ``name``."""
@@ -121,7 +126,7 @@ class ChannelDependencies:
             return group
         self._find_joined(name, group, nodes)
         try:
-            with warnings.catch_warnings(action="ignore"):
+            with warnings.catch_warnings(action="ignore"), limited():
                 indices = list(range(self.channels(name)))
                 items: Any = self._graph.get_pruning_group(module, prune, indices)
         except Exception as error:  # noqa: BLE001 - it guesses, and trips over its guesses

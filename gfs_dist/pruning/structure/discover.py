@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from gfs_dist.errors import InputError, error_line
+from gfs_dist.errors import InputError
 from gfs_dist.networks.graph.allowed import MODULE_NAMES
 from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.networks.measure.inputs import Inputs, run, tensors_of
-from gfs_dist.networks.models.layer_kinds import (
-    is_layer,
-    kernel_size,
-    num_inputs,
-    reads_features,
-)
+from gfs_dist.networks.measure.inputs import Inputs
+from gfs_dist.networks.models.layer_kinds import is_layer, kernel_size, num_inputs, reads_features
 from gfs_dist.pruning.calibration.layer_sites import find_sites
-from gfs_dist.pruning.structure.dependency_graph import ChannelDependencies, ChannelGroup
+from gfs_dist.pruning.structure.counts import with_counts
+from gfs_dist.pruning.structure.dependency_graph import (
+    NEVER_CALLED,
+    ChannelDependencies,
+    ChannelGroup,
+    channels_of,
+)
+from gfs_dist.pruning.structure.influences import influences_in
 from gfs_dist.pruning.structure.probed_layers import PARTS, UNEVEN, Prober
-from gfs_dist.pruning.structure.shrink import mask, shrink
 from gfs_dist.pruning.structure.structure import Layer, Skipped, Structure
 from gfs_dist.pruning.structure.torch_pruning import copied
+from gfs_dist.pruning.structure.trial_removal import faults_of, trial_network, try_removal
+from gfs_dist.pruning.structure.units import find_units
 
 MAX_INPUTS = 12_288
 """Inputs of a consumer, kernel positions counted, whose moments are still held: 1.2 GB."""
@@ -34,10 +36,6 @@ LIMITS = ("grouped convolution", "torch-pruning")
 UNCLEAR = (*LIMITS, "mixed by", "splits its channels", "one to one", "combined with those of")
 """Words in reasons behind which a probe may find channels that go together."""
 
-SEED = 0
-TOLERANCE = 1e-9
-TOLERANCE_FLOAT32 = 1e-4
-
 
 @torch.inference_mode(mode=False)
 def find_structure(
@@ -45,10 +43,11 @@ def find_structure(
 ) -> Structure:
     """Find the channels and hidden units that can be removed from a network.
 
-    torch-pruning follows the example through a copy of the network and says which channels go
-    together. Half of each layer is then removed for a test, and a layer stays only if the smaller
-    network computes the same as the one whose weights for those channels are zero: a network that
-    is not understood is reported, not broken.
+    Of linear layers that read each other, in attention and feed-forward blocks, influences on real
+    passes show which channels go together; of the rest torch-pruning says it, which follows the
+    example through a copy of the network. Half of each layer is then removed for a test, and a
+    layer stays only if the smaller network computes the same as the one whose weights for those
+    channels are zero: a network that is not understood is reported, not broken.
 
     Args:
         model: maps a tensor to a tensor (or to lists and dictionaries of them); not modified.
@@ -59,11 +58,74 @@ def find_structure(
         InputError: the network cannot be copied, refuses the example, or does not compute its
             output from its weights by differentiable operations.
     """
-    dependencies = ChannelDependencies(model, example[:2])
+    example = example[:2]
+    network, x = trial_network(model, example)
+    units, order, reasons = _units(network, x)
+    others: list[Layer] = []
+    known = {*reasons}.union(*(layer.cut_modules for layer in units))
+    if not order or any(name not in known for name in order):
+        try:
+            dependencies = ChannelDependencies(model, example)
+        except InputError as error:
+            if not units:
+                raise
+            reasons = dict.fromkeys(order, str(error)) | reasons
+        else:
+            order = dependencies.order
+            others, unclear = _channels(dependencies, units, reasons, coupled)
+            unclear = [name for name in unclear if name not in known]
+            found = [*units, *others]
+            others += _probed(dependencies, network, x, unclear, found, reasons, coupled=coupled)
+    layers = [*units, *others]
+    faults = faults_of(network, x, layers) if others else {}
+    for layer in layers:
+        if layer.name in faults:
+            reasons |= dict.fromkeys(layer.cut_modules, faults[layer.name])
+    layers.sort(key=lambda layer: order.index(layer.name))
+    sound = [layer for layer in layers if layer.name not in faults]
+    taken = set().union(*(layer.cut_modules for layer in sound))
+    return Structure(
+        tuple(sound),
+        tuple(
+            Skipped(name, channels_of(network.get_submodule(name)), reasons[name])
+            for name in order
+            if name not in taken
+        ),
+    )
+
+
+def _units(network: nn.Module, x: Tensor | Inputs) -> tuple[list[Layer], list[str], dict[str, str]]:
+    """Sound layers that linear layers form among themselves; the order of all layers; reasons.
+
+    Nothing where the network does not take the batch: torch-pruning then says why.
+    """
+    if sum(map(reads_features, network.modules())) < 2:
+        return [], [], {}
+    try:
+        with influences_in(network, x) as influences:
+            units, reasons = find_units(influences)
+    except Exception:  # noqa: BLE001 - any user's forward pass; see above
+        return [], [], {}
+    units = with_counts(network, units, x)
+    faults = faults_of(network, x, units)
+    called = [name for name, layer in influences.layers.items() if is_layer(layer)]
+    names = (name for name, module in network.named_modules() if is_layer(module))
+    order = list(dict.fromkeys((*called, *names)))
+    reasons |= {name: NEVER_CALLED for name in order if name not in influences.layers}
+    return [layer for layer in units if layer.name not in faults], order, reasons
+
+
+def _channels(
+    dependencies: ChannelDependencies, units: list[Layer], reasons: dict[str, str], coupled: bool
+) -> tuple[list[Layer], list[str]]:
+    """Layers that torch-pruning finds outside units, and producers that it does not understand.
+
+    Args:
+        reasons: why a module is in no layer, which become those of torch-pruning.
+    """
     layers: list[Layer] = []
-    reasons: dict[str, str] = {}
-    taken: set[str] = set()
     unclear: list[str] = []
+    taken = set().union(*(layer.cut_modules for layer in units))
     for name in dependencies.order:
         if name in taken:
             continue
@@ -84,27 +146,15 @@ def find_structure(
             # Behind a linear layer, a LayerNorm mixes its channels for certain.
             mixed = "mixed by LayerNorm" in group.obstacle
             unclear += [] if mixed and reads_features(dependencies.module(name)) else [name]
-    layers += _probed(model, dependencies, example[:2], unclear, taken, reasons, coupled=coupled)
-    faults = try_removal(model, layers, example[:2])
-    for layer in layers:
-        if layer.name in faults:
-            reasons |= dict.fromkeys(layer.cut_modules, faults[layer.name])
-    layers.sort(key=lambda layer: dependencies.order.index(layer.name))
-    sound = [layer for layer in layers if layer.name not in faults]
-    taken = set().union(*(layer.cut_modules for layer in sound))
-    skipped = [name for name in dependencies.order if name not in taken]
-    return Structure(
-        tuple(sound),
-        tuple(Skipped(name, dependencies.channels(name), reasons[name]) for name in skipped),
-    )
+    return layers, unclear
 
 
 def _probed(
-    model: nn.Module,
     dependencies: ChannelDependencies,
-    example: Tensor | Inputs,
+    network: nn.Module,
+    x: Tensor | Inputs,
     unclear: Sequence[str],
-    taken: set[str],
+    known: Sequence[Layer],
     reasons: dict[str, str],
     *,
     coupled: bool,
@@ -112,16 +162,17 @@ def _probed(
     """Layers that torch-pruning does not understand, found by changing outputs, and tried alone.
 
     Args:
+        network, x: see :func:`trial_network`.
         unclear: their first producers, as far as torch-pruning knows.
-        taken: modules of layers, to which those found are added.
+        known: layers.
         reasons: why a module is in no layer, which become those of the probe.
     """
     layers: list[Layer] = []
     if not unclear:
         return layers
-    copy = _randomised(copied(model).float(), torch.Generator().manual_seed(SEED))
-    x = example.each(_single) if isinstance(example, Inputs) else _single(example)
-    prober = Prober(copy, model, x, dependencies.fault, coupled=coupled)
+    single = x.each(_single) if isinstance(x, Inputs) else _single(x)
+    prober = Prober(copied(network).float(), network, single, dependencies.fault, coupled=coupled)
+    taken = set().union(*(layer.cut_modules for layer in known))
     for parts in (1, *PARTS):
         tried: list[Layer] = []
         uneven: list[str] = []
@@ -136,7 +187,7 @@ def _probed(
                 uneven += [name] if found == UNEVEN else []
             elif not found.cut_modules & taken.union(*(one.cut_modules for one in tried)):
                 tried.append(found)
-        faults = try_removal(model, tried, example)
+        faults = faults_of(network, x, tried)
         sound = [layer for layer in tried if layer.name not in faults]
         layers += sound
         taken.update(*(layer.cut_modules for layer in sound))
@@ -223,116 +274,3 @@ def _why_not(model: nn.Module, network: GraphNetwork, layer: Layer, sites: set[s
         if inputs > MAX_INPUTS:
             return f"read by {name!r}, which has {inputs:,} inputs, accepted {MAX_INPUTS:,}"
     return ""
-
-
-def try_removal(
-    model: nn.Module,
-    layers: Sequence[Layer],
-    example: Tensor | Inputs,
-    *,
-    other_half: bool = False,
-) -> dict[str, str]:
-    """Remove a seeded half of the candidates of every layer, or the other half, and compare with
-    the masked network.
-
-    All layers at once; if that fails, halves of them, down to the ones at fault, so that a sound
-    network costs two forward passes. It runs in float64 on random weights: dependencies of channels
-    do not depend on the weights' values, and trained or zero-initialised ones can hide an error
-    (a branch that ends in a zero scale does not reach the output).
-
-    Returns:
-        the reason for each layer at fault.
-    """
-    generator = torch.Generator().manual_seed(SEED)
-    try:
-        is_whole = isinstance(example, Tensor) and not example.is_floating_point()
-        x = example if is_whole else example.double()
-        return _faults(_randomised(copied(model).double(), generator), layers, x, other_half)
-    except RuntimeError:  # the network's own code requires another dtype
-        return _faults(_randomised(copied(model), generator), layers, example, other_half)
-
-
-def _faults(
-    network: nn.Module, layers: Sequence[Layer], x: Tensor | Inputs, other_half: bool
-) -> dict[str, str]:
-    sound: list[Layer] = []
-    faults: dict[str, str] = {}
-    blocks = [list(layers)] if layers else []
-    while blocks:
-        block = blocks.pop()
-        difference = _difference(network, [*sound, *block], x, other_half)
-        if not difference:
-            sound += block
-        elif not faults and not sound and (alone := _difference(network, [], x, other_half)):
-            reason = (
-                "two passes over one input differ with nothing removed (random numbers or counters "
-                f"in its forward?): {alone}"
-            )
-            return dict.fromkeys((layer.name for layer in layers), reason)
-        elif len(block) == 1:
-            faults[block[0].name] = (
-                f"removing its channels changes the rest of the network: {difference}"
-            )
-        else:
-            half = len(block) // 2
-            blocks += [block[half:], block[:half]]
-    return faults
-
-
-@torch.no_grad()
-def _difference(
-    network: nn.Module, layers: Sequence[Layer], x: Tensor | Inputs, other_half: bool
-) -> str:
-    """How the shrunk network differs from the masked one; empty if it does not."""
-    structure = Structure(tuple(layers), ())
-    generator = torch.Generator().manual_seed(SEED)
-    kept: dict[str, list[int]] = {}
-    for layer in layers:
-        order = torch.randperm(layer.num_candidates, generator=generator)
-        order = order.flip(0) if other_half else order
-        kept[layer.name] = sorted(order[: (len(order) + 1) // 2].tolist())
-    masked = list(tensors_of(run(mask(network, structure, kept), x.clone())))
-    try:
-        small = list(tensors_of(run(shrink(network, structure, kept), x.clone())))
-    except Exception as error:  # noqa: BLE001 - any user's forward pass on other shapes
-        return (
-            f"its forward pass then fails ({error_line(error)}), as it does where the code "
-            "names a number of channels in place of reading x.shape, or keeps a tensor with an "
-            "entry for each (FrozenBatchNorm2d: make it a BatchNorm2d)"
-        )
-    for one, other in zip(masked, small, strict=True):
-        if one.shape != other.shape:
-            return f"an output of shape {tuple(one.shape)} becomes {tuple(other.shape)}"
-        tolerance = TOLERANCE if one.dtype == torch.float64 else TOLERANCE_FLOAT32
-        wide = torch.promote_types(one.dtype, torch.float64)
-        largest = float(one.to(wide).abs().max())
-        distance = float((one.to(wide) - other.to(wide)).abs().max())
-        if not distance <= tolerance * largest:
-            return f"its output changes by up to {distance:.2g} (largest output {largest:.2g})"
-    return ""
-
-
-@torch.no_grad()
-def _randomised(network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """The network itself, with random weights of healthy size in its layers and norms."""
-
-    def random(like: Tensor, low: float, high: float) -> Tensor:
-        return torch.rand(like.shape, generator=generator).mul_(high - low).add_(low)
-
-    for module in network.modules():
-        own = dict(module.named_parameters(recurse=False))
-        buffers = dict(module.named_buffers(recurse=False))
-        if is_layer(module) and "weight" in own:
-            weight = own["weight"]
-            limit = math.sqrt(6 / max(1, weight[0].numel()))  # variance 2 / fan_in
-            weight.copy_(random(weight, -limit, limit))
-        elif "running_var" in buffers and "running_mean" in buffers:
-            buffers["running_mean"].copy_(random(buffers["running_mean"], -0.1, 0.1))
-            buffers["running_var"].copy_(random(buffers["running_var"], 0.5, 1.5))
-            if "weight" in own:
-                own["weight"].copy_(random(own["weight"], 0.5, 1.5))
-        else:
-            continue
-        if "bias" in own:
-            own["bias"].copy_(random(own["bias"], -0.1, 0.1))
-    return network

@@ -6,7 +6,8 @@ import copy
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch_pruning import ops
 from torch_pruning.dependency import Node, index_mapping, shape_infer
+from torch_pruning.dependency import graph as group_search
 from torch_pruning.ops import OPTYPE
 from torch_pruning.pruner import function
 
@@ -32,6 +34,9 @@ MAPPINGS: dict[OPTYPE, Callable[[Any, Node], None]] = {
     OPTYPE.SLICE: index_mapping.update_slice_index_mapping,
 }
 """How torch-pruning finds which channels an operation makes of which."""
+
+MAX_WORK = 5_000_000
+"""Channels that are passed on, and comparisons with earlier ones, for one group: half a second."""
 
 Mapping = Callable[[list[Any]], list[Any]]
 """From torch-pruning's indices of one node to those of its neighbour."""
@@ -215,6 +220,35 @@ class _Graph(torch_pruning.DependencyGraph):
         _drop_dead_ends(list(module2node.values()))
         shape_infer.init_shape_information(self)
         _set_sizes(self, self._shapes)
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Inside the block, groups that do not end are given up, after the same work on any machine.
+
+    torch-pruning follows channels once more whenever they arrive in another order; with rotary
+    embeddings or several residual blocks that has no end.
+
+    Raises:
+        InputError: a group took more than :data:`MAX_WORK`.
+    """
+    own, group_search.Group = group_search.Group, _LimitedGroup
+    try:
+        yield
+    finally:
+        group_search.Group = own
+
+
+class _LimitedGroup(group_search.Group):
+    """A group of dependencies that counts the channels that are followed."""
+
+    work = 0
+
+    def add_dep(self, dep: Any, idxs: Any) -> None:
+        self.work += len(self) + len(idxs)
+        if self.work > MAX_WORK:
+            raise InputError(f"given up after {MAX_WORK:,} steps")
+        super().add_dep(dep, idxs)
 
 
 class _ShapeRecorder(TorchFunctionMode):

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import InputError
 from gfs_dist.networks.models.layer_kinds import is_layer
-from gfs_dist.pruning.structure.discover import find_structure, nothing_to_prune, try_removal
+from gfs_dist.pruning.structure.discover import find_structure, nothing_to_prune
 from gfs_dist.pruning.structure.structure import Layer, Slice, Structure
+from gfs_dist.pruning.structure.trial_removal import try_removal
 from tests.pruning.oddities import other_networks
 from tests.pruning.zoo import images, mobilenet, plain_cnn, ten_networks, vgg
 
@@ -125,7 +126,7 @@ REASONS = [
     ("ResNet18", "fc", "network output"),
     ("shared layer", "twice", "called more than once in a forward pass"),
     ("shared layer", "stem", "read by 'twice': called more than once in a forward pass"),
-    ("LayerNorm", "0", "channels are mixed by LayerNorm '1'"),
+    ("LayerNorm", "0", "channels are mixed on the way to '2' (a norm"),
     ("ConvNeXt", "1.depthwise", "channels are mixed by LayerNorm '1.norm'"),
     ("ConvNeXt", "1.project", "tied to the parameter '1.gamma'"),
     ("GRU", "conv", "its channels go into GRU 'rnn'"),
