@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gfs_dist.networks.measure.attention_products import products_by_module
 from gfs_dist.networks.measure.evaluation import dtype_of, evaluating, run_with_hook
 from gfs_dist.networks.measure.inputs import Batch, Inputs
 from gfs_dist.networks.models.layer_kinds import CONVOLUTIONS, TRANSPOSED, reads_features
@@ -25,17 +26,19 @@ def count_params(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, example: Tensor | Inputs) -> int:
-    """Multiply-adds of convolutions and linear layers for one input: see :func:`macs_by_module`."""
+    """Multiply-adds of layers and attention for one input: see :func:`macs_by_module`."""
     return sum(macs_by_module(model, example).values())
 
 
 def macs_by_module(model: nn.Module, example: Tensor | Inputs) -> dict[str, int]:
-    """Multiply-adds for one input, of each convolution and linear module, in forward order.
+    """Multiply-adds for one input, of each convolution and linear module, then of attention.
 
     An output number of a convolution costs ``c_in / groups * kernel`` multiply-adds (transposed:
     an input number costs ``c_out / groups * kernel``), of a linear layer ``c_in``, of a two-layer
-    network ``N d + N``; biases, norms and functions without a module count nothing. A module that
-    is called twice counts twice. The model runs once, in evaluation mode, and is left as it was.
+    network ``N d + N``. Products of two activations count for the module whose code makes them: see
+    :func:`products_by_module`; that is attention, at the example's number of tokens. Biases, norms
+    and products of functions with weights count nothing. A module that is called twice counts
+    twice. The model runs twice, in evaluation mode, and is left as it was.
 
     Args:
         example: a batch of inputs, on the model's device.
@@ -61,6 +64,8 @@ def macs_by_module(model: nn.Module, example: Tensor | Inputs) -> dict[str, int]
         totals[name] = totals.get(name, 0) + macs
 
     run_with_hook(model, example, add)
+    for name, macs in products_by_module(model, example).items():
+        totals[name] = totals.get(name, 0) + macs
     return {name: total // len(example) for name, total in totals.items()}
 
 

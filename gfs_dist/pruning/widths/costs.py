@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gfs_dist.networks import count_params, macs_by_module
 from gfs_dist.networks.measure.inputs import Inputs
 from gfs_dist.networks.models.layer_kinds import blocks, is_layer, kernel_size, num_groups
-from gfs_dist.pruning.structure.structure import Structure
+from gfs_dist.pruning.structure.structure import Layer, Structure
 from gfs_dist.pruning.widths.budget import UNITS, Budget, allowed_widths
 
 Integers = npt.NDArray[np.int64]
@@ -82,7 +82,8 @@ def measure_costs(model: nn.Module, example: Tensor | Inputs, structure: Structu
 
     The model runs once, to learn at how many positions each module works. Outputs and inputs of a
     module are affine in the widths, ``c + s . w``; with ``(c, s)`` as vectors, a product of the two
-    is their outer product, and a cost is a sum of such forms.
+    is their outer product, and a cost is a sum of such forms. Products of attention grow with its
+    heads.
 
     Args:
         model: the dense network.
@@ -103,8 +104,30 @@ def measure_costs(model: nn.Module, example: Tensor | Inputs, structure: Structu
             per_pair = macs.get(name, 0) // (shape.outputs * shape.inputs)
             forms["macs"] += per_pair * np.outer(outputs, inputs)
         forms["params"] += np.outer(outputs, shape.kernel * inputs + shape.per_output * one)
+    for name, products in macs.items():
+        if not is_layer(model.get_submodule(name)) and (layer := _attention(structure, name)):
+            place = [*channels].index(layer.name)
+            forms["macs"][0, place + 1] += products // layer.num_candidates
     dense = {"macs": sum(macs.values()), "params": count_params(model)}
     return Costs(channels, {kind: _cost(forms[kind], whole, dense[kind]) for kind in dense})
+
+
+def _attention(structure: Structure, name: str) -> Layer | None:
+    """The layer of heads whose attention a module computes: the innermost around it.
+
+    Its products are proportional to the number of heads. None if there is none, or several.
+    """
+    while True:
+        start = f"{name}." if name else ""
+        inside = [
+            layer
+            for layer in structure.layers
+            if layer.kind in ("heads", "kv_groups")
+            and any(part.module.startswith(start) for part in layer.producers)
+        ]
+        if inside or not name:
+            return inside[0] if len(inside) == 1 else None
+        name = name.rpartition(".")[0]
 
 
 def _cost(form: Integers, whole: Integers, dense: int) -> Cost:
@@ -135,6 +158,8 @@ class _Shape(NamedTuple):
         if not parameters:
             return cls(0, 0, 0, 0)
         weight = parameters["weight"]
+        if isinstance(module, nn.Embedding):
+            return cls(module.embedding_dim, 0, 0, module.num_embeddings)
         outputs, inputs, kernel = len(weight), 0, 0
         if is_layer(module):
             groups, outputs, inputs, *_ = blocks(module).shape
