@@ -191,7 +191,7 @@ class Plain(nn.BatchNorm1d):
 
 def test_a_norm_of_another_class_and_without_tensors_is_no_obstacle() -> None:
     network = nn.Sequential(nn.Linear(8, 16), Plain(16), nn.ReLU(), nn.Linear(16, 4))
-    pruned = gfs_dist.prune(network, [X], budget={"keep": 0.5}).network
+    pruned = gfs_dist.prune(network, [X], budget={"keep": 0.5}).model
     assert pruned.get_submodule("0").get_parameter("weight").shape == (8, 8)
 
 
