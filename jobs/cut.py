@@ -70,7 +70,8 @@ def _short_words(budget: Budget) -> str:
     """``macs_0.35_round_to_8``."""
     shares = [f"{kind}_{float(share):.6g}" for kind, share in budget.shares.items()]
     rounded = [f"round_to_{budget.round_to}"] if budget.round_to > 1 else []
-    return "_".join([*(shares or ["widths"]), *rounded])
+    uniform = ["uniform"] if budget.uniform else []
+    return "_".join([*(shares or ["widths"]), *rounded, *uniform])
 
 
 def _configuration(config: schema.Cut) -> schema.Prune:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import re
 import subprocess
@@ -456,6 +457,30 @@ def test_several_limits_all_hold(network: nn.Module, batches: list[tuple[Tensor,
     assert max(found["used"].values()) == found["used"][found["binds"]] <= 1
     one = result.cut({"params": 0.8}).report
     assert result.cut({"params": 0.8, "macs": 1.0}).report["layers"] == one["layers"]
+
+
+@pytest.mark.parametrize(
+    "limits", [{"macs": 0.5}, {"params": 0.6, "macs": 0.6}, {"keep": 0.4}, {"params": 0.4}]
+)
+def test_uniform_widths_are_the_same_in_layers_of_a_size(limits: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    sizes = [10, 12, 12, 8, 12, 12, 3]
+    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+    network = nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())][:-1])
+    x = torch.randn(96, 10)
+    result = gfs_dist.prune(network, [x], budget={**limits, "uniform": True})
+    kept = {row["channels"]: set() for row in result.report["layers"] if not row["reason"]}
+    for row in result.report["layers"]:
+        if not row["reason"]:
+            kept[row["channels"]].add(row["kept"])
+    assert {channels: len(found) for channels, found in kept.items()} == {12: 1, 8: 1}
+    for kind, share in limits.items():
+        if kind != "keep":
+            assert result.report[kind] <= share * result.report["dense"][kind]
+    assert result.report["reason"].endswith("layers of a kind (2 for 5 layers)")
+    free = result.cut(limits).report
+    assert "kind" not in free["reason"]
+    assert free["used"].keys() == result.report["used"].keys()
 
 
 @pytest.mark.parametrize("budget", [{"tolerance": 0.5}, {"params": 0.8}])

@@ -67,6 +67,7 @@ class Budget:
     tolerance: str | None
     round_to: Positive | None
     trials: Positive | None
+    uniform: bool | None
 
     @property
     def limit(self) -> Limit:
@@ -81,6 +82,8 @@ class Budget:
         """Replace null of the keys beside the one that says how small."""
         if self.round_to is None:
             self.round_to = 1
+        if self.uniform is None:
+            self.uniform = False
         if self.batch is None and self.latency is not None:
             self.batch = 1
 

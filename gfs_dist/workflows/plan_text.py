@@ -7,6 +7,7 @@ budget, repair, streams, ranks, files, time.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.repair.stream_training import BATCH
 from gfs_dist.pruning.structure.structure import Structure
 from gfs_dist.pruning.widths.budget import UNITS, Budget, percent
+from gfs_dist.pruning.widths.ties import Ties
 from gfs_dist.selection.stop import Stop
 from gfs_dist.training import DeepSpec, TrainSpec
 from gfs_dist.workflows.checkpoints import num_checkpoints
@@ -159,7 +161,7 @@ def budget_title(budget: Budget) -> str:
     }
     shares = [f"{percent(share)} of the {of[kind]}" for kind, share in budget.shares.items()]
     rounded = f", multiples of {budget.round_to}" if budget.round_to > 1 else ""
-    return f"{' and '.join(shares)}{rounded}"
+    return f"{' and '.join(shares)}{rounded}{', uniform' if budget.uniform else ''}"
 
 
 def repairs(config: schema.Prune) -> list[str]:
@@ -237,7 +239,14 @@ def _budget(budget: Budget, pruner: Pruner) -> list[str]:
     if budget.kind == "tolerance":
         share = shares["tolerance"]
         return [f"top-1 on the calibration images may fall by {share} of itself at each layer"]
-    return [f"{share} {words[kind]}" for kind, share in shares.items()]
+    lines = [f"{share} {words[kind]}" for kind, share in shares.items()]
+    if budget.uniform:
+        layers = pruner.structure.layers
+        groups = Counter(Ties.of(layers, uniform=True).groups.values())
+        kinds = {layer.name: f"{layer.kind} of {layer.num_candidates}" for layer in layers}
+        told = ", ".join(f"{count} times {kinds[name]}" for name, count in groups.items())
+        lines.append(f"the same width in all layers of a kind: {told}")
+    return lines
 
 
 def _training(spec: DeepSpec, num_samples: int, workers: int) -> str:

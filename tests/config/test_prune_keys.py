@@ -51,6 +51,11 @@ def test_null_means_what_fits_deep_networks() -> None:
         (["budget.params=0.5", "budget.round_to=8"], Budget({"params": Fraction(1, 2)}, {}, 8)),
         (["budget.latency=60%"], Budget({"latency": Fraction(3, 5)})),
         (["budget.latency=0.6", "budget.batch=32"], Budget({"latency": Fraction(3, 5)}, batch=32)),
+        (
+            ["budget.macs=0.5", "budget.params=60%", "budget.uniform=true"],
+            Budget({"macs": Fraction(1, 2), "params": Fraction(3, 5)}, uniform=True),
+        ),
+        (["budget.uniform=true"], Budget({"macs": Fraction(1, 2)}, uniform=True)),
         (["budget.keep=1"], Budget({"keep": Fraction(1)})),
         (["budget.tolerance=0.02"], Budget({"tolerance": Fraction(1, 50)})),
     ],

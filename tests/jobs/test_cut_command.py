@@ -125,6 +125,16 @@ def test_several_limits_all_hold_and_the_one_that_binds_is_told(run: Path) -> No
     assert "; params binds (of the limits macs " in (run / "report.md").read_text()
 
 
+def test_uniform_widths_are_told(run: Path, capsys: Any) -> None:
+    assert cut(run, "budget.macs=50%", "budget.uniform=true") == 0
+    row = result(run, "step_00000025_macs_0.5_uniform")
+    assert row["budget"] == "50% of the multiply-adds, uniform"
+    told = "same width in all layers of a kind"
+    assert f"{told} (2 for 2 layers)" in row["sizing"]["reason"]
+    assert f"{told}: 1 times channels of 8, 1 times channels of 6" in capsys.readouterr().out
+    assert row["sizing"]["binds"] == "macs"
+
+
 def test_a_resumed_run_keeps_what_was_cut(run: Path) -> None:
     assert cut(run, "budget.macs=35%") == 0
     before = report(run)["results"]

@@ -20,8 +20,9 @@ LIMITS = ("macs", "params", "latency")
 KINDS = (*LIMITS, "keep", "tolerance", "widths")
 UNITS = {"macs": "multiply-adds", "params": "parameters"}
 """Limits on a cost that follows from the widths alone, and what it counts."""
-BATCHED = ("latency",)
-"""Limits on what is measured at a batch of inputs."""
+COUNTS = ("round_to", "batch", "trials")
+PARTNERS = {"batch": ("latency",), "trials": tuple(UNITS), "uniform": (*LIMITS, "keep")}
+"""Keys that stand beside some kinds only."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Budget:
         batch: inputs at once where latency is measured.
         trials: networks that may be cut and measured to find widths (``macs``, ``params``); None
             for as many as the caller thinks fit.
+        uniform: the same width in all layers of one kind and as many candidates.
     """
 
     shares: Mapping[str, Fraction] = field(default_factory=dict)
@@ -44,16 +46,17 @@ class Budget:
     round_to: int = 1
     batch: int = 1
     trials: int | None = None
+    uniform: bool = False
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Budget:
         """The budget of ``{"macs": 0.5}``, ``{"macs": 0.5, "params": "60%", "round_to": 8}``.
 
         Args:
-            given: some of :data:`LIMITS`, or one other of :data:`KINDS`; ``round_to``, ``batch``
-                with ``latency``, and ``trials`` with ``macs`` and ``params`` may
-                stand beside them. None counts as not given. ``widths`` is a mapping of layers to
-                widths, or the name of a JSON file of one.
+            given: some of :data:`LIMITS`, or one other of :data:`KINDS`; beside them ``round_to``
+                and, with some kinds (:data:`PARTNERS`), ``batch``, ``trials`` and ``uniform``.
+                None counts as not given. ``widths`` is a mapping of layers to widths, or the name
+                of a JSON file of one.
 
         Raises:
             ConfigError: names ``budget.KEY``, found and accepted.
@@ -61,7 +64,9 @@ class Budget:
         if not isinstance(given, Mapping):
             raise ConfigError(f"budget: found {given!r}, accepted a dict such as {{'macs': 0.5}}")
         found = {key: value for key, value in given.items() if value is not None}
-        known = (*KINDS, "round_to", "batch", "trials")
+        if found.get("uniform") is False:
+            del found["uniform"]
+        known = (*KINDS, *COUNTS, "uniform")
         for key in found:
             if key not in known:
                 raise ConfigError(
@@ -74,17 +79,21 @@ class Budget:
                 f"budget: found {names or 'none'}, accepted one or more of {', '.join(LIMITS)}, or "
                 f"one of {', '.join(KINDS[len(LIMITS) :])}"
             )
-        for key, partners in (("batch", BATCHED), ("trials", tuple(UNITS))):
+        for key, partners in PARTNERS.items():
             if key in found and not set(kinds) & set(partners):
                 raise ConfigError(
                     f"budget.{key}: found with {names}, accepted with {' and '.join(partners)} only"
                 )
-        counts: dict[str, Any] = {
-            key: _count(key, found[key]) for key in known[len(KINDS) :] if key in found
-        }
+        options: dict[str, Any] = {key: _count(key, found[key]) for key in COUNTS if key in found}
+        if "uniform" in found:
+            if not isinstance(found["uniform"], bool):
+                raise ConfigError(
+                    f"budget.uniform: found {found['uniform']!r}, accepted True or False"
+                )
+            options["uniform"] = found["uniform"]
         if "widths" in found:
-            return cls(widths=_read_widths(found["widths"]), **counts)
-        return cls({kind: _parse_share(f"budget.{kind}", found[kind]) for kind in kinds}, **counts)
+            return cls(widths=_read_widths(found["widths"]), **options)
+        return cls({kind: _parse_share(f"budget.{kind}", found[kind]) for kind in kinds}, **options)
 
     @property
     def kind(self) -> str:

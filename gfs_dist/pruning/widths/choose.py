@@ -80,13 +80,17 @@ def choose_widths(
         half = uniform_widths(pruner.costs.channels, Fraction(1, 2), budget.round_to)
         pruner.rule, pruner.compared_rules = choose_fit_rule(pruner, half)
     chosen = RULES[budget.kind](pruner, budget, on_trial, quick)
+    ties = Ties.of(pruner.structure.layers, uniform=budget.uniform)
+    curves = ties.curves({name: found.curve for name, found in pruner.paths.items()})
     widths = {}
-    for name, path in pruner.paths.items():
+    for name, curve in ties.expand(curves).items():
         # A path that ends before its width: the largest allowed one that it reaches.
-        most, width = len(path.curve), chosen.widths[name]
+        most, width = len(curve), chosen.widths[name]
         allowed = allowed_widths(pruner.costs.channels[name], budget.round_to, most)
         widths[name] = width if width <= most else allowed[-1]
-    return replace(chosen, widths=widths)
+    told = f"; the same width in all layers of a kind ({len(curves)} for {len(widths)} layers)"
+    reason = f"{chosen.reason}{told}" if budget.uniform else chosen.reason
+    return replace(chosen, widths=widths, reason=reason)
 
 
 def by_curves(
@@ -126,7 +130,8 @@ def _within_limits(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: boo
     def propose(cost: int) -> Widths:
         macs = min(cost, limits.get("macs", cost))
         weights = pruner.weights if limits else {}
-        return by_curves(pruner, {**limits, "macs": macs}, budget.round_to, weights)
+        reduced = {**limits, "macs": macs}
+        return by_curves(pruner, reduced, budget.round_to, weights, uniform=budget.uniform)
 
     used = {}
     if limits:
@@ -153,7 +158,7 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) ->
     limits, round_to = pruner.costs.limits(budget), budget.round_to
     task, samples = make_trial(pruner), len(pruner.workspace.x(0))
     each = pruner.costs.dense("macs") * samples * (len(task.fitted) + len(task.compared))
-    ties = Ties.of(pruner.structure.layers, uniform=False)
+    ties = Ties.of(pruner.structure.layers, uniform=budget.uniform)
     costs = ties.costs(pruner.costs)
     curves = ties.curves({name: found.curve for name, found in pruner.paths.items()})
     known = pruner.weights
@@ -176,7 +181,7 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) ->
         "same share": proportional(costs, limits, round_to, most),
     }
     if known:
-        weighted = by_curves(pruner, limits, round_to, known)
+        weighted = by_curves(pruner, limits, round_to, known, uniform=budget.uniform)
         starts["weighted curves"] = {name: weighted[name] for name in curves}
     compared: list[dict[str, Any]] = [
         {"rule": rule, "loss": loss}

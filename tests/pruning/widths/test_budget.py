@@ -37,6 +37,8 @@ def two_layers() -> Costs:
             Budget({"macs": Fraction(1, 10)}, {}, 8),
         ),
         ({"widths": {"a": 3}}, Budget(widths={"a": 3})),
+        ({"widths": {"a": 3}, "uniform": False}, Budget(widths={"a": 3})),
+        ({"keep": 1, "uniform": True}, Budget({"keep": Fraction(1)}, uniform=True)),
         (
             {"params": "60%", "macs": 0.5, "trials": 9},
             Budget({"macs": Fraction(1, 2), "params": Fraction(3, 5)}, trials=9),
@@ -69,6 +71,18 @@ def test_widths_are_read_from_a_file(tmp_path: Path) -> None:
         ),
         ({"macs": 0.5, "keep": 0.5}, r"^budget: found budget\.macs and budget\.keep, accepted one"),
         ({"keep": 0.5, "widths": {"a": 3}}, r"^budget: found budget\.keep and budget\.widths, acc"),
+        (
+            {"widths": {"a": 3}, "uniform": True},
+            r"^budget\.uniform: found with budget\.widths, accepted with macs and params",
+        ),
+        (
+            {"tolerance": 0.1, "uniform": True},
+            r"^budget\.uniform: found with budget\.tolerance, acc",
+        ),
+        (
+            {"macs": 0.1, "uniform": "yes"},
+            r"^budget\.uniform: found 'yes', accepted True or False$",
+        ),
         ({"macs": 0.5, "params": 0}, r"^budget\.params: found 0, accepted a share above 0"),
         (
             {"macs": 0.5, "params": 0.5, "batch": 2},
