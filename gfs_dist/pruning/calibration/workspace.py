@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,17 +33,17 @@ from gfs_dist.errors import (
     error_line,
 )
 from gfs_dist.files import checkpoint
+from gfs_dist.networks.graph.follow import CannotFollowError
 from gfs_dist.networks.graph.followed_network import (
     FollowedNetwork,
     check_replay,
-    follow_network,
 )
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.graph.json_values import UnstorableError
 from gfs_dist.networks.graph.record import record
 from gfs_dist.networks.graph.tensors import copied
 from gfs_dist.networks.measure.evaluation import largest_result
-from gfs_dist.networks.measure.inputs import MASK, Batch, Call, Inputs, described, joined, run
+from gfs_dist.networks.measure.inputs import MASK, Batch, Call, Inputs, described, joined
 from gfs_dist.networks.measure.threads import Item, in_threads
 from gfs_dist.pruning.calibration.batches import (
     CLASS_NUMBERS,
@@ -315,18 +316,26 @@ def _follow_dense(workspace: Workspace, model: nn.Module, example: Inputs, selec
                 "are computed from others: call torch.nn.utils.parametrize.remove_parametrizations "
                 "first"
             )
+    network = FollowedNetwork(_copied(model), example, select)
+    network.requires_grad_(False)
+    try:  # before it runs: what some networks keep of a pass cannot be written
+        content = cloudpickle.dumps(network)
+    except (TypeError, AttributeError, RuntimeError, pickle.PicklingError) as error:
+        raise ConfigError(
+            f"model: it cannot be given to other processes ({error_line(error)}): take out results "
+            "of earlier calls, hooks and open files"
+        ) from error
+    (workspace.subfolder("dense") / FOLLOWED).write_bytes(content)
     try:
         with torch.no_grad():
-            run(copied(model).eval(), example)
-    except UnstorableError as error:
-        raise ConfigError(f"model: it cannot be pruned: {error}") from error
+            network(example)
     except Exception as error:  # the user's code may raise anything
         raise ShapeError(
             f"batches: the network refuses an input of {described(example)}: {error_line(error)}"
         ) from error
     try:
-        network = follow_network(model, example, select)
-        names = {step.name for step in network.gfs_program}
+        check_replay(network, example)
+        names = network.step_names(example)
         for chunk in range(workspace.num_chunks):
             x = Inputs(workspace.tensors(chunk), example.form)
             check_replay(network, x)
@@ -335,9 +344,18 @@ def _follow_dense(workspace: Workspace, model: nn.Module, example: Inputs, selec
                     f"its forward pass takes other steps for {len(x)} samples than for "
                     f"{len(example)}, or for other samples: give batches of one sample"
                 )
+    except CannotFollowError as error:
+        words = f"its forward pass cannot be followed: {error}"
+        raise ConfigError(f"model: it cannot be pruned: {words}") from error
     except UnstorableError as error:
         raise ConfigError(f"model: it cannot be pruned: {error}") from error
-    (workspace.subfolder("dense") / FOLLOWED).write_bytes(cloudpickle.dumps(network))
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copied(model)
+    except UnstorableError as error:
+        raise ConfigError(f"model: it cannot be pruned: {error}") from error
 
 
 def _all_outputs(outputs: Any) -> Any:
@@ -347,7 +365,7 @@ def _all_outputs(outputs: Any) -> Any:
 def _widest(model: nn.Module, example: Inputs) -> int:
     """Bytes of the largest result of one sample."""
     try:
-        return largest_result(model, example.to(networks.device_of(model)))
+        return largest_result(_copied(model), example.to(networks.device_of(model)))
     except Exception:  # noqa: BLE001 - the error shows when the network is followed
         return example.nbytes
 
