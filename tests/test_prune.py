@@ -459,6 +459,7 @@ def test_several_limits_all_hold(network: nn.Module, batches: list[tuple[Tensor,
     assert result.cut({"params": 0.8, "macs": 1.0}).report["layers"] == one["layers"]
 
 
+@pytest.mark.filterwarnings("ignore:batches. .* tokens for each input")
 @pytest.mark.parametrize(
     "limits", [{"macs": 0.5}, {"params": 0.6, "macs": 0.6}, {"keep": 0.4}, {"params": 0.4}]
 )

@@ -223,4 +223,4 @@ def test_batches_that_do_not_fit_say_so(batches: list[Any], message: str) -> Non
 
 def test_the_loss_of_the_network_needs_recorded_steps() -> None:
     with pytest.raises(ValueError, match="found 'network_loss', accepted for networks of one"):
-        gfs_dist.prune(bert(), [tokens(4, 6)], budget={"keep": 0.5}, objective="network_loss")
+        gfs_dist.prune(Two(), [(X, Y, LABELS)], budget={"keep": 0.5}, objective="network_loss")

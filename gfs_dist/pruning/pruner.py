@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from gfs_dist.errors import InputError, NonFiniteError
 from gfs_dist.files import checkpoint
-from gfs_dist.networks.graph.followed_network import FollowedNetwork
 from gfs_dist.networks.graph.graph_network import GraphNetwork
 from gfs_dist.networks.measure.inputs import Batch, Call
 from gfs_dist.networks.models.layer_kinds import kernel_size
@@ -164,17 +163,21 @@ class Pruner:
                 objective needs class numbers, and there are none.
         """
         workspace = Workspace.create(folder, model, batches, call, select)
-        if settings.objective in LABELLED:
-            workspace.require_labels(f"objective {settings.objective}")
-        dense, example = workspace.dense(), workspace.x(0)[:2]
-        if settings.objective == "network_loss" and not isinstance(example, Tensor):
+        if settings.objective == "network_loss" and workspace.follows:
             raise InputError(
                 "objective: found 'network_loss', accepted for networks of one tensor in recorded "
                 "steps; least_squares, layer_output and fisher take any"
             )
-        followed = isinstance(dense, FollowedNetwork)
-        structure = find_structure(dense if followed else model, example, coupled=settings.coupled)
-        structure = keep_fittable(dense if followed else model, dense, structure, example)
+        if settings.objective in LABELLED:
+            workspace.require_labels(f"objective {settings.objective}")
+        example, given = workspace.x(0)[:2], workspace.dense() if workspace.follows else model
+        structure = find_structure(given, example, coupled=settings.coupled)
+        numbered = any(layer.counts for layer in structure.layers)
+        if numbered and not workspace.follows and settings.objective != "network_loss":
+            # Recorded steps hold numbers of heads that a cut changes.
+            workspace = workspace.followed(model)
+            given, example = workspace.dense(), workspace.x(0)[:2]
+        structure = keep_fittable(given, workspace.dense(), structure, example)
         if not structure.layers:
             raise nothing_to_prune(type(model).__name__, structure)
         return cls(workspace, structure, settings, runtime)

@@ -43,7 +43,16 @@ from gfs_dist.networks.graph.json_values import UnstorableError
 from gfs_dist.networks.graph.record import record
 from gfs_dist.networks.graph.tensors import copied
 from gfs_dist.networks.measure.evaluation import largest_result
-from gfs_dist.networks.measure.inputs import MASK, Batch, Call, Inputs, described, joined
+from gfs_dist.networks.measure.inputs import (
+    MASK,
+    Batch,
+    BatchForm,
+    Call,
+    Inputs,
+    Slot,
+    described,
+    joined,
+)
 from gfs_dist.networks.measure.threads import Item, in_threads
 from gfs_dist.pruning.calibration.batches import (
     CLASS_NUMBERS,
@@ -204,6 +213,16 @@ class Workspace:
         chunks = torch.searchsorted(ends, rows, right=True) - 1
         for chunk in torch.unique(chunks).tolist():
             yield chunk, rows[chunks == chunk] - self.ends[chunk]
+
+    def followed(self, model: nn.Module) -> Workspace:
+        """The same samples, and the network followed, not recorded.
+
+        Errors: see :meth:`create`.
+        """
+        form = BatchForm(Slot(X))
+        workspace = replace(self, follows=True)
+        _follow_dense(workspace, model, Inputs(self.tensors(0), form)[:2], _all_outputs)
+        return workspace
 
     def subset(self, chunks: Sequence[int]) -> Workspace:
         """The same network, and no more than some chunks of samples."""
