@@ -136,6 +136,10 @@ class Measured(TypedDict, total=False):
             training met it (:class:`gfs_dist.training.TrainState`); that was evaluated: over the
             test split.
         accuracy: share of the test split.
+        perplexity, kl, cosine: of text, on the test split (see :mod:`networks.measure.quality`): of
+            causal models the exponential of the mean loss of a token; the mean divergence from the
+            dense network's probabilities, in nats; of embeddings the mean cosine to the dense
+            network's. Absent where they do not apply.
         accuracy_train: share of the data that was pruned on; without pruning, of the training
             split, deep networks: of at most as many of its images as the test split has.
         accuracy_validation: share of what ``data.validation`` holds out.
@@ -147,8 +151,15 @@ class Measured(TypedDict, total=False):
 
     loss: float | None
     accuracy: float | None
+    perplexity: float | None
+    kl: float | None
+    cosine: float | None
     accuracy_train: float | None
     accuracy_validation: float | None
+    perplexity_train: float | None
+    perplexity_validation: float | None
+    kl_validation: float | None
+    cosine_validation: float | None
     loss_train: float | None
     loss_test: float | None
     loss_validation: float | None
@@ -288,6 +299,7 @@ class ResultRow(Measured):
     Attributes:
         kept: distinct neurons, or channels summed over layers.
         accuracy_after: by stage that was done: cut, refit, streams, batch_norm, finetune.
+        perplexity_after, kl_after, cosine_after: the same of networks of text.
         path, model: relative to the run folder.
         dense: the network that it was pruned from.
         layers: of a deep network; of one with two layers there are none.
@@ -308,6 +320,9 @@ class ResultRow(Measured):
     path: str | None
     model: str | None
     accuracy_after: NotRequired[dict[str, float | None]]
+    perplexity_after: NotRequired[dict[str, float | None]]
+    kl_after: NotRequired[dict[str, float | None]]
+    cosine_after: NotRequired[dict[str, float | None]]
     picks_sha256: NotRequired[str | None]
     dense: NotRequired[Measured]
     layers: NotRequired[list[LayerRow]]
@@ -429,6 +444,7 @@ _EMPTY_RESULT: Mapping[str, Any] = {
     **dict.fromkeys(("iteration", "objective", "kept", "loss", "accuracy", "macs", "params")),
     **dict.fromkeys(("accuracy_train", "accuracy_validation")),
     **dict.fromkeys(("loss_train", "loss_test", "loss_validation")),
+    **dict.fromkeys(("perplexity", "kl", "cosine")),
     **dict.fromkeys(("file_bytes", "path", "model", "picks_sha256", "stop_reason")),
     "evaluated_share": None,
     "accuracy_after": {},

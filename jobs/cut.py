@@ -10,7 +10,6 @@ from gfs_dist.config.compose import compose_stored
 from gfs_dist.config.prune import Repair
 from gfs_dist.errors import ConfigError, RunFolderError
 from gfs_dist.files import RunFolder
-from gfs_dist.files.find import find_checkpoints
 from gfs_dist.files.run_folder import MAX_NAME
 from gfs_dist.pruning.widths.budget import Budget
 from gfs_dist.records import Report
@@ -20,6 +19,7 @@ from gfs_dist.workflows.process import runtime_spec, use_threads
 from gfs_dist.workflows.prune_deep import DeepFamily, DeepPruning
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.run_report import RunReport, lost_results
+from gfs_dist.workflows.stored_networks import places_of
 from gfs_dist.workflows.total_time import TotalTime
 
 
@@ -35,8 +35,7 @@ def run(config: schema.Cut, reporter: Reporter) -> Report:
         BudgetError: the budget cannot be met.
     """
     pruned = _configuration(config)
-    assert pruned.checkpoint is not None, "checked"
-    iteration, place = find_checkpoints(pruned.checkpoint)[-1]
+    iteration, place = places_of(pruned)[-1]
     source = result_name(iteration)
     name = config.name or f"{source}_{_short_words(config.budget.limit)}"
     with use_threads(config.threads):

@@ -10,15 +10,17 @@ import torch
 from gfs_dist import networks
 from gfs_dist import report as pages
 from gfs_dist.config import commands as schema
+from gfs_dist.config.groups import HuggingFace, Stored
+from gfs_dist.data import Texts
 from gfs_dist.errors import CheckpointError, ShapeError
 from gfs_dist.files import checkpoint
 from gfs_dist.files.find import find_checkpoints
 from gfs_dist.records import FORMAT, Report, ResultRow
 from gfs_dist.workflows.measures import (
-    classify_splits,
+    example_of,
     latency_row,
+    measure_splits,
     measure_two_layer,
-    named,
     sizes,
     speeds,
     splits,
@@ -30,8 +32,8 @@ from gfs_dist.workflows.stored_networks import (
     check_fits,
     load_network,
     own_architecture,
-    read_images,
     read_network,
+    read_samples,
 )
 from gfs_dist.workflows.train_deep import LOSS
 from gfs_dist.workflows.two_layer import Inputs, two_layer
@@ -62,7 +64,8 @@ def run(config: schema.Evaluate, reporter: Reporter) -> Report:
     weights = place / checkpoint.MODEL if place.is_dir() else place
     facts |= {"name": path.name, "iteration": iteration, "file_bytes": weights.stat().st_size}
     speeds = {f"us at batch {time['batch']}": time["median_s"] * 1e6 for time in facts["latency"]}
-    measured = ("loss", "accuracy", "accuracy_train", "accuracy_validation")
+    accuracies = ("accuracy", "accuracy_train", "accuracy_validation")
+    measured = ("loss", "perplexity", "kl", "cosine", *accuracies)
     keys = (*measured, "kept", "macs", "params", "file_bytes")
     shown = {key: facts[key] for key in keys if facts.get(key) is not None} | speeds
     reporter.table(path.name, list(shown), [list(shown.values())])
@@ -104,31 +107,39 @@ def _measure_two_layer(
 def _measure_deep(
     config: schema.Evaluate, place: Path, device: torch.device, reporter: Reporter
 ) -> dict[str, Any]:
-    """Loss (mean cross-entropy; the first is that of the test split), accuracy, sizes, latencies.
+    """Loss (mean cross-entropy; the first is that of the test split), quality, sizes, latencies.
+
+    With text ``model=hf`` names the dense network, from which outputs are compared.
 
     Raises:
         CheckpointError: it cannot be read, or is not the network of ``model=``.
         ShapeError: it does not take these images, or has fewer outputs than classes.
     """
-    images = read_images(data_spec(config.data))
-    network = read_network(place, config.model, images)
+    images = read_samples(data_spec(config.data))
+    model, dense = config.model, None
+    if isinstance(images, Texts) and isinstance(model, HuggingFace):
+        dense, model = read_network(Path(model.path), model, images), Stored("stored")
+    network = read_network(place, model, images)
     check_fits(network, images, str(place))
-    size = sizes(network, images)
+    size, measure = sizes(network, images), config.quality or "accuracy"
+    alone = dense is None and measure in ("kl", "cosine")
     measured_on = {**splits(images), "train": training_split(images, config.data.seed)}
     reporter.plan(
         [
             f"network   {place}: {size['params']:,} parameters, {size['macs']:,} multiply-adds",
             f"data      {config.data.name}: {len(images.x_test):,} test samples and "
-            f"{len(measured_on['train'].rows):,} training samples for loss and accuracy",
+            f"{len(measured_on['train'].rows):,} training samples for loss and {measure}"
+            + (", to the network of model=hf: none" if alone else ""),
         ]
     )
     network.to(device)
     times = [*speeds(network, images)]
-    networks.prefer_channels_last(network, images.inputs(images.x_test[:1]).to(device))
+    networks.prefer_channels_last(network, example_of(images).to(device))
 
     def on_batch(done: int, total: int) -> None:
         reporter.step(done) if done else reporter.phase("evaluate", total)
 
-    found = named(classify_splits(network, images, measured_on, on_batch))
-    row = {"objective": LOSS, "kept": None, "loss": found["loss_test"], **found}
-    return {**row, **size, "latency": times}
+    found = measure_splits(network, images, measured_on, on_batch, measure, dense)
+    objective = LOSS if measure in ("accuracy", "perplexity") else None
+    row = {"objective": objective, "kept": None, "loss": found.get("loss_test"), "accuracy": None}
+    return {**row, **found, **size, "latency": times}

@@ -22,13 +22,16 @@ from gfs_dist.config.groups import (
     Job,
     Model,
     Positive,
+    Quality,
     Runtime,
+    Text,
     Track,
     Train,
     TwoLayer,
     check_deep_training,
     check_training,
     check_workers,
+    settled_quality,
     value_of,
 )
 from gfs_dist.config.prune import Advise, Cut, Prune, TwoLayerObjective
@@ -70,6 +73,8 @@ class Pretrain(Computing):
 
     def check(self) -> None:
         check_workers(self.workers, self.runtime)
+        if isinstance(self.data, Text):
+            raise ConfigError("data: found text, accepted images or numbers with gfs pretrain")
         if isinstance(self.model, TwoLayer) and self.workers != 1:
             raise ConfigError(
                 f"workers: found {self.workers}, accepted 1 with model={self.model.name}"
@@ -106,6 +111,10 @@ class Evaluate(Computing):
     model: Model
     objective: TwoLayerObjective
     device: Device
+    quality: Quality | None
+
+    def settle(self) -> None:
+        self.quality = settled_quality(self.quality, self.data, self.model, self.path)
 
 
 @dataclass

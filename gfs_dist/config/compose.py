@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gfs_dist.command_words import assigned, typed, typed_place
 from gfs_dist.config import CONF_FOLDER
 from gfs_dist.config.commands import EXPERIMENT_DATA
-from gfs_dist.config.groups import GROUPS, OPTION_KEY, value_of
+from gfs_dist.config.groups import ALIASES, GROUPS, OPTION_KEY, value_of
 from gfs_dist.config.overrides import nearest, parse, points, raw_value, text
 from gfs_dist.config.paths import check_path, check_paths, paths_of
 from gfs_dist.config.schema import Schema, groups, kind
@@ -303,6 +303,7 @@ def _lay_over(cfg: DictConfig, stored: dict[str, Any]) -> None:
 def _set(cfg: DictConfig, schema: Schema, override: Override) -> None:
     """Let a word set its key; the value is checked later, with those of files."""
     key, value = override.key_or_group, override.value()
+    key = ALIASES.get(OmegaConf.select(cfg, "model.name") or "", {}).get(key, key)
     group, _, name = key.rpartition(".")
     if any(key.startswith(f"{k}.") and kind(of) == dict[str, Any] for k, of in schema.keys.items()):
         OmegaConf.update(cfg, key, value, force_add=True)  # a name of the user's own

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Lt
 
 from gfs_dist.errors import ConfigError
+from gfs_dist.files.hf_folder import has_tokenizer, quality_of
 
 CATALOG = (
     "resnet18", "resnet34", "resnet50", "mobilenet_v2", "resnet18_cifar", "resnet34_cifar",
@@ -24,6 +25,7 @@ Activation = Literal["tanh", "relu", "sigmoid", "gelu", "softplus", "silu", "ide
 Device = Literal["auto", "cpu", "cuda"]
 Positive = Annotated[int, Ge(1)]
 Track = Literal["tensorboard", "mlflow"] | None
+Quality = Literal["accuracy", "perplexity", "kl", "cosine"]
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 
 NAMED = ("model.factory", "factory", "runtime.address")
@@ -128,6 +130,37 @@ class Npz(Normalised):
 
 
 @dataclass
+class Text(Data):
+    """Text in tokens."""
+
+    path: str
+    sequence: Annotated[int, Ge(2)]
+    tokenizer: str | None
+    rows: Literal["packed", "lines"] | None
+    columns: list[Positive] | None
+
+    def settle(self, model: Model, path: str | None = None) -> None:
+        """Replace null by what goes with the model, or the one in the folder ``path``.
+
+        Raises:
+            ConfigError: no model names a tokenizer.
+        """
+        own = model.path if isinstance(model, HuggingFace) else None
+        for place in (own, path):
+            if self.tokenizer is None and place is not None and has_tokenizer(place):
+                self.tokenizer = place
+        if self.tokenizer is None and own is None:
+            raise ConfigError(
+                "data.tokenizer: found null, accepted the folder of a model with its tokenizer, "
+                "where model.path has none"
+            )
+        self.tokenizer = self.tokenizer or own
+        if self.rows is None:
+            causal = quality_of(str(own or path or self.tokenizer)) == "perplexity"
+            self.rows = "packed" if causal else "lines"
+
+
+@dataclass
 class Synthetic(Data):
     """A planted problem whose best subset is known."""
 
@@ -166,8 +199,49 @@ class Custom(Model):
 
 
 @dataclass
+class HuggingFace(Model):
+    """A model of transformers in a folder, with its weights."""
+
+    path: str
+
+
+@dataclass
+class Named(Model):
+    """A network that a package makes by name, with fresh weights."""
+
+    network: str
+    kwargs: dict[str, Any]
+
+
+@dataclass
 class Stored(Model):
     """The deep network that a checkpoint itself describes."""
+
+
+def settled_quality(
+    quality: Quality | None, data: Data, model: Model, path: str | None = None
+) -> Quality | None:
+    """What tells how well networks do on text, where nothing was said; its tokenizer is settled.
+
+    Args:
+        path: of a network, where the model names none.
+
+    Raises:
+        ConfigError: it does not go with the data, or no tokenizer is named.
+    """
+    if not isinstance(data, Text):
+        if quality not in (None, "accuracy"):
+            raise ConfigError(f"quality: found {quality}, accepted accuracy with data={data.name}")
+        return quality
+    data.settle(model, path)
+    if quality == "accuracy":
+        raise ConfigError(
+            "quality: found accuracy, accepted perplexity, kl, cosine with data=text, which has no "
+            "labels"
+        )
+    place = model.path if isinstance(model, HuggingFace) else path or data.tokenizer
+    own: Quality = quality_of(str(place))  # type: ignore[assignment]
+    return quality or ("kl" if own == "accuracy" else own)
 
 
 @dataclass
@@ -223,18 +297,25 @@ GROUPS: dict[str, dict[str, type]] = {
         "cifar10": Cifar10,
         "imagefolder": ImageFolder,
         "npz": Npz,
+        "text": Text,
         "synthetic": Synthetic,
     },
     "model": {
         "two_layer": TwoLayer,
         **dict.fromkeys(CATALOG, Catalog),
         "custom": Custom,
+        "hf": HuggingFace,
+        "timm": Named,
+        "torchvision": Named,
         "stored": Stored,
     },
     "train": {"gd": Train, "sgd": Sgd},
     "runtime": {"ray": RayRuntime, "local": LocalRuntime, "none": Runtime},
 }
 """The schema of each option: option NAME of a group is conf/GROUP/NAME.yaml."""
+
+ALIASES = {"timm": {"model.name": "model.network"}, "torchvision": {"model.name": "model.network"}}
+"""Keys as they are typed with an option, and as they are kept."""
 
 OPTION_KEY = {"data": "name", "model": "name", "train": "method", "runtime": "kind"}
 """The key of a group that holds the option's name."""

@@ -21,7 +21,10 @@ from gfs_dist.files import RunFolder
 from gfs_dist.files.find import find_checkpoints, find_runs
 from gfs_dist.urls import below, check_ray_address, check_url, is_url
 
-INPUTS = ("checkpoint", "path", "data.root", "data.path", "record", "budget.widths")
+INPUTS = (
+    "checkpoint", "path", "data.root", "data.path", "data.tokenizer", "model.path", "record",
+    "budget.widths",
+)  # fmt: skip
 """Keys that name a file or folder to read."""
 
 WORDS = {
@@ -167,7 +170,8 @@ def check_inputs(command: str, config: Any) -> None:
         InputError: names the key, what was found and what is accepted.
     """
     if getattr(config, "checkpoint", None) is not None:
-        find_checkpoints(config.checkpoint)
+        own = config.checkpoint == value_of(config, "model.path")
+        find_checkpoints(config.checkpoint, "model.path" if own else "checkpoint")
     if hasattr(config, "path"):
         _check_positional(command, Path(config.path))
     for place in getattr(config, "others", None) or []:

@@ -11,11 +11,14 @@ from annotated_types import Ge, Gt, Lt
 
 from gfs_dist.config.groups import (
     Computing,
+    Custom,
     Data,
     Device,
+    HuggingFace,
     Job,
     Model,
     Positive,
+    Quality,
     Runtime,
     Track,
     Train,
@@ -23,6 +26,7 @@ from gfs_dist.config.groups import (
     check_training,
     check_workers,
     set_value,
+    settled_quality,
     value_of,
 )
 from gfs_dist.errors import ConfigError
@@ -139,6 +143,7 @@ DEEP_ONLY: Mapping[str, object] = {
     "target": "auto",
     "candidates": None,
     "export": "none",
+    "quality": None,
 }
 """The same of two-layer networks."""
 
@@ -187,9 +192,15 @@ class Prune(Computing):
     out: str
     resume: str | None
     track: Track = None
+    quality: Quality | None = None
 
     def settle(self) -> None:
         deep = not isinstance(self.model, TwoLayer)
+        if isinstance(self.model, HuggingFace) and self.checkpoint is None:
+            self.checkpoint = self.model.path
+        if deep:
+            path = self.checkpoint
+            self.quality = settled_quality(self.quality, self.data, self.model, path)
         if self.objective == "least_squares" and self.replacement is None:
             self.replacement = False
         for key, value in (DEEP_DEFAULTS if deep else TWO_LAYER_DEFAULTS).items():
@@ -242,7 +253,12 @@ class Prune(Computing):
                 "repair.reselect: found true, accepted with objective=least_squares and "
                 "repair.refit=true only"
             )
-        if self.checkpoint is None:
+        if isinstance(self.model, HuggingFace) and self.checkpoint != self.model.path:
+            raise ConfigError(
+                f"checkpoint: found {self.checkpoint}, accepted null with model=hf, whose folder "
+                "holds its weights"
+            )
+        if self.checkpoint is None and not isinstance(self.model, Custom):
             raise ConfigError(
                 f"checkpoint: has no default with {name}, accepted a pretrain run folder, a "
                 "checkpoint or a state dict"

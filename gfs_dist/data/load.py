@@ -1,4 +1,4 @@
-"""Loads a dataset: as vectors for two-layer networks, as images for deep ones."""
+"""Loads a dataset: as vectors for two-layer networks, as images or text for deep ones."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from gfs_dist.data.mnist import read_mnist
 from gfs_dist.data.npz import read_npz
 from gfs_dist.data.spec import Dataset, DataSpec, Splits, check_classes
 from gfs_dist.data.synthetic import load_synthetic
+from gfs_dist.data.text import Texts, load_texts
 from gfs_dist.errors import DataError
 from gfs_dist.files import fingerprint
 
@@ -105,14 +106,38 @@ class Images(Splits):
 
         Returns:
             float32 of the same shape, on the same device: ``(x / 255 - mean) / std`` for uint8,
-            ``(x - mean) / std`` for floating point.
+            ``(x - mean) / std`` for floating point. Numbers of tokens as they are.
         """
+        if x.dtype == torch.int64:
+            return x
         scaled = x.float() / 255 if x.dtype == torch.uint8 else x.float()
         shape = (-1, *(1 for _ in x.shape[2:]))
         mean, std = (
             torch.tensor(values, device=x.device).reshape(shape) for values in (self.mean, self.std)
         )
         return (scaled - mean) / std
+
+    @property
+    def input_words(self) -> str:
+        if self.x_train.dtype == torch.int64:
+            return f"int64 (N, {self.x_train.shape[1]}), numbers of tokens"
+        mean, std = (", ".join(f"{x:.4g}" for x in values) for values in (self.mean, self.std))
+        scaled = ", in [0, 1]" if self.x_train.dtype == torch.uint8 else ""
+        shape = ", ".join(str(size) for size in self.x_train.shape[1:])
+        return f"float32 (N, {shape}){scaled}, less {mean}, over {std}"
+
+
+DeepData = Images | Texts
+"""What networks of several layers are measured and pruned on."""
+
+
+def load_samples(spec: DataSpec) -> DeepData:
+    """Load the dataset of a specification, as networks of several layers take it.
+
+    Raises:
+        DataError: see :func:`load_images` and :func:`load_texts`.
+    """
+    return load_texts(spec) if spec.name == "text" else load_images(spec)
 
 
 def load_images(spec: DataSpec) -> Images:
@@ -134,7 +159,8 @@ def load_images(spec: DataSpec) -> Images:
             "two classes or more and one test image or more"
         )
     x_train, x_test = (
-        x if x.dtype == torch.uint8 else x.float() for x in (found.x_train, found.x_test)
+        x if x.dtype in (torch.uint8, torch.int64) else x.float()
+        for x in (found.x_train, found.x_test)
     )
     channels = x_train.shape[1]
     images = Images(

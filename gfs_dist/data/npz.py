@@ -23,6 +23,7 @@ from gfs_dist.errors import DataError
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 MAX_CLASSES = 2**20
+MAX_TOKENS = 2**31
 MAGIC = np.lib.format.MAGIC_PREFIX
 
 
@@ -30,7 +31,8 @@ def read_npz(spec: DataSpec) -> Splits:
     """The arrays of ``data.path``; nothing in it is ever unpickled.
 
     ``x_train``, ``x_test``: uint8 or floating, N x C x H x W or N x features; floating ones are
-    used as they are, in float32. ``y_train``, ``y_test``: whole numbers from 0.
+    used as they are, in float32. Other integers, N x tokens, are numbers of tokens, from 0.
+    ``y_train``, ``y_test``: whole numbers from 0.
 
     Raises:
         DataError: missing or damaged file, missing array, wrong dtype or shape, arrays that do
@@ -44,6 +46,8 @@ def read_npz(spec: DataSpec) -> Splits:
             f"{path}: x_test: found {tuple(x_test.shape)}, accepted (N, "
             f"{', '.join(map(str, x_train.shape[1:]))}) as in x_train"
         )
+    if (x_train.dtype == torch.int64) != (x_test.dtype == torch.int64):
+        raise DataError(f"{path}: x_test: found {x_test.dtype}, accepted {x_train.dtype}")
     labels_train = check_labels(f"{path}: y_train", arrays["y_train"], spec.classes or MAX_CLASSES)
     classes = spec.classes or int(labels_train.max()) + 1
     labels_test = check_labels(f"{path}: y_test", arrays["y_test"], classes)
@@ -127,8 +131,11 @@ def _check(path: Path, headers: dict[str, Header]) -> None:
             raise DataError(
                 f"{path}: x_{split}: found shape {shape}, channels last; accepted (N, C, H, W)"
             )
-        if dtype != np.uint8 and dtype.kind != "f":
-            raise DataError(f"{path}: x_{split}: found {dtype}, accepted uint8 or floating point")
+        if dtype.kind not in "fiu" or (dtype.kind in "iu" and dtype != np.uint8 and len(shape) > 2):
+            raise DataError(
+                f"{path}: x_{split}: found {dtype}, accepted uint8 or floating point, or other "
+                "integers (N, tokens)"
+            )
         count = shape[0]
         shape, dtype = headers[f"y_{split}"]
         if dtype.kind not in "iu" or shape != (count,):
@@ -143,6 +150,8 @@ def _inputs(path: Path, arrays: dict[str, np.ndarray], name: str) -> Tensor:
     array = arrays[name]
     if array.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(array))
+    if array.dtype.kind in "iu":
+        return check_labels(f"{path}: {name}", array, MAX_TOKENS, "token")
     with np.errstate(over="ignore"):
         x = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
     wrong = ~torch.isfinite(x)

@@ -81,8 +81,10 @@ def refuse_larger(path: Path, size: int) -> None:
         )
 
 
-def check_labels(place: Path | str, labels: NDArray[Any], classes: int) -> Tensor:
-    """Labels as int64 (m,), all from 0 to ``classes - 1``.
+def check_labels(
+    place: Path | str, labels: NDArray[Any], classes: int, what: str = "label"
+) -> Tensor:
+    """Labels as int64 (m,), or numbers of tokens (m, tokens), all from 0 to ``classes - 1``.
 
     Raises:
         DataError: one is not; names the place, the label and its row.
@@ -91,6 +93,6 @@ def check_labels(place: Path | str, labels: NDArray[Any], classes: int) -> Tenso
     if wrong.any():
         row = int(wrong.argmax())
         raise DataError(
-            f"{place}: found label {labels[row]} at index {row}, accepted 0 to {classes - 1}"
+            f"{place}: found {what} {labels.flat[row]} at index {row}, accepted 0 to {classes - 1}"
         )
     return torch.from_numpy(labels.astype(np.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -18,7 +19,7 @@ class DataSpec:
     """Which data.
 
     Attributes:
-        name: ``digits``, ``mnist``, ``cifar10``, ``imagefolder``, ``npz`` or ``synthetic``.
+        name: ``digits``, ``mnist``, ``cifar10``, ``imagefolder``, ``npz``, ``text``, ``synthetic``.
         root: folder of the files (mnist, cifar10, imagefolder).
         samples: training samples, balanced over classes; None for all (synthetic: 2,000).
         test_samples: the same of the test split; None for all (synthetic: 500).
@@ -28,11 +29,15 @@ class DataSpec:
         seed: chooses the sub-dataset, or makes the synthetic problem.
         features: inputs (synthetic).
         planted: neurons whose mean is the target (synthetic).
-        path: the file (npz).
+        path: the file (npz, text).
         classes: how many (npz); None for the highest training label plus 1.
         size, resize: side of the images, and of the shorter side before the square in the middle
             is cut out, pixels (imagefolder); None: ``resize`` is ``size``.
         mean, std: per channel, of inputs in [0, 1]; None for 0 and 1.
+        sequence: tokens of a row, at most (text).
+        tokenizer: folder of the model whose tokenizer is taken (text).
+        rows: ``packed`` or ``lines`` (text).
+        columns: of a file with tabs, from 1; None for those that hold sentences (text).
     """
 
     name: str = "digits"
@@ -50,6 +55,10 @@ class DataSpec:
     resize: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    sequence: int = 512
+    tokenizer: str | None = None
+    rows: str = "packed"
+    columns: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,12 +106,32 @@ class Splits(Labelled):
     """A classification dataset, as a reader finds it.
 
     Attributes:
-        x_train, x_test: uint8, or float32 mostly in [0, 1]; (m, C, H, W) or (m, features).
+        x_train, x_test: uint8, or float32 mostly in [0, 1]; (m, C, H, W) or (m, features). Or
+            int64 (m, tokens), numbers of tokens.
         labels_train, labels_test: int64 (m,), from 0.
         num_classes: one more than the highest label there can be.
     """
 
     num_classes: int
+
+    def inputs(self, x: Tensor) -> Any:
+        """What a network is called with for rows of ``x_train`` or ``x_test``.
+
+        Returns:
+            Of the same number of samples, on the same device: a tensor, or a dict of tensors that
+            are keyword arguments.
+        """
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> str:
+        """Of a sample, in words."""
+        return " x ".join(str(size) for size in self.x_train.shape[1:])
+
+    @property
+    def input_words(self) -> str:
+        """What :meth:`inputs` gives, for the card of a network."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -230,14 +230,15 @@ class PruneTask:
         dense = setting.checkpoint(cell)
         measures = setting.measures(cell, device)
         [(_, small, facts)] = cuts(setting, cell, dense, measures, tick)
-        before = measures.accuracy(small, lambda *_: tick())
+        before = measures.quality(small, lambda *_: tick())
         spec = DeepSpec(
             iterations=setting.finetune,
             lr=FINETUNE_LR,
             weight_decay=setting.weight_decay,
             seed=seed,
         )
-        train_deep(small.to(device), measures.images, spec, on_progress=lambda *_: tick())
+        images = setting.images(cell.samples, cell.trial)
+        train_deep(small.to(device), images, spec, on_progress=lambda *_: tick())
         after = measures.facts(small, lambda *_: tick())
         return {
             "dense_accuracy": dense.state["accuracy"],
@@ -257,10 +258,11 @@ class CutTask:
     def run(self, cell: Pruning, device: torch.device, tick: Callable[[], None]) -> dict[str, Any]:
         setting, made = self.setting, []
         dense, measures = setting.checkpoint(cell), setting.measures(cell, device)
-        example = measures.images.inputs(measures.images.x_test[:2])
+        images = setting.images(cell.samples, cell.trial)
+        example = images.inputs(images.x_test[:2])
         origin = origin_of(dense.state["architecture"])
         for share, small, facts in cuts(setting, cell, dense, measures, tick):
-            before = measures.accuracy(small, lambda *_: tick())
+            before = measures.quality(small, lambda *_: tick())
             home = setting.home(Tuning.of(cell, share))
             home.mkdir(parents=True, exist_ok=True)
             networks.save(home / CUT, small, example=example, origin=origin)

@@ -9,6 +9,7 @@ from typing import Any
 from gfs_dist.errors import CheckpointError, RunFolderError
 from gfs_dist.files import RunFolder
 from gfs_dist.files.checksums import CONFIG, FOLDERS
+from gfs_dist.files.hf_folder import is_hf_folder
 from gfs_dist.files.mirror import REPORT
 from gfs_dist.files.untrusted import ARCHITECTURE, STATE, TENSOR_SUFFIXES, read_json
 
@@ -18,8 +19,8 @@ def find_checkpoints(path: Path | str, key: str = "checkpoint") -> list[tuple[in
 
     Args:
         path: a run folder (all its checkpoints), a checkpoint folder, a stored network
-            (``models/NAME``), or a ``.safetensors``, ``.pt`` or ``.pth`` file. One without an
-            iteration counts as 0.
+            (``models/NAME``), a folder of a Hugging Face model, or a ``.safetensors``, ``.pt`` or
+            ``.pth`` file. One without an iteration counts as 0.
         key: under which the user named it, for messages.
 
     Raises:
@@ -30,13 +31,15 @@ def find_checkpoints(path: Path | str, key: str = "checkpoint") -> list[tuple[in
     refuse_damaged(path, key)
     if (path / STATE).is_file():
         return [(read_iteration(read_json(path / STATE)), path)]
-    if (path.suffix in TENSOR_SUFFIXES and path.is_file()) or (path / ARCHITECTURE).is_file():
+    is_stored = (path / ARCHITECTURE).is_file() or is_hf_folder(path)
+    if (path.suffix in TENSOR_SUFFIXES and path.is_file()) or is_stored:
         return [(0, path)]
     found = RunFolder(path).checkpoints()
     if not found:
         raise CheckpointError(
             f"{key}: found none in {path}; accepted are a run folder with checkpoints/, a "
-            "checkpoint folder, a models/NAME folder, a .safetensors or .pt file"
+            "checkpoint folder, a models/NAME folder, a Hugging Face folder, a .safetensors or .pt "
+            "file"
         )
     for _, place in found:  # checkpoints of a run may have been removed on purpose
         refuse_damaged(place, key)
@@ -52,6 +55,8 @@ def holds_deep(path: Path | str) -> bool:
     place = find_checkpoints(path)[-1][1]
     if (place / ARCHITECTURE).is_file():
         architecture: Any = read_json(place / ARCHITECTURE)
+    elif is_hf_folder(place):
+        return True
     elif place.is_dir():
         architecture = read_json(place / STATE).get("architecture")
     else:

@@ -27,6 +27,7 @@ from gfs_dist.networks.measure.loss_and_accuracy import (
     mean_loss,
     outputs,
 )
+from gfs_dist.networks.measure.quality import text_quality
 from gfs_dist.networks.models.catalog import CATALOG, make
 from gfs_dist.networks.models.custom import make_custom
 from gfs_dist.networks.models.two_layer import ACTIVATIONS, TwoLayer, find_activation
@@ -65,4 +66,5 @@ __all__ = [
     "prefer_channels_last",
     "require_onnx",
     "save",
+    "text_quality",
 ]

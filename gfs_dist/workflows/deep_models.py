@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from gfs_dist import networks
@@ -19,7 +18,7 @@ from gfs_dist.networks.storage.export import export_onnx, export_program
 from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.records import Measured, ResultRow
 from gfs_dist.workflows import plan_text
-from gfs_dist.workflows.measures import Measures, OnBatch
+from gfs_dist.workflows.measures import Measures, OnBatch, example_of
 from gfs_dist.workflows.reporter import Reporter
 from gfs_dist.workflows.stored_networks import origin_of, read_network
 
@@ -36,6 +35,7 @@ class ModelFolder:
         measures: measures the network as it is read from there.
         config: of the run.
         architecture: of the dense network.
+        dense: that network, if outputs are compared with its.
     """
 
     path: Path
@@ -43,13 +43,15 @@ class ModelFolder:
     config: schema.Prune
     architecture: dict[str, Any]
     reporter: Reporter
+    dense: nn.Module | None = None
 
     def store(
         self, network: nn.Module, known: Measured | None = None
     ) -> tuple[nn.Module, Measured]:
         """Write a network; the one that is read from there, and its facts."""
         images = self.measures.images
-        example, origin = images.inputs(images.x_test[:2]), origin_of(self.architecture)
+        example: Any = example_of(images, 2)
+        origin = origin_of(self.architecture)
         networks.save(self.path, network, example=example, origin=origin)
         stored = read_network(self.path, self.config.model, images)
         return stored, self.measure(self.path.name, stored, self.path / MODEL, known)
@@ -57,13 +59,16 @@ class ModelFolder:
     def measure(
         self, name: str, network: nn.Module, weights: Path, known: Measured | None = None
     ) -> Measured:
-        """Facts of a network whose weights are in a file; ``known``: see :class:`Measures`.
+        """Facts of a network whose weights are in a file, if they are in one, and not as its
+        maker left them; ``known``: see :class:`Measures`.
 
         Raises:
             NonFiniteError: it does not give numbers; names the layer.
         """
-        measured = self.measures.facts(network, self.on_batch(name), known)
-        return {**measured, "file_bytes": weights.stat().st_size}
+        dense = None if network is self.dense else self.dense
+        measured = self.measures.facts(network, self.on_batch(name), known, dense)
+        held = sum(tensor.nbytes for tensor in network.state_dict().values())
+        return {**measured, "file_bytes": weights.stat().st_size if weights.exists() else held}
 
     def on_batch(self, name: str) -> OnBatch:
         def on_batch(done: int, total: int) -> None:
@@ -74,18 +79,16 @@ class ModelFolder:
 
         return on_batch
 
-    def write_card(self, rows: list[ResultRow], source: Path) -> None:
+    def write_card(self, rows: list[ResultRow], source: Path | None) -> None:
         """Write the card of the result, which is one of ``rows`` and was cut from ``source``."""
         config, images = self.config, self.measures.images
         stored = read_json(self.path / ARCHITECTURE)
-        mean, std = (", ".join(f"{x:.4g}" for x in values) for values in (images.mean, images.std))
-        scaled = ", in [0, 1]" if images.x_train.dtype == torch.uint8 else ""
-        shape = ", ".join(str(size) for size in images.x_train.shape[1:])
         origin = pages.Origin(
             network=plan_text.network_words(self.architecture),
-            checkpoint=str(source),
-            data=f"{config.data.name}, {len(self.measures.rows):,} calibration images",
-            inputs=f"float32 (N, {shape}){scaled}, less {mean}, over {std}",
+            checkpoint="its factory's own weights" if source is None else str(source),
+            data=f"{config.data.name}, {len(self.measures.rows):,} calibration "
+            f"{plan_text.unit(images)}",
+            inputs=images.input_words,
             budget=plan_text.budget_title(config.budget.limit),
             method=f"{config.objective}, {config.weights} weights; repairs: "
             f"{', '.join(plan_text.repairs(config)) or 'none'}",
@@ -107,6 +110,7 @@ class ModelFolder:
         if missing:
             self.reporter.phase(f"export {self.path.name}")
             network = read_network(self.path, self.config.model, images)
+            example: Any = example_of(images, 2)
             for write, file in missing:
-                write(network, images.inputs(images.x_test[:2]), self.path / file)
+                write(network, example, self.path / file)
         return bool(missing)

@@ -27,6 +27,10 @@ Columns = Mapping[str, Callable[[ResultRow], object]]
 SHARED_COLUMNS: Columns = {
     "loss": lambda row: row["loss"],
     "dense loss": lambda row: row["dense"]["loss"],
+    "perplexity": lambda row: row.get("perplexity"),
+    "dense perplexity": lambda row: row["dense"].get("perplexity"),
+    "KL": lambda row: row.get("kl"),
+    "cosine": lambda row: row.get("cosine"),
     "accuracy": lambda row: row["accuracy"],
     "dense accuracy": lambda row: row["dense"]["accuracy"],
     "train accuracy": lambda row: row.get("accuracy_train"),

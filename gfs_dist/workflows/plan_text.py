@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from gfs_dist.config import commands as schema
-from gfs_dist.data import Dataset, Images
+from gfs_dist.data import Dataset, DeepData, Texts
 from gfs_dist.data.spec import Labelled
 from gfs_dist.networks import TwoLayer
 from gfs_dist.pruning.memory_needed import layer_costs, rank_bytes
@@ -78,10 +79,10 @@ def two_layer_pruning(
 
 def deep_pruning(
     config: schema.Prune,
-    images: Images,
+    images: DeepData,
     architecture: dict[str, Any],
     pruner: Pruner,
-    places: list[tuple[int, Path]],
+    places: Sequence[tuple[int, Path | None]],
     budget: Budget,
     num_samples: int,
     training: DeepSpec | None,
@@ -89,13 +90,14 @@ def deep_pruning(
     searched: bool,
 ) -> list[str]:
     """``gfs prune`` of deep checkpoints, or ``gfs cut``: then they are ``searched`` already."""
+    source = config.checkpoint or "its factory"
     costs, count = pruner.costs, "" if len(places) == 1 else f"{len(places)} checkpoints of "
     streams = config.repair.streams
     memory = rank_bytes(pruner, budget, num_samples, config.threads if streams else 0)
     lines = [
-        f"data      {config.data.name}: {num_samples:,} calibration images of {_shape(images)}, "
-        f"{_others(images)}, {images.num_classes} classes",
-        f"network   {count}{network_words(architecture)} from {config.checkpoint}: "
+        f"data      {config.data.name}: {num_samples:,} calibration {unit(images)} of "
+        f"{images.shape}, {_others(images)}, {_judged(images, config)}",
+        f"network   {count}{network_words(architecture)} from {source}: "
         f"{costs.dense('params'):,} parameters, {costs.dense('macs'):,} multiply-adds",
         *_layers(pruner.structure),
     ]
@@ -136,12 +138,12 @@ def two_layer_training(
 
 
 def deep_training(
-    config: schema.Pretrain | schema.Finetune, network: nn.Module, images: Images, spec: DeepSpec
+    config: schema.Pretrain | schema.Finetune, network: nn.Module, images: DeepData, spec: DeepSpec
 ) -> list[str]:
     """``gfs pretrain`` of a deep network, ``gfs finetune``."""
     size, cost = sum(x.nbytes for x in network.state_dict().values()), sizes(network, images)
     return [
-        f"data      {config.data.name}: {len(images.x_train):,} samples of {_shape(images)} to "
+        f"data      {config.data.name}: {len(images.x_train):,} samples of {images.shape} to "
         f"train on, {_others(images)}, {images.num_classes} classes",
         f"network   {cost['params']:,} parameters, {cost['macs']:,} multiply-adds",
         _training(spec, len(images.x_train), config.workers),
@@ -180,7 +182,7 @@ def repairs(config: schema.Prune) -> list[str]:
 
 def network_words(architecture: dict[str, Any]) -> str:
     """The name of a network's architecture, and its width if that is not the published one."""
-    name = architecture.get("factory") or architecture.get("model")
+    name = architecture.get("factory") or architecture.get("name") or architecture.get("model")
     width = f", width {architecture['width']}" if architecture.get("width") else ""
     return "a network of your own" if name in (None, "graph") else f"{name}{width}"
 
@@ -265,10 +267,17 @@ def _files(spec: TrainSpec | DeepSpec, num_bytes: int) -> str:
 
 
 def _others(data: Labelled) -> str:
-    """Samples that a network meets in no training and no search."""
+    """DeepData that a network meets in no training and no search."""
     held = "" if data.validation is None else f", {len(data.validation[1]):,} held out"
     return f"{len(data.x_test):,} to test on{held}"
 
 
-def _shape(images: Images) -> str:
-    return " x ".join(str(size) for size in images.x_train.shape[1:])
+def unit(samples: DeepData) -> str:
+    """What samples are called."""
+    return "rows" if isinstance(samples, Texts) else "images"
+
+
+def _judged(samples: DeepData, config: schema.Prune) -> str:
+    if isinstance(samples, Texts):
+        return f"{config.quality} counts"
+    return f"{samples.num_classes} classes"

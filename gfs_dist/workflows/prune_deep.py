@@ -6,12 +6,11 @@ and sums of the run lie in ``scratch/`` meanwhile.
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -22,13 +21,13 @@ from gfs_dist.command_words import typed_place
 from gfs_dist.config import commands as schema
 from gfs_dist.config.command_line import cut_words, data_words, place_words
 from gfs_dist.config.prune import EXPORTS
-from gfs_dist.data.balanced import calibration_rows
+from gfs_dist.data import Texts, calibration_rows
 from gfs_dist.errors import ConfigError
 from gfs_dist.files import RunFolder, atomic, checkpoint
-from gfs_dist.files.find import find_checkpoints
 from gfs_dist.files.mirror import SCRATCH
 from gfs_dist.files.scratch_folder import ScratchFolder
 from gfs_dist.files.untrusted import read_json
+from gfs_dist.networks.measure.quality import Counted
 from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.pruning.calibration.workspace import Workspace
 from gfs_dist.pruning.cut import CutResult, Repairs, cut, layer_rows, picks_sha256
@@ -49,8 +48,9 @@ from gfs_dist.workflows.run_report import RunReport, check_reach
 from gfs_dist.workflows.stored_networks import (
     architecture_of,
     check_fits,
+    places_of,
     read_float32,
-    read_images,
+    read_samples,
 )
 from gfs_dist.workflows.train_deep import DeepTraining, finetune_spec, keep_as_cut
 
@@ -84,22 +84,23 @@ class DeepFamily:
     }
 
     def __init__(
-        self, config: schema.Prune, searched: list[tuple[int, Path]] | None = None
+        self, config: schema.Prune, searched: list[tuple[int, Path | None]] | None = None
     ) -> None:
-        assert config.checkpoint is not None, "checked"
-        places, budget = searched or find_checkpoints(config.checkpoint), config.budget.limit
+        places, budget = searched or places_of(config), config.budget.limit
         check_device(config)
         if "onnx" in EXPORTS[config.export]:
             networks.require_onnx("export")
-        images, samples = read_images(data_spec(config.data)), config.calibration.samples
-        assert samples is not None, "settled"
-        rows = calibration_rows(images.labels_train, samples, config.seed, images.prune_rows)
+        images, count = read_samples(data_spec(config.data)), config.calibration.samples
+        assert count is not None, "settled"
+        rows = calibration_rows(images.labels_train, count, config.seed, images.prune_rows)
         self.config, self.budget, self.places, self.images = config, budget, places, images
-        self.measures = Measures(images, rows, own_device(config.device))
+        measure = config.quality or "accuracy"
+        self.measures = Measures(images, rows, own_device(config.device), measure)
+        self.select = Counted(measure) if isinstance(images, Texts) else None
         for _, place in places:
             network = self.network(place)
-            check_fits(network, images, str(place))
-            networks.classify(network, itertools.islice(self.measures.batches(), 1))
+            check_fits(network, images, str(place or config.model.name))
+            self.measures.check_numbers(network)
         self.architecture = architecture_of(places[-1][1], config.model, images)
         self.settings = Settings(**given_keys(config, Settings))
         with self._trial(network) as pruner:
@@ -121,17 +122,17 @@ class DeepFamily:
     @contextmanager
     def _trial(self, network: nn.Module) -> Iterator[Pruner]:
         """A pruner of two samples in a folder of its own: the plan does not depend on samples."""
-        x, labels = next(iter(self.measures.batches()))
+        two = replace(self.measures, rows=self.measures.rows[:2]).batches()
         spec = RuntimeSpec(kind="none", workers=1, device="cpu")
         with ScratchFolder("plan") as folder, open_runtime(spec) as runtime:
-            two, place = [(x[:2], labels[:2])], folder / "workspace"
-            yield Pruner.prepare(network, two, self.settings, runtime, place)
+            place, select = folder / "workspace", self.select
+            yield Pruner.prepare(network, two, self.settings, runtime, place, select=select)
 
     @property
     def channels(self) -> dict[str, int]:
         return {layer.name: layer.num_candidates for layer in self.structure.layers}
 
-    def network(self, place: Path) -> nn.Module:
+    def network(self, place: Path | None) -> nn.Module:
         return read_float32(place, self.config.model, self.images)
 
     def phases(self, report: RunReport) -> dict[str, int]:
@@ -176,7 +177,7 @@ class DeepPruning:
 
     family: DeepFamily
     iteration: int
-    place: Path
+    place: Path | None
     run: PruneRun
     name: str = ""
     key: str = "resume"
@@ -196,6 +197,7 @@ class DeepPruning:
             family.config,
             family.architecture,
             run.reporter,
+            self.network,
         )
         known = run.report.row(source)
         self.dense = known["dense"] if known else None
@@ -206,7 +208,8 @@ class DeepPruning:
         family, network = self.family, self.network
         with ExitStack() as opened:
             folder = opened.enter_context(scratch(self.run.folder, self.name))
-            workspace = Workspace.create(folder, network, family.measures.batches())
+            batches = family.measures.batches()
+            workspace = Workspace.create(folder, network, batches, select=family.select)
             runtime, settings = self.run.runtime, family.settings
             self.pruner = Pruner(workspace, family.structure, settings, runtime, self.found)
             if self.quick:
@@ -262,6 +265,7 @@ class DeepPruning:
         small, measured = self.model.store(found.network)
         times, dense_times = family.measures.latencies(small, self.network)
         assert self.dense is not None
+        measure = family.measures.measure
         row = {
             "name": name,
             "iteration": self.iteration,
@@ -271,7 +275,8 @@ class DeepPruning:
             "kept": sum(chosen.widths.values()),
             **measured,
             "latency": times,
-            "accuracy_after": found.accuracies(measured["accuracy"]),
+            "accuracy_after": {},
+            f"{measure}_after": found.accuracies(cast(dict[str, Any], measured)[measure]),
             "path": f"paths/{self.files.result}",
             "model": folder.relative(self.model.path),
             "picks_sha256": picks_sha256(self.pruner),
@@ -339,16 +344,16 @@ class DeepPruning:
             repairs,
             name=f"cut_{name}",
             state=state,
-            evaluate=self._accuracy,
+            evaluate=self._quality,
             on_step=on_step,
         )
 
-    def _accuracy(self, stage: str, network: nn.Module) -> float | None:
+    def _quality(self, stage: str, network: nn.Module) -> float | None:
         """Of a network that is repaired further; as it was cut, where that is not to take long."""
         if self.quick and stage == "cut":
             return None
         on_batch = self.model.on_batch(f"{self.name} before repair")
-        return self.family.measures.accuracy(network, on_batch)
+        return self.family.measures.quality(network, on_batch, self.network)
 
     def _finetune(self, row: ResultRow) -> ResultRow:
         """Train ``models/NAME`` on and write it again; the row that then holds.
@@ -391,8 +396,14 @@ def _refuse_repairs(config: schema.Prune, pruner: Pruner) -> None:
             "repair.streams: found true, accepted false with this network: after the cut there is "
             "no convolution or linear layer whose output could be compared with the dense one's"
         )
-    stored = read_json(pruner.workspace.subfolder("dense") / ARCHITECTURE)
-    if config.repair.finetune and stored.get("graph", {}).get("evaluation_only"):
+    if not config.repair.finetune:
+        return
+    stored = (
+        {}
+        if pruner.workspace.follows
+        else read_json(pruner.workspace.subfolder("dense") / ARCHITECTURE)
+    )
+    if stored.get("graph", {}).get("evaluation_only"):
         raise ConfigError(
             "repair.finetune: found true, accepted false with this network: what it does while it "
             "trains cannot be recorded"

@@ -1,36 +1,53 @@
-"""Reads images and networks, of two layers or deep, and checks that they fit each other."""
+"""Reads samples and networks, of two layers or deep, and checks that they fit each other."""
 
 from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gfs_dist import data, networks
 from gfs_dist.config import commands as schema
-from gfs_dist.config.groups import Catalog, Custom, Stored
-from gfs_dist.data import DataSpec, Images
-from gfs_dist.errors import CheckpointError, ConfigError, ShapeError, first_line
+from gfs_dist.config.groups import Catalog, Custom, HuggingFace, Named, Stored
+from gfs_dist.data import DataSpec, DeepData, Images, Texts
+from gfs_dist.errors import CheckpointError, ConfigError, DataError, ShapeError, first_line
 from gfs_dist.files import checkpoint
+from gfs_dist.files.find import find_checkpoints
+from gfs_dist.files.hf_folder import is_hf_folder
 from gfs_dist.networks import TwoLayer
+from gfs_dist.networks.measure.inputs import run
+from gfs_dist.networks.models.builders import PACKAGES, make_built
 from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.pruning.calibration.batches import WRAP
+from gfs_dist.workflows.measures import example_of
 
 ORIGIN = ("model", "num_classes", "in_channels", "width", "factory", "kwargs")
 
 
 @functools.lru_cache(maxsize=1)
-def read_images(spec: DataSpec) -> Images:
+def read_samples(spec: DataSpec) -> DeepData:
     """Both splits; read once a process."""
-    return data.load_images(spec)
+    return data.load_samples(spec)
 
 
-def describe(model: schema.Model, images: Images) -> dict[str, Any]:
+def read_images(spec: DataSpec) -> Images:
+    """The same of images, or other inputs with classes.
+
+    Raises:
+        DataError: the data is text.
+    """
+    found = read_samples(spec)
+    if not isinstance(found, Images):
+        raise DataError(f"data: found {spec.name}, accepted here is data with classes")
+    return found
+
+
+def describe(model: schema.Model, images: DeepData) -> dict[str, Any]:
     """The architecture that the keys ``model.*`` name, with its channels and classes of the data.
 
     Raises:
@@ -45,19 +62,27 @@ def named_network(model: schema.Model, num_classes: int, in_channels: int) -> di
     """The architecture of a network of the catalog, or of the user's own."""
     if isinstance(model, Custom):
         return {"model": "custom", "factory": model.factory, "kwargs": dict(model.kwargs)}
+    if isinstance(model, HuggingFace):
+        return {"model": "hf", "path": model.path}
+    if isinstance(model, Named):
+        own: dict[str, Any] = {"num_classes": num_classes}
+        own |= {"in_chans": in_channels} if model.name == "timm" else {}
+        return {"model": model.name, "name": model.network, "kwargs": own | dict(model.kwargs)}
     made = {"model": model.name, "num_classes": num_classes, "in_channels": in_channels}
     width = model.width if isinstance(model, Catalog) else None
     return made if width is None else {**made, "width": width}
 
 
-def architecture_of(place: Path, model: schema.Model, images: Images) -> dict[str, Any]:
+def architecture_of(place: Path | None, model: schema.Model, images: DeepData) -> dict[str, Any]:
     """The architecture of a stored network: its own, or for a bare state dict the keys ``model.*``.
+
+    ``place``: None of the network that the keys make.
 
     Raises:
         CheckpointError: its description cannot be read.
         ConfigError: a bare state dict, and the keys name no deep network.
     """
-    own = own_architecture(place)
+    own = None if place is None else own_architecture(place)
     if own is None and isinstance(model, schema.TwoLayer):
         raise ConfigError(f"model: found {model.name}, accepted is the deep network of {place}")
     return describe(model, images) if own is None else own
@@ -67,6 +92,8 @@ def own_architecture(place: Path) -> dict[str, Any] | None:
     """The architecture that a folder holds, empty where it holds none; None of a bare file."""
     if (place / ARCHITECTURE).is_file():
         return checkpoint.read_json(place / ARCHITECTURE)
+    if is_hf_folder(place):
+        return {"model": "hf", "path": str(place)}
     if not place.is_dir():
         return None
     found = checkpoint.read_json(place / checkpoint.STATE).get("architecture")
@@ -94,6 +121,9 @@ def fresh_network(architecture: dict[str, Any], seed: int) -> nn.Module:
         torch.manual_seed(seed)
         if architecture["model"] == "custom":
             return networks.make_custom(architecture["factory"], architecture["kwargs"])
+        if architecture["model"] in PACKAGES:
+            made = {key: architecture.get(key) for key in ("path", "name", "kwargs")}
+            return make_built(architecture["model"], **made)[0]
         return networks.make(
             architecture["model"],
             architecture["num_classes"],
@@ -102,11 +132,13 @@ def fresh_network(architecture: dict[str, Any], seed: int) -> nn.Module:
         )
 
 
-def read_network(path: Path, model: schema.Model, images: Images) -> nn.Module:
+def read_network(path: Path | None, model: schema.Model, images: DeepData) -> nn.Module:
     """One deep network, whatever it is stored as (see ``find_checkpoints``), on the CPU.
 
     Args:
-        path: a ``models/NAME`` or checkpoint folder, which describe themselves, or a state dict.
+        path: a ``models/NAME`` or checkpoint folder, which describe themselves, a folder of a
+            Hugging Face model, or a state dict; None: the network that ``model.*`` makes, with the
+            weights that it has then.
         model: the keys ``model.*``: they describe a state dict, and name the factory that a
             folder may ask for.
         images: decide the number of outputs and channels of a bare state dict.
@@ -116,9 +148,11 @@ def read_network(path: Path, model: schema.Model, images: Images) -> nn.Module:
         ConfigError: a factory that makes no network, another network than the folder's, or one
             whose factory only the folder names.
     """
+    if path is None:
+        return fresh_network(describe(model, images), 0).eval()
     factory = model.factory if isinstance(model, Custom) else None
 
-    def bare(tensors: dict[str, torch.Tensor]) -> nn.Module:
+    def bare(tensors: dict[str, Tensor]) -> nn.Module:
         network = fresh_network(describe(model, images), 0)
         networks.load_state(network, tensors, path)
         return network.eval()
@@ -147,7 +181,7 @@ def load_network(path: Path, model: schema.TwoLayer) -> TwoLayer:
 
 def _read(
     path: Path,
-    bare: Callable[[dict[str, torch.Tensor]], nn.Module],
+    bare: Callable[[dict[str, Tensor]], nn.Module],
     check: Callable[[dict[str, Any]], None] = lambda _: None,
     factory: str | None = None,
 ) -> nn.Module:
@@ -158,6 +192,8 @@ def _read(
     if (path / ARCHITECTURE).is_file():
         check(checkpoint.read_json(path / ARCHITECTURE))
         return networks.load(path, factory=factory)
+    if is_hf_folder(path):
+        return fresh_network({"model": "hf", "path": str(path)}, 0)
     found = checkpoint.load(path)
     if not path.is_dir():
         return bare(found.tensors)
@@ -171,9 +207,7 @@ def _read(
         raise CheckpointError(f"{path / checkpoint.STATE}: {error}") from error
 
 
-def _described(
-    path: Path, tensors: dict[str, torch.Tensor], model: schema.TwoLayer
-) -> dict[str, Any]:
+def _described(path: Path, tensors: dict[str, Tensor], model: schema.TwoLayer) -> dict[str, Any]:
     """The architecture of a bare file: ``model.*`` with the number of inputs it holds."""
     hidden = tensors.get("hidden.weight")
     if hidden is None or hidden.ndim != 2:
@@ -218,27 +252,32 @@ def _refuse_another(model: schema.Model, architecture: dict[str, Any], path: Pat
         told["model.width"] = model.width
     for key, said in told.items():
         own = architecture.get(key.removeprefix("model."), 1.0 if key == "model.width" else None)
+        if model.name in PACKAGES and own != model.name:
+            continue  # a pruned network may be stored otherwise
         if own not in (None, "graph", said):
             accepted = own if by_code else f"{own}, or no model= at all"
             raise ConfigError(f"{key}: found {said}, but {path} has {own}; accepted {accepted}")
 
 
-def check_fits(network: nn.Module, images: Images, source: str) -> None:
-    """Refuse a network that cannot classify these images.
+def check_fits(network: nn.Module, images: DeepData, source: str) -> None:
+    """Refuse a network that cannot classify these images, or take this text.
 
     Raises:
         ShapeError: it fails on an input, or gives other than a logit for every class; names
             ``source``.
     """
-    example = images.inputs(images.x_test[:1]).to(networks.device_of(network))
-    shape = tuple(example.shape[1:])
+    example = example_of(images).to(networks.device_of(network))
+    shape = tuple(example.shape[1:]) if isinstance(example, Tensor) else images.x_test.shape[1:]
     try:
         with networks.evaluating(network):
-            logits = network(example)
+            outputs = run(network, example)
     except Exception as error:  # the user's code may raise anything
         words = first_line(error)
         cure = f"; {WRAP}" if isinstance(error, TypeError) else ""
         raise ShapeError(f"{source}: fails on an input of shape {shape}: {words}{cure}") from error
+    if isinstance(images, Texts):
+        return
+    logits: Any = outputs.get("logits") if isinstance(outputs, Mapping) else outputs
     if getattr(logits, "ndim", 0) != 2 or logits.shape[1] < images.num_classes:
         found = getattr(logits, "shape", None)
         raise ShapeError(
@@ -248,7 +287,15 @@ def check_fits(network: nn.Module, images: Images, source: str) -> None:
         )
 
 
-def read_float32(place: Path, model: schema.Model, images: Images) -> nn.Module:
+def places_of(config: schema.Prune) -> Sequence[tuple[int, Path | None]]:
+    """Iteration and place of each checkpoint to prune; no place of a factory's own weights."""
+    if config.checkpoint is None:
+        return [(0, None)]
+    key = "model.path" if isinstance(config.model, HuggingFace) else "checkpoint"
+    return find_checkpoints(config.checkpoint, key)
+
+
+def read_float32(place: Path | None, model: schema.Model, images: DeepData) -> nn.Module:
     """One deep network, evaluating, in float32 as images are.
 
     Raises:
@@ -264,4 +311,4 @@ def read_float32(place: Path, model: schema.Model, images: Images) -> nn.Module:
 
 def read_for_training(place: Path, model: schema.Model, spec: DataSpec) -> nn.Module:
     """The network as training takes it: float32, whatever it was pruned in."""
-    return read_network(place, model, read_images(spec)).to(torch.float32).requires_grad_()
+    return read_network(place, model, read_samples(spec)).to(torch.float32).requires_grad_()

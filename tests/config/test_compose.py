@@ -153,7 +153,7 @@ def test_this_process_is_one_rank() -> None:
         # words to choose from
         ("objective=sqared", r"^objective: found 'sqared', accepted squared, .*; did you mean sq"),
         ("data=mnits", r"^data: found mnits, accepted cifar10, digits, .*; did you mean mnist\?$"),
-        ("data={a:1}", r"^data: found \{a:1\}, accepted cifar10, digits, .*, synthetic$"),
+        ("data={a:1}", r"^data: found \{a:1\}, accepted cifar10, digits, .*, text$"),
         (
             "model=resnet43",
             r"^model: found resnet43, accepted custom, .*; did you mean resnet34\?$",

@@ -207,3 +207,18 @@ def test_normalisation_of_another_number_of_channels_is_refused(tmp_path: Path) 
     path = write(tmp_path / "d.npz", GOOD)
     with pytest.raises(DataError, match=r"data.mean: found 2 numbers for 3 channels, accepted 1 o"):
         load(path, mean=(0.5, 0.5))
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint16"])
+def test_numbers_of_tokens_stay_whole(tmp_path: Path, dtype: str) -> None:
+    tokens = np.arange(12 * 5).reshape(12, 5).astype(dtype)
+    found = load(write(tmp_path / "d.npz", {**GOOD, "x_train": tokens, "x_test": tokens[:5]}))
+    assert found.x_train.dtype == torch.int64
+    assert found.inputs(found.x_test).tolist() == tokens[:5].tolist()
+
+
+def test_numbers_below_zero_are_no_tokens(tmp_path: Path) -> None:
+    tokens = np.full((12, 5), 3)
+    tokens[2, 1] = -1
+    with pytest.raises(DataError, match="x_train: found token -1 at index 11, accepted 0 to"):
+        load(write(tmp_path / "d.npz", {**GOOD, "x_train": tokens, "x_test": tokens[:5]}))

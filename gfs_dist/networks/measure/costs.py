@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gfs_dist.networks.measure.attention_products import products_by_module
 from gfs_dist.networks.measure.evaluation import dtype_of, evaluating, run_with_hook
-from gfs_dist.networks.measure.inputs import Batch, Inputs
+from gfs_dist.networks.measure.inputs import Batch, Inputs, run
 from gfs_dist.networks.models.layer_kinds import CONVOLUTIONS, TRANSPOSED, reads_features
 from gfs_dist.networks.models.two_layer import TwoLayer
 
@@ -91,7 +91,7 @@ def latency(network: nn.Module, x: Batch, repeats: int = 30) -> Latency:
     with evaluating(network):
         for _ in range(repeats + WARM_UP):
             start = time.perf_counter()
-            network(x)
+            run(network, x)
             if x.is_cuda:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)

@@ -89,7 +89,7 @@ def first_non_finite(model: nn.Module, x: Tensor | Inputs | Sequence[Tensor]) ->
     return found[0] if found else None
 
 
-def batch_size(model: nn.Module, x: Tensor) -> int:
+def batch_size(model: nn.Module, x: Tensor | Inputs) -> int:
     """Samples at once that fill a GPU, or a thread of the CPU, and not its memory.
 
     Args:

@@ -128,6 +128,13 @@ Batch = Tensor | Inputs
 """Samples: one tensor, or several by name."""
 
 
+def as_batch(x: Tensor | Mapping[str, Tensor]) -> Batch:
+    """A tensor as it is; of a dict the inputs that a model is given as keyword arguments."""
+    if isinstance(x, Tensor):
+        return x
+    return Inputs(dict(x), BatchForm({name: Slot(name) for name in x}))
+
+
 def joined(parts: Sequence[Batch]) -> Batch:
     """The samples of several batches, one after another."""
     if isinstance(parts[0], Tensor):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from gfs_dist.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from gfs_dist.networks.measure.evaluation import device_of, evaluating, first_non_finite
-from gfs_dist.networks.measure.inputs import Batch
+from gfs_dist.networks.measure.inputs import Batch, run
 from gfs_dist.networks.measure.threads import in_threads
 from gfs_dist.networks.models.two_layer import TwoLayer
 
@@ -68,21 +68,26 @@ def _classified(
     if device.type != "cpu" or torch.get_num_threads() == 1:
         for x, labels in batches:
             x, labels = x.to(device), labels.to(device)
-            yield x, labels, model(x)
+            yield x, labels, _logits(run(model, x))
         return
     free: SimpleQueue[nn.Module] = SimpleQueue()  # what a network notes in a call is its thread's
     for _ in range(torch.get_num_threads()):
         free.put(copy.deepcopy(model, {id(shared): shared for shared in model.parameters()}))
 
     @torch.no_grad()
-    def run(batch: tuple[Batch, Tensor]) -> tuple[Batch, Tensor, Tensor]:
+    def work(batch: tuple[Batch, Tensor]) -> tuple[Batch, Tensor, Tensor]:
         own, (x, labels) = free.get(), batch
         try:
-            return x, labels, own(x)
+            return x, labels, _logits(run(own, x))
         finally:
             free.put(own)
 
-    yield from in_threads(run, batches)
+    yield from in_threads(work, batches)
+
+
+def _logits(outputs: Any) -> Any:
+    """Of a model of transformers those of its outputs."""
+    return outputs.get("logits", outputs) if isinstance(outputs, Mapping) else outputs
 
 
 def check_outputs(logits: object, labels: Tensor, before: int = 0) -> None:
