@@ -72,11 +72,11 @@ def prune(
             budget by ``tolerance`` need them; without them loss and accuracy are not measured,
             and a warning says so where something else came in their place (targets of
             regression, masks, maps of classes).
-        budget: ``{"macs": 0.5}``, ``params``, ``latency`` (shares of the dense network's), or
-            several of them: all hold; or one of ``keep`` (share of each layer's channels),
-            ``widths``, ``tolerance``. With ``round_to``, with ``uniform`` (True: the same width
-            in all layers of one kind and size), and with ``trials``, how many networks are cut and
-            measured to share widths out.
+        budget: ``{"macs": 0.5}``, ``params``, ``latency``, ``memory`` (shares of the dense
+            network's), or several of them: all hold; or one of ``keep`` (share of each layer's
+            channels), ``widths``, ``tolerance``. With ``round_to``, with ``batch`` for latency and
+            memory, with ``uniform`` (True: the same width in all layers of one kind and size), and
+            with ``trials``, how many networks are cut and measured to share widths out.
         call: ``call(model, batch) -> outputs``, where a batch goes through the model otherwise.
         output: which of several outputs counts: its key, its place, or a function of the outputs;
             None: every floating tensor in them.

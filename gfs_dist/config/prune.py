@@ -65,6 +65,7 @@ class Budget:
     macs: str | None
     params: str | None
     latency: str | None
+    memory: str | None
     batch: Positive | None
     keep: str | None
     widths: str | None
@@ -88,7 +89,7 @@ class Budget:
             self.round_to = 1
         if self.uniform is None:
             self.uniform = False
-        if self.batch is None and self.latency is not None:
+        if self.batch is None and (self.latency or self.memory) is not None:
             self.batch = 1
 
 

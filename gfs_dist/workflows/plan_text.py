@@ -158,6 +158,7 @@ def budget_title(budget: Budget) -> str:
     of = {
         **UNITS,
         "latency": f"time at batch {budget.batch}",
+        "memory": f"memory at batch {budget.batch}",
         "keep": "channels of each layer",
         "tolerance": "top-1 that may be lost at each layer",
     }
@@ -232,6 +233,7 @@ def _budget(budget: Budget, pruner: Pruner) -> list[str]:
     words = {
         "keep": "of the channels of each layer",
         "latency": f"of the time of the dense network at batch {budget.batch}: feasible",
+        "memory": f"of the memory of the dense network at batch {budget.batch}: feasible",
     } | {
         kind: f"of the {UNITS[kind]}: at most {limit:,} of {costs.dense(kind):,}; feasible, the "
         f"least possible is {costs.of(kind, least):,}"

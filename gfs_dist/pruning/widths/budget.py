@@ -16,12 +16,12 @@ from typing import Any
 from gfs_dist.errors import ConfigError
 from gfs_dist.files.untrusted import load_json
 
-LIMITS = ("macs", "params", "latency")
+LIMITS = ("macs", "params", "latency", "memory")
 KINDS = (*LIMITS, "keep", "tolerance", "widths")
 UNITS = {"macs": "multiply-adds", "params": "parameters"}
 """Limits on a cost that follows from the widths alone, and what it counts."""
 COUNTS = ("round_to", "batch", "trials")
-PARTNERS = {"batch": ("latency",), "trials": tuple(UNITS), "uniform": (*LIMITS, "keep")}
+PARTNERS = {"batch": ("latency", "memory"), "trials": tuple(UNITS), "uniform": (*LIMITS, "keep")}
 """Keys that stand beside some kinds only."""
 
 
@@ -30,12 +30,12 @@ class Budget:
     """One limit or several, or a rule of its own.
 
     Attributes:
-        shares: exactly as typed, by kind: ``macs``, ``params``, ``latency``, which may stand
-            together: shares kept of the whole dense network's; or, alone, ``keep``: share
+        shares: exactly as typed, by kind: ``macs``, ``params``, ``latency``, ``memory``, which
+            may stand together: shares kept of the whole dense network's; or, alone, ``keep``: share
             of each layer's channels, ``tolerance``: relative drop of top-1. Empty with ``widths``.
         widths: channels to keep by layer, where they are given.
         round_to: widths are multiples of this.
-        batch: inputs at once where latency is measured.
+        batch: inputs at once where latency and memory are measured.
         trials: networks that may be cut and measured to find widths (``macs``, ``params``); None
             for as many as the caller thinks fit.
         uniform: the same width in all layers of one kind and as many candidates.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +14,7 @@ from gfs_dist.networks.measure.loss_and_accuracy import classify
 from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.repair.fit_rule import FitRule
 from gfs_dist.pruning.widths.allocate import allocate, proportional
-from gfs_dist.pruning.widths.budget import Budget, allowed_widths, percent, uniform_widths
+from gfs_dist.pruning.widths.budget import UNITS, Budget, allowed_widths, percent, uniform_widths
 from gfs_dist.pruning.widths.feasible import MEASURES
 from gfs_dist.pruning.widths.fit_choice import choose_fit_rule
 from gfs_dist.pruning.widths.ties import Ties
@@ -45,7 +46,8 @@ class ChosenWidths:
 
     Attributes:
         widths: by layer.
-        rule: ``measured``, ``keep``, ``widths``, ``latency`` or ``tolerance``.
+        rule: ``measured``, ``keep``, ``widths`` or ``tolerance``; ``latency``, ``memory`` or both
+            where these decided.
         reason: a sentence for the report.
         used: by kind of limit, how much of it these widths take (1: all).
         binds: the kind of limit of which most is taken; empty without limits.
@@ -127,27 +129,49 @@ def _within_limits(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: boo
             found[kind] = measure(pruner, widths, budget.batch) / allowed[kind]
         return found
 
-    def propose(cost: int) -> Widths:
-        macs = min(cost, limits.get("macs", cost))
-        weights = pruner.weights if limits else {}
-        reduced = {**limits, "macs": macs}
-        return by_curves(pruner, reduced, budget.round_to, weights, uniform=budget.uniform)
-
-    used = {}
+    used, binding = {}, set(limits)
     if limits:
         chosen = _measured(pruner, budget, on_trial, quick)
         used = use(chosen.widths)
     if not used or max(used.values()) > 1:
-        dense = limits.get("macs", costs.dense("macs"))
-        least = costs.of("macs", costs.least(budget.round_to))
-        widths, used = widths_within(propose, use, least, dense)
-        rule = " and ".join(measures)
+        widths, used = _narrowed(pruner, budget, use)
+        rule, binding = " and ".join(measures), set(measures)
         chosen = ChosenWidths(widths, rule, f"errors added up, {rule} measured")
-    binds = max(used, key=used.__getitem__)
+    binds = max((kind for kind in used if kind in binding), key=used.__getitem__)
     if len(used) > 1:
         told = ", ".join(f"{kind} {share:.1%}" for kind, share in used.items())
         chosen = replace(chosen, reason=f"{chosen.reason}; {binds} binds (of the limits {told})")
     return replace(chosen, used=used, binds=binds)
+
+
+def _narrowed(
+    pruner: Pruner, budget: Budget, use: Callable[[Widths], Mapping[str, float]]
+) -> tuple[Widths, dict[str, float]]:
+    """Widths by the curves at less and less multiply-adds until all limits hold.
+
+    Memory may hold sooner at less and less parameters: of both, what promises less error is taken.
+    """
+    costs, limits = pruner.costs, pruner.costs.limits(budget)
+    weights = pruner.weights if limits else {}
+
+    def propose(kind: str, cost: int) -> Widths:
+        reduced = {**limits, kind: min(cost, limits.get(kind, cost))}
+        return by_curves(pruner, reduced, budget.round_to, weights, uniform=budget.uniform)
+
+    def error(widths: Widths) -> float:
+        paths = pruner.paths.items()
+        return sum(weights.get(name, 1.0) * min(p.curve[: widths[name]]) for name, p in paths)
+
+    found = [
+        widths_within(
+            partial(propose, kind),
+            use,
+            least=costs.of(kind, costs.least(budget.round_to)),
+            dense=limits.get(kind, costs.dense(kind)),
+        )
+        for kind in (UNITS if "memory" in budget.shares else ("macs",))
+    ]
+    return min(found, key=lambda pair: error(pair[0]))
 
 
 def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) -> ChosenWidths:

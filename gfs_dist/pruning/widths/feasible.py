@@ -18,6 +18,7 @@ from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.smaller import KeptChannels
 from gfs_dist.pruning.widths.budget import UNITS, Budget, allowed_widths, nearest, percent
 from gfs_dist.pruning.widths.costs import Costs
+from gfs_dist.pruning.widths.forward_memory import forward_bytes
 
 MOST_TOLD, LEAST_TOLD, REASON = 3, 0.01, 160
 """Modules that :func:`describe_fixed_parts` names, the least share, and characters of a reason."""
@@ -36,6 +37,7 @@ def check_feasible(pruner: Pruner, budget: Budget) -> None:
     if budget.kind == "tolerance":
         pruner.workspace.require_labels("budget.tolerance")
     costs, least = pruner.costs, pruner.costs.least(budget.round_to)
+    kind = ""
     try:
         check_costs(budget, costs)
         for kind, measure in MEASURES.items():
@@ -44,7 +46,8 @@ def check_feasible(pruner: Pruner, budget: Budget) -> None:
                 check_measured(budget, kind, dense, smallest)
     except BudgetError as error:
         missed = [k for k, limit in costs.limits(budget).items() if costs.of(k, least) > limit]
-        stays = describe_fixed_parts(pruner, missed[0] if missed else "macs", least)
+        about = [*missed, "params" if kind == "memory" else "macs"][0]
+        stays = describe_fixed_parts(pruner, about, least)
         raise BudgetError(f"{error}; {stays}" if stays else str(error)) from error
 
 
@@ -88,8 +91,8 @@ def check_measured(budget: Budget, kind: str, dense: float, least: float) -> Non
 
     Args:
         budget: with such a limit.
-        kind: of the limit, ``latency``.
-        dense: what the dense network takes, in seconds.
+        kind: of the limit, one of :data:`MEASURES`.
+        dense: what the dense network takes, in seconds or bytes.
         least: what the network with the smallest allowed widths takes.
 
     Raises:
@@ -97,10 +100,15 @@ def check_measured(budget: Budget, kind: str, dense: float, least: float) -> Non
     """
     limit = float(budget.shares[kind]) * dense
     if least > limit:
+        most, found = (
+            f"{1e3 * value:.3g} ms" if kind == "latency" else f"{value / 2**20:.3g} MiB"
+            for value in (limit, least)
+        )
         raise BudgetError(
-            f"budget.{kind}: found {percent(budget.shares[kind])} ({1e3 * limit:.3g} ms at batch "
-            f"{budget.batch}), but the smallest network takes {1e3 * least:.3g} ms "
-            f"({_reachable(Fraction(f'{least / dense:.6f}'))}) on this device"
+            f"budget.{kind}: found {percent(budget.shares[kind])} ({most} at batch "
+            f"{budget.batch}), but the smallest network takes {found} "
+            f"({_reachable(Fraction(f'{least / dense:.6f}'))})"
+            f"{' on this device' if kind == 'latency' else ''}"
         )
 
 
@@ -111,8 +119,15 @@ def measure_seconds(pruner: Pruner, widths: Mapping[str, int], batch: int) -> fl
     return latency(network, x, repeats=5).median_s
 
 
+def measure_bytes(pruner: Pruner, widths: Mapping[str, int], batch: int) -> float:
+    """:func:`.forward_bytes` of a network of these widths."""
+    network = pruner.cut(KeptChannels.first(widths))
+    return forward_bytes(network, repeated(pruner.example, batch))
+
+
 MEASURES: dict[str, Callable[[Pruner, Mapping[str, int], int], float]] = {
     "latency": measure_seconds,
+    "memory": measure_bytes,
 }
 """Limits on what a network takes, measured once it is cut to some widths, at a batch of inputs."""
 

@@ -216,6 +216,8 @@ def test_every_objective_cuts_a_network_that_works(tmp_path: Path, words: list[s
     [
         (["budget.params=30%", "budget.round_to=2"], "measured"),
         (["budget.latency=50%", "budget.batch=4"], "latency"),
+        (["budget.memory=60%", "budget.batch=4"], "memory"),
+        (["budget.macs=99%", "budget.latency=50%", "budget.batch=4"], "latency"),
         (["budget.tolerance=5%"], "tolerance"),
         (["budget.keep=50%"], "keep"),
     ],
@@ -237,6 +239,9 @@ def test_every_budget_is_met(
         assert all(width % 2 == 0 for width in kept.values())
     if rule == "latency":
         assert row["macs"] <= 0.5 * row["dense"]["macs"]
+    if rule in ("latency", "memory"):
+        assert row["binds"] == rule
+        assert 0.5 < row["sizing"]["used"][rule] <= 1
     if rule == "keep":
         assert kept == {"0": 4, "3": 3}
 

@@ -43,6 +43,7 @@ def two_layers() -> Costs:
             {"params": "60%", "macs": 0.5, "trials": 9},
             Budget({"macs": Fraction(1, 2), "params": Fraction(3, 5)}, trials=9),
         ),
+        ({"memory": 0.6, "batch": 9}, Budget({"memory": Fraction(3, 5)}, batch=9)),
         (
             {"latency": 0.6, "macs": 1, "batch": 2, "trials": 3},
             Budget({"macs": Fraction(1), "latency": Fraction(3, 5)}, batch=2, trials=3),
@@ -66,8 +67,8 @@ def test_widths_are_read_from_a_file(tmp_path: Path) -> None:
         (0.5, r"^budget: found 0\.5, accepted a dict such as \{'macs': 0\.5\}$"),
         (
             {},
-            r"^budget: found none, accepted one or more of macs, params, latency, or one of keep, "
-            r"tolerance, widths$",
+            r"^budget: found none, accepted one or more of macs, params, latency, memory, or "
+            r"one of keep, tolerance, widths$",
         ),
         ({"macs": 0.5, "keep": 0.5}, r"^budget: found budget\.macs and budget\.keep, accepted one"),
         ({"keep": 0.5, "widths": {"a": 3}}, r"^budget: found budget\.keep and budget\.widths, acc"),
