@@ -214,12 +214,37 @@ class Pruned:
         """Another size from the same paths."""
         return self._source.again(Budget.parse(budget))
 
-    def save(self, folder: Path | str) -> None:
+    def save(
+        self,
+        folder: Path | str,
+        *,
+        factory: str | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write ``architecture.json``, ``model.safetensors`` and ``report.json``; read the network
         again by :func:`gfs_dist.load`.
+
+        Models of transformers and timm are made again by these packages, others from recorded
+        steps where that is possible, else by ``factory``.
+
+        Args:
+            folder: its parent exists.
+            factory, kwargs: ``package.module:function`` that makes the dense network, and its
+                arguments, as JSON has them; :func:`gfs_dist.load` has to be told ``factory`` too.
+
+        Raises:
+            ValueError: there is no way to make this network again; gives the reasons.
         """
-        example = self._source.pruner.only_input.to(networks.device_of(self.model))
-        networks.save(folder, self.model, example=example)
+        pruner = self._source.pruner
+        given = getattr(pruner.dense, "gfs_example", pruner.example)
+        origin = {"model": "custom", "factory": factory, "kwargs": dict(kwargs or {})}
+        networks.save(
+            folder,
+            self.model,
+            example=given,
+            origin=origin if factory else None,
+            builder=networks.builder_of(self._source.model),
+        )
         text = json.dumps(self.report, indent=1)
         Path(folder, "report.json").write_text(text, encoding="utf-8")
 

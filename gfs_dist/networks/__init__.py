@@ -28,6 +28,7 @@ from gfs_dist.networks.measure.loss_and_accuracy import (
     outputs,
 )
 from gfs_dist.networks.measure.quality import text_quality
+from gfs_dist.networks.models.builders import Builder, builder_of, make_built
 from gfs_dist.networks.models.catalog import CATALOG, make
 from gfs_dist.networks.models.custom import make_custom
 from gfs_dist.networks.models.two_layer import ACTIVATIONS, TwoLayer, find_activation
@@ -38,11 +39,13 @@ from gfs_dist.networks.storage.store import load, save
 __all__ = [
     "ACTIVATIONS",
     "CATALOG",
+    "Builder",
     "Classified",
     "Latency",
     "TwoLayer",
     "accuracy",
     "batch_size",
+    "builder_of",
     "classify",
     "count_macs",
     "count_params",
@@ -60,6 +63,7 @@ __all__ = [
     "loss_sum",
     "macs_by_module",
     "make",
+    "make_built",
     "make_custom",
     "mean_loss",
     "outputs",

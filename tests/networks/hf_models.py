@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from gfs_dist.pruning.structure.shrink import shrink
+from gfs_dist.pruning.structure.structure import Count, Layer, Slice, Structure
 
 NAMES = ("bert", "llama", "gpt2", "vit")
 
@@ -37,7 +41,7 @@ def tiny(name: str, **changes: Any) -> Any:
     }
     model, config, settings = kinds[name]
     torch.manual_seed(0)
-    made = model(config(**settings, **changes)).eval()
+    made = model(config(**{**settings, **changes})).eval()
     with torch.no_grad():  # of the usual ones outputs hardly depend on inputs
         for tensor in made.parameters():
             tensor.copy_(torch.randn(tensor.shape) / (3 if tensor.ndim > 1 else 10))
@@ -50,3 +54,87 @@ def batch(name: str, samples: int = 4, seed: int = 0) -> dict[str, Tensor]:
     if name == "vit":
         return {"pixel_values": torch.randn(samples, 3, 32, 32, generator=made)}
     return {"input_ids": torch.randint(3, 100, (samples, 12), generator=made)}
+
+
+def cut(name: str, model: Any, ffn: Sequence[int], heads: Sequence[int] = (4, 4)) -> Any:
+    """A copy of a tiny model with so many of the first neurons and heads of each of two layers.
+
+    Heads of ``llama`` are KV groups of two heads; there are two.
+    """
+    layers, kept = [], {}
+    for number, (neurons, some) in enumerate(zip(ffn, heads, strict=True)):
+        block = f"{BLOCKS[name]}.{number}"
+        for layer in _layers(name, block):
+            layers.append(layer)
+            stay = neurons if layer.kind == "ffn" else some
+            kept[layer.name] = list(range(min(stay, layer.num_candidates)))
+    return shrink(model, Structure(tuple(layers), ()), kept)
+
+
+BLOCKS = {"bert": "encoder.layer", "llama": "model.layers", "gpt2": "transformer.h"}
+BLOCKS["vit"] = "vit.layers"
+
+_PARTS: dict[str, tuple[list[str], str, list[str], str]] = {
+    "bert": (
+        ["intermediate.dense"],
+        "output.dense",
+        [f"attention.self.{part}" for part in ("query", "key", "value")],
+        "attention.output.dense",
+    ),
+    "llama": (
+        ["mlp.gate_proj", "mlp.up_proj"],
+        "mlp.down_proj",
+        [f"self_attn.{part}_proj" for part in "qkv"],
+        "self_attn.o_proj",
+    ),
+    "gpt2": (["mlp.c_fc"], "mlp.c_proj", ["attn.c_attn"], "attn.c_proj"),
+    "vit": (
+        ["mlp.fc1"],
+        "mlp.fc2",
+        [f"attention.{part}_proj" for part in "qkv"],
+        "attention.o_proj",
+    ),
+}
+
+
+def _layers(name: str, block: str) -> tuple[Layer, Layer]:
+    """The neurons and the heads of one block."""
+    neurons = tuple((i,) for i in range(128 if name == "gpt2" else 48))
+    heads = tuple(tuple(range(8 * i, 8 * i + 8)) for i in range(4))
+    pairs = (heads[0] + heads[1], heads[2] + heads[3])
+    rows = dict.fromkeys(("query", "key", "value", *"qkv"), heads)
+    if name == "llama":
+        rows |= {"q": pairs, "k": heads[:2], "v": heads[:2]}
+    fused = tuple(tuple(32 * part + i for part in range(3) for i in head) for head in heads)
+    first, last, attention, output = _PARTS[name]
+    counts: tuple[Count, ...] = ()
+    if name == "bert":
+        owner = f"{block}.attention.self"
+        counts = (Count(owner, "num_attention_heads", 1), Count(owner, "all_head_size", 8))
+    if name == "gpt2":
+        counts = (Count(f"{block}.attn", "num_heads", 1), Count(f"{block}.attn", "split_size", 8))
+
+    def part(module: str) -> Slice:
+        own = module.rpartition(".")[2].removesuffix("_proj")
+        return Slice(f"{block}.{module}", rows.get(own, fused))
+
+    read = pairs if name == "llama" else heads
+    return (
+        Layer(
+            f"{block}.{first[0]}",
+            len(neurons),
+            tuple(Slice(f"{block}.{module}", neurons) for module in first),
+            (),
+            (Slice(f"{block}.{last}", neurons),),
+            kind="ffn",
+        ),
+        Layer(
+            f"{block}.{attention[0]}",
+            len(read),
+            tuple(map(part, attention)),
+            (),
+            (Slice(f"{block}.{output}", read),),
+            kind="heads",
+            counts=counts,
+        ),
+    )

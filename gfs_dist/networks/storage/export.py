@@ -94,7 +94,9 @@ def export_onnx(network: nn.Module, example: Tensor | Sequence[Tensor], path: Pa
 
 def _several_rows(example: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """Inputs of at least two rows: of a single row the exporter fixes the number."""
-    return [torch.cat([x, x]) if len(x) == 1 else x for x in inputs_of(example)]
+    given = inputs_of(example)
+    assert isinstance(given, list)
+    return [torch.cat([x, x]) if len(x) == 1 else x for x in given]
 
 
 def _program(model: nn.Module, inputs: list[Tensor]) -> ExportedProgram:

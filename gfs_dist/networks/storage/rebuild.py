@@ -1,8 +1,8 @@
 """From the content of ``architecture.json`` and tensors to a network.
 
-A deep one is built from its recorded graph, or made again by the code that first made it and cut
-to size: recorded are the shapes of the tensors that were cut, and the numbers of channels, features
-and groups that layers keep beside them.
+A deep one is built from its recorded graph, or made again by the code that first made it (a
+function, or a class of a package that is known) and cut to size, see
+:mod:`gfs_dist.networks.storage.removals`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,15 @@ from torch import Tensor, nn
 from gfs_dist.errors import ConfigError
 from gfs_dist.networks.graph.build import build
 from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.networks.graph.json_values import UnstorableError, checked
-from gfs_dist.networks.graph.tensors import assign, empty_tensor, named_tensors
+from gfs_dist.networks.graph.tensors import assign, named_tensors
+from gfs_dist.networks.models.builders import Builder, build_empty
 from gfs_dist.networks.models.catalog import CATALOG, make
 from gfs_dist.networks.models.custom import make_custom
 from gfs_dist.networks.models.two_layer import DTYPES, TwoLayer
+from gfs_dist.networks.storage.removals import MAX_SIZE, remove
 
-SIZES = (
-    *("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features"),
-    *("num_channels", "num_groups", "normalized_shape", "num_parameters"),
-    *("num_embeddings", "embedding_dim"),
-)
-MAX_SIZE = 2**28
-"""Of a layer; keeps hostile numbers from overflowing sizes of tensors."""
+SLACK = 4
+"""Parameters that may be made for each that is kept: constructors may replace some."""
 
 
 def load_tensors(
@@ -56,7 +52,10 @@ def load_tensors(
     network = _empty(architecture, tensors, factory)
     stored = named_tensors(network)
     if not isinstance(network, GraphNetwork):  # constructors also make tensors outside it
-        stored = {name: stored[name] for name in network.state_dict() if name in stored}
+        held = {*network.state_dict()}
+        if "builder" in architecture:
+            held |= tensors.keys() & dict(network.named_buffers()).keys()
+        stored = {name: tensor for name, tensor in stored.items() if name in held}
     dtype = network.hidden.weight.dtype if isinstance(network, TwoLayer) else None
     assign(network, stored, tensors, source)
     return network.to(dtype).eval()
@@ -69,6 +68,11 @@ def _empty(
     model = architecture.get("model")
     if "graph" in architecture:
         return build(architecture["graph"])
+    if "builder" in architecture:
+        builder = Builder.parse(architecture["builder"])
+        network = build_empty(builder, most=SLACK * (len(tensors) + SLACK))
+        remove(network, architecture.get("removals"))
+        return network
     if model == "two_layer":
         return _empty_two_layer(architecture)
     if model != "custom" and (not isinstance(model, str) or model not in CATALOG):
@@ -141,73 +145,3 @@ def _make_custom(factory: Any, kwargs: Any, allowed: str | None) -> nn.Module:
 
 def _is_size(value: object) -> bool:
     return type(value) is int and 1 <= value < MAX_SIZE  # True is no count
-
-
-def removals(before: nn.Module, network: nn.Module) -> dict[str, Any]:
-    """The record that turns ``before`` into a network of the shapes of ``network``.
-
-    Returns:
-        ``{"shapes": {tensor: shape}, "sizes": {layer: {attribute: number}}}``, differences only.
-
-    Raises:
-        UnstorableError: they differ in more than sizes.
-    """
-    old, new = dict(before.named_modules()), dict(network.named_modules())
-    for name in sorted(old.keys() ^ new.keys()):
-        where = "the pruned network" if name in old else "what its factory makes"
-        raise UnstorableError(f"layer {name!r} is missing in {where}")
-    sizes = {}
-    for name, module in new.items():
-        found = {key: getattr(module, key) for key in SIZES if hasattr(module, key)}
-        changed = {key: size for key, size in found.items() if size != getattr(old[name], key, 0)}
-        if changed:
-            sizes[name] = {
-                key: list(size) if isinstance(size, tuple) else size
-                for key, size in changed.items()
-            }
-    before_tensors = named_tensors(before)
-    shapes = {
-        name: list(tensor.shape)
-        for name, tensor in named_tensors(network).items()
-        if name not in before_tensors or tensor.shape != before_tensors[name].shape
-    }
-    return {"shapes": shapes, "sizes": sizes}
-
-
-def remove(network: nn.Module, record: Any) -> None:
-    """Give layers the recorded sizes; tensors that change shape are left on the meta device.
-
-    Args:
-        network: modified.
-        record: of :func:`removals`; anything else is refused.
-
-    Raises:
-        ConfigError: names the layer or tensor that the network does not have.
-    """
-    record = checked(dict, record, "removals")
-    for name, sizes in checked(dict, record.get("sizes"), "removals.sizes").items():
-        layer = _layer(network, name)
-        for key, size in checked(dict, sizes, f"removals: layer {name!r}").items():
-            if key not in SIZES or not hasattr(layer, key) or not isinstance(size, int | list):
-                raise ConfigError(f"removals: layer {name!r} has no {key!r} to be {str(size)[:60]}")
-            setattr(layer, key, tuple(size) if isinstance(size, list) else size)
-    placed: dict[Tensor, Tensor] = {}
-    for name, shape in checked(dict, record.get("shapes"), "removals.shapes").items():
-        where = f"removals: tensor {name!r}"
-        owner, _, own_name = name.rpartition(".")
-        layer = _layer(network, owner)
-        old = getattr(layer, own_name, None)
-        if old is None and own_name == "bias":  # centred moments give layers a bias
-            old = nn.Parameter(empty_tensor([0], where))
-        if not isinstance(old, Tensor):
-            raise ConfigError(f"{where}: the network has none")
-        new = empty_tensor(shape, where)
-        placed.setdefault(old, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
-        setattr(layer, own_name, placed[old])
-
-
-def _layer(network: nn.Module, name: str) -> nn.Module:
-    try:
-        return network.get_submodule(name)
-    except AttributeError as error:
-        raise ConfigError(f"removals: the network has no layer {name!r}") from error

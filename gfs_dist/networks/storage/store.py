@@ -3,7 +3,7 @@
 An architecture of a deep network is verified to make the same network again. There are two kinds:
 the recorded graph (:mod:`gfs_dist.networks.graph.describe`), which needs no other code, and the
 origin of the network with what was removed from it (:mod:`gfs_dist.networks.storage.rebuild`).
-Networks of the catalog prefer the second, all others the first.
+Networks of the catalog and of packages that are known prefer the second, all others the first.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gfs_dist.errors import (
@@ -31,10 +32,20 @@ from gfs_dist.networks.graph.describe import describe
 from gfs_dist.networks.graph.json_values import MAKE_IT_PURE, UnstorableError
 from gfs_dist.networks.graph.tensors import copied, named_tensors, refuse_non_finite
 from gfs_dist.networks.measure.evaluation import first_non_finite
+from gfs_dist.networks.measure.inputs import Inputs
+from gfs_dist.networks.models.builders import Builder, build_empty
 from gfs_dist.networks.models.catalog import CATALOG
 from gfs_dist.networks.models.two_layer import TwoLayer
-from gfs_dist.networks.storage.equality import difference, inputs_of, outputs_of, plain_copy
-from gfs_dist.networks.storage.rebuild import load_tensors, make_unpruned, removals
+from gfs_dist.networks.storage.equality import (
+    Given,
+    difference,
+    first_row,
+    inputs_of,
+    outputs_of,
+    plain_copy,
+)
+from gfs_dist.networks.storage.rebuild import load_tensors, make_unpruned
+from gfs_dist.networks.storage.removals import removals
 
 LINE = 160
 UNKNOWN = {"model": "graph"}
@@ -48,18 +59,22 @@ def save(
     folder: Path | str,
     network: nn.Module,
     *,
-    example: Tensor | Sequence[Tensor] | None = None,
+    example: Tensor | Sequence[Tensor] | Inputs | None = None,
     origin: dict[str, Any] | None = None,
+    builder: Builder | None = None,
 ) -> None:
     """Write ``architecture.json`` and ``model.safetensors``, whole or not at all.
 
     Args:
         folder: where; replaced if it is there.
         network: not modified. A deep one is stored as it evaluates; its dtype is kept.
-        example: inputs of ``forward``, a tensor or several; only two-layer networks need none.
+        example: what it is called with, a tensor, several, or :class:`Inputs`; only two-layer
+            networks need none.
         origin: of the network before anything was removed, as keys of the configuration:
             ``{"model": NAME, "num_classes", "in_channels", "width"}`` or
             ``{"model": "custom", "factory", "kwargs"}``.
+        builder: that of the network before anything was removed, if it is one of a known package:
+            see :func:`gfs_dist.networks.models.builders.builder_of`.
 
     Raises:
         ConfigError: no architecture makes the same network again; gives the reasons.
@@ -75,7 +90,7 @@ def save(
     else:
         try:
             copy, inputs = plain_copy(network), inputs_of(example)
-            architecture, tensors = _verified_architecture(copy, inputs, origin)
+            architecture, tensors = _verified_architecture(copy, inputs, origin, builder)
         except UnstorableError as error:
             raise ConfigError(f"model: it cannot be stored: {error}") from error
     with atomic.folder(folder) as aside:
@@ -124,14 +139,17 @@ def _readable(content: Any, margin: str = "") -> str:
 
 
 def _verified_architecture(
-    network: nn.Module, inputs: list[Tensor], origin: dict[str, Any] | None = None
+    network: nn.Module,
+    inputs: Given,
+    origin: dict[str, Any] | None = None,
+    builder: Builder | None = None,
 ) -> Architecture:
     """An architecture from which the same network was made again, and the tensors for it.
 
     Args:
         network: a :func:`plain_copy`.
         inputs: its example.
-        origin: of the network before anything was removed, see :func:`gfs_dist.networks.save`.
+        origin, builder: see :func:`gfs_dist.networks.save`.
 
     Raises:
         UnstorableError: there is none.
@@ -148,9 +166,13 @@ def _verified_architecture(
         refuse_non_finite({name: value})
     examples = _examples(network, inputs)
     kinds = [lambda: _by_graph(network, inputs, origin), lambda: _by_origin(network, origin)]
+    if origin.get("model") in CATALOG:
+        kinds.reverse()
+    if builder is not None:
+        kinds.insert(0, lambda: _by_builder(network, builder, origin))
     evaluation_only: list[Architecture] = []
     reasons = []
-    for kind in kinds[::-1] if origin.get("model") in CATALOG else kinds:
+    for kind in kinds:
         try:
             architecture, tensors = kind()
             _verify(architecture, tensors, network, examples)
@@ -165,7 +187,7 @@ def _verified_architecture(
     raise UnstorableError(*reasons)
 
 
-def _examples(network: nn.Module, inputs: list[Tensor]) -> list[tuple[list[Tensor], list[Any]]]:
+def _examples(network: nn.Module, inputs: Given) -> list[tuple[Given, list[Any]]]:
     """Inputs and the outputs on them: of the whole example, and of its first row if that runs.
 
     Raises:
@@ -177,18 +199,34 @@ def _examples(network: nn.Module, inputs: list[Tensor]) -> list[tuple[list[Tenso
         examples = [(inputs, outputs_of(running, inputs))]
     except Exception as error:  # the user's code may raise anything
         words = error_line(error)
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        tensors = inputs.tensors.values() if isinstance(inputs, Inputs) else inputs
+        shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
         raise ShapeError(f"example of shape {shapes}: on it the network raises {words}") from error
     if any(isinstance(leaf, Tensor) and leaf.isnan().any() for leaf in examples[0][1]):
         layer = first_non_finite(network, inputs)
         raise NonFiniteError(f"model: its output is NaN, first after layer {layer!r}")
     with suppress(Exception):  # some networks need several rows; others have to take any number
-        row = [x[:1] for x in inputs]
+        row = first_row(inputs)
         examples.append((row, outputs_of(running, row)))
     return examples
 
 
-def _by_graph(network: nn.Module, inputs: list[Tensor], origin: dict[str, Any]) -> Architecture:
+def _by_builder(network: nn.Module, builder: Builder, origin: dict[str, Any]) -> Architecture:
+    """Of a network of a known package; buffers are stored where it makes others."""
+    dense = build_empty(builder)
+    own, made, held = named_tensors(network), named_tensors(dense), {*network.state_dict()}
+    for name, buffer in network.named_buffers():
+        other = made.get(name)
+        same = other is not None and other.dtype == buffer.dtype and torch.equal(other, buffer)
+        held |= set() if same else {name}
+    tensors = {name: tensor.detach() for name, tensor in own.items() if name in held}
+    known = {"model": builder.kind, "builder": vars(builder)}
+    return {**origin, **known, "removals": removals(dense, network)}, tensors
+
+
+def _by_graph(network: nn.Module, inputs: Given, origin: dict[str, Any]) -> Architecture:
+    if isinstance(inputs, Inputs):
+        raise UnstorableError("its inputs do not come by position, as those of recorded graphs do")
     graph, tensors = describe(network, inputs)
     refuse_non_finite(tensors)  # constants of the forward pass too
     return {**origin, "graph": graph}, tensors
@@ -207,7 +245,7 @@ def _verify(
     architecture: dict[str, Any],
     tensors: dict[str, Tensor],
     network: nn.Module,
-    examples: list[tuple[list[Tensor], list[Any]]],
+    examples: list[tuple[Given, list[Any]]],
 ) -> None:
     """Make the network again as :func:`gfs_dist.load` will.
 

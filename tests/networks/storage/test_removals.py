@@ -15,7 +15,8 @@ from torch import nn
 from gfs_dist import networks
 from gfs_dist.errors import CheckpointError, ConfigError
 from gfs_dist.networks.graph.json_values import UnstorableError
-from gfs_dist.networks.storage.rebuild import SIZES, make_unpruned, removals, remove
+from gfs_dist.networks.storage.rebuild import make_unpruned
+from gfs_dist.networks.storage.removals import SIZES, removals, remove
 from tests.networks import nets
 
 CATALOG = {"model": "resnet20_cifar", "num_classes": 10, "in_channels": 3}
