@@ -220,7 +220,7 @@ class Pruned:
         *,
         factory: str | None = None,
         kwargs: Mapping[str, Any] | None = None,
-    ) -> None:
+    ) -> dict[str, str]:
         """Write ``architecture.json``, ``model.safetensors`` and ``report.json``; read the network
         again by :func:`gfs_dist.load`.
 
@@ -232,13 +232,18 @@ class Pruned:
             factory, kwargs: ``package.module:function`` that makes the dense network, and its
                 arguments, as JSON has them; :func:`gfs_dist.load` has to be told ``factory`` too.
 
+        Returns:
+            What loads it, also ``report["storage"]``: see :func:`gfs_dist.networks.save`. The
+            folder of a model of transformers is one for ``from_pretrained`` too where its layers
+            have the same widths.
+
         Raises:
             ValueError: there is no way to make this network again; gives the reasons.
         """
         pruner = self._source.pruner
         given = getattr(pruner.dense, "gfs_example", pruner.example)
         origin = {"model": "custom", "factory": factory, "kwargs": dict(kwargs or {})}
-        networks.save(
+        self.report["storage"] = networks.save(
             folder,
             self.model,
             example=given,
@@ -247,6 +252,8 @@ class Pruned:
         )
         text = json.dumps(self.report, indent=1)
         Path(folder, "report.json").write_text(text, encoding="utf-8")
+        storage: dict[str, str] = self.report["storage"]
+        return storage
 
 
 @dataclass

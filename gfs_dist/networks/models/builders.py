@@ -122,7 +122,7 @@ def make_built(
             are not accepted, or the package raises.
     """
     if kind == "hf":
-        network = _read_hf(Path(str(path)))
+        network = read_hf(Path(str(path)))
         builder = _hf_builder(network)
         if builder is None:
             raise ConfigError(f"model.path: {path}: its class is not one of transformers' own")
@@ -220,8 +220,7 @@ def _hf_builder(network: Any) -> Builder | None:
     name = type(network).__name__
     if getattr(package("hf"), name, None) is not type(network):
         return None
-    content = network.config.to_dict()
-    content.pop("_name_or_path", None)
+    content = {**network.config.to_dict(), "architectures": [name]}
     if content.get("quantization_config"):
         return None
     attention = getattr(network.config, "_attn_implementation", None)
@@ -297,7 +296,12 @@ def _is_model_class(cls: Any) -> bool:
     return ours and cls.__module__.startswith("transformers.models.")
 
 
-def _read_hf(path: Path) -> nn.Module:
+def read_hf(path: Path) -> nn.Module:
+    """The model of a local folder.
+
+    Raises:
+        ConfigError: it is none, lacks weights, or has others.
+    """
     transformers = package("hf")
     if not (path / "config.json").is_file():
         raise ConfigError(f"model.path: found no config.json in {path}, accepted a local folder")
@@ -319,6 +323,8 @@ def _read_hf(path: Path) -> nn.Module:
                 str(path), config=config, output_loading_info=True, use_safetensors=True, **local
             ),
         )
+    if sizes := sorted(map(str, found.get("mismatched_keys") or ())):
+        raise ConfigError(f"model.path: {path}: weights of another size: {sizes[0][:80]}")
     if missing := sorted(found["missing_keys"]):
         raise ConfigError(f"model.path: {path}: {cls.__name__} lacks the weights of {missing[0]!r}")
     made: nn.Module = network

@@ -46,6 +46,7 @@ from gfs_dist.networks.storage.equality import (
 )
 from gfs_dist.networks.storage.rebuild import load_tensors, make_unpruned
 from gfs_dist.networks.storage.removals import removals
+from gfs_dist.networks.storage.transformers_folder import write_hf_files
 
 LINE = 160
 UNKNOWN = {"model": "graph"}
@@ -62,8 +63,11 @@ def save(
     example: Tensor | Sequence[Tensor] | Inputs | None = None,
     origin: dict[str, Any] | None = None,
     builder: Builder | None = None,
-) -> None:
+) -> dict[str, str]:
     """Write ``architecture.json`` and ``model.safetensors``, whole or not at all.
+
+    A model of transformers is stored with its configuration and tokenizer, if with these
+    ``from_pretrained`` gives the same network.
 
     Args:
         folder: where; replaced if it is there.
@@ -75,6 +79,10 @@ def save(
             ``{"model": "custom", "factory", "kwargs"}``.
         builder: that of the network before anything was removed, if it is one of a known package:
             see :func:`gfs_dist.networks.models.builders.builder_of`.
+
+    Returns:
+        ``{"loads": "transformers"}``, or ``{"loads": "gfs_dist.load", "reason": ...}``, with the
+        reason only of a model of transformers that its ``from_pretrained`` cannot load.
 
     Raises:
         ConfigError: no architecture makes the same network again; gives the reasons.
@@ -96,7 +104,14 @@ def save(
     with atomic.folder(folder) as aside:
         content = {"format": checkpoint.FORMAT, **architecture}
         atomic.write_text(aside / ARCHITECTURE, _readable(content) + "\n")
-        checkpoint.write_tensors(aside / checkpoint.MODEL, tensors)
+        by_hf = builder is not None and architecture.get("builder") and builder.kind == "hf"
+        checkpoint.write_tensors(
+            aside / checkpoint.MODEL, tensors, {"format": "pt"} if by_hf else None
+        )
+        if not by_hf or builder is None:
+            return {"loads": "gfs_dist.load"}
+        reason = write_hf_files(aside, copy, builder, inputs)
+    return {"loads": "gfs_dist.load", "reason": reason} if reason else {"loads": "transformers"}
 
 
 def load(folder: Path | str, *, factory: str | None = None) -> nn.Module:
@@ -119,9 +134,12 @@ def load(folder: Path | str, *, factory: str | None = None) -> nn.Module:
     architecture = read_json(folder / ARCHITECTURE)
     tensors = checkpoint.read_tensors(folder / checkpoint.MODEL)
     try:
-        return load_tensors(architecture, tensors, folder / checkpoint.MODEL, factory=factory)
+        network = load_tensors(architecture, tensors, folder / checkpoint.MODEL, factory=factory)
     except ConfigError as error:
         raise CheckpointError(f"{folder / ARCHITECTURE}: {error}") from error
+    if architecture.get("model") == "hf" and "builder" in architecture:
+        network.name_or_path = str(folder)  # type: ignore[assignment]
+    return network
 
 
 def _readable(content: Any, margin: str = "") -> str:
