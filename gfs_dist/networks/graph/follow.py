@@ -79,11 +79,14 @@ class Followed:
         output: a template of the floating tensors that came out, one or a tuple.
         guards: numbers that the code read out of tensors: the step of each, what it gave, and
             where the code is.
+        ends: why the steps end before the pass does, with what is left then as output; empty if
+            they go to its end.
     """
 
     steps: dict[str, FollowedStep]
     output: Any
     guards: tuple[tuple[str, Any, str], ...]
+    ends: str = ""
 
 
 class OpaqueError(Exception):
@@ -99,7 +102,12 @@ class CannotFollowError(Exception):
 
 
 def follow(
-    root: nn.Module, x: Inputs, opaque: set[str], select: Callable[[Any], Any] = lambda out: out
+    root: nn.Module,
+    x: Inputs,
+    opaque: set[str],
+    select: Callable[[Any], Any] = lambda out: out,
+    *,
+    to_the_end: bool = True,
 ) -> Followed:
     """The steps of a forward pass.
 
@@ -108,16 +116,19 @@ def follow(
         x: on its device.
         opaque: modules that are one step; those that turn out so are added.
         select: the part of the outputs that counts.
+        to_the_end: else up to the last layer.
 
     Raises:
         CannotFollowError: says what cannot be noted.
     """
     while True:
+        follower = _Follower(root, opaque)
         try:
-            return _Follower(root, opaque).run(x, select)
+            found = follower.run(x, select)
+            return found if to_the_end else follower.up_to_here("as asked")
         except OpaqueError as error:
-            if not error.module or error.module in opaque:
-                raise CannotFollowError(error.reason) from error
+            if error.module in follower.main | opaque:
+                return follower.up_to_here(error.reason)
             opaque.add(error.module)
 
 
@@ -180,6 +191,7 @@ class _Follower(TorchFunctionMode):
         self.counts: Counter[str] = Counter()
         self.guards: list[tuple[str, Any, str]] = []
         self.from_inputs = {X}  # steps that no weight takes part in
+        self.floating: set[str] = set()  # steps that give a floating tensor
         sizes = {name: sum(p.numel() for p in m.parameters()) for m, name in self.names.items()}
         self.main = {n for n, size in sizes.items() if size > MAIN_SHARE * sizes[""]} | {""}
         self.pending: list[tuple[list[Any], dict[str, Any], list[tuple[Tensor, int]]]] = []
@@ -205,6 +217,30 @@ class _Follower(TorchFunctionMode):
         output = template[0] if len(template) == 1 else template
         steps = ordered([X], [*self.steps.values()], output)
         return Followed({s.name: s for s in steps}, output, tuple(self.guards))  # type: ignore[misc]
+
+    def up_to_here(self, reason: str) -> Followed:
+        """The steps up to the last layer; what is left then is the output.
+
+        So the boxes of a detector may be sorted out by functions that are not torch's: layers come
+        before.
+
+        Raises:
+            CannotFollowError: no layer has been called.
+        """
+        every = [*self.steps.values()]
+        count = max((i for i, step in enumerate(every, 1) if step.kind == "module"), default=0)
+        while count and count < len(every) and every[count].target == "part":
+            count += 1
+        steps = every[:count]
+        used: set[str] = set().union(*(needed([step.args, step.kwargs]) for step in steps))
+        left = [step.name for step in steps if step.name in self.floating - used]
+        left = [name for name in left if name not in self.from_inputs]
+        if not left:
+            raise CannotFollowError(reason)
+        output = tuple(StepOutput(name) for name in left)
+        steps = ordered([X], steps, output)  # type: ignore[arg-type, assignment]
+        guards = [guard for guard in self.guards if guard[0] in {step.name for step in steps}]
+        return Followed({s.name: s for s in steps}, output, tuple(guards), reason)
 
     def _listed(self, x: Inputs, form: BatchForm) -> Inputs:
         """Inputs of which lists of samples are made here, so that each has a step."""
@@ -354,6 +390,8 @@ class _Follower(TorchFunctionMode):
         """Note the results in the output of a step, by a step each where it is no tensor."""
         if isinstance(out, Tensor):
             self.known.put(out, step)
+            if out.is_floating_point():
+                self.floating.add(step.name)
             return
         if isinstance(out, (str, int, float, bool, type(None), torch.dtype, torch.device)):
             return
@@ -363,9 +401,9 @@ class _Follower(TorchFunctionMode):
         elif isinstance(out, list | tuple):
             parts = list(enumerate(out))
         else:
-            parts = [(_Attribute(key), value) for key, value in vars(out).items()]
+            parts = [(_Attribute(key), value) for key, value in _attributes(out).items()]
         for key, part in parts:
-            if any(isinstance(leaf, Tensor) for leaf in tree_leaves(part)):
+            if _holds_tensors(part):
                 self._put_outputs(part, self._add("part", "call", "part", [step, key], {}, _part))
 
     def _add(
@@ -419,6 +457,18 @@ class _Attribute:
     """The name of an attribute, where the parts of other objects have keys."""
 
     name: str
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    return getattr(value, "__dict__", {})
+
+
+def _holds_tensors(value: Any, depth: int = 3) -> bool:
+    leaves = tree_leaves(value)
+    if any(isinstance(leaf, Tensor) for leaf in leaves):
+        return True
+    inner = [part for leaf in leaves for part in _attributes(leaf).values()]
+    return depth > 0 and any(_holds_tensors(part, depth - 1) for part in inner)
 
 
 def _part(whole: Any, key: Any) -> Any:

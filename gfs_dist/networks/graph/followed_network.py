@@ -30,6 +30,8 @@ class FollowedNetwork(GraphNetwork):
         root: a copy of the user's; it is put in evaluation mode, its layers out of place.
         example: some samples.
         select: the part of the outputs that counts.
+        to_the_end: else steps go to the last layer, and what is left then is the output: where
+            what comes after it is not the same for every input.
     """
 
     takes_inputs = True
@@ -43,8 +45,11 @@ class FollowedNetwork(GraphNetwork):
         root: nn.Module,
         example: Inputs,
         select: Callable[[Any], Any] = lambda out: out,
+        *,
+        to_the_end: bool = True,
     ) -> None:
         nn.Module.__init__(self)
+        self.gfs_to_the_end = to_the_end
         self.gfs_inputs, self.gfs_evaluation_only = [X], True
         self.gfs_example, self.gfs_select = example, select
         self._adopt(root)
@@ -61,15 +66,19 @@ class FollowedNetwork(GraphNetwork):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FollowedNetwork:
         root = copy.deepcopy(self.gfs_root, memo)
-        made = FollowedNetwork(root, self.gfs_example, self.gfs_select)
+        made = FollowedNetwork(
+            root, self.gfs_example, self.gfs_select, to_the_end=self.gfs_to_the_end
+        )
         made.gfs_opaque.update(self.gfs_opaque)
         return made
 
     def __reduce__(self) -> Any:
-        return _rebuilt, (self.gfs_root, self.gfs_example, self.gfs_select)
+        return _rebuilt, (self.gfs_root, self.gfs_example, self.gfs_select, self.gfs_to_the_end)
 
     def forward(self, x: Inputs) -> Any:  # type: ignore[override]
-        """The floating tensors of the output: one, or a tuple."""
+        """The floating tensors of the output, one or a tuple; of steps that end before, theirs."""
+        if not self.gfs_to_the_end or (self.gfs_passes and self.gfs_passes[0][1].ends):
+            return self.replay(x)
         given = Inputs(x.tensors, self.gfs_example.form)
         outputs = self.gfs_select(given.run(self.gfs_root))
         found = [t for t in tensors_of(outputs) if t.is_floating_point()]
@@ -125,7 +134,13 @@ class FollowedNetwork(GraphNetwork):
                     break
             else:
                 with torch.no_grad():
-                    found = follow(self.gfs_root, here, self.gfs_opaque, self.gfs_select)
+                    found = follow(
+                        self.gfs_root,
+                        here,
+                        self.gfs_opaque,
+                        self.gfs_select,
+                        to_the_end=self.gfs_to_the_end,
+                    )
                 self.gfs_passes.append((x.shapes, found))
         x.memo[id(self)] = (self.gfs_passes, found)
         return found
@@ -150,17 +165,18 @@ class FollowedNetwork(GraphNetwork):
         """The output by steps."""
         followed = self._pass_of(x)
         results: dict[str, Any] = {X: x, TRAINING.name: False}
-        with evaluating(self.gfs_root):
-            for step in followed.steps.values():
-                results[step.name] = self._run(step, results)
-                for name in step.last_used:
-                    if name != X:
-                        results.pop(name, None)
+        for step in followed.steps.values():
+            results[step.name] = self._run(step, results)
+            for name in step.last_used:
+                if name != X:
+                    results.pop(name, None)
         return fill(followed.output, results)
 
 
-def _rebuilt(root: nn.Module, example: Inputs, select: Callable[[Any], Any]) -> FollowedNetwork:
-    return FollowedNetwork(root, example, select)
+def _rebuilt(
+    root: nn.Module, example: Inputs, select: Callable[[Any], Any], to_the_end: bool
+) -> FollowedNetwork:
+    return FollowedNetwork(root, example, select, to_the_end=to_the_end)
 
 
 def _made_of_inputs(followed: Followed, name: str) -> list[Any] | None:

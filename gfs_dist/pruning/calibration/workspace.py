@@ -52,6 +52,7 @@ from gfs_dist.networks.measure.inputs import (
     Slot,
     described,
     joined,
+    run,
 )
 from gfs_dist.networks.measure.threads import Item, in_threads
 from gfs_dist.pruning.calibration.batches import (
@@ -335,39 +336,59 @@ def _follow_dense(workspace: Workspace, model: nn.Module, example: Inputs, selec
                 "are computed from others: call torch.nn.utils.parametrize.remove_parametrizations "
                 "first"
             )
-    network = FollowedNetwork(_copied(model), example, select)
-    network.requires_grad_(False)
-    try:  # before it runs: what some networks keep of a pass cannot be written
-        content = cloudpickle.dumps(network)
-    except (TypeError, AttributeError, RuntimeError, pickle.PicklingError) as error:
-        raise ConfigError(
-            f"model: it cannot be given to other processes ({error_line(error)}): take out results "
-            "of earlier calls, hooks and open files"
-        ) from error
-    (workspace.subfolder("dense") / FOLLOWED).write_bytes(content)
+    reasons = []
+    for to_the_end in (True, False):
+        network = FollowedNetwork(_copied(model), example, select, to_the_end=to_the_end)
+        network.requires_grad_(False)
+        try:  # before it runs: what some networks keep of a pass cannot be written
+            content = cloudpickle.dumps(network)
+        except (TypeError, AttributeError, RuntimeError, pickle.PicklingError) as error:
+            raise ConfigError(
+                f"model: it cannot be given to other processes ({error_line(error)}): take out "
+                "results of earlier calls, hooks and open files"
+            ) from error
+        try:
+            _check_steps(network, workspace, example)
+        except CannotFollowError as error:
+            raise ConfigError(
+                f"model: it cannot be pruned: its forward pass cannot be followed: {error}"
+            ) from error
+        except UnstorableError as error:
+            reasons.append(str(error))
+            continue
+        (workspace.subfolder("dense") / FOLLOWED).write_bytes(content)
+        return
+    raise ConfigError(f"model: it cannot be pruned: {reasons[0]}")
+
+
+def _check_steps(network: FollowedNetwork, workspace: Workspace, example: Inputs) -> None:
+    """Do nothing where the steps on the example are those on all samples, and give the same.
+
+    Raises:
+        ShapeError: the network refuses the example.
+        ConfigError: it does not do the same every time.
+        UnstorableError, CannotFollowError: other samples take other steps; it cannot be followed.
+    """
     try:
         with torch.no_grad():
-            network(example)
+            run(network.gfs_root, example)
     except Exception as error:  # the user's code may raise anything
         raise ShapeError(
             f"batches: the network refuses an input of {described(example)}: {error_line(error)}"
         ) from error
     try:
         check_replay(network, example)
-        names = network.step_names(example)
-        for chunk in range(workspace.num_chunks):
-            x = Inputs(workspace.tensors(chunk), example.form)
-            check_replay(network, x)
-            if network.step_names(x) != names:
-                raise UnstorableError(
-                    f"its forward pass takes other steps for {len(x)} samples than for "
-                    f"{len(example)}, or for other samples: give batches of one sample"
-                )
-    except CannotFollowError as error:
-        words = f"its forward pass cannot be followed: {error}"
-        raise ConfigError(f"model: it cannot be pruned: {words}") from error
     except UnstorableError as error:
         raise ConfigError(f"model: it cannot be pruned: {error}") from error
+    names = network.step_names(example)
+    for chunk in range(workspace.num_chunks):
+        x = Inputs(workspace.tensors(chunk), example.form)
+        check_replay(network, x)
+        if network.step_names(x) != names:
+            raise UnstorableError(
+                f"its forward pass takes other steps for {len(x)} samples than for "
+                f"{len(example)}, or for other samples: give batches of one sample"
+            )
 
 
 def _copied(model: nn.Module) -> nn.Module:

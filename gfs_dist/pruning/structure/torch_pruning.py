@@ -38,6 +38,12 @@ MAPPINGS: dict[OPTYPE, Callable[[Any, Node], None]] = {
 MAX_WORK = 5_000_000
 """Channels that are passed on, and comparisons with earlier ones, for one group: half a second."""
 
+
+def kind_of(network: nn.Module) -> str:
+    """The name of its class, or of the user's inside."""
+    return type(getattr(network, "gfs_root", network)).__name__
+
+
 Mapping = Callable[[list[Any]], list[Any]]
 """From torch-pruning's indices of one node to those of its neighbour."""
 
@@ -48,7 +54,7 @@ def copied(network: nn.Module) -> nn.Module:
     Raises:
         InputError: it cannot be copied, is TorchScript, or has lazy layers that never ran.
     """
-    name = type(network).__name__
+    name = kind_of(network)
     if isinstance(network, torch.jit.ScriptModule):
         raise InputError(f"network {name}: TorchScript; give the module that it was made from")
     if any(map(is_lazy, network.parameters())):
@@ -102,7 +108,7 @@ def trace(network: nn.Module, example: Tensor | Inputs) -> tuple[Any, Counter[nn
         except InputError:
             raise
         except Exception as error:  # it guesses, and trips over its guesses
-            name = type(network).__name__
+            name = kind_of(network)
             raise InputError(
                 f"network {name}: torch-pruning cannot follow it ({error_line(error)})"
             ) from error
@@ -186,7 +192,7 @@ class _Traced(nn.Module):
 
     def forward(self, x: Tensor | Inputs) -> list[Tensor]:
         x = x.each(self.input) if isinstance(x, Inputs) else self.input(x)
-        name = type(self.network).__name__
+        name = kind_of(self.network)
         try:
             outputs = run(self.network, x)
         except Exception as error:

@@ -110,4 +110,6 @@ def compared(outputs: Any, x: object) -> list[Tensor]:
     parts = [real_rows(part, x) for part in tensors_of(outputs)]
     if not isinstance(x, Inputs):
         return parts
-    return [p.flatten(0, -2)[:: -(-p.numel() // MOST_COMPARED)] if p.ndim > 1 else p for p in parts]
+    steps = [max(1, -(-part.numel() // MOST_COMPARED)) for part in parts]
+    both = zip(parts, steps, strict=True)
+    return [part.flatten(0, -2)[::step] if part.ndim > 1 else part for part, step in both]
