@@ -479,6 +479,13 @@ def test_uniform_widths_are_the_same_in_layers_of_a_size(limits: dict[str, float
         if kind != "keep":
             assert result.report[kind] <= share * result.report["dense"][kind]
     assert result.report["reason"].endswith("layers of a kind (2 for 5 layers)")
+    if result.report["rule"] == "measured":  # the one layer of 8 at every width, among others
+        found = {row["rule"]: row["loss"] for row in result.report["compared"]}
+        assert {f"4: {width}" for width in (1, 4)} < found.keys()
+        assert (
+            f"difference from the dense network's outputs: {min(found.values()):.4f} of"
+            in (result.report["reason"])
+        )
     free = result.cut(limits).report
     assert "kind" not in free["reason"]
     assert free["used"].keys() == result.report["used"].keys()

@@ -15,6 +15,7 @@ from gfs_dist.pruning.pruner import Pruner
 from gfs_dist.pruning.repair.fit_rule import FitRule
 from gfs_dist.pruning.widths.allocate import allocate, proportional
 from gfs_dist.pruning.widths.budget import UNITS, Budget, allowed_widths, percent, uniform_widths
+from gfs_dist.pruning.widths.costs import Costs
 from gfs_dist.pruning.widths.feasible import MEASURES
 from gfs_dist.pruning.widths.fit_choice import choose_fit_rule
 from gfs_dist.pruning.widths.ties import Ties
@@ -33,6 +34,9 @@ widths alone.
 
 The samples that are compared are not those that are fitted (the paths saw all: they are the same
 for all widths)."""
+
+FEW = 16
+"""Widths of one group that are all measured, where layers of a kind have one width."""
 
 HALVINGS, STEPS = 6, 50
 """How finely a cost is sought whose network is fast enough, and steps back where it is not."""
@@ -207,6 +211,10 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) ->
     if known:
         weighted = by_curves(pruner, limits, round_to, known, uniform=budget.uniform)
         starts["weighted curves"] = {name: weighted[name] for name in curves}
+    if budget.uniform and not quick:
+        fixed = _one_kind_fixed(curves, costs, limits, round_to)
+        trials += 0 if budget.trials else len(fixed)
+        starts |= dict(list(fixed.items())[: max(trials - len(starts), 0)])
     compared: list[dict[str, Any]] = [
         {"rule": rule, "loss": loss}
         for rule, loss in zip(starts, search.losses(list(starts.values())), strict=True)
@@ -222,6 +230,27 @@ def _measured(pruner: Pruner, budget: Budget, on_trial: OnTrial, quick: bool) ->
         compared.append({"rule": f"weighted curves, {search.used} trials", "loss": loss})
         pruner.weights = ties.expand(search.weights())
     return ChosenWidths(ties.expand(widths), "measured", reason, compared, pruner.weights)
+
+
+def _one_kind_fixed(
+    curves: Mapping[str, Sequence[float]], costs: Costs, limits: Mapping[str, int], round_to: int
+) -> dict[str, Widths]:
+    """Widths for each number of candidates of the group with the fewest to choose from.
+
+    Errors of a few heads and of many neurons, each cut alone, say little about which to cut where
+    one width serves a whole network: so each of the few is measured, the rest shared out.
+    """
+    few, *others = sorted(curves, key=lambda name: len(curves[name]))
+    widths = allowed_widths(costs.channels[few], round_to, len(curves[few]))
+    found: dict[str, Widths] = {}
+    for width in widths[::-1] if others and len(widths) <= FEW else ():
+        fixed = costs.fixed(few, width)
+        least = fixed.least(round_to)
+        if all(fixed.of(kind, least) <= limit for kind, limit in limits.items()):
+            rest = {name: curves[name] for name in others}
+            chosen = {**allocate(rest, fixed, limits, round_to), few: width}
+            found[f"{few}: {width}"] = {name: chosen[name] for name in curves}
+    return found
 
 
 def make_trial(pruner: Pruner) -> WidthTrial:

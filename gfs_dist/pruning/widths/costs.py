@@ -64,6 +64,20 @@ class Costs:
     def dense(self, kind: str) -> int:
         return self.of(kind, {})
 
+    def fixed(self, name: str, width: int) -> Costs:
+        """The costs as polynomials in the other layers' widths."""
+        i = [*self.channels].index(name)
+
+        def of_others(cost: Cost) -> Cost:
+            squares = np.diag(np.diag(cost.pairs))
+            linear = cost.linear + width * (cost.pairs + cost.pairs.T - 2 * squares)[i]
+            constant = cost.constant + width * int(cost.linear[i] + width * cost.pairs[i, i])
+            pairs = np.delete(np.delete(cost.pairs, i, 0), i, 1)
+            return Cost(constant, np.delete(linear, i), pairs)
+
+        channels = {other: n for other, n in self.channels.items() if other != name}
+        return Costs(channels, {kind: of_others(cost) for kind, cost in self.kinds.items()})
+
     def limits(self, budget: Budget) -> dict[str, int]:
         """By kind, ``macs`` and ``params``, the largest cost that a budget allows."""
         return {

@@ -63,6 +63,18 @@ def test_widths_of_groups_cost_what_their_layers_cost_and_hardly_any_are_better(
         assert -1e-12 <= loss(sums, found) - best <= 0.02 * spread(sums)
 
 
+def test_a_fixed_width_leaves_the_others_cost() -> None:
+    rng = np.random.default_rng(1)
+    costs = two_costs(rng, layers=4, channels=9, squares=True)
+    for name in costs.channels:
+        fixed = costs.fixed(name, 5)
+        assert fixed.channels.keys() == costs.channels.keys() - {name}
+        for _ in range(9):
+            others = {other: int(rng.integers(1, 10)) for other in fixed.channels}
+            for kind in costs.kinds:
+                assert fixed.of(kind, others) == costs.of(kind, {**others, name: 5})
+
+
 def test_every_layer_alone_is_the_problem_as_it_was() -> None:
     rng = np.random.default_rng(0)
     costs = two_costs(rng, layers=6, channels=9, squares=True)
