@@ -42,10 +42,10 @@ class OtherSizesError(Exception):
 
 
 def write_hf_files(folder: Path, network: nn.Module, builder: Builder, inputs: Given) -> str | None:
-    """Add configuration and tokenizer to a folder that holds ``model.safetensors``.
+    """Add tokenizer and configuration to a folder that holds ``model.safetensors``.
 
     Args:
-        folder: modified only where ``from_pretrained`` then gives the network.
+        folder: it gets a configuration only where ``from_pretrained`` then gives the network.
         network: the smaller one.
         builder: of the dense one, of kind ``hf``.
         inputs: on which outputs are compared.
@@ -53,6 +53,7 @@ def write_hf_files(folder: Path, network: nn.Module, builder: Builder, inputs: G
     Returns:
         Why stock transformers cannot load it; None where it does.
     """
+    _copy_tokenizer(network, folder)
     written: list[Path] = []
     try:
         settings = _fitting(network, builder)
@@ -72,11 +73,15 @@ def write_hf_files(folder: Path, network: nn.Module, builder: Builder, inputs: G
         for path in written:
             path.unlink(missing_ok=True)
         return str(error)
-    source = Path(str(getattr(network, "name_or_path", "")) or "/dev/null")
-    for path in sorted(source.iterdir()) if source.is_dir() else ():
+    return None
+
+
+def _copy_tokenizer(network: nn.Module, folder: Path) -> None:
+    """Of the local folder that the model came from."""
+    source = str(getattr(network, "name_or_path", ""))
+    for path in sorted(Path(source).iterdir()) if source and Path(source).is_dir() else ():
         if COPIED.fullmatch(path.name) and path.is_file():
             shutil.copyfile(path, folder / path.name)
-    return None
 
 
 def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -16,9 +16,19 @@ import gfs_dist
 from gfs_dist import networks
 from gfs_dist.errors import CheckpointError, ConfigError
 from gfs_dist.networks.measure.inputs import BatchForm, Inputs, Slot
+from gfs_dist.pruning.structure.shrink import shrink
+from gfs_dist.pruning.structure.structure import Layer, Slice, Structure
 from tests.networks.hf_models import NAMES, batch, cut, tiny
 
 transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
+
+RESNET = Layer(
+    "layer1.0.conv1",
+    64,
+    (Slice("layer1.0.conv1", tuple((i,) for i in range(64))),),
+    (Slice("layer1.0.bn1", tuple((i,) for i in range(64))),),
+    (Slice("layer1.0.conv2", tuple((i,) for i in range(64))),),
+)
 
 FFN, HEADS = (20, 7), {"llama": (1, 2)}
 
@@ -193,3 +203,19 @@ def test_pruned_models_of_transformers_are_stored_by_their_class(tmp_path) -> No
     assert again.encoder.layer[0].intermediate.dense.out_features == 24
     given = batch("bert", 3, seed=1)
     assert torch.equal(again(**given)[0], result.model(**given)[0])
+
+
+@pytest.mark.parametrize("kind", ["timm", "torchvision"])
+def test_networks_by_name_are_made_again_by_their_package(tmp_path, kind: str) -> None:
+    pytest.importorskip(kind, reason=f"the extra {kind} is not installed")
+    torch.manual_seed(0)
+    model, builder = networks.make_built(kind, name="resnet18", kwargs={"num_classes": 5})
+    small = shrink(model, Structure((RESNET,), ()), {RESNET.name: range(9)})
+    x = torch.randn(2, 3, 32, 32)
+    told = networks.save(tmp_path / "x", small, example=x, builder=builder)
+    assert told == {"loads": "gfs_dist.load"}
+    content = json.loads((tmp_path / "x" / "architecture.json").read_text())
+    assert content["model"] == kind and "graph" not in content
+    again = gfs_dist.load(tmp_path / "x")
+    assert type(again) is type(model) and torch.equal(again(x), small(x))
+    assert networks.builder_of(again) == builder

@@ -91,6 +91,10 @@ def test_the_tokenizer_comes_along_from_folder_to_folder(tmp_path) -> None:
     names = {path.name for path in (tmp_path / "c").iterdir()}
     assert names == {path.name for path in (tmp_path / "b").iterdir()}
     assert {"vocab.txt", "tokenizer_config.json"} < names and not {"notes.txt", "model.bin"} & names
+    assert save(tmp_path / "d", "bert", cut("bert", model, (20, 7)), model)["reason"]
+    assert (tmp_path / "d" / "vocab.txt").is_file() and not (
+        tmp_path / "d" / "config.json"
+    ).exists()
     for folder in ("b", "c"):
         content = (tmp_path / folder / "architecture.json").read_text()
         assert str(tmp_path) not in content
