@@ -57,7 +57,12 @@ class Builder:
 
     @classmethod
     def of(cls, kind: str, **settings: Any) -> Builder:
-        """With the version of the package that is installed."""
+        """With the version of the package that is installed.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        package(kind)
         plain = json.loads(json.dumps(settings))
         return cls(kind, plain, PACKAGES[kind], version(PACKAGES[kind]))
 

@@ -252,7 +252,10 @@ def _by_graph(network: nn.Module, inputs: Given, origin: dict[str, Any]) -> Arch
 
 def _by_origin(network: nn.Module, origin: dict[str, Any]) -> Architecture:
     if origin == UNKNOWN:
-        raise UnstorableError("its factory, which could make it again, is not known")
+        raise UnstorableError(
+            "its factory, which could make it again, is not known: name it, "
+            "factory='package.module:function'"
+        )
     unpruned = make_unpruned(origin, allowed_factory=origin.get("factory"))
     own = named_tensors(network)
     tensors = {name: own[name].detach() for name in network.state_dict() if name in own}

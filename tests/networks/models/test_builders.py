@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -120,3 +121,14 @@ def test_a_model_of_timm_tells_its_name() -> None:
     builder = builder_of(timm.create_model("resnet18", num_classes=5, in_chans=1))
     assert builder is not None
     assert builder.settings == {"name": "resnet18", "kwargs": {"num_classes": 5, "in_chans": 1}}
+
+
+def test_a_missing_package_is_one_error(monkeypatch) -> None:
+    builder = builder_of(tiny("bert"))
+    assert builder is not None
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigError, match=r"is not installed: pip install 'gfs-dist\[hf\]'"):
+        build_empty(builder)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match=r"timm is not installed: pip install 'gfs-dist\[timm\]'"):
+        make_built("timm", name="resnet18")
