@@ -81,6 +81,7 @@ class DeepFamily:
         "channels": lambda row: row["kept"],
         "multiply-adds": lambda row: f"{_share(row, 'macs'):.1%}",
         "parameters": lambda row: f"{_share(row, 'params'):.1%}",
+        "binds": lambda row: row["binds"] if _limits(row) > 1 else None,
     }
 
     def __init__(
@@ -408,6 +409,11 @@ def _refuse_repairs(config: schema.Prune, pruner: Pruner) -> None:
             "repair.finetune: found true, accepted false with this network: what it does while it "
             "trains cannot be recorded"
         )
+
+
+def _limits(row: ResultRow) -> int:
+    """Of the budget; runs of before have one, and do not tell."""
+    return len(row.get("sizing", {}).get("used", {}))
 
 
 def _share(row: ResultRow, key: str) -> float:

@@ -109,7 +109,7 @@ def test_widths_and_rounding_are_taken_as_in_prune(run: Path, tmp_path: Path) ->
     assert widths(row) == {"0": 4, "3": 4, "6": 10}
 
 
-def test_several_limits_all_hold_and_the_one_that_binds_is_told(run: Path) -> None:
+def test_several_limits_all_hold_and_the_one_that_binds_is_told(run: Path, capsys: Any) -> None:
     assert cut(run, "budget.macs=80%", "budget.params=40%") == 0
     row = result(run, "step_00000025_macs_0.8_params_0.4")
     dense = row["dense"]
@@ -122,6 +122,10 @@ def test_several_limits_all_hold_and_the_one_that_binds_is_told(run: Path) -> No
         kind: row[kind] / int(share * dense[kind])
         for kind, share in (("macs", 0.8), ("params", 0.4))
     }
+    shown = capsys.readouterr().out.splitlines()
+    [header] = [line for line in shown if " multiply-adds " in line and "binds" in line]
+    [cells] = [line for line in shown if "macs_0.8_params_0.4  " in line]
+    assert cells.split()[header.split().index("binds")] == "params"
     assert "; params binds (of the limits macs " in (run / "report.md").read_text()
 
 

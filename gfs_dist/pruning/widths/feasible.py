@@ -101,7 +101,7 @@ def check_measured(budget: Budget, kind: str, dense: float, least: float) -> Non
     limit = float(budget.shares[kind]) * dense
     if least > limit:
         most, found = (
-            f"{1e3 * value:.3g} ms" if kind == "latency" else f"{value / 2**20:.3g} MiB"
+            f"{1e3 * value:.3g} ms" if kind == "latency" else f"{value:,.0f} bytes"
             for value in (limit, least)
         )
         raise BudgetError(

@@ -68,6 +68,17 @@ def test_weights_that_are_no_numbers_are_refused(capsys: Any) -> None:
     ("words", "code", "message"),
     [
         (["budget.macs=1%"], 3, r"budget.macs: found 1% (124 multiply-adds), but with 1 channel"),
+        (
+            ["budget.macs=90%", "budget.params=1%"],
+            3,
+            "budget.params: found 1% (14 parameters), but",
+        ),
+        (["budget.macs=90%", "budget.memory=1%"], 3, "budget.memory: found 1% (104 bytes at"),
+        (
+            ["budget.widths=w.json", "budget.uniform=true"],
+            2,
+            "budget.uniform: found with budget.wid",
+        ),
         (["budget.macs=0"], 2, "budget.macs: found 0, accepted a share above 0"),
         (["budget.params=1.5"], 2, "budget.params: found 1.5, accepted a share above 0"),
         (["budget.widths=unknown.json"], 2, "no layer 'nope' that can be pruned; accepted 0, 3"),

@@ -84,7 +84,7 @@ def test_limits_that_hold_anyway_leave_the_widths_as_they_were() -> None:
 
 def test_memory_that_cannot_be_met_is_refused_before_the_search() -> None:
     with pytest.raises(
-        BudgetError, match=r"^budget\.memory: found 10% \(\S+ MiB at batch 4\), but"
+        BudgetError, match=r"^budget\.memory: found 10% \(\S+ bytes at batch 4\), but"
     ) as caught:
         gfs_dist.prune(Residual(), [torch.randn(200, 6)], budget={"memory": 0.1, "batch": 4})
     assert caught.value.exit_code == 3
