@@ -11,10 +11,12 @@ from torch import nn
 from gfs_dist import networks
 from gfs_dist import report as pages
 from gfs_dist.config import commands as schema
+from gfs_dist.config.groups import Text
 from gfs_dist.config.prune import EXPORTS
 from gfs_dist.files.checkpoint import MODEL
 from gfs_dist.files.untrusted import read_json
 from gfs_dist.networks.storage.export import export_onnx, export_program
+from gfs_dist.networks.storage.stock import copy_tokenizer
 from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.records import Measured, ResultRow
 from gfs_dist.workflows import plan_text
@@ -50,9 +52,17 @@ class ModelFolder:
     ) -> tuple[nn.Module, Measured]:
         """Write a network; the one that is read from there, and its facts."""
         images = self.measures.images
-        example: Any = example_of(images, 2)
-        origin = origin_of(self.architecture)
-        networks.save(self.path, network, example=example, origin=origin)
+        root = getattr(network, "gfs_root", None)  # one that was not recorded is stored as it is
+        networks.save(
+            self.path,
+            root or network,
+            example=example_of(images, 2),
+            origin=origin_of(self.architecture),
+            builder=networks.builder_of(self.dense) if root and self.dense else None,
+        )
+        data = self.config.data
+        if isinstance(data, Text) and data.tokenizer:
+            copy_tokenizer(data.tokenizer, self.path)
         stored = read_network(self.path, self.config.model, images)
         return stored, self.measure(self.path.name, stored, self.path / MODEL, known)
 

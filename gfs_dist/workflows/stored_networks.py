@@ -106,7 +106,7 @@ def origin_of(architecture: dict[str, Any]) -> dict[str, Any] | None:
     A network that was read from its graph is stored by it again: the factory that its file may
     name was not called, and may not be.
     """
-    if "graph" in architecture:
+    if "graph" in architecture or architecture.get("model") in PACKAGES:
         return None
     return {key: architecture[key] for key in ORIGIN if key in architecture}
 
