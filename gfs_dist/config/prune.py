@@ -20,6 +20,7 @@ from gfs_dist.config.groups import (
     Positive,
     Quality,
     Runtime,
+    Text,
     Track,
     Train,
     TwoLayer,
@@ -259,6 +260,8 @@ class Prune(Computing):
                 f"checkpoint: found {self.checkpoint}, accepted null with model=hf, whose folder "
                 "holds its weights"
             )
+        if isinstance(self.data, Text) and self.repair.finetune:
+            raise ConfigError("repair.finetune: found true, accepted false with data=text")
         if self.checkpoint is None and not isinstance(self.model, Custom):
             raise ConfigError(
                 f"checkpoint: has no default with {name}, accepted a pretrain run folder, a "

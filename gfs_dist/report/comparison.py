@@ -27,8 +27,8 @@ MEASURED = ("accuracy", "loss")
 ITERATION, SIZE = "iteration", "multiply-adds"
 FACTS = (
     "name", "iteration", "objective", "kept", "steps", "stop_reason", "loss", "accuracy",
-    "accuracy_train", "accuracy_validation", "accuracy_before", "macs", "params", "picks_sha256",
-    "dense",
+    "perplexity", "kl", "cosine", "accuracy_train", "accuracy_validation", "accuracy_before",
+    "macs", "params", "picks_sha256", "dense",
 )  # fmt: skip
 """Of a result, what a comparison repeats."""
 
@@ -40,6 +40,9 @@ COLUMNS: Mapping[str, tuple[Callable[[Row], Any], Callable[[Any], str]]] = {
     "multiply-adds": (lambda row: None if "steps" in row else row.get("macs"), text.count),
     "loss": (lambda row: row.get("loss"), text.loss),
     "dense loss": (lambda row: (row.get("dense") or {}).get("loss"), text.loss),
+    "perplexity": (lambda row: row.get("perplexity"), text.loss),
+    "KL": (lambda row: row.get("kl"), text.loss),
+    "cosine": (lambda row: row.get("cosine"), text.loss),
     "accuracy": (lambda row: row.get("accuracy"), text.percent),
     "dense accuracy": (lambda row: (row.get("dense") or {}).get("accuracy"), text.percent),
     "train accuracy": (lambda row: row.get("accuracy_train"), text.percent),

@@ -26,6 +26,13 @@ ROUNDING = 1e-9
 
 TRAINS = ("pretrain", "finetune")
 
+TEXT_MEASURES = {
+    "perplexity": "Perplexity",
+    "kl": "Divergence from the dense network (KL)",
+    "cosine": "Cosine to the dense network",
+}
+"""How well networks of text do, in words."""
+
 
 class Speed(NamedTuple):
     """Seconds of a forward pass of ``batch`` inputs; ``ratio``: how many times as fast as dense."""
@@ -88,6 +95,18 @@ class Result:
         """Accuracy after each stage that was done: cut, refit, batch_norm, finetune."""
         stages = self.row["accuracy_after"].items()
         return {stage: share for stage, share in stages if share is not None}
+
+    @property
+    def text_quality_after(self) -> dict[str, dict[str, float]]:
+        """By measure of networks of text what it was after each stage that was done."""
+        found = {measure: self.row.get(f"{measure}_after") for measure in TEXT_MEASURES}
+        stages = {measure: cast(Mapping[str, Any], x) for measure, x in found.items() if x}
+        return {m: {s: x for s, x in of.items() if x is not None} for m, of in stages.items()}
+
+    @property
+    def of_text(self) -> bool:
+        """Whether the network was measured on text."""
+        return bool(self.text_quality_after)
 
     @property
     def path(self) -> PathFile | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gfs_dist.records import FaultRow, Report
 from gfs_dist.report import text
 from gfs_dist.report.advice import advised
-from gfs_dist.report.facts import TRAINS, Result, Run, share
+from gfs_dist.report.facts import TEXT_MEASURES, TRAINS, Result, Run, share
 
 CLOSE = 0.01
 """A pruned network this close to the fully trained dense one has kept its accuracy."""
@@ -123,13 +123,24 @@ def _keeps(size: str, accuracy: float, dense: float, when: str = "") -> str:
 
 
 def repairs(result: Result) -> list[str]:
-    """The accuracy after each repair that was done."""
+    """The accuracy, or what counts on text, after each repair that was done."""
+    if result.of_text:
+        return [*_text_quality(result), *_streams(result)]
     after = result.accuracy_after
     done = [stage for stage in REPAIRS if stage in after]
     if len(done) < 2:
         return []
     steps = [f"{REPAIRS[stage]} {text.percent(after[stage])}" for stage in done]
     return [f"Accuracy after each stage: {', '.join(steps)}.", *_streams(result)]
+
+
+def _text_quality(result: Result) -> Iterator[str]:
+    for measure, after in result.text_quality_after.items():
+        known = {"dense": result.dense.get(measure), **after}
+        steps = {"dense": "dense", **REPAIRS}
+        done = [stage for stage in steps if known.get(stage) is not None]
+        words = ", ".join(f"{steps[stage]} {text.loss(known[stage])}" for stage in done)
+        yield f"{TEXT_MEASURES[measure]} after each stage: {words}."
 
 
 def _streams(result: Result) -> list[str]:

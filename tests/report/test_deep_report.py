@@ -291,3 +291,19 @@ def test_card_of_an_unknown_origin_leaves_out_what_nobody_knows(tmp_path: Path) 
     assert "budget" not in text
     assert "was not fine-tuned" not in text
     assert "Times are of" not in text
+
+
+def test_text_is_told_by_its_own_measures() -> None:
+    report, paths = run(0.5)
+    (row,) = report["results"]
+    row.update(accuracy=None, accuracy_after={}, perplexity=46.5, kl=0.25)
+    row["dense"] = {"loss": 3.4, "accuracy": None, "perplexity": 30.0}
+    row["perplexity_after"] = {"cut": 80.0, "refit": 46.5, "finetune": None}
+    markdown = page(report, paths)
+    (shown,) = table(markdown, "Results")
+    words = ("perplexity", "dense perplexity", "KL")
+    assert [shown[key] for key in words] == ["46.5", "30", "0.25"]
+    assert (
+        "Perplexity after each stage: dense 30, cut alone 80, least-squares refit 46.5." in markdown
+    )
+    assert "layer by layer over 1,024 rows: objective" in markdown
