@@ -306,6 +306,8 @@ class ResultRow(Measured):
         budget, sizing, difference: of a deep network: what was asked for, how widths were chosen,
             and the largest difference between outputs of the cut and the masked network.
         binds: the limit of which that network takes most; empty without limits.
+        storage: of a deep network: what loads its folder, and the reason if a model of transformers
+            is none for ``from_pretrained`` (see :func:`gfs_dist.networks.save`).
         streams: of a deep network whose streams were repaired.
         steps, stop_reason, evaluated_share, theory, verified: of a two-layer network's search.
         accuracy_before, checkpoints: of a network that was trained on.
@@ -335,6 +337,7 @@ class ResultRow(Measured):
     sizing: NotRequired[dict[str, Any]]
     binds: NotRequired[str]
     difference: NotRequired[float]
+    storage: NotRequired[dict[str, str]]
     streams: NotRequired[StreamFacts]
     accuracy_before: NotRequired[float | None]
     checkpoints: NotRequired[list[CheckpointRow]]

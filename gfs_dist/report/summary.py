@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 from gfs_dist.records import FaultRow, Report
 from gfs_dist.report import text
@@ -85,7 +86,7 @@ def _layer_by_layer(results: Sequence[Result]) -> list[str]:
     lines = []
     for result in shown:
         name = f"`{result.name}`: " if len(results) > 1 else ""
-        found = [*_size(result), *repairs(result), *speed(result)]
+        found = [*_size(result), *repairs(result), *speed(result), *_storage(result)]
         lines += [f"{name}{line}" for line in found]
     skipped = results[-1].skipped
     if skipped:
@@ -134,9 +135,19 @@ def repairs(result: Result) -> list[str]:
     return [f"Accuracy after each stage: {', '.join(steps)}.", *_streams(result)]
 
 
+def _storage(result: Result) -> list[str]:
+    """What loads a model of transformers."""
+    storage = result.row.get("storage", {})
+    if storage.get("loads") == "transformers":
+        return ["Its folder is one for `from_pretrained` of transformers, too."]
+    if "reason" in storage:
+        return [f"`gfs_dist.load` reads it, `from_pretrained` does not: {storage['reason']}."]
+    return []
+
+
 def _text_quality(result: Result) -> Iterator[str]:
     for measure, after in result.text_quality_after.items():
-        known = {"dense": result.dense.get(measure), **after}
+        known = {"dense": cast(dict[str, Any], result.dense).get(measure), **after}
         steps = {"dense": "dense", **REPAIRS}
         done = [stage for stage in steps if known.get(stage) is not None]
         words = ", ".join(f"{steps[stage]} {text.loss(known[stage])}" for stage in done)

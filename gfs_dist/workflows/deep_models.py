@@ -11,12 +11,10 @@ from torch import nn
 from gfs_dist import networks
 from gfs_dist import report as pages
 from gfs_dist.config import commands as schema
-from gfs_dist.config.groups import Text
 from gfs_dist.config.prune import EXPORTS
 from gfs_dist.files.checkpoint import MODEL
 from gfs_dist.files.untrusted import read_json
 from gfs_dist.networks.storage.export import export_onnx, export_program
-from gfs_dist.networks.storage.stock import copy_tokenizer
 from gfs_dist.networks.storage.store import ARCHITECTURE
 from gfs_dist.records import Measured, ResultRow
 from gfs_dist.workflows import plan_text
@@ -49,22 +47,20 @@ class ModelFolder:
 
     def store(
         self, network: nn.Module, known: Measured | None = None
-    ) -> tuple[nn.Module, Measured]:
-        """Write a network; the one that is read from there, and its facts."""
+    ) -> tuple[nn.Module, Measured, dict[str, str]]:
+        """Write a network; the one that is read from there, its facts, and what else loads it."""
         images = self.measures.images
         root = getattr(network, "gfs_root", None)  # one that was not recorded is stored as it is
-        networks.save(
+        storage = networks.save(
             self.path,
             root or network,
             example=example_of(images, 2),
             origin=origin_of(self.architecture),
             builder=networks.builder_of(self.dense) if root and self.dense else None,
         )
-        data = self.config.data
-        if isinstance(data, Text) and data.tokenizer:
-            copy_tokenizer(data.tokenizer, self.path)
         stored = read_network(self.path, self.config.model, images)
-        return stored, self.measure(self.path.name, stored, self.path / MODEL, known)
+        measured = self.measure(self.path.name, stored, self.path / MODEL, known)
+        return stored, measured, storage
 
     def measure(
         self, name: str, network: nn.Module, weights: Path, known: Measured | None = None

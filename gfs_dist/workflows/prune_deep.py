@@ -263,7 +263,7 @@ class DeepPruning:
         if chosen.weights and not self.quick:
             self.files.write_weights(chosen.weights)
         found = self._cut(chosen.widths)
-        small, measured = self.model.store(found.network)
+        small, measured, storage = self.model.store(found.network)
         times, dense_times = family.measures.latencies(small, self.network)
         assert self.dense is not None
         measure = family.measures.measure
@@ -285,6 +285,7 @@ class DeepPruning:
             "sizing": vars(chosen),
             "binds": chosen.binds,
             "difference": found.difference,
+            "storage": storage,
         }
         if found.streams:
             row["streams"] = found.streams
@@ -369,7 +370,7 @@ class DeepPruning:
         training = DeepTraining.of_stored(config, cut, read_json(cut / ARCHITECTURE))
         run.reporter.phase(f"finetune {self.name}", training.spec.iterations)
         training.run(run.runtime, home, run.report.events, run.reporter)
-        _, measured = self.model.store(*training.trained(RunFolder(home)))
+        _, measured, _ = self.model.store(*training.trained(RunFolder(home)))
         after = {**row["accuracy_after"], "finetune": measured["accuracy"]}
         return {**row, **measured, "accuracy_after": after}
 

@@ -107,15 +107,9 @@ def write_hf_files(folder: Path | str, stock: nn.Module, source: Path | str | No
     generation = getattr(stock, "generation_config", None)
     if generation is not None:
         atomic.write_text(Path(folder) / WRITTEN[1], generation.to_json_string())
-    if source is not None:
-        copy_tokenizer(source, folder)
-
-
-def copy_tokenizer(source: Path | str, folder: Path | str) -> None:
-    """Copy the files of a tokenizer, those that there are, from one folder to another."""
-    for name in TOKENIZER:
-        if (Path(source) / name).is_file():
-            shutil.copyfile(Path(source) / name, Path(folder) / name)
+    for name in TOKENIZER if source is not None else ():
+        if (Path(str(source)) / name).is_file():
+            shutil.copyfile(Path(str(source)) / name, Path(folder) / name)
 
 
 def check_stock(
