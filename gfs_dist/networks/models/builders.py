@@ -35,8 +35,8 @@ KWARGS = {
 ATTENTION = ("eager", "sdpa")
 """Implementations of attention that are transformers' own; others are fetched and run."""
 
-MAX_NUMBER = 2**40
-"""In a configuration; keeps hostile numbers from overflowing sizes of tensors."""
+MAX_NUMBER, MAX_SIZE = 2**40, 2**28
+"""In a configuration, and of an axis; they keep hostile numbers from overflowing memory."""
 
 
 @dataclass(frozen=True)
@@ -367,6 +367,8 @@ def _without_weights(most: int | None) -> Iterator[None]:
         if threading.get_ident() == thread and isinstance(param, nn.Parameter):
             if most is not None and len(empty) > most:
                 raise ConfigError(f"builder: it makes more than {most} parameters")
+            if max(param.shape, default=0) >= MAX_SIZE:
+                raise ConfigError(f"builder: it makes {name!r} of shape {tuple(param.shape)}")
             if not param.is_meta:
                 made = nn.Parameter(param.to("meta"), param.requires_grad)
                 param = empty.setdefault(id(param), (param, made))[1]

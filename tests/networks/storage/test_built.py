@@ -143,6 +143,7 @@ def test_a_model_that_was_changed_by_hand_is_refused(tmp_path) -> None:
         (["builder", "settings", "config", "num_hidden_layers"], 10**6, "makes more than"),
         (["builder", "settings", "config", "num_hidden_layers"], 3, "no such tensor"),
         (["builder", "settings", "config", "vocab_size"], 10**12, "model=hf|found 10000"),
+        (["builder", "settings", "config", "max_position_embeddings"], 10**9, "model=hf|it makes"),
         (["removals"], None, "removals: found NoneType"),
         (["removals", "sizes", ""], {"forward": 3}, "has no 'forward' to be 3"),
         (["removals", "sizes", ""], {"config.hidden_act": 3}, "has no 'config.hidden_act'"),
