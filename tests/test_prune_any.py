@@ -99,7 +99,8 @@ def test_any_number_of_ranks_gives_the_same_network(make: Callable[[], nn.Module
 
 @FEW
 def test_batches_of_several_lengths_are_pruned_on() -> None:
-    batches = [tokens(6, length, seed=length) for length in (5, 9, 9, 12, 7)]
+    lengths = ((5, 0), (9, 3), (9, 0), (12, 0), (7, 2))
+    batches = [tokens(6, length, padded, seed=length) for length, padded in lengths]
     pruned = gfs_dist.prune(bert(), batches, budget={"keep": 0.5})
     assert pruned.report["params"] < pruned.report["dense"]["params"]
 

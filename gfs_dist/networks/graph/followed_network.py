@@ -14,7 +14,7 @@ from gfs_dist.networks.graph.follow import CannotFollowError, Followed, X, follo
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
 from gfs_dist.networks.graph.json_values import MAKE_IT_PURE, TRAINING, UnstorableError, fill
 from gfs_dist.networks.measure.evaluation import device_of, evaluating
-from gfs_dist.networks.measure.inputs import Inputs, tensors_of
+from gfs_dist.networks.measure.inputs import MASK, Inputs, tensors_of
 
 RELATIVE_ERROR = 1e-5
 
@@ -130,13 +130,13 @@ class FollowedNetwork(GraphNetwork):
         here = Inputs(x.tensors, self.gfs_example.form).to(device_of(self.gfs_root))
         with self.gfs_lock:
             for shapes, found in self.gfs_passes:
-                if shapes == x.shapes and self._guards_hold(found, here):
+                if shapes == x.shapes and (MASK in x.tensors or self._guards_hold(found, here)):
                     break
             else:
                 with torch.no_grad():
                     found = follow(
                         self.gfs_root,
-                        here,
+                        _padded(here),
                         self.gfs_opaque,
                         self.gfs_select,
                         to_the_end=self.gfs_to_the_end,
@@ -177,6 +177,19 @@ def _rebuilt(
     root: nn.Module, example: Inputs, select: Callable[[Any], Any], to_the_end: bool
 ) -> FollowedNetwork:
     return FollowedNetwork(root, example, select, to_the_end=to_the_end)
+
+
+def _padded(x: Inputs) -> Inputs:
+    """Inputs with a token of padding, if they have a mask and none.
+
+    Many networks leave their mask out where nothing is padded: the steps with one hold for all.
+    """
+    mask = x.tensors.get(MASK)
+    if mask is None or mask.ndim != 2 or x.real is not None:
+        return x
+    mask = mask.clone()
+    mask[0, -1] = 0
+    return Inputs({**x.tensors, MASK: mask}, x.form)
 
 
 def _made_of_inputs(followed: Followed, name: str) -> list[Any] | None:
