@@ -166,7 +166,7 @@ make = Net
     [
         (FLAT, "nothing in it can be pruned ('1': network output); accepted is one where"),
         (TWO_INPUTS, "argument: 'mask'; wrap the network in a module whose forward takes one"),
-        (RECURRENT, "model: it cannot be pruned: layer 'rows' is a GRU, which cannot be recorded"),
+        (RECURRENT, "network Net: nothing in it can be pruned ('head': network output)"),
     ],
     ids=["one layer", "two inputs", "recurrent"],
 )
@@ -202,8 +202,8 @@ def test_data_that_changed_is_refused_on_resume(tmp_path: Path, capsys: Any) -> 
     arrays["x_train"] = arrays["x_train"] * 0.5
     np.savez(tmp_path / "digits.npz", **arrays)
     data_again = ["prune", f"resume={out}", FACTORY]
-    from gfs_dist.workflows.stored_networks import read_images
+    from gfs_dist.workflows.stored_networks import read_samples
 
-    read_images.cache_clear()  # as in a new process
+    read_samples.cache_clear()  # as in a new process
     assert main(data_again) == 2
     assert "resume: data=npz changed since" in capsys.readouterr().err
