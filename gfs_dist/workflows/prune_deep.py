@@ -158,9 +158,10 @@ class DeepFamily:
         config, row = self.config, rows[-1]
         last = place_words(folder.path / str(row["model"]), config.model)
         data = data_words(config.data, config.seed)
+        tunes = [] if isinstance(self.measures.images, Texts) else [f"gfs finetune {last} {data}"]
         return [
             f"gfs evaluate {last} {data}",
-            f"gfs finetune {last} {data}",
+            *tunes,
             f"gfs cut {cut_words(folder.path, config)} budget.macs={70 * _share(row, 'macs'):.2g}%",
             f"gfs report {typed_place('path', str(folder.path))}",
         ]
