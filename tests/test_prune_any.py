@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -200,6 +201,27 @@ def test_a_list_of_images_is_given_as_a_list() -> None:
     pruned = gfs_dist.prune(Detector(), [images, images[:4]], budget={"keep": 0.5})
     assert pruned.model.body[0].out_channels == 4
     assert len(pruned.model(images)) == 6
+
+
+class Sorted(nn.Module):
+    """Ends with what is not torch's: its layers can be pruned all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(np.sort(self.body(x).detach().numpy(), 0))
+
+
+def test_what_comes_after_the_last_layer_may_be_anything() -> None:
+    model = Sorted()
+    pruned = gfs_dist.prune(model, [X, X], budget={"keep": 0.5})
+    assert pruned.model.body[0].out_features == 8
+    assert pruned.report["difference_from_masked"] <= 1e-4
+    assert pruned.cut({"keep": 0.25}).model.body[0].out_features == 4
+    assert pruned.model(X).shape == (40, 3)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gfs_dist.networks.graph.follow import CannotFollowError, Followed, X, follow
+from gfs_dist.networks.graph.follow import Followed, X, follow
 from gfs_dist.networks.graph.graph_network import GraphNetwork, Step
 from gfs_dist.networks.graph.json_values import MAKE_IT_PURE, TRAINING, UnstorableError, fill
 from gfs_dist.networks.measure.evaluation import device_of, evaluating
@@ -77,7 +77,7 @@ class FollowedNetwork(GraphNetwork):
 
     def forward(self, x: Inputs) -> Any:  # type: ignore[override]
         """The floating tensors of the output, one or a tuple; of steps that end before, theirs."""
-        if not self.gfs_to_the_end or (self.gfs_passes and self.gfs_passes[0][1].ends):
+        if not self.gfs_to_the_end:
             return self.replay(x)
         given = Inputs(x.tensors, self.gfs_example.form)
         outputs = self.gfs_select(given.run(self.gfs_root))
@@ -141,6 +141,8 @@ class FollowedNetwork(GraphNetwork):
                         self.gfs_select,
                         to_the_end=self.gfs_to_the_end,
                     )
+                if self.gfs_to_the_end and found.ends:
+                    raise UnstorableError(found.ends)
                 self.gfs_passes.append((x.shapes, found))
         x.memo[id(self)] = (self.gfs_passes, found)
         return found
@@ -202,23 +204,6 @@ def _made_of_inputs(followed: Followed, name: str) -> list[Any] | None:
             wanted |= step.needs
             steps.append(step)
     return steps[::-1]
-
-
-def follow_network(
-    model: nn.Module, example: Inputs, select: Callable[[Any], Any] = lambda out: out
-) -> FollowedNetwork:
-    """A copy of a model that can be run in steps.
-
-    Raises:
-        UnstorableError: it cannot be followed; says why.
-    """
-    network = FollowedNetwork(copy.deepcopy(model), example, select)
-    network.requires_grad_(False)
-    try:
-        check_replay(network, example)
-    except CannotFollowError as error:
-        raise UnstorableError(f"its forward pass cannot be followed: {error}") from error
-    return network
 
 
 def check_replay(network: FollowedNetwork, x: Inputs) -> None:

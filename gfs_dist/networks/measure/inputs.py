@@ -75,9 +75,6 @@ class Inputs:
         """Some of the samples."""
         return self.each(lambda tensor: tensor[rows])
 
-    def __iter__(self) -> Iterator[Inputs]:
-        return (self[i : i + 1] for i in range(len(self)))
-
     def run(self, model: nn.Module) -> Any:
         """Outputs of the model, or of a network that takes :class:`Inputs` themselves."""
         if getattr(model, "takes_inputs", False):

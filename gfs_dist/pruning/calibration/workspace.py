@@ -1,46 +1,33 @@
 """The folder that all ranks share while one network is pruned.
 
-dense/             the dense network, as it is stored anywhere
+dense/             the dense network, recorded or followed
 samples/           calibration samples and labels, chunk by chunk
 NAME/              results of stages, sums of moments, fitted weights of a pass
 """
 
 from __future__ import annotations
 
-import copy
-import functools
 import itertools
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from gfs_dist import networks
 from gfs_dist.errors import (
-    ConfigError,
     DataError,
     InputError,
     NonFiniteError,
     ShapeError,
-    error_line,
 )
 from gfs_dist.files import checkpoint
-from gfs_dist.networks.graph.follow import CannotFollowError
-from gfs_dist.networks.graph.followed_network import (
-    FollowedNetwork,
-    check_replay,
-)
 from gfs_dist.networks.graph.graph_network import GraphNetwork
-from gfs_dist.networks.graph.json_values import UnstorableError
-from gfs_dist.networks.graph.record import record
 from gfs_dist.networks.graph.tensors import copied
 from gfs_dist.networks.measure.evaluation import largest_result
 from gfs_dist.networks.measure.inputs import (
@@ -52,25 +39,28 @@ from gfs_dist.networks.measure.inputs import (
     Slot,
     described,
     joined,
-    run,
 )
 from gfs_dist.networks.measure.threads import Item, in_threads
 from gfs_dist.pruning.calibration.batches import (
     CLASS_NUMBERS,
     STACK,
-    WRAP,
     BatchReader,
     Row,
     X,
 )
+from gfs_dist.pruning.calibration.dense_network import (
+    CPU,
+    Select,
+    read_dense,
+    write_followed,
+    write_recorded,
+)
 from gfs_dist.pruning.calibration.moments import Sums, add, add_halves
 
-CPU = torch.device("cpu")
-FOLLOWED = "followed.pickle"
+DENSE = "dense"
 CLASSES = "labels?"
 """Name of the class numbers beside a chunk's tensors, which may be called labels too."""
 
-Select = Callable[[Any], Any]
 CHUNK_BYTES = 2**25
 MAX_CHUNK = 64
 MIN_POSITIONS = 2048
@@ -127,7 +117,7 @@ class Workspace:
             DataError: no samples.
             ShapeError, TypeError: not a batch, or of another shape than the first, or refused by
                 the network.
-            ConfigError: the network cannot be recorded; says what to do.
+            ConfigError: the network can be neither recorded nor followed; says what to do.
             NonFiniteError: a sample holds NaN or infinity, or the network's output NaN.
         """
         root = Path(folder)
@@ -148,9 +138,9 @@ class Workspace:
             ends.append(ends[-1] + len(part))
         workspace = cls(str(root), ends[-1], len(ends) - 1, False, ends=tuple(ends))
         example = reader.inputs(workspace.tensors(0))[:2]
-        if not (reader.is_plain and select is None and workspace._record_dense(model)):
-            workspace = replace(workspace, follows=True)
-            _follow_dense(workspace, model, example, select or _all_outputs)
+        plain = reader.is_plain and select is None
+        if not (plain and write_recorded(workspace.subfolder(DENSE), model, example.tensors[X])):
+            workspace = workspace._followed(model, example, select)
         outputs, num_samples = workspace.try_rows()
         instead = reader.labels.unusable(outputs, num_samples)
         given = reader.labels.given
@@ -220,10 +210,15 @@ class Workspace:
 
         Errors: see :meth:`create`.
         """
-        form = BatchForm(Slot(X))
-        workspace = replace(self, follows=True)
-        _follow_dense(workspace, model, Inputs(self.tensors(0), form)[:2], _all_outputs)
-        return workspace
+        return self._followed(model, Inputs(self.tensors(0), BatchForm(Slot(X)))[:2], None)
+
+    def _followed(self, model: nn.Module, example: Inputs, select: Select | None) -> Workspace:
+        samples = [partial(self._inputs, chunk, example.form) for chunk in range(self.num_chunks)]
+        write_followed(self.subfolder(DENSE), model, example, samples, select)
+        return replace(self, follows=True)
+
+    def _inputs(self, chunk: int, form: BatchForm | None) -> Inputs:
+        return Inputs(self.tensors(chunk), form)
 
     def subset(self, chunks: Sequence[int]) -> Workspace:
         """The same network, and no more than some chunks of samples."""
@@ -264,25 +259,15 @@ class Workspace:
         return shares
 
     def dense(self, device: torch.device = CPU) -> GraphNetwork:
-        """The dense network in recorded steps; read once a process and device."""
-        return _dense(self.folder, self.follows, device)
+        """The dense network in steps; read once a process and device."""
+        example = Path(self.folder, "samples", "00000.safetensors")
+        return read_dense(self.folder, DENSE, None if self.follows else str(example), device)
 
     def subfolder(self, *names: str) -> Path:
         """A folder in the workspace, created if it is missing."""
         found = Path(self.folder, *names)
         found.mkdir(parents=True, exist_ok=True)
         return found
-
-    def _record_dense(self, model: nn.Module) -> bool:
-        """Store the network in recorded steps; False if it cannot be recorded."""
-        try:
-            _write_dense(self.subfolder("dense"), model, load_file(self.file(0))[X][:2])
-            self.dense()
-        except ConfigError as error:
-            if not isinstance(error.__cause__, UnstorableError):
-                raise
-            return False
-        return True
 
     @torch.no_grad()
     def try_rows(self) -> tuple[Any, int]:
@@ -310,102 +295,10 @@ class Workspace:
         return Path(self.folder, "samples", f"{chunk:05d}.safetensors")
 
 
-@functools.lru_cache(maxsize=2)
-def _dense(folder: str, follows: bool, device: torch.device) -> GraphNetwork:
-    if device != CPU:
-        return copy.deepcopy(_dense(folder, follows, CPU)).to(device)
-    network, first = Path(folder, "dense"), Path(folder, "samples", "00000.safetensors")
-    if follows:
-        followed: FollowedNetwork = cloudpickle.loads((network / FOLLOWED).read_bytes())
-        return followed
-    try:
-        return record(networks.load(network), load_file(first)[X][:2])
-    except UnstorableError as error:
-        raise ConfigError(f"model: it cannot be pruned: {error}") from error
-
-
-def _follow_dense(workspace: Workspace, model: nn.Module, example: Inputs, select: Select) -> None:
-    """Write the network as it is: for the processes of this job alone, which run its code anyway.
-
-    Errors are those of :meth:`Workspace.create`.
-    """
-    for name, module in model.named_modules():
-        if is_parametrized(module):
-            raise ConfigError(
-                f"model: it cannot be pruned: {name!r} is a {type(module).__name__} whose tensors "
-                "are computed from others: call torch.nn.utils.parametrize.remove_parametrizations "
-                "first"
-            )
-    reasons = []
-    for to_the_end in (True, False):
-        network = FollowedNetwork(_copied(model), example, select, to_the_end=to_the_end)
-        network.requires_grad_(False)
-        try:  # before it runs: what some networks keep of a pass cannot be written
-            content = cloudpickle.dumps(network)
-        except (TypeError, AttributeError, RuntimeError, pickle.PicklingError) as error:
-            raise ConfigError(
-                f"model: it cannot be given to other processes ({error_line(error)}): take out "
-                "results of earlier calls, hooks and open files"
-            ) from error
-        try:
-            _check_steps(network, workspace, example)
-        except CannotFollowError as error:
-            raise ConfigError(
-                f"model: it cannot be pruned: its forward pass cannot be followed: {error}"
-            ) from error
-        except UnstorableError as error:
-            reasons.append(str(error))
-            continue
-        (workspace.subfolder("dense") / FOLLOWED).write_bytes(content)
-        return
-    raise ConfigError(f"model: it cannot be pruned: {reasons[0]}")
-
-
-def _check_steps(network: FollowedNetwork, workspace: Workspace, example: Inputs) -> None:
-    """Do nothing where the steps on the example are those on all samples, and give the same.
-
-    Raises:
-        ShapeError: the network refuses the example.
-        ConfigError: it does not do the same every time.
-        UnstorableError, CannotFollowError: other samples take other steps; it cannot be followed.
-    """
-    try:
-        with torch.no_grad():
-            run(network.gfs_root, example)
-    except Exception as error:  # the user's code may raise anything
-        raise ShapeError(
-            f"batches: the network refuses an input of {described(example)}: {error_line(error)}"
-        ) from error
-    try:
-        check_replay(network, example)
-    except UnstorableError as error:
-        raise ConfigError(f"model: it cannot be pruned: {error}") from error
-    names = network.step_names(example)
-    for chunk in range(workspace.num_chunks):
-        x = Inputs(workspace.tensors(chunk), example.form)
-        check_replay(network, x)
-        if network.step_names(x) != names:
-            raise UnstorableError(
-                f"its forward pass takes other steps for {len(x)} samples than for "
-                f"{len(example)}, or for other samples: give batches of one sample"
-            )
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copied(model)
-    except UnstorableError as error:
-        raise ConfigError(f"model: it cannot be pruned: {error}") from error
-
-
-def _all_outputs(outputs: Any) -> Any:
-    return outputs
-
-
 def _widest(model: nn.Module, example: Inputs) -> int:
     """Bytes of the largest result of one sample."""
     try:
-        return largest_result(_copied(model), example.to(networks.device_of(model)))
+        return largest_result(copied(model), example.to(networks.device_of(model)))
     except Exception:  # noqa: BLE001 - the error shows when the network is followed
         return example.nbytes
 
@@ -444,19 +337,6 @@ def chunk_size(sample: dict[str, Tensor], widest: int | None = None) -> int:
         x = sample[X]
         widest = 64 * x.numel() * 4 // max(1, x.shape[0] if x.ndim else 1)
     return max(1, min(MAX_CHUNK, CHUNK_BYTES // max(1, widest)))
-
-
-def _write_dense(folder: Path, model: nn.Module, example: Tensor) -> None:
-    """Store the network; errors are those of :meth:`Workspace.create`."""
-    try:
-        networks.save(folder, model, example=example)
-    except ShapeError as error:
-        wanted, cure = networks.dtype_of(model), WRAP
-        if not isinstance(error.__cause__, TypeError):
-            cure = f"accepted are samples along the first axis; {STACK}"
-            if example.dtype != wanted and "type" in str(error.__cause__):
-                cure = f"samples are {example.dtype}, weights {wanted}: convert one to the other"
-        raise ShapeError(f"batches: {error}; {cure}") from error
 
 
 def sum_parts(
