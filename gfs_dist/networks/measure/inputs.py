@@ -109,6 +109,10 @@ class Inputs:
             return None
         return mask != 0
 
+    def __iter__(self) -> Iterator[Inputs]:
+        """Samples one by one; Python's own would take their axis away."""
+        return iter(self.split(1))
+
     def split(self, size: int) -> list[Inputs]:
         return [self[at : at + size] for at in range(0, len(self), size)]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import gfs_dist
 from gfs_dist.errors import BudgetError
-from gfs_dist.networks.graph.followed_network import follow_network
+from gfs_dist.networks.graph.followed_network import FollowedNetwork
 from gfs_dist.networks.graph.record import record
 from gfs_dist.networks.measure.inputs import BatchForm, Inputs, Slot
 from gfs_dist.pruning.widths.forward_memory import forward_bytes
@@ -41,7 +43,7 @@ def test_results_alive_at_once_are_counted_by_hand(count: int, inplace: bool) ->
     network, x = Residual(inplace=inplace).eval(), torch.randn(count, 6)
     assert forward_bytes(record(network, torch.randn(2, 6)), x) == by_hand(40, count)
     form = BatchForm(Slot("x"))
-    followed = follow_network(network, Inputs({"x": torch.randn(2, 6)}, form))
+    followed = FollowedNetwork(copy.deepcopy(network), Inputs({"x": torch.randn(2, 6)}, form))
     assert forward_bytes(followed, Inputs({"x": x}, form)) == by_hand(40, count)
 
 
